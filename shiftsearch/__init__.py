@@ -1,0 +1,27 @@
+"""Shifted non-local search in video: where are the pixels that belong to this one, how alike, and what to make of them."""
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.aggregate import aggregate, coverage, scatter, stack
+from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
+from shiftsearch.ops.gather import fold, gather
+from shiftsearch.ops.score import score
+from shiftsearch.ops.search import match, refine, search
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ShiftsearchError",
+    "aggregate",
+    "chain_flow",
+    "coverage",
+    "fold",
+    "gather",
+    "match",
+    "neighbours",
+    "refine",
+    "scatter",
+    "score",
+    "search",
+    "stack",
+    "upsample_flow",
+]

@@ -1,0 +1,2 @@
+from shiftsearch.definition import *
+from shiftsearch.definition import xp

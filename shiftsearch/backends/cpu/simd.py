@@ -1,0 +1,263 @@
+"""A small assembler of vector code: LLVM IR in SSA form, compiled in milliseconds to a function pointer.
+
+numba needs seconds for what LLVM needs milliseconds, because it infers types first. The few loops
+that decide the speed are therefore written here, one `Function` each, and numba code calls them by
+address with `call`. Nothing needs optimising afterwards: values live in registers because they are
+SSA values, loops carry them in phi nodes, multiply-adds are asked for by name.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
+
+INT = ir.IntType(64)
+_ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
+_REASSOCIATE = ("reassoc", "contract", "nsz")
+
+
+@functools.cache
+def _machine():
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features()
+    # LLVM prefers 256-bit vectors on CPUs that once throttled; ours are dense enough for 512
+    text = features.flatten() + (",-prefer-256-bit" if features.get("avx512f") else "")
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=text, opt=3, jit=True), features
+
+
+@functools.cache
+def register_bytes() -> int:
+    """Bytes of one vector register of this machine."""
+    features = _machine()[1]
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx2") else 16
+
+
+def registers() -> int:
+    """Vector registers that this machine has."""
+    return 16 if register_bytes() == 32 else 32
+
+
+def has_compress() -> bool:
+    return register_bytes() == 64
+
+
+def lanes(dtype: str) -> int:
+    return register_bytes() // _ELEMENTS[dtype][2]
+
+
+class Function:
+    """A function under construction.
+
+    Arguments come as kinds: "p" pointer to elements, "i" pointer to 32-bit integers,
+    "n" pointer to 64-bit integers, "l" 64-bit integer. It returns a 64-bit integer.
+    """
+
+    def __init__(self, name: str, dtype: str, arguments: str):
+        self.element, self._suffix, self.bytes = _ELEMENTS[dtype]
+        self.lanes = lanes(dtype)
+        kinds = {"p": self.element.as_pointer(), "i": ir.IntType(32).as_pointer(), "n": INT.as_pointer(), "l": INT}
+        self.module = ir.Module(name)
+        self.module.triple = llvm.get_default_triple()
+        signature = ir.FunctionType(INT, [kinds[kind] for kind in arguments])
+        self.function = ir.Function(self.module, signature, name)
+        self.arguments = self.function.args
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    # integers -------------------------------------------------------------------------------
+    @staticmethod
+    def int(value):
+        return value if isinstance(value, ir.Value) else INT(value)
+
+    def add(self, *terms):
+        return functools.reduce(self.b.add, map(self.int, terms))
+
+    def mul(self, x, y):
+        return self.b.mul(self.int(x), self.int(y))
+
+    def loop(self, count, carried, body, step=1, start=0):
+        """`for i in range(start, count, step): carried = body(i, *carried)`; returns the last `carried`."""
+        b, start, count = self.b, self.int(start), self.int(count)
+        before, head = b.block, b.append_basic_block("loop")
+        inside, after = b.append_basic_block("body"), b.append_basic_block("after")
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(INT)
+        i.add_incoming(start, before)
+        phis = [b.phi(value.type) for value in carried]
+        for phi, value in zip(phis, carried, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", i, count), inside, after)
+        b.position_at_end(inside)
+        results = list(body(i, *phis) or ())
+        i.add_incoming(b.add(i, self.int(step)), b.block)
+        for phi, value in zip(phis, results, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return phis
+
+    # vectors --------------------------------------------------------------------------------
+    def vector(self, n=None):
+        return ir.VectorType(self.element, n or self.lanes)
+
+    def zeros(self, n=None):
+        return ir.Constant(self.vector(n), [0.0] * (n or self.lanes))
+
+    def full(self, value: float, n=None):
+        return ir.Constant(self.vector(n), [value] * (n or self.lanes))
+
+    def numbers(self, n):
+        return ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n)))
+
+    def splat(self, x, n=None):
+        n = n or self.lanes
+        undefined = ir.Constant(ir.VectorType(x.type, n), ir.Undefined)
+        one = self.b.insert_element(undefined, x, ir.IntType(32)(0))
+        return self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n))
+
+    def _at(self, pointer, index, kind=None):
+        address = self.b.gep(pointer, [self.int(index)])
+        return self.b.bitcast(address, kind.as_pointer()) if kind else address
+
+    def scalar(self, pointer, index):
+        return self.b.load(self._at(pointer, index))
+
+    def load(self, pointer, index, n=None):
+        kind = ir.VectorType(pointer.type.pointee, n or self.lanes)
+        return self.b.load(self._at(pointer, index, kind), align=self.bytes)
+
+    def store(self, value, pointer, index):
+        self.b.store(value, self._at(pointer, index, value.type), align=4)
+
+    def first(self, count, n=None):
+        """Mask of the first `count` lanes."""
+        n = n or self.lanes
+        limit = self.splat(self.b.trunc(self.int(count), ir.IntType(32)), n)
+        return self.b.icmp_signed("<", self.numbers(n), limit)
+
+    def load_masked(self, pointer, index, mask):
+        vector = self.vector()
+        address = self._at(pointer, index, vector)
+        function = self._declare(f"llvm.masked.load.v{self.lanes}{self._suffix}.p0", vector,
+                                 [address.type, ir.IntType(32), mask.type, vector])
+        return self.b.call(function, [address, ir.IntType(32)(self.bytes), mask, self.zeros()])
+
+    def store_masked(self, value, pointer, index, mask):
+        address = self._at(pointer, index, value.type)
+        function = self._declare(f"llvm.masked.store.v{self.lanes}{self._suffix}.p0", ir.VoidType(),
+                                 [value.type, address.type, ir.IntType(32), mask.type])
+        self.b.call(function, [value, address, ir.IntType(32)(self.bytes), mask])
+
+    def fma(self, x, y, z):
+        function = self._declare(f"llvm.fma.v{x.type.count}{self._suffix}", x.type, [x.type] * 3)
+        return self.b.call(function, [x, y, z])
+
+    def plus(self, x, y):
+        return self.b.fadd(x, y)
+
+    def minus(self, x, y):
+        return self.b.fsub(x, y)
+
+    def tree(self, values):
+        """Sum of `values`, pairwise."""
+        values = list(values)
+        while len(values) > 1:
+            pairs = [self.plus(*values[i : i + 2]) for i in range(0, len(values) - 1, 2)]
+            values = pairs + values[len(values) // 2 * 2 :]
+        return values[0]
+
+    def shift(self, x, by):
+        """Lanes moved down by `by`, zeros behind."""
+        n = x.type.count
+        picks = [min(i + by, n) for i in range(n)]
+        return self.b.shuffle_vector(x, ir.Constant(x.type, [0.0] * n), ir.Constant(ir.VectorType(ir.IntType(32), n), picks))
+
+    def low(self, x, n):
+        return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n))))
+
+    def lane_sums(self, vectors):
+        """One vector whose lane i is the sum of the lanes of `vectors[i]`; as many vectors as lanes."""
+        n = self.lanes
+        index = ir.VectorType(ir.IntType(32), n)
+        even, odd = ir.Constant(index, list(range(0, 2 * n, 2))), ir.Constant(index, list(range(1, 2 * n, 2)))
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [self.plus(self.b.shuffle_vector(x, y, even), self.b.shuffle_vector(x, y, odd)) for x, y in pairs]
+        return vectors[0]
+
+    def reduce(self, name, x):
+        function = self._declare(f"llvm.vector.reduce.{name}.v{x.type.count}{self._suffix}", self.element, [x.type])
+        return self.b.call(function, [x])
+
+    def compress(self, x, mask):
+        suffix = self._suffix if x.type.element == self.element else "i32"
+        name = f"llvm.experimental.vector.compress.v{x.type.count}{suffix}"
+        function = self._declare(name, x.type, [x.type, mask.type, x.type])
+        return self.b.call(function, [x, mask, ir.Constant(x.type, ir.Undefined)])
+
+    def _declare(self, name, result, arguments):
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def compile(self, result=0) -> int:
+        """The address of the finished function, which returns `result`."""
+        self.b.ret(self.int(result))
+        with global_compiler_lock:
+            module = llvm.parse_assembly(str(self.module))
+            engine = llvm.create_mcjit_compiler(module, _machine_for_engine())
+            engine.finalize_object()
+        _ENGINES.append(engine)  # owns the code
+        return engine.get_function_address(self.function.name)
+
+
+_ENGINES: list = []
+
+
+def _machine_for_engine():
+    """An engine takes its machine over, so each gets a new one."""
+    _machine.__wrapped__  # noqa: B018
+    features = llvm.get_host_cpu_features()
+    text = features.flatten() + (",-prefer-256-bit" if features.get("avx512f") else "")
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=text, opt=3, jit=True)
+
+
+def caller(kinds: str):
+    """A numba function `call(address, *arguments)` for functions with these argument kinds.
+
+    Arrays are given as (array, index) pairs in the place of each pointer: "p", "i" and "n"
+    take two numba arguments, "l" takes one.
+    """
+
+    def generate(context, builder, signature, values):
+        from numba.core import cgutils
+
+        native, argument_types = [], []
+        position = 1
+        for kind in kinds:
+            if kind == "l":
+                native.append(context.cast(builder, values[position], signature.args[position], types.int64))
+                position += 1
+            else:
+                array = cgutils.create_struct_proxy(signature.args[position])(context, builder, values[position])
+                index = context.cast(builder, values[position + 1], signature.args[position + 1], types.intp)
+                native.append(builder.gep(array.data, [index]))
+                position += 2
+            argument_types.append(native[-1].type)
+        kind = ir.FunctionType(INT, argument_types).as_pointer()
+        return builder.call(builder.inttoptr(values[0], kind), native)
+
+    count = sum(1 if kind == "l" else 2 for kind in kinds)
+    names = ", ".join(f"a{i}" for i in range(count))
+    scope = {"types": types, "generate": generate}
+    exec(f"def call(context, address, {names}):\n    return types.int64(types.int64, {names}), generate", scope)
+    return intrinsic(scope["call"])

@@ -1,0 +1,386 @@
+"""The definition of every primitive: plain NumPy in float64. What all backends are tested against.
+
+It loops over what is small (window, patch, kept candidates) and is vectorised over what is large
+(frames, pixels, channels), so that it works on real video, slowly.
+
+`correlate` compares patches at given places. `pull`, `push` and `slope` are the derivatives of
+sum(c * correlate(q, k, offsets)) for q, for k and for the offsets, and that is all the library
+needs: aggregating is `pull`, scattering is `push`, whatever the arrays mean.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from shiftsearch._geometry import Patches, frame_order, mirror_sign, patch_offsets, reflect, window_offset
+
+xp = np  # the array module that ops compose these primitives with
+
+
+# --- places ---------------------------------------------------------------------------------------
+def _queries(p: Patches, T, h, w):
+    """Frames, rows and columns (t, y, x) of the queries, each to be broadcast over (T, h, w)."""
+    t, y, x = (np.arange(n) + first for n, first in zip((T, h, w), p.origin, strict=True))
+    return t[:, None, None], (y * p.stride)[:, None], x * p.stride
+
+
+def _places(offsets, p: Patches, frames, height, width):
+    """Frame, row and column of the place of each offset (..., T, h, w, 3), rows and columns with their mirror signs."""
+    offsets = np.where(np.isfinite(offsets), offsets, 0).astype(float)
+    t, y, x = _queries(p, *offsets.shape[-4:-1])
+    frame = reflect(t + np.rint(offsets[..., 0]).astype(int), frames)
+    y, x = y + offsets[..., 1], x + offsets[..., 2]
+    signs = np.ones_like(y), np.ones_like(x)
+    if p.border == "reflect":
+        signs = mirror_sign(y, height), mirror_sign(x, width)
+        y, x = reflect(y, height), reflect(x, width)
+    return frame, y, x, *signs
+
+
+def _corner(video, frame, y, x, border):
+    """Pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w), as (B, G, T, h, w, F)."""
+    index, inside = _index(video, frame, y, x, border)
+    return video[index] * inside[..., None]
+
+
+def _index(video, frame, y, x, border):
+    H, W = video.shape[-2:]
+    inside = np.ones(np.shape(y), bool)
+    if border == "zeros":
+        inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    y, x = reflect(y.astype(int), H), reflect(x.astype(int), W)
+    b, g = np.ix_(range(video.shape[0]), range(video.shape[1]))
+    extra = (1,) * (y.ndim - 2)
+    return (b.reshape(-1, 1, *extra), g.reshape(1, -1, *extra), frame, slice(None), y, x), inside
+
+
+def _corners(y, x):
+    """The four whole positions around (y, x), each with its weight and the weight's derivatives by y and x."""
+    y0, x0 = np.floor(y), np.floor(x)
+    fy, fx = y - y0, x - x0
+    for a, b in product((0, 1), (0, 1)):
+        wy, wx = (fy if a else 1 - fy), (fx if b else 1 - fx)
+        sy, sx = 2 * a - 1, 2 * b - 1
+        yield y0 + a, x0 + b, wy * wx, sy * wx, sx * wy
+
+
+def _outside(video, y, x, border):
+    """Where a sample has no pixel with a weight: it does not exist, nor does its slope."""
+    H, W = video.shape[-2:]
+    if border == "reflect":
+        return np.zeros(np.shape(y), bool)
+    return (y <= -1) | (y >= H) | (x <= -1) | (x >= W)
+
+
+def _sample(video, frame, y, x, border):
+    return sum(w[..., None] * _corner(video, frame, v, u, border) for v, u, w, _, _ in _corners(y, x))
+
+
+def _sample_slopes(video, frame, y, x, border):
+    """Derivatives of the sample by y and x; at whole positions towards the next pixel."""
+    exists = ~_outside(video, y, x, border)[..., None]
+    corners = [(_corner(video, frame, v, u, border) * exists, wy, wx) for v, u, _, wy, wx in _corners(y, x)]
+    return sum(wy[..., None] * c for c, wy, _ in corners), sum(wx[..., None] * c for c, _, wx in corners)
+
+
+def _spread(out, frame, y, x, border, values):
+    """The transpose of `_sample`: adds `values` (B, G, T, h, w, F) to `out`."""
+    for v, u, w, _, _ in _corners(y, x):
+        index, inside = _index(out, frame, v, u, border)
+        np.add.at(out, index, (w * inside)[..., None] * values)
+
+
+def _split(video, heads):
+    """(B, T, C, H, W) in float64 as (B, G, T, F, H, W): channels are split head by head."""
+    B, T, C, H, W = video.shape
+    return np.asarray(video, float).reshape(B, T, heads, C // heads, H, W).swapaxes(1, 2)
+
+
+def _join(video):
+    """The inverse of `_split`."""
+    B, G, T, F, H, W = video.shape
+    return video.swapaxes(1, 2).reshape(B, T, G * F, H, W)
+
+
+def _patch_pixels(p: Patches):
+    return product(patch_offsets(p.patch, p.dilation), repeat=2)
+
+
+def _query_patch(q, p: Patches, shape, dy, dx):
+    """Frame, row, column of one pixel of all query patches, broadcast to `shape` (B, G, T, h, w)."""
+    t, y, x = _queries(p, *shape[2:])
+    return [np.broadcast_to(i, shape) for i in (t, p.scale * y + dy, p.scale * x + dx)]
+
+
+# --- the comparison and its derivatives -----------------------------------------------------------
+def _pairs(q, k, offsets, p: Patches):
+    """For every kept candidate and patch pixel: (its index, where q is read, where k is read, both values, exists)."""
+    frames, H, W = k.shape[2], *k.shape[-2:]
+    for n in range(offsets.shape[-2]):
+        frame, y, x, sy, sx = _places(offsets[..., n, :], p, frames, H, W)
+        for dy, dx in _patch_pixels(p):
+            at_q = _query_patch(q, p, offsets.shape[:5], dy, dx)
+            at_k = frame, y + dy, x + dx
+            exists = ~(_outside(q, *at_q[1:], p.query_border) | _outside(k, *at_k[1:], p.border))
+            a = _sample(q, *at_q, p.query_border)
+            b = _sample(k, *at_k, p.border)
+            yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
+
+
+def correlate(q, k, offsets, p: Patches):
+    """scores (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
+
+    phi is the product ("dot") or the squared difference ("l2"). A pair with a member outside the
+    frame, where the border is "zeros", contributes nothing.
+    """
+    heads = offsets.shape[1]
+    q, k = _split(q, heads), _split(k, heads)
+    scores = np.zeros(offsets.shape[:-1])
+    for n, _, _, a, b, exists, _ in _pairs(q, k, offsets, p):
+        pair = a * b if p.metric == "dot" else (a - b) ** 2
+        scores[..., n] += (pair * exists).sum(-1)
+    return scores
+
+
+def pull(q, k, c, offsets, p: Patches, *, size=None):
+    """d sum(c * correlate) / dq. With "dot" this is the weighted sum of patches of k, and q only needs a size."""
+    heads = offsets.shape[1]
+    out = np.zeros((k.shape[0], *size) if q is None else q.shape)
+    out = _split(out, heads)
+    q = out if q is None else _split(q, heads)
+    k = _split(k, heads)
+    for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
+        value = b if p.metric == "dot" else 2 * (a - b)
+        _spread(out, *at_q, p.query_border, c[..., n, None] * value * exists)
+    return _join(out)
+
+
+def push(q, k, c, offsets, p: Patches, *, size=None):
+    """d sum(c * correlate) / dk. With "dot" this adds the patches of q at their places, and k only needs a size."""
+    heads = offsets.shape[1]
+    out = np.zeros((q.shape[0], *size) if k is None else k.shape)
+    out = _split(out, heads)
+    k = out if k is None else _split(k, heads)
+    q = _split(q, heads)
+    for n, _, at_k, a, b, exists, _ in _pairs(q, k.copy() if k is out else k, offsets, p):
+        value = a if p.metric == "dot" else -2 * (a - b)
+        _spread(out, *at_k, p.border, c[..., n, None] * value * exists)
+    return _join(out)
+
+
+def slope(q, k, c, offsets, p: Patches):
+    """d sum(c * correlate) / d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none."""
+    heads = offsets.shape[1]
+    q, k = _split(q, heads), _split(k, heads)
+    out = np.zeros(offsets.shape)
+    for n, _, at_k, a, b, exists, signs in _pairs(q, k, offsets, p):
+        factor = c[..., n, None] * (a if p.metric == "dot" else -2 * (a - b)) * exists
+        for axis, (sign, ds) in enumerate(zip(signs, _sample_slopes(k, *at_k, p.border), strict=True), 1):
+            out[..., n, axis] += sign * (factor * ds).sum(-1)
+    return out
+
+
+# --- patches as arrays ----------------------------------------------------------------------------
+def gather(v, offsets, p: Patches):
+    """The patches of v at the places, (B, G, T, h, w, K, F, patch, patch)."""
+    v = _split(v, offsets.shape[1])
+    out = np.zeros((*offsets.shape[:-1], v.shape[3], p.patch, p.patch))
+    for n in range(offsets.shape[-2]):
+        frame, y, x, _, _ = _places(offsets[..., n, :], p, v.shape[2], *v.shape[-2:])
+        for i, (dy, dx) in enumerate(_patch_pixels(p)):
+            out[..., n, :, i // p.patch, i % p.patch] = _sample(v, frame, y + dy, x + dx, p.border)
+    return out
+
+
+def fold(patches, c, offsets, p: Patches, *, size):
+    """The transpose of `gather`: adds c * patches to a video of `size` (T, H, W)."""
+    B, G, F = *offsets.shape[:2], patches.shape[-3]
+    out = np.zeros((B, G, size[0], F, *size[1:]))
+    for n in range(offsets.shape[-2]):
+        frame, y, x, _, _ = _places(offsets[..., n, :], p, *size)
+        for i, (dy, dx) in enumerate(_patch_pixels(p)):
+            values = patches[..., n, :, i // p.patch, i % p.patch]
+            _spread(out, frame, y + dy, x + dx, p.border, values if c is None else c[..., n, None] * values)
+    return _join(out)
+
+
+def fold_slope(v, patches, offsets, p: Patches):
+    """d sum(patches * gather(v, offsets)) / d(dt, dy, dx), (B, G, T, h, w, K, 3)."""
+    v = _split(v, offsets.shape[1])
+    out = np.zeros(offsets.shape)
+    for n in range(offsets.shape[-2]):
+        frame, y, x, *signs = _places(offsets[..., n, :], p, v.shape[2], *v.shape[-2:])
+        for i, (dy, dx) in enumerate(_patch_pixels(p)):
+            values = patches[..., n, :, i // p.patch, i % p.patch]
+            slopes = _sample_slopes(v, frame, y + dy, x + dx, p.border)
+            for axis, (sign, ds) in enumerate(zip(signs, slopes, strict=True), 1):
+                out[..., n, axis] += sign * (values * ds).sum(-1)
+    return out
+
+
+# --- search ---------------------------------------------------------------------------------------
+def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
+    """The best candidates in the windows around shifted places: scores, offsets and slots, (B, G, T, h, w, K[, 3]).
+
+    The windows lie around `flow` (B, G or 1, T, S, 2, h, w), one per frame, or around `seeds`
+    (B, G, T, h, w, S, 3). The definition keeps the scores of one query frame at a time.
+    """
+    slots, frame, cy, cx = _centres(k, spec, p, flow, seeds, q.shape[0])
+    results = []
+    for t in range(frame.shape[2]):
+        here = np.s_[:, :, t : t + 1]
+        results.append(_select_frame(q, k, spec, p, t, slots, frame[here], cy[here], cx[here]))
+    return tuple(np.concatenate(parts, 2) for parts in zip(*results, strict=True))
+
+
+def _centres(k, spec, p, flow, seeds, batch):
+    """Slots that are searched, and per query and slot the frame and the centre of the window."""
+    T, H, W = k.shape[1], *k.shape[-2:]
+    if seeds is not None:
+        seeds = np.where(np.isfinite(seeds), seeds, 0).astype(float)
+        t, y, x = (i[..., None] for i in _queries(p, *seeds.shape[2:5]))
+        frame = reflect(t + np.rint(seeds[..., 0]).astype(int), T)
+        dy, dx, slots = seeds[..., 1], seeds[..., 2], range(seeds.shape[-2])
+    else:
+        h, w = (H - 1) // p.stride + 1, (W - 1) // p.stride + 1
+        t, y, x = (i[..., None] for i in _queries(p, T, h, w))
+        order = frame_order(T, spec.radius)
+        shape = (batch, spec.heads, T, h, w, order.shape[1])
+        frame = np.broadcast_to(order[:, None, None], shape)
+        dx, dy = np.zeros(shape), np.zeros(shape)
+        if flow is not None and flow.shape[3]:
+            both = np.moveaxis(np.where(np.isfinite(flow), flow, 0).astype(float), (4, 3), (0, -1))  # (dx, dy), ..., slots
+            dx[..., -both.shape[-1] :], dy[..., -both.shape[-1] :] = both
+        slots = range(1 if spec.skip == "own_frame" else 0, order.shape[1])
+    if not spec.subpixel:
+        dy, dx = np.rint(dy), np.rint(dx)
+    cy, cx = np.broadcast_arrays(y + dy, x + dx)
+    if p.border == "reflect":
+        cy, cx = reflect(cy, H), reflect(cx, W)
+    return slots, frame, cy, cx
+
+
+def _select_frame(q, k, spec, p, t, slots, frame, cy, cx):
+    at = Patches(**{**vars(p), "origin": (t, 0, 0)})
+    windows = [_Window(spec, at, k.shape[-2:], *(a[..., s] for a in (frame, cy, cx))) for s in slots]
+    scores, ranks, itself = [], [], []
+    for window in windows:
+        for i, j in product(range(spec.window), repeat=2):
+            offset = window.offset(i, j)
+            score = correlate(q, k, offset[..., None, :], at)[..., 0]
+            if p.metric == "dot":
+                score = -score  # smaller is better from here on
+            here = (offset == 0).all(-1)
+            if spec.skip == "self" and not spec.removes_self:
+                score = np.where(here, np.inf, score)
+            score = np.where(window.outside(i, j) | np.isnan(score), np.inf, score)
+            rank = score + spec.penalty * window.distance(i, j)
+            if spec.anchor == "flow":
+                rank = np.where(window.is_centre(i, j), -np.inf, rank)
+            for values, value in zip((scores, ranks, itself), (score, rank, here), strict=True):
+                values.append(value)
+    scores, ranks, itself = (np.stack(values, -1) for values in (scores, ranks, itself))
+    if spec.anchor == "self":
+        ranks = np.where(itself & (np.cumsum(itself, -1) == 1), -np.inf, ranks)
+    kept = _kept(ranks, itself, spec, len(slots))
+    score = np.take_along_axis(scores, kept, -1)
+    slot, i, j = kept // spec.window**2, kept // spec.window % spec.window, kept % spec.window
+    offsets = np.zeros((*kept.shape, 3))
+    for number, window in enumerate(windows):
+        offsets = np.where((slot == number)[..., None], window.offset(i, j), offsets)
+    return -score if p.metric == "dot" else score, offsets, np.asarray(slots)[slot]
+
+
+class _Window:
+    """The candidates (i, j) of one slot around the centres (cy, cx) of all queries of a frame."""
+
+    def __init__(self, spec, p, size, frame, cy, cx):
+        self.spec, self.size, self.border = spec, size, p.border
+        t, self.ry, self.rx = _queries(p, *cy.shape[2:])
+        self.dt, self.cy, self.cx = frame - t, cy, cx
+        self.oy = window_offset(cy, size[0], spec.window, spec.step, spec.slide)
+        self.ox = window_offset(cx, size[1], spec.window, spec.step, spec.slide)
+
+    def _expand(self, i):
+        """The arrays with an axis for kept candidates if `i` has one."""
+        arrays = self.dt, self.cy, self.cx, self.oy, self.ox, self.ry, self.rx
+        return [np.broadcast_to(a, self.cy.shape)[..., None] if np.ndim(i) else a for a in arrays]
+
+    def offset(self, i, j):
+        dt, cy, cx, oy, ox, ry, rx = self._expand(i)
+        step = self.spec.step
+        return np.stack(np.broadcast_arrays(dt, cy + step * (i - oy) - ry, cx + step * (j - ox) - rx), -1)
+
+    def distance(self, i, j):
+        return self.spec.step**2 * ((i - self.oy) ** 2 + (j - self.ox) ** 2)
+
+    def is_centre(self, i, j):
+        return (i == self.oy) & (j == self.ox)
+
+    def outside(self, i, j):
+        y, x = self.cy + self.spec.step * (i - self.oy), self.cx + self.spec.step * (j - self.ox)
+        out = (y < 0) | (y > self.size[0] - 1) | (x < 0) | (x > self.size[1] - 1)
+        return out if self.border == "reflect" else np.zeros_like(out)
+
+
+def _kept(ranks, itself, spec, slots):
+    """Indices of the kept candidates: best first, ties by the smallest index."""
+    if spec.topk is None:
+        ranks = np.where(ranks == -np.inf, -1.0, 0.0)  # the order of the windows, behind what is anchored
+    left_out = itself if spec.removes_self else np.zeros_like(itself)
+    parts = slots if spec.per_frame and spec.topk is not None else 1
+    each = ranks.shape[-1] // parts
+    keep = spec.topk or each - spec.removes_self
+    best = []
+    for first in range(0, ranks.shape[-1], each):
+        here = np.s_[..., first : first + each]
+        best.append(first + np.lexsort((ranks[here], left_out[here]), axis=-1)[..., :keep])
+    return np.concatenate(best, -1)
+
+
+# --- flow -----------------------------------------------------------------------------------------
+def chain_flow(forward, backward, *, radius, stride):
+    """Flow from each frame along its trajectory to the frames it looks at, (B, T, 2 * radius, 2, h, w)."""
+    out, _ = _chain(forward, backward, radius, stride)
+    return out
+
+
+def _chain(forward, backward, radius, stride):
+    """The chained flow and its steps: per frame and slot (slot before or None, flow, frame, where it was read)."""
+    B, T, _, H, W = forward.shape
+    order, p = frame_order(T, radius), Patches(stride=stride)
+    h, w = (H - 1) // stride + 1, (W - 1) // stride + 1
+    out, steps = np.zeros((B, T, 2 * radius, 2, h, w)), []
+    for t in range(T):
+        _, ry, rx = _queries(p, 1, h, w)
+        for s in range(1, 2 * radius + 1):
+            ahead = order[t, s] > t
+            first = s == 1 or (not ahead and order[t, s - 1] >= t)
+            before = None if first else s - 2
+            flow, at = (forward, order[t, s] - 1) if ahead else (backward, order[t, s] + 1)
+            moved = np.zeros((B, 2, h, w)) if first else out[:, t, before]
+            y, x = (ry + moved[:, 1])[:, None, None], (rx + moved[:, 0])[:, None, None]
+            video = np.where(np.isfinite(flow), flow, 0).astype(float)[:, None]
+            here = np.full(y.shape, at)
+            read = np.moveaxis(_sample(video, here, y, x, "reflect")[:, 0, 0], -1, 1)
+            out[:, t, s - 1] = moved + read
+            steps.append((t, s - 1, before, ahead, video, here, y, x))
+    return out, steps
+
+
+def chain_flow_backward(grad, forward, backward, *, radius, stride):
+    """Gradients of both flows, chained through the Jacobians of the samples."""
+    out, steps = _chain(forward, backward, radius, stride)
+    grads = {True: np.zeros(forward.shape)[:, None], False: np.zeros(backward.shape)[:, None]}
+    total = np.array(grad, float)
+    for t, s, before, ahead, video, here, y, x in reversed(steps):
+        g = np.moveaxis(total[:, t, s], 1, -1)[:, None, None]  # (B, 1, 1, h, w, 2)
+        _spread(grads[ahead], here, y, x, "reflect", g)
+        if before is not None:
+            by_y, by_x = _sample_slopes(video, here, y, x, "reflect")
+            total[:, t, before] += total[:, t, s]
+            total[:, t, before, 1] += (g * by_y).sum(-1)[:, 0, 0]
+            total[:, t, before, 0] += (g * by_x).sum(-1)[:, 0, 0]
+    return grads[True][:, 0], grads[False][:, 0]

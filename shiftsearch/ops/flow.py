@@ -1,0 +1,176 @@
+"""chain_flow and its helpers: from flow between neighbouring frames to flow between all that look at each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shiftsearch import _geometry
+from shiftsearch._call import run, transform
+from shiftsearch._op import Op, Spec
+from shiftsearch.errors import ShiftsearchError
+
+
+@dataclass(frozen=True)
+class _FramesSpec(Spec):
+    frames: int
+    radius: int
+
+    def __post_init__(self):
+        self.whole("frames")
+        self.whole("radius", least=0)
+        check_clip(self.op, self.frames, self.radius)
+
+
+def check_clip(op: str, frames: int, radius: int) -> None:
+    if frames < 2 * radius + 1:
+        raise ShiftsearchError(
+            f"{op}: radius is {radius}, expected at most {(frames - 1) // 2} for {frames} frames: "
+            f"a clip needs 2 * radius + 1 = {2 * radius + 1}"
+        )
+
+
+def neighbours(frames: int, radius: int) -> np.ndarray:
+    """The frames that each frame looks at, in slot order: itself, then later ones, then earlier ones.
+
+    At the ends of a clip the range moves inside, so that every frame has 2 * radius + 1 of them.
+
+    Args:
+        frames: length of the clip, at least 2 * radius + 1
+        radius: frames each way
+
+    Returns:
+        int array (frames, 2 * radius + 1)
+
+    Example:
+        >>> neighbours(5, 1)
+        array([[0, 1, 2],
+               [1, 2, 0],
+               [2, 3, 1],
+               [3, 4, 2],
+               [4, 3, 2]], dtype=int32)
+    """
+    spec = _FramesSpec("neighbours", frames, radius)
+    return _geometry.frame_order(spec.frames, spec.radius)
+
+
+@dataclass(frozen=True)
+class ChainFlowSpec(Spec):
+    radius: int = 1
+    stride: int = 1
+
+    def __post_init__(self):
+        self.whole("radius", least=0)
+        self.whole("stride")
+
+
+def chain_flow(forward, backward, *, radius: int, stride: int = 1):
+    """Flow from each frame to the frames it looks at, following the trajectory frame by frame.
+
+    The position c starts at the query and moves by c <- c + flow(c), forward in time with `forward`,
+    backward with `backward`; the flow is bilinear on the reflected frame. The position itself may
+    leave the frame. A component that is not finite counts as no motion.
+
+    Args:
+        forward: flow from frame t to t + 1 in pixels, (B, T, 2, H, W), channel 0 = dx, 1 = dy; the last is not used
+        backward: flow from frame t to t - 1, the same shape; the first is not used
+        radius: frames each way
+        stride: only every `stride`-th row and column asks
+
+    Returns:
+        flow (B, T, 2 * radius, 2, h, w); slot s leads to frame `neighbours(T, radius)[t, s + 1]`
+
+    Example:
+        >>> forward = np.zeros((3, 2, 4, 5), np.float32)
+        >>> forward[:, 0] = 1  # everything moves one pixel to the right
+        >>> flow = chain_flow(forward, -forward, radius=1)
+        >>> flow.shape
+        (3, 2, 2, 4, 5)
+        >>> flow[0, :, 0, 0, 0]  # frame 0 looks one and two frames ahead
+        array([1., 2.], dtype=float32)
+    """
+    return chain("chain_flow", forward, backward, radius, stride)
+
+
+def chain(op: str, forward, backward, radius: int, stride: int):
+    """`chain_flow` on behalf of `op`, which errors name."""
+    spec = ChainFlowSpec(op, radius=radius, stride=stride)
+    (flow,) = run(CHAIN_FLOW if op == "chain_flow" else _FOR_SEARCH, spec, forward=forward, backward=backward)
+    return flow
+
+
+def _forward(backend, spec, forward, backward):
+    return {"flow": backend.chain_flow(forward, backward, radius=spec.radius, stride=spec.stride)}
+
+
+def _backward(backend, spec, inputs, outputs, grads):
+    both = backend.chain_flow_backward(grads["flow"], **inputs, radius=spec.radius, stride=spec.stride)
+    return dict(zip(("forward", "backward"), both, strict=True))
+
+
+def _chain_op(name):
+    return Op(
+        name=name,
+        inputs={"forward": "B T 2 H W", "backward": "B T 2 H W"},
+        outputs={"flow": "value"},
+        values=("forward", "backward"),
+        forward=_forward,
+        backward=_backward,
+        check=lambda spec, sizes: check_clip(spec.op, sizes["T"], spec.radius),
+    )
+
+
+CHAIN_FLOW, _FOR_SEARCH = _chain_op("chain_flow"), _chain_op("search")
+
+
+@dataclass(frozen=True)
+class _SizeSpec(Spec):
+    height: int
+    width: int
+
+    def __post_init__(self):
+        self.whole("height", "width")
+
+
+def upsample_flow(flow, size: tuple[int, int]):
+    """Flow measured on a coarse grid, as flow on a grid of `size`: resized as an image is, and rescaled to its pixels.
+
+    A flow network that works at 1/8 of the resolution gives vectors in its own pixels; here they
+    become 8 times longer. Pixels are areas: the first coarse vector belongs to the middle of the
+    first 8 x 8 pixels. Between grid points it is bilinear, beyond the outermost it is constant.
+
+    Args:
+        flow: (..., 2, h, w), channel 0 = dx, 1 = dy, floats
+        size: (H, W) to come
+
+    Returns:
+        flow (..., 2, H, W)
+
+    Example:
+        >>> coarse = np.ones((2, 4, 6), np.float32)
+        >>> upsample_flow(coarse, (32, 48))[:, 0, 0]
+        array([8., 8.], dtype=float32)
+    """
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
+    spec = _SizeSpec("upsample_flow", *size)
+    return transform("upsample_flow", lambda array: _upsample(array, spec.height, spec.width), flow=flow)
+
+
+def _upsample(flow, height: int, width: int):
+    if flow.ndim < 3 or flow.shape[-3] != 2 or 0 in flow.shape:
+        raise ShiftsearchError(f"upsample_flow: flow has shape {flow.shape}, expected (..., 2, h, w)")
+    (h, w), ratio = flow.shape[-2:], np.array([width / flow.shape[-1], height / flow.shape[-2]])
+    y0, y1, fy = _between(h, height)
+    x0, x1, fx = _between(w, width)
+    rows = flow[..., y0, :] * (1 - fy)[:, None] + flow[..., y1, :] * fy[:, None]
+    full = rows[..., x0] * (1 - fx) + rows[..., x1] * fx
+    return (full * ratio[:, None, None]).astype(flow.dtype)
+
+
+def _between(coarse: int, fine: int):
+    """For each of `fine` pixel centres, the two of `coarse` around it and how far it is from the first."""
+    x = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
+    low = np.minimum(np.floor(x).astype(int), max(coarse - 2, 0))
+    return low, np.minimum(low + 1, coarse - 1), x - low
