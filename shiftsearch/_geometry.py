@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST = 2.0**30  # pixels that a search follows a flow: offsets must fit 32 bits
+
 
 def reflect(x, n: int):
     """Position(s) `x` mirrored into [0, n - 1] without repeating the edge: -1 is 1, n is n - 2."""
     if n == 1:
         return np.zeros_like(x)
     x = np.mod(x, 2 * (n - 1))
-    return np.where(x < n, x, 2 * (n - 1) - x)
+    return np.where(x <= n - 1, x, 2 * (n - 1) - x)
 
 
 def mirror_sign(x, n: int):

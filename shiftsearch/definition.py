@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from shiftsearch._geometry import Patches, frame_order, mirror_sign, patch_offsets, reflect, window_offset
+from shiftsearch._geometry import MOST, Patches, frame_order, mirror_sign, patch_offsets, reflect, window_offset
 
 xp = np  # the array module that ops compose these primitives with
 
@@ -254,6 +254,7 @@ def _centres(k, spec, p, flow, seeds, batch):
             both = np.moveaxis(np.where(np.isfinite(flow), flow, 0).astype(float), (4, 3), (0, -1))  # (dx, dy), ..., slots
             dx[..., -both.shape[-1] :], dy[..., -both.shape[-1] :] = both
         slots = range(1 if spec.skip == "own_frame" else 0, order.shape[1])
+    dy, dx = np.clip(dy, -MOST, MOST), np.clip(dx, -MOST, MOST)
     if not spec.subpixel:
         dy, dx = np.rint(dy), np.rint(dx)
     cy, cx = np.broadcast_arrays(y + dy, x + dx)

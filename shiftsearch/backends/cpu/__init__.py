@@ -1,2 +1,21 @@
-from shiftsearch.definition import *
-from shiftsearch.definition import xp
+"""The CPU backend: numba and vector code, on all cores that the process may use."""
+
+import numpy as xp
+
+from shiftsearch.backends.cpu.search import select
+from shiftsearch.backends.cpu.chain import chain_flow, chain_flow_backward
+from shiftsearch.backends.cpu.places import correlate, fold, fold_slope, gather, pull, push, slope
+
+__all__ = [
+    "chain_flow",
+    "chain_flow_backward",
+    "correlate",
+    "fold",
+    "fold_slope",
+    "gather",
+    "pull",
+    "push",
+    "select",
+    "slope",
+    "xp",
+]

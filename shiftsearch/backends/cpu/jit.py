@@ -16,18 +16,20 @@ from numba.core import event
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
 
-inline = numba.njit(**_OPTIONS)  # for helpers that kernels call
+_HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inline = numba.njit(**_HELPER)  # for helpers that kernels call
+exact = numba.njit(**{**_HELPER, "fastmath": False})  # for positions, which are the same bit for bit on every backend
 
 
 class kernel:
-    """`@kernel("out")`: a function over arrays of which only those named are written.
+    """`@kernel(packed=("q",))`: a function over arrays that numba compiles once for their dtypes.
 
-    Every array is taken as strided and, unless named, read-only, so that all layouts share one
-    compilation. The function runs without the GIL.
+    Arrays named as packed and those of one dimension are the backend's own: contiguous and writable.
+    All others are the user's: strided and read-only, so that every layout shares one compilation.
     """
 
-    def __init__(self, *written: str):
-        self.written, self.compiled = written, {}
+    def __init__(self, *written: str, packed: tuple[str, ...] = ()):
+        self.packed, self.compiled = (*written, *packed), {}
 
     def __call__(self, function):
         self.function, self.names = function, list(inspect.signature(function).parameters)
@@ -54,9 +56,10 @@ class kernel:
 
     def _type(self, name, argument):
         if not isinstance(argument, np.ndarray):
-            return types.boolean if isinstance(argument, (bool, np.bool_)) else numba.typeof(argument)
+            return numba.typeof(argument)
         dtype = numba.np.numpy_support.from_dtype(argument.dtype)
-        return types.Array(dtype, argument.ndim, "A", readonly=name not in self.written)
+        layout = "C" if name in self.packed or argument.ndim == 1 else "A"
+        return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
 
 
 class _Announce(event.Listener):

@@ -13,29 +13,33 @@ import functools
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
 _ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
-_REASSOCIATE = ("reassoc", "contract", "nsz")
 
 
 @functools.cache
-def _machine():
+def _features():
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features()
-    # LLVM prefers 256-bit vectors on CPUs that once throttled; ours are dense enough for 512
-    text = features.flatten() + (",-prefer-256-bit" if features.get("avx512f") else "")
+    return llvm.get_host_cpu_features()
+
+
+def _machine():
+    """Code generator for this CPU. An engine takes it over, so each gets a new one."""
+    # LLVM prefers 256-bit vectors on CPUs that once throttled; what runs here is dense enough for 512
+    features = _features().flatten() + (",-prefer-256-bit" if has_compress() else "")
     target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=text, opt=3, jit=True), features
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
 @functools.cache
 def register_bytes() -> int:
     """Bytes of one vector register of this machine."""
-    features = _machine()[1]
+    features = _features()
     if features.get("avx512f"):
         return 64
     return 32 if features.get("avx2") else 16
@@ -57,14 +61,14 @@ def lanes(dtype: str) -> int:
 class Function:
     """A function under construction.
 
-    Arguments come as kinds: "p" pointer to elements, "i" pointer to 32-bit integers,
-    "n" pointer to 64-bit integers, "l" 64-bit integer. It returns a 64-bit integer.
+    Arguments come as kinds: "p" pointer to elements, "i" pointer to 32-bit integers, "l" 64-bit
+    integer. It returns a 64-bit integer.
     """
 
     def __init__(self, name: str, dtype: str, arguments: str):
         self.element, self._suffix, self.bytes = _ELEMENTS[dtype]
         self.lanes = lanes(dtype)
-        kinds = {"p": self.element.as_pointer(), "i": ir.IntType(32).as_pointer(), "n": INT.as_pointer(), "l": INT}
+        kinds = {"p": self.element.as_pointer(), "i": ir.IntType(32).as_pointer(), "l": INT}
         self.module = ir.Module(name)
         self.module.triple = llvm.get_default_triple()
         signature = ir.FunctionType(INT, [kinds[kind] for kind in arguments])
@@ -194,9 +198,10 @@ class Function:
             vectors = [self.plus(self.b.shuffle_vector(x, y, even), self.b.shuffle_vector(x, y, odd)) for x, y in pairs]
         return vectors[0]
 
-    def reduce(self, name, x):
-        function = self._declare(f"llvm.vector.reduce.{name}.v{x.type.count}{self._suffix}", self.element, [x.type])
-        return self.b.call(function, [x])
+    def rotate(self, x, by):
+        """Lanes moved down by `by`, the first ones behind the last."""
+        n = x.type.count
+        return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)]))
 
     def compress(self, x, mask):
         suffix = self._suffix if x.type.element == self.element else "i32"
@@ -213,7 +218,7 @@ class Function:
         self.b.ret(self.int(result))
         with global_compiler_lock:
             module = llvm.parse_assembly(str(self.module))
-            engine = llvm.create_mcjit_compiler(module, _machine_for_engine())
+            engine = llvm.create_mcjit_compiler(module, _machine())
             engine.finalize_object()
         _ENGINES.append(engine)  # owns the code
         return engine.get_function_address(self.function.name)
@@ -222,25 +227,13 @@ class Function:
 _ENGINES: list = []
 
 
-def _machine_for_engine():
-    """An engine takes its machine over, so each gets a new one."""
-    _machine.__wrapped__  # noqa: B018
-    features = llvm.get_host_cpu_features()
-    text = features.flatten() + (",-prefer-256-bit" if features.get("avx512f") else "")
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=text, opt=3, jit=True)
-
-
 def caller(kinds: str):
     """A numba function `call(address, *arguments)` for functions with these argument kinds.
 
-    Arrays are given as (array, index) pairs in the place of each pointer: "p", "i" and "n"
-    take two numba arguments, "l" takes one.
+    Memory is given as a `pointer` and an index in the place of each "p" and "i".
     """
 
     def generate(context, builder, signature, values):
-        from numba.core import cgutils
-
         native, argument_types = [], []
         position = 1
         for kind in kinds:
@@ -248,9 +241,8 @@ def caller(kinds: str):
                 native.append(context.cast(builder, values[position], signature.args[position], types.int64))
                 position += 1
             else:
-                array = cgutils.create_struct_proxy(signature.args[position])(context, builder, values[position])
-                index = context.cast(builder, values[position + 1], signature.args[position + 1], types.intp)
-                native.append(builder.gep(array.data, [index]))
+                pair = slice(position, position + 2)
+                native.append(_element(context, builder, signature.args[pair], values[pair]))
                 position += 2
             argument_types.append(native[-1].type)
         kind = ir.FunctionType(INT, argument_types).as_pointer()
@@ -261,3 +253,45 @@ def caller(kinds: str):
     scope = {"types": types, "generate": generate}
     exec(f"def call(context, address, {names}):\n    return types.int64(types.int64, {names}), generate", scope)
     return intrinsic(scope["call"])
+
+
+def _element(context, builder, kinds, values):
+    return builder.gep(values[0], [context.cast(builder, values[1], kinds[1], types.intp)])
+
+
+@intrinsic
+def pointer(context, array):
+    """The memory of a contiguous array, without its owner: the caller keeps the array alive.
+
+    numba counts references to arrays that are passed around, with atomic operations, and looks at
+    each index whether it is negative. A pointer is one number.
+    """
+
+    def generate(context, builder, signature, values):
+        return cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def get(context, memory, index):
+    """memory[index]"""
+    return memory.dtype(memory, index), lambda c, b, s, v: b.load(_element(c, b, s.args, v))
+
+
+@intrinsic
+def put(context, memory, index, value):
+    """memory[index] = value"""
+
+    def generate(context, builder, signature, values):
+        value = context.cast(builder, values[2], signature.args[2], signature.args[0].dtype)
+        builder.store(value, _element(context, builder, signature.args, values))
+        return context.get_dummy_value()
+
+    return types.void(memory, index, value), generate
+
+
+@intrinsic
+def after(context, memory, index):
+    """The memory from an index on."""
+    return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)

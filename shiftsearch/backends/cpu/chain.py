@@ -1,0 +1,167 @@
+"""Chained flow and its gradients: following trajectories through the flow between neighbouring frames.
+
+A trajectory is followed in float64, whatever the flow is. Slots of frame t lead forward first, from
+flow to flow, then backward from frame t again, see `frame_order`. For the gradients each row of
+queries computes what arrives at each step of its trajectories; then each band of rows of a flow
+field collects, in the order of queries, so that results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numba
+import numpy as np
+
+from shiftsearch.backends.cpu import pool
+from shiftsearch.backends.cpu.jit import _OPTIONS, kernel
+
+_BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
+_STEP = 40  # multiply-adds that one step of a trajectory is worth
+# positions are the same, bit for bit, on every backend
+_exact = numba.njit(**{**_OPTIONS, "fastmath": False}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@_exact
+def _ahead(t, frames, radius):
+    """How many slots of frame t lead forward."""
+    return min(max(t + radius, 2 * radius), frames - 1) - t
+
+
+@_exact
+def _field(t, s, ahead):
+    """The frame whose flow takes the trajectory of frame t to its slot s."""
+    return t + s if s < ahead else t - (s - ahead)
+
+
+@_exact
+def _mirrored(i, n):
+    if 0 <= i < n:
+        return i
+    if n == 1:
+        return 0
+    i %= 2 * (n - 1)
+    return i if i < n else 2 * (n - 1) - i
+
+
+@_exact
+def _between(at, n):
+    """The two pixels that position `at` lies between, and how far it is from the first."""
+    if abs(at) < 2.0**52:
+        low = math.floor(at)
+        return _mirrored(low, n), _mirrored(low + 1, n), at - low
+    if n == 1 or not math.isfinite(at):  # endless flow: the sample is NaN, but its pixels must be there
+        return 0, 0, at - at
+    low = int(at % (2.0 * (n - 1)))
+    return _mirrored(low, n), _mirrored(low + 1, n), 0.0
+
+
+@_exact
+def _value(flow, b, t, axis, y, x):
+    """The flow along an axis (0 for rows, whose channel is 1); what is not finite counts as no motion."""
+    value = np.float64(flow[b, t, 1 - axis, y, x])
+    return value if math.isfinite(value) else 0.0
+
+
+@_exact
+def _read(flow, b, t, axis, y, x):
+    """The flow at (y, x) with its derivatives by y and x; at whole positions towards the next pixel."""
+    y0, y1, fy = _between(y, flow.shape[3])
+    x0, x1, fx = _between(x, flow.shape[4])
+    v00, v01 = _value(flow, b, t, axis, y0, x0), _value(flow, b, t, axis, y0, x1)
+    v10, v11 = _value(flow, b, t, axis, y1, x0), _value(flow, b, t, axis, y1, x1)
+    value = (1 - fy) * (1 - fx) * v00 + (1 - fy) * fx * v01 + fy * (1 - fx) * v10 + fy * fx * v11
+    by_y = (fx - 1) * v00 - fx * v01 + (1 - fx) * v10 + fx * v11
+    return value, by_y, (fy - 1) * v00 + (1 - fy) * v01 - fy * v10 + fy * v11
+
+
+@_exact
+def _moved(forward, backward, b, t, s, ahead, y, x):
+    """How far step s takes a trajectory that is at (y, x), with the derivatives: (dy, by y, by x), (dx, by y, by x)."""
+    flow, at = forward if s < ahead else backward, _field(t, s, ahead)
+    return _read(flow, b, at, 0, y, x), _read(flow, b, at, 1, y, x)
+
+
+@kernel("out")
+def _follow(forward, backward, out, stride, first, last):
+    """Chained flow (B, T, slots, 2, h, w) for rows of queries, counted through all frames and batch items."""
+    T, slots, h, w = out.shape[1], out.shape[2], out.shape[4], out.shape[5]
+    for unit in range(first, last):
+        y, t, b = unit % h, unit // h % T, unit // h // T
+        ahead = _ahead(t, T, slots // 2)
+        for x in range(w):
+            dy, dx = 0.0, 0.0
+            for s in range(slots):
+                if s == ahead:
+                    dy, dx = 0.0, 0.0
+                by_y, by_x = _moved(forward, backward, b, t, s, ahead, y * stride + dy, x * stride + dx)
+                dy, dx = dy + by_y[0], dx + by_x[0]
+                out[b, t, s, 0, y, x] = dx
+                out[b, t, s, 1, y, x] = dy
+
+
+@kernel("steps")
+def _retrace(grad, forward, backward, steps, b, t, stride, first, last):
+    """For rows of queries of one frame, each step's position and gradient, (slots, h, w, 4) for (y, x, by y, by x)."""
+    slots, w = steps.shape[0], steps.shape[2]
+    ahead = _ahead(t, grad.shape[1], slots // 2)
+    for y in range(first, last):
+        for x in range(w):
+            dy, dx = 0.0, 0.0
+            for s in range(slots):
+                if s == ahead:
+                    dy, dx = 0.0, 0.0
+                at_y, at_x = y * stride + dy, x * stride + dx
+                steps[s, y, x, 0], steps[s, y, x, 1] = at_y, at_x
+                moved_y, moved_x = _moved(forward, backward, b, t, s, ahead, at_y, at_x)
+                dy, dx = dy + moved_y[0], dx + moved_x[0]
+            on_y, on_x = 0.0, 0.0
+            for s in range(slots - 1, -1, -1):
+                gy, gx = on_y + grad[b, t, s, 1, y, x], on_x + grad[b, t, s, 0, y, x]
+                steps[s, y, x, 2], steps[s, y, x, 3] = gy, gx
+                moved_y, moved_x = _moved(forward, backward, b, t, s, ahead, steps[s, y, x, 0], steps[s, y, x, 1])
+                on_y = gy + gy * moved_y[1] + gx * moved_x[1]
+                on_x = gx + gy * moved_y[2] + gx * moved_x[2]
+                if s == ahead:
+                    on_y, on_x = 0.0, 0.0
+
+
+@kernel("forward", "backward")
+def _collect(steps, forward, backward, b, t, bands, first, last):
+    """Adds the gradients of the steps to bands of rows of the fields they used; each slot used its own."""
+    (slots, h, w), (T, _, H, W) = steps.shape[:3], forward.shape[1:]
+    ahead = _ahead(t, T, slots // 2)
+    for unit in range(first, last):
+        s, band = unit // bands, unit % bands
+        top, bottom = band * H // bands, (band + 1) * H // bands
+        out, at = forward if s < ahead else backward, _field(t, s, ahead)
+        for y in range(h):
+            for x in range(w):
+                y0, y1, fy = _between(steps[s, y, x, 0], H)
+                x0, x1, fx = _between(steps[s, y, x, 1], W)
+                for row, by_row in ((y0, 1 - fy), (y1, fy)):
+                    if not top <= row < bottom:
+                        continue
+                    for column, weight in ((x0, by_row * (1 - fx)), (x1, by_row * fx)):
+                        out[b, at, 0, row, column] += weight * steps[s, y, x, 3]
+                        out[b, at, 1, row, column] += weight * steps[s, y, x, 2]
+
+
+def chain_flow(forward, backward, *, radius, stride):
+    B, T, _, H, W = forward.shape
+    out = np.empty((B, T, 2 * radius, 2, (H - 1) // stride + 1, (W - 1) // stride + 1), forward.dtype)
+    pool.spread(partial(_follow, forward, backward, out, stride), B * T * out.shape[4], out.size * _STEP)
+    return out
+
+
+def chain_flow_backward(grad, forward, backward, *, radius, stride):
+    (B, T, slots, _, h, w), H = grad.shape, forward.shape[3]
+    grads = np.zeros(forward.shape, forward.dtype), np.zeros(backward.shape, backward.dtype)
+    bands = max(1, min(pool.threads(), H // _BAND))
+    cost = slots * h * w * _STEP
+    for b, t in np.ndindex(B, T):
+        steps = np.empty((slots, h, w, 4))
+        pool.spread(partial(_retrace, grad, forward, backward, steps, b, t, stride), h, cost)
+        pool.spread(partial(_collect, steps, *grads, b, t, bands), slots * bands, cost)
+    return grads

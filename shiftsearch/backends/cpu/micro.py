@@ -1,0 +1,321 @@
+"""The loops that decide the speed of a search, as vector code: distances of patches, box sums, the best K.
+
+Each builder is compiled once per (dtype, metric, sizes of the inner loops) and returns an address.
+With "dot" distances are negative products, so that smaller is better everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from llvmlite import ir
+
+from shiftsearch.backends.cpu import simd
+
+TILE = 8  # queries per side of a tile
+ROW = 16  # pixels of a row of a tile with its patches: TILE + patch - 1 must fit
+BEST = 16  # the most that `candidates` finds
+
+wide = simd.caller("pppplllll")
+small = simd.caller("ppplllll")
+pixels = simd.caller("ppplllllll")
+box_sums = simd.caller("ppl")
+pick = simd.caller("ppl")
+interpolate = simd.caller("ppplllll")
+candidates = simd.caller("ppill")
+ranks = simd.caller("pil")
+
+
+def _accumulate(f, metric, q, k, total):
+    """total + (q - k)**2, or total - q * k."""
+    if metric == "dot":
+        return f.fma(f.b.fneg(q), k, total)
+    difference = f.minus(q, k)
+    return f.fma(difference, difference, total)
+
+
+def _parts(count: int, most: int) -> list[range]:
+    """range(count) in the fewest parts of at most `most`, as even as can be."""
+    parts = -(-count // most)
+    ends = [count * i // parts for i in range(parts + 1)]
+    return [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
+
+
+@functools.cache
+def build_wide(dtype: str, metric: str, window: int) -> int:
+    """Distances of one query to its window, channels last, channels a multiple of the lanes.
+
+    (q, k, out, scratch, patch rows, patch * channels, row stride of q, of k, channels): a row of a patch is
+    one run of memory, and the candidates of a window row are shifted runs. They share the loads of q.
+    """
+    f = simd.Function("wide", dtype, "pppplllll")
+    q, k, out, scratch, rows, run, q_stride, k_stride, channels = f.arguments
+    for columns in _parts(window, simd.registers() - 4):
+        shifts = [f.mul(j, channels) for j in columns]
+
+        def window_row(i, columns=columns, shifts=shifts):
+            def patch_row(r, *sums):
+                q_row, k_row = f.mul(r, q_stride), f.mul(f.add(i, r), k_stride)
+
+                def along(e, *sums):
+                    vector, at = f.load(q, f.add(q_row, e)), f.add(k_row, e)
+                    keys = [f.load(k, f.add(at, shift)) for shift in shifts]
+                    return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
+
+                return f.loop(run, sums, along, step=f.lanes)
+
+            sums = f.loop(rows, [f.zeros()] * len(columns), patch_row)
+            at = f.mul(f.add(f.mul(i, window), columns[0]), f.lanes)
+            for n, total in enumerate(sums):
+                f.store(total, scratch, f.add(at, n * f.lanes))
+
+        f.loop(window, [], window_row)
+    count, n = window * window, f.lanes
+
+    def reduce(i):
+        vectors = [f.load(scratch, f.mul(f.add(i, lane), n)) for lane in range(n)]
+        f.store(f.lane_sums(vectors), out, i)
+
+    f.loop(count // n * n, [], reduce, step=n)
+    for i in range(count // n * n, count):
+        total = f.tree(f.b.extract_element(f.load(scratch, i * n), ir.IntType(32)(lane)) for lane in range(n))
+        f.b.store(total, f._at(out, i))
+    return f.compile()
+
+
+@functools.cache
+def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
+    """Distances of one query to its window, planes of channels in each row, any number of channels.
+
+    (q, k, out, channels, row stride of q, channel stride of q, row stride of k, channel stride of k): lanes lie
+    along the columns of the window. Each vector of k serves all patch rows that meet it.
+    """
+    f = simd.Function("small", dtype, "ppplllll")
+    q, k, out, channels, q_row, q_channel, k_row, k_channel = f.arguments
+    for first in range(0, window, f.lanes):
+        for rows in _parts(window, simd.registers() * 3 // 4):
+
+            def channel(c, *sums, first=first, rows=rows):
+                def column(j, *sums):
+                    q_at = f.add(f.mul(c, q_channel), j)
+                    k_at = f.add(f.mul(c, k_channel), j, first)
+                    sums = list(sums)
+                    for y in range(rows[0], rows[-1] + patch):
+                        keys = f.load(k, f.add(k_at, f.mul(k_row, y)))
+                        for i in range(max(rows[0], y - patch + 1), min(rows[-1], y) + 1):
+                            query = f.splat(f.scalar(q, f.add(q_at, f.mul(q_row, y - i))))
+                            sums[i - rows[0]] = _accumulate(f, metric, query, keys, sums[i - rows[0]])
+                    return sums
+
+                return f.loop(patch, sums, column)
+
+            sums = f.loop(channels, [f.zeros()] * len(rows), channel)
+            mask = f.first(window - first) if window - first < f.lanes else None
+            for i, total in zip(rows, sums, strict=True):
+                if mask is None:
+                    f.store(total, out, i * window + first)
+                else:
+                    f.store_masked(total, out, i * window + first, mask)
+    return f.compile()
+
+
+@functools.cache
+def build_pixels(dtype: str, metric: str, patch: int) -> int:
+    """Distances of the pixels of a tile, summed over channels, for a range of displacements.
+
+    (q, k, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of k, channel
+    stride of k): out[(dy * across + dx), row, ROW]. Rows of k are visited once, all that meets them at a time.
+    """
+    f = simd.Function("pixels", dtype, "ppplllllll")
+    q, k, out, down, across, channels, q_row, q_channel, k_row, k_channel = f.arguments
+    rows = TILE + patch - 1
+    per_row = ROW // f.lanes or 1
+    widths = [n for n in (12, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
+
+    def block(n, q_at, k_at, to, dx):
+        def channel(c, *sums):
+            vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
+            keys = [f.load(k, f.add(at, i), ROW) for i in range(n)]
+            return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
+
+        sums = f.loop(channels, [f.zeros(ROW)] * n, channel)
+        for i, total in enumerate(sums):
+            f.store(total, out, f.add(to, f.mul(f.add(dx, i), rows * ROW)))
+
+    def key_row(y):
+        low = f.b.sub(y, f.int(rows - 1))
+        first = f.b.select(f.b.icmp_signed(">", low, f.int(0)), low, f.int(0))
+        last = f.b.select(f.b.icmp_signed("<", y, down), f.add(y, 1), down)
+
+        def displacement(dy):
+            row = f.b.sub(y, dy)
+            q_at, k_at = f.mul(row, q_row), f.mul(y, k_row)
+            to = f.mul(f.add(f.mul(f.mul(dy, across), rows), row), ROW)
+            dx = f.int(0)
+            for n in widths:  # as many as fit, the widest first
+                end = f.add(dx, f.mul(f.b.sdiv(f.b.sub(across, dx), f.int(n)), n))
+                f.loop(end, [], lambda at, n=n: block(n, q_at, k_at, to, at), step=n, start=dx)
+                dx = end
+
+        f.loop(last, [], displacement, start=first)
+
+    f.loop(f.add(down, rows - 1), [], key_row)
+    return f.compile()
+
+
+@functools.cache
+def build_box_sums(dtype: str, patch: int) -> int:
+    """Sums over patch x patch pixels of what `pixels` gave: (in, out, displacements); out[displacement, TILE, TILE].
+
+    Longer runs are sums of shorter ones, never differences, so that an infinite pixel stays where it is.
+    """
+    f = simd.Function("box_sums", dtype, "ppl")
+    given, out, count = f.arguments
+    rows = TILE + patch - 1
+
+    def run_sums(values, move):
+        """Sums of `patch` values in a row, from sums of 1, 2, 4, ... of them."""
+        length, have, total, done = 1, values, None, 0
+        while True:
+            if patch & length:
+                part = move(have, done)
+                total = part if total is None else [f.plus(x, y) for x, y in zip(total, part, strict=False)]
+                done += length
+            if done == patch:
+                return total
+            have = [f.plus(x, y) for x, y in zip(have, move(have, length), strict=False)]
+            length *= 2
+
+    def displacement(i):
+        at, to = f.mul(i, rows * ROW), f.mul(i, TILE * TILE)
+        pixel_rows = [f.load(given, f.add(at, y * ROW), ROW) for y in range(rows)]
+        columns = run_sums(pixel_rows, lambda values, by: values[by:])[:TILE]
+        for y, sums in enumerate(columns):
+            (total,) = run_sums([sums], lambda values, by: [f.shift(values[0], by)] if by else values)
+            f.store(f.low(total, TILE), out, f.add(to, y * TILE))
+
+    f.loop(count, [], displacement)
+    return f.compile()
+
+
+@functools.cache
+def build_pick(dtype: str, window: int) -> int:
+    """One query's window out of box sums: (in, out, displacements across); in[dy * across + dx, TILE * TILE]."""
+    f = simd.Function("pick", dtype, "ppl")
+    given, out, across = f.arguments
+
+    def row(i):
+        at, to = f.mul(f.mul(i, across), TILE * TILE), f.mul(i, window)
+        values = [f.scalar(given, f.add(at, j * TILE * TILE)) for j in range(window)]
+        for j, value in enumerate(values):
+            f.b.store(value, f._at(out, f.add(to, j)))
+
+    f.loop(window, [], row)
+    return f.compile()
+
+
+@functools.cache
+def build_interpolate(dtype: str) -> int:
+    """Bilinear samples of runs of memory: (k, out, fractions, rows, run, row stride of k, step across, row stride of out).
+
+    The fractions are those down and across; a run may be written up to one vector further.
+    """
+    f = simd.Function("interpolate", dtype, "ppplllll")
+    k, out, fractions, rows, run, k_row, step, out_row = f.arguments
+    down, across = (f.splat(f.scalar(fractions, i)) for i in (0, 1))
+
+    def between(x, y, part):
+        return f.fma(part, f.minus(y, x), x)
+
+    def row(r):
+        def along(e):
+            at = f.add(f.mul(r, k_row), e)
+            here = between(f.load(k, at), f.load(k, f.add(at, step)), across)
+            at = f.add(at, k_row)
+            below = between(f.load(k, at), f.load(k, f.add(at, step)), across)
+            f.store(between(here, below, down), out, f.add(f.mul(r, out_row), e))
+
+        f.loop(run, [], along, step=f.lanes)
+
+    f.loop(rows, [], row)
+    return f.compile()
+
+
+@functools.cache
+def build_candidates(dtype: str) -> int:
+    """Which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
+
+    What is not a number becomes infinite, in `values` too.
+
+    The K-th smallest of 16 lane minima bounds the K-th smallest of all; what is not above it is packed
+    together, in order. n is a multiple of 16, K at most 16.
+    """
+    f = simd.Function("candidates", dtype, "ppill")
+    values, found, positions, n, k = f.arguments
+    b, lanes, i32 = f.b, BEST, ir.IntType(32)
+    smaller = lambda x, y: b.select(b.fcmp_ordered("<", x, y), x, y)  # noqa: E731
+    infinite = f.full(float("inf"), lanes)
+
+    def lane_minimum(i, low):
+        vector = smaller(f.load(values, i, lanes), infinite)
+        f.store(vector, values, i)
+        return [smaller(vector, low)]
+
+    (minima,) = f.loop(n, [infinite], lane_minimum, step=lanes)
+    below = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
+    for lane in range(lanes):
+        one = b.shuffle_vector(minima, minima, ir.Constant(below.type, [lane] * lanes))
+        below = b.add(below, b.zext(b.fcmp_ordered("<=", one, minima), below.type))
+    enough = b.icmp_signed(">=", below, f.splat(b.trunc(k, i32), lanes))
+    least = b.select(enough, minima, infinite)
+    for by in (8, 4, 2, 1):
+        least = smaller(least, f.rotate(least, by))
+    lanes = f.lanes
+    bound = f.low(least, lanes)
+
+    def keep(i, count):
+        vector = f.load(values, i)
+        mask = b.fcmp_ordered("<=", vector, bound)
+        where = b.add(f.splat(b.trunc(i, i32), lanes), f.numbers(lanes))
+        bits = b.zext(b.bitcast(mask, ir.IntType(lanes)), simd.INT)
+        if simd.has_compress():
+            f.store(f.compress(vector, mask), found, count)
+            f.store(f.compress(where, mask), positions, count)
+            return [f.add(count, b.ctpop(bits))]
+
+        def one(lane, count):  # written always, kept if it is one of them
+            at = f.add(i, lane)
+            b.store(f.scalar(values, at), f._at(found, count))
+            b.store(b.trunc(at, i32), f._at(positions, count))
+            return [f.add(count, b.and_(b.lshr(bits, lane), f.int(1)))]
+
+        nothing = b.icmp_unsigned("==", bits, f.int(0))
+        return f.loop(b.select(nothing, f.int(0), f.int(lanes)), [count], one)
+
+    (count,) = f.loop(n, [f.int(0)], keep, step=lanes)
+    return f.compile(count)
+
+
+@functools.cache
+def build_ranks(dtype: str) -> int:
+    """(values, ranks, n): how many of n values come before each one; equal values in their order."""
+    f = simd.Function("ranks", dtype, "pil")
+    values, ranks, n = f.arguments
+    b, i32 = f.b, ir.IntType(32)
+    integers = ir.VectorType(i32, BEST)
+
+    def block(i):
+        mine = f.load(values, i, BEST)
+        where = b.add(f.splat(b.trunc(i, i32), BEST), f.numbers(BEST))
+
+        def other(j, before):
+            value = f.splat(f.scalar(values, j), BEST)
+            earlier = b.icmp_signed("<", f.splat(b.trunc(j, i32), BEST), where)
+            tie = b.and_(b.fcmp_ordered("==", value, mine), earlier)
+            return [b.add(before, b.zext(b.or_(b.fcmp_ordered("<", value, mine), tie), integers))]
+
+        (before,) = f.loop(n, [ir.Constant(integers, [0] * BEST)], other)
+        f.store(before, ranks, i)
+
+    f.loop(n, [], block, step=BEST)
+    return f.compile()

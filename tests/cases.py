@@ -1,0 +1,334 @@
+"""The table of cases that every backend is tested on. A row added here is tested everywhere.
+
+Nothing here knows a backend. Values and coordinates are representable in float32, so that both
+dtypes pose the same problem and one reference answers for both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shiftsearch._geometry import query_grid
+from shiftsearch._op import Op, Spec
+from shiftsearch.ops.aggregate import AGGREGATE, SCATTER, STACK, AggregateSpec
+from shiftsearch.ops.flow import CHAIN_FLOW, ChainFlowSpec
+from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec
+from shiftsearch.ops.score import SCORE, ScoreSpec
+from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
+
+_OPS = {
+    "search": (SEARCH, SearchSpec),
+    "match": (MATCH, SearchSpec),
+    "refine": (REFINE, SearchSpec),
+    "score": (SCORE, ScoreSpec),
+    "aggregate": (AGGREGATE, AggregateSpec),
+    "stack": (STACK, AggregateSpec),
+    "scatter": (SCATTER, AggregateSpec),
+    "gather": (GATHER, GatherSpec),
+    "fold": (FOLD, FoldSpec),
+    "chain_flow": (CHAIN_FLOW, ChainFlowSpec),
+}
+_HAVE_HEADS = ("search", "match", "refine", "score", "gather", "fold")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # the op, a colon, and what is special
+    size: tuple[int, int, int, int, int] = (1, 3, 3, 5, 7)  # B, T, C, H, W
+    heads: int = 1
+    flow: str | None = None  # a kind of coordinates, see `_coordinates`
+    flow_heads: int = 1
+    offsets: str = "whole"  # likewise, where the op takes offsets
+    kept: int = 3  # offsets per query, where the op takes offsets
+    values: str = "normal"
+    weighted: bool = True
+    scale: int = 1  # resolution of match's q
+    options: dict = field(default_factory=dict, hash=False)
+
+    @property
+    def op(self) -> Op:
+        return _OPS[self.name.split(":")[0]][0]
+
+    @property
+    def spec(self) -> Spec:
+        options = dict(self.options)
+        if self.op.name in _HAVE_HEADS:
+            options["heads"] = self.heads
+        if self.op.name == "match":
+            options["radius"] = 0
+        if self.op.name == "fold":
+            options["size"] = (self.size[1], *self.size[3:])
+            options.setdefault("patch", 1)
+        return _OPS[self.op.name][1](self.op.name, **options)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all values are small whole numbers and all places multiples of a quarter: sums are then exact."""
+        return self.values in ("whole", "constant")
+
+    def arrays(self, dtype) -> dict[str, np.ndarray]:
+        """The inputs by name, with all axes."""
+        B, T, C, H, W = self.size
+        rng, spec = np.random.default_rng(zlib.crc32(self.name.encode())), self.spec
+        h, w = query_grid(H, W, getattr(spec, "stride", 1))
+
+        def video(*shape):
+            return _values(rng, self.values, shape).astype(dtype)
+
+        def coordinates(kind, *shape):
+            found = _coordinates(rng, kind, shape)
+            return found.astype(np.int32 if kind in ("whole", "far", "int") else dtype)
+
+        def offsets():
+            found = coordinates(self.offsets, B, self.heads, T, h, w, self.kept, 3)
+            found[..., 0] = rng.integers(-T - 1, T + 2, found.shape[:-1])
+            return found
+
+        match self.op.name:
+            case "search":
+                found = {"q": video(B, T, C, H, W), "k": video(B, T, C, H, W)}
+                if self.flow:
+                    found["flow"] = _coordinates(
+                        rng, self.flow, (B, self.flow_heads, T, 2 * spec.radius, 2, h, w)
+                    ).astype(dtype)
+            case "match":
+                found = {"q": video(B, C, H * self.scale, W * self.scale), "k": video(B, C, H, W)}
+                if self.flow:
+                    found["flow"] = _coordinates(rng, self.flow, (B, self.flow_heads, 2, h, w)).astype(dtype)
+            case "refine" | "score":
+                found = {"q": video(B, T, C, H, W), "k": video(B, T, C, H, W), "offsets": offsets()}
+            case "gather":
+                found = {"v": video(B, T, C, H, W), "offsets": offsets()}
+            case "fold":
+                part = [s.stop - s.start for s in spec.part((T, h, w))]
+                patches = video(B, self.heads, *part, self.kept, C // self.heads, spec.patch, spec.patch)
+                found = {"patches": patches, "offsets": offsets(), "weights": video(B, self.heads, T, h, w, self.kept)}
+            case "chain_flow":
+                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(dtype) for _ in range(2)]
+                found = dict(zip(("forward", "backward"), flows, strict=True))
+            case _:
+                found = {
+                    "v": video(B, T, C, H, W),
+                    "weights": video(B, self.heads, T, h, w, self.kept),
+                    "offsets": offsets(),
+                }
+        if not self.weighted:
+            del found["weights"]
+        return {name: found[name] for name in self.op.inputs if name in found}
+
+
+def _values(rng, kind, shape):
+    found = rng.standard_normal(shape).astype(np.float32)
+    match kind:
+        case "whole":
+            return rng.integers(-2, 3, shape)
+        case "constant":
+            return np.full(shape, 2)
+        case "nan":
+            return np.where(rng.random(shape) < 0.02, np.nan, found)
+    return found
+
+
+def _coordinates(rng, kind, shape):
+    match kind:
+        case "zero":
+            return np.zeros(shape)
+        case "whole" | "int":
+            return rng.integers(-4, 5, shape)
+        case "far":
+            return rng.integers(-1000, 1001, shape)
+        case "quarters":
+            return rng.integers(-12, 13, shape) / 4
+        case "halves":  # rounds half to even
+            return rng.integers(-8, 9, shape) / 2
+        case "smooth":  # neighbours move alike
+            return (
+                np.broadcast_to(rng.integers(-48, 49, (*shape[:-2], 1, 1)) / 16, shape) + rng.integers(0, 2, shape) / 16
+            )
+        case "wild":  # never whole
+            return rng.integers(-5, 5, shape) + rng.integers(1, 64, shape) / 64
+        case "astray":
+            return rng.integers(-64000, 64001, shape) / 64
+        case "nan":
+            found = _coordinates(rng, "wild", shape)
+            return np.where(rng.random(shape) < 0.1, rng.choice([np.nan, np.inf, -np.inf], shape), found)
+    raise KeyError(kind)
+
+
+def row(name, size=(1, 3, 3, 5, 7), *, heads=1, flow=None, flow_heads=1, offsets="whole", kept=3, values="normal",
+         weighted=True, scale=1, **options):  # fmt: skip
+    return Case(name, size, heads, flow, flow_heads, offsets, kept, values, weighted, scale, options)
+
+
+_SEARCH = [
+    row("search: plain", window=3, patch=3, topk=4),
+    row("search: one pixel", (1, 1, 1, 1, 1), window=1, radius=0, topk=1),
+    row("search: one pixel, larger window", (1, 1, 2, 1, 1), window=3, patch=3, radius=0, topk=4),
+    row("search: one row", (1, 3, 2, 1, 9), window=3, patch=3, topk=5, flow="wild"),
+    row("search: one column", (1, 3, 2, 9, 1), window=3, patch=2, topk=5, flow="wild"),
+    row("search: one frame", (1, 1, 3, 7, 9), window=5, radius=0, topk=7),
+    row("search: two rows", (1, 3, 1, 2, 11), window=5, topk=3, flow="wild"),
+    row("search: batch", (2, 3, 2, 5, 6), window=3, topk=4, flow="wild"),
+    row("search: clip longer than it looks", (1, 6, 2, 4, 5), window=3, topk=4, flow="wild"),
+    row("search: two frames each way", (1, 6, 2, 4, 5), window=2, radius=2, topk=6, flow="wild"),
+    row("search: as many channels as a vector", (1, 3, 16, 5, 4), window=3, topk=4),
+    row("search: more channels than a vector", (1, 3, 33, 4, 5), window=3, patch=2, topk=4, flow="smooth"),
+    row("search: five channels", (1, 3, 5, 4, 5), window=3, patch=3, topk=4, flow="whole"),
+    row("search: two heads", (1, 3, 6, 4, 5), heads=2, window=3, topk=4, flow="wild"),
+    row("search: three heads of one channel", (1, 3, 3, 5, 4), heads=3, window=3, patch=3, topk=3),
+    row("search: flow per head", (1, 3, 4, 5, 6), heads=2, flow="wild", flow_heads=2, window=3, topk=4),
+    row("search: fractional flow per head", (2, 3, 4, 4, 5), heads=2, flow="wild", flow_heads=2, window=3, topk=4, subpixel=True),
+    row("search: even window", window=4, topk=5, flow="wild"),
+    row("search: window of one", window=1, topk=3, flow="wild", patch=3),
+    row("search: large window", (1, 1, 2, 19, 23), window=17, radius=0, topk=10),
+    row("search: large window, many kept", (1, 3, 1, 6, 20), window=11, topk=40, flow="wild"),
+    row("search: window larger than the frame", (1, 3, 2, 4, 5), window=9, topk=12, flow="whole"),
+    row("search: all candidates", window=3, topk=None, flow="wild"),
+    row("search: all candidates, infinite ones too", window=3, topk=None, flow="wild", slide=False, metric="dot"),
+    row("search: as many as there are", window=3, topk=27, flow="wild"),
+    row("search: the best one", window=5, topk=1, patch=2),
+    *(row(f"search: patch {p}", (1, 1, 2, 8, 9), window=3, radius=0, patch=p, topk=4) for p in (2, 4, 7, 10)),
+    row("search: patch 7 along smooth flow", (1, 3, 2, 8, 9), window=2, patch=7, topk=3, flow="smooth"),
+    row("search: patch 7 along wild flow", (1, 3, 1, 7, 8), window=2, patch=7, topk=3, flow="wild"),
+    row("search: patch larger than the frame", (1, 1, 2, 3, 4), window=3, radius=0, patch=10, topk=4),
+    *(row(f"search: stride {s}", (1, 3, 2, 7, 9), window=3, patch=3, stride=s, topk=4, flow="wild") for s in (2, 3, 4)),
+    row("search: stride larger than the frame", (1, 3, 2, 3, 4), window=3, stride=9, topk=4, flow="wild"),
+    row("search: step 2", (1, 3, 2, 9, 11), window=4, step=2, topk=4, flow="wild"),
+    row("search: step larger than the frame", (1, 1, 2, 4, 5), window=3, radius=0, step=50, topk=9),
+    row("search: dilation 2", (1, 3, 2, 7, 8), window=3, patch=3, dilation=2, topk=4, flow="wild"),
+    row("search: dilation 3, even patch", (1, 1, 2, 5, 6), window=3, radius=0, patch=4, dilation=3, topk=4),
+    row("search: dot", window=3, patch=3, metric="dot", topk=4, flow="wild"),
+    row("search: dot, patch 7", (1, 3, 3, 7, 6), window=2, patch=7, metric="dot", topk=4, flow="smooth"),
+    row("search: zeros", window=3, patch=3, border="zeros", topk=4, flow="wild"),
+    row("search: zeros and dot, far away", window=3, patch=2, border="zeros", metric="dot", topk=4, flow="far"),
+    row("search: window stays", window=3, slide=False, topk=6, flow="wild"),
+    row("search: window stays, dot, stride 2", (1, 3, 3, 6, 7), window=4, slide=False, topk=6, metric="dot", stride=2),
+    row("search: penalty", window=5, penalty=0.5, topk=4, flow="wild"),
+    row("search: penalty on dot", window=3, penalty=0.25, topk=4, flow="wild", metric="dot", patch=2),
+    row("search: penalty on half steps", window=4, penalty=2, topk=4, flow="wild", subpixel=True, step=0.5),
+    row("search: penalty on steps of 2", (1, 3, 2, 7, 8), window=3, penalty=0.2, topk=4, flow="whole", step=2),
+    row("search: anchor self", window=3, anchor="self", topk=4, patch=2),
+    row("search: anchor self in a strange video", window=3, anchor="self", topk=None, flow="wild"),
+    row("search: anchor self per frame", window=3, anchor="self", per_frame=True, topk=2, flow="wild"),
+    row("search: anchor flow", window=3, anchor="flow", topk=2, flow="wild"),
+    row("search: anchor flow of all", window=3, anchor="flow", topk=None, flow="wild", metric="dot"),
+    row("search: skip self", window=3, skip="self", topk=4),
+    row("search: skip self, all", window=3, skip="self", topk=None, flow="wild"),
+    row("search: skip self per frame", window=3, skip="self", topk=8, per_frame=True),
+    row("search: skip own frame", window=3, skip="own_frame", topk=4, flow="wild"),
+    row("search: skip own frame, anchored", window=3, skip="own_frame", anchor="flow", topk=2, flow="wild"),
+    row("search: per frame", window=3, per_frame=True, topk=3, flow="wild", patch=3),
+    row("search: subpixel", window=3, patch=3, subpixel=True, topk=4, flow="wild"),
+    row("search: subpixel without flow", window=3, subpixel=True, topk=4),
+    row("search: subpixel dot", window=3, patch=2, subpixel=True, topk=4, flow="wild", metric="dot"),
+    row("search: half steps", window=5, step=0.5, subpixel=True, topk=4, flow="wild"),
+    row("search: odd steps", (1, 3, 2, 6, 7), window=4, step=1.3, subpixel=True, topk=4, flow="wild", patch=3),
+    row("search: subpixel zeros", window=3, patch=3, subpixel=True, topk=4, flow="wild", border="zeros"),
+    row("search: subpixel far away", window=3, subpixel=True, topk=4, flow="astray"),
+    row("search: subpixel, window stays, penalty", window=3, subpixel=True, slide=False, penalty=0.1, topk=9, flow="wild"),
+    row("search: subpixel, dilation, stride, heads", (1, 3, 4, 7, 6), heads=2, window=3, patch=2, dilation=2, stride=2,
+         subpixel=True, topk=4, flow="wild"),
+    row("search: flow far outside", window=3, topk=4, flow="far"),
+    row("search: flow not finite", window=3, topk=4, flow="nan", patch=2),
+    row("search: fractional flow not finite", window=3, topk=4, flow="nan", subpixel=True),
+    row("search: flow of halves", window=3, topk=4, flow="halves"),
+    row("search: ties", (1, 3, 1, 6, 7), window=3, patch=2, topk=20, flow="whole", values="whole"),
+    row("search: ties of dot", (1, 3, 2, 6, 7), window=5, topk=12, flow="whole", values="whole", metric="dot"),
+    row("search: ties of patch 7", (1, 3, 1, 7, 9), window=2, patch=7, topk=12, flow="whole", values="whole"),
+    row("search: fractional ties", (1, 3, 2, 6, 5), window=3, topk=20, flow="quarters", values="whole", subpixel=True),
+    row("search: constant", window=3, patch=3, topk=11, flow="wild", values="constant"),
+    row("search: constant, dot, per frame", window=4, topk=5, flow="wild", values="constant", metric="dot", per_frame=True),
+    row("search: constant, window stays", window=3, topk=15, flow="wild", values="constant", slide=False),
+    row("search: values that are not numbers", (1, 3, 2, 6, 7), window=3, topk=20, values="nan"),
+]  # fmt: skip
+
+_MATCH = [
+    row("match: plain", (1, 1, 3, 7, 9), window=5, topk=4),
+    row("match: one pixel", (1, 1, 1, 1, 1), window=1, topk=1),
+    row("match: all options", (2, 1, 4, 6, 7), heads=2, flow="wild", flow_heads=2, window=4, patch=3, topk=4, stride=2,
+         step=2, dilation=2, metric="dot", slide=False, penalty=0.2, anchor="flow"),
+    row("match: subpixel", (1, 1, 3, 6, 7), flow="wild", window=3, patch=3, topk=4, subpixel=True),
+    row("match: shared flow", (2, 1, 4, 5, 6), heads=2, flow="wild", window=3, topk=4, subpixel=True, step=0.5),
+    row("match: zeros", (1, 1, 3, 6, 7), flow="wild", window=3, patch=3, topk=4, border="zeros"),
+    row("match: queries at twice the resolution", (1, 1, 3, 5, 6), scale=2, window=3, patch=3, topk=4, flow="wild"),
+    row("match: fine queries, subpixel, stride", (1, 1, 2, 6, 5), scale=3, window=3, patch=2, topk=4, flow="wild", stride=2,
+         subpixel=True, border="zeros"),
+    row("match: skip self", (1, 1, 2, 5, 6), window=3, skip="self", topk=9),
+    row("match: all candidates per frame", (1, 1, 2, 5, 6), window=3, per_frame=True, topk=None),
+]  # fmt: skip
+
+_REFINE = [
+    row("refine: plain", window=3, patch=3, topk=4),
+    row("refine: one pixel", (1, 1, 1, 1, 1), window=1, topk=None),
+    row("refine: keeps its seeds", window=1, patch=2, topk=None),
+    row("refine: fractional seeds", window=3, offsets="wild", topk=5, subpixel=True),
+    row("refine: half steps", window=3, offsets="wild", topk=5, subpixel=True, step=0.5, patch=2),
+    row("refine: rounds fractional seeds", window=3, offsets="halves", topk=5),
+    row("refine: seeds far outside", window=3, offsets="far", topk=5),
+    row("refine: fractional seeds far outside, dot", window=3, offsets="astray", topk=5, subpixel=True, metric="dot"),
+    row("refine: seeds not finite", window=3, offsets="nan", topk=5, subpixel=True),
+    row("refine: per seed", window=3, offsets="wild", topk=2, per_frame=True),
+    row("refine: anchor flow", window=3, offsets="wild", topk=2, anchor="flow", slide=False),
+    row("refine: anchor self", window=5, topk=4, anchor="self"),
+    row("refine: skip self", window=5, topk=4, skip="self"),
+    row("refine: heads, stride, batch", (2, 3, 4, 5, 7), heads=2, window=2, stride=2, topk=3, penalty=0.3),
+    row(
+        "refine: zeros and dot", window=3, offsets="wild", topk=4, border="zeros", metric="dot", subpixel=True, patch=3
+    ),
+    row("refine: ties", (1, 3, 1, 5, 6), window=3, topk=15, values="whole"),
+]
+
+_GIVEN = [  # ops at given offsets, all with the same options
+    row("plain", patch=3),
+    row("one pixel", (1, 1, 1, 1, 1), kept=1),
+    row("one pixel of a patch", (1, 1, 2, 1, 1), patch=3, offsets="wild"),
+    row("batch, heads, many channels", (2, 3, 16, 4, 5), heads=2, kept=2),
+    row("odd channels", (1, 2, 33, 3, 5), kept=2, offsets="wild"),
+    row("fraction", patch=3, offsets="wild"),
+    row("fraction, heads", (1, 2, 6, 5, 4), heads=3, offsets="wild"),
+    row("stride 2", (1, 2, 3, 6, 7), patch=3, stride=2),
+    row("stride 3, fraction", (1, 2, 3, 7, 8), patch=2, stride=3, offsets="wild"),
+    row("stride 4", (1, 2, 3, 9, 7), patch=4, stride=4, dilation=2),
+    row("dilation", (1, 2, 2, 7, 6), patch=3, dilation=2, offsets="wild"),
+    row("zeros", patch=3, border="zeros"),
+    row("zeros, fraction", patch=3, border="zeros", offsets="wild"),
+    row("far outside", patch=2, offsets="far"),
+    row("astray", patch=2, offsets="astray"),
+    row("astray, zeros", patch=2, offsets="astray", border="zeros"),
+    row("not finite", offsets="nan"),
+    row("patch 7", (1, 1, 2, 8, 9), patch=7, kept=2),
+]
+
+
+def _at_given(op: str, *rows: Case) -> list[Case]:
+    return [Case(**{**vars(row), "name": f"{op}: {row.name}"}) for row in rows]
+
+
+_OTHERS = [
+    *_at_given("score", *_GIVEN),
+    row("score: dot", metric="dot", patch=3),
+    row("score: dot, zeros, fraction", metric="dot", border="zeros", offsets="wild", patch=2),
+    row("score: heads, dot, fraction", (1, 2, 4, 5, 4), heads=2, metric="dot", offsets="wild", patch=2),
+    *_at_given("aggregate", *_GIVEN),
+    *_at_given("scatter", *_GIVEN),
+    *_at_given("stack", _GIVEN[0], _GIVEN[3], _GIVEN[5], _GIVEN[8], _GIVEN[12]),
+    row("stack: without weights", weighted=False, patch=3, offsets="wild"),
+    *_at_given("gather", *_GIVEN),
+    row("gather: some rows", patch=3, queries=slice(1, 4), offsets="wild"),
+    *_at_given("fold", *_GIVEN),
+    row("fold: without weights", weighted=False, patch=3, offsets="wild"),
+    row("fold: some queries", patch=3, stride=2, queries=(slice(1, 3), slice(0, 2), slice(2, 4)), offsets="wild"),
+    row("chain_flow: plain", (1, 3, 1, 5, 7), flow="wild", radius=1),
+    row("chain_flow: two frames each way", (2, 6, 1, 4, 5), flow="wild", radius=2),
+    row("chain_flow: stride 3", (1, 5, 1, 7, 8), flow="wild", radius=2, stride=3),
+    row("chain_flow: one pixel", (1, 3, 1, 1, 1), flow="wild", radius=1),
+    row("chain_flow: no neighbour", (1, 2, 1, 4, 3), flow="wild", radius=0),
+    row("chain_flow: whole", (1, 5, 1, 5, 6), flow="whole", radius=2),
+    row("chain_flow: far outside", (1, 5, 1, 5, 6), flow="astray", radius=2),
+    row("chain_flow: not finite", (1, 5, 1, 5, 6), flow="nan", radius=2),
+]
+
+CASES = [*_SEARCH, *_MATCH, *_REFINE, *_OTHERS]

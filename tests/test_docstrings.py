@@ -1,0 +1,18 @@
+"""The examples in docstrings are true. They see NumPy and the public functions."""
+
+import doctest
+import importlib
+
+import numpy as np
+import pytest
+
+import shiftsearch
+
+
+@pytest.mark.parametrize("name", ["aggregate", "flow", "gather", "score", "search"])
+def test_examples_of(name):
+    module = importlib.import_module(f"shiftsearch.ops.{name}")
+    seen = {"np": np, **{public: getattr(shiftsearch, public) for public in shiftsearch.__all__}}
+    result = doctest.testmod(module, extraglobs=seen)
+    assert result.attempted > 0
+    assert result.failed == 0

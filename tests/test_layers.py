@@ -1,0 +1,198 @@
+"""How the package is put together: imports point one way, names are as promised, the wheel has everything."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import importlib.metadata
+import importlib.util
+import inspect
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shiftsearch as ss
+from shiftsearch import _geometry, _source
+
+PACKAGE = Path(ss.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# a module imports modules of smaller rank only, or of its own among ops and within one backend
+_RANKS = [
+    "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops", "",
+]  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def rank(module: str) -> int:
+    fitting = [r for r, name in enumerate(_RANKS) if module == name or (name and module.startswith(name + "."))]
+    return max(fitting, key=lambda r: len(_RANKS[r]))
+
+
+def imports(path: Path, top_only=False) -> set[str]:
+    """Full names of the modules that a file imports; with `top_only` those it imports when it is imported."""
+    tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree))
+    if top_only:
+        inside = {n for f in nodes if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f) if n is not f}
+        nodes = [node for node in nodes if node not in inside]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if _is_module(node, alias)}
+    return found
+
+
+def _is_module(node, alias) -> bool:
+    at = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+    return at.with_suffix(".py").exists() or (at / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path):
+    here = name_of(path)
+    for module in imports(path):
+        if not module.startswith("shiftsearch."):
+            continue
+        there = module.removeprefix("shiftsearch.")
+        sibling = here.split(".")[:-1] == there.split(".")[:-1] and here.count(".")
+        package = here.startswith(there + ".")
+        assert rank(there) < rank(here) or sibling or package or here == there.rpartition(".")[0], (
+            f"{here} imports {there}"
+        )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_optional_libraries_have_one_home(path):
+    homes = {"numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda"}
+    for module in imports(path):
+        library = module.split(".")[0]
+        assert name_of(path).startswith(homes.get(library, "")), f"{path} imports {library}"
+    assert not {module.split(".")[0] for module in imports(path, top_only=True)} & {"torch", "cupy", "ml_dtypes"}
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, shiftsearch; print([m for m in ('numba', 'llvmlite', 'torch', 'cupy', 'ml_dtypes', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# --- names ------------------------------------------------------------------------------------------
+_OF_PATCHES = {"patch": 1, "stride": 1, "dilation": 1, "border": "reflect"}
+_OF_SEARCH = {
+    "window": 9, "patch": 1, "radius": 1, "topk": 10, "heads": 1, "stride": 1, "step": 1, "dilation": 1, "metric": "l2",
+    "border": "reflect", "subpixel": False, "slide": True, "penalty": 0.0, "anchor": None, "skip": None, "per_frame": False,
+}  # fmt: skip
+_OF_MATCH = {name: value for name, value in _OF_SEARCH.items() if name != "radius"}
+NEEDED = inspect.Parameter.empty
+SIGNATURES = {
+    "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
+    "chain_flow": ({"forward": NEEDED, "backward": NEEDED}, {"radius": NEEDED, "stride": 1}),
+    "search": ({"q": NEEDED, "k": NEEDED, "flow": None}, _OF_SEARCH),
+    "match": ({"q": NEEDED, "k": NEEDED, "flow": None}, _OF_MATCH),
+    "refine": ({"q": NEEDED, "k": NEEDED, "offsets": NEEDED}, {**_OF_MATCH, "window": 3, "topk": None}),
+    "score": ({"q": NEEDED, "k": NEEDED, "offsets": NEEDED}, {**_OF_PATCHES, "heads": 1, "metric": "l2"}),
+    "aggregate": ({"v": NEEDED, "weights": NEEDED, "offsets": NEEDED}, _OF_PATCHES),
+    "stack": ({"v": NEEDED, "offsets": NEEDED, "weights": None}, _OF_PATCHES),
+    "scatter": ({"v": NEEDED, "weights": NEEDED, "offsets": NEEDED}, _OF_PATCHES),
+    "gather": ({"v": NEEDED, "offsets": NEEDED}, {**_OF_PATCHES, "heads": 1, "queries": None}),
+    "fold": (
+        {"patches": NEEDED, "offsets": NEEDED, "weights": None},
+        {"size": NEEDED, "stride": 1, "dilation": 1, "border": "reflect", "queries": None},
+    ),
+    "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
+    "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
+}
+
+
+def test_every_public_function_has_its_signature_here():
+    assert {"ShiftsearchError", *SIGNATURES} == set(ss.__all__)
+    public = {name for name, value in vars(ss).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(ss.__all__)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_names_and_defaults_are_as_promised(name):
+    parameters = inspect.signature(getattr(ss, name)).parameters
+    arrays, options = SIGNATURES[name]
+    kinds = {n: p.default for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+    assert list(kinds.items()) == list(arrays.items())
+    assert {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == options
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_every_public_function_says_what_it_does_with_an_example(name):
+    text = inspect.getdoc(getattr(ss, name))
+    for part in ("Args:", "Returns:", "Example:", ">>> "):
+        assert part in text
+    for parameter in inspect.signature(getattr(ss, name)).parameters:
+        assert parameter in text or "others: as in `search`" in text
+
+
+def test_the_version_is_that_of_the_metadata():
+    assert importlib.metadata.version("shiftsearch") == ss.__version__
+
+
+# --- sources for the GPU ----------------------------------------------------------------------------
+def test_kernel_sources_are_found():
+    assert (Path(_source.directory()) / "grid.cuh").is_file()
+
+
+def test_the_wheel_has_sources_and_types(tmp_path):
+    if importlib.util.find_spec("hatchling") is None or not (ROOT / "pyproject.toml").exists():
+        pytest.skip("needs hatchling and a checkout")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"shiftsearch-{ss.__version__}-py3-none-any.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"shiftsearch/cuda_src/grid.cuh", "shiftsearch/py.typed"} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in MODULES} <= names
+    assert not [name for name in names if name.startswith(("tests/", "examples/")) or "__pycache__" in name]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_kernels_know_the_same_geometry(tmp_path):
+    """Reflection and frame order are written once for Python and once for CUDA."""
+    (tmp_path / "shim.cpp").write_text(
+        "#define __device__\n"
+        f'#include "{Path(_source.directory()) / "grid.cuh"}"\n'
+        'extern "C" int reflect(long long x, int n) { return ss_reflect(x, n); }\n'
+        'extern "C" int frame(int t, int s, int frames, int radius) { return ss_frame(t, s, frames, radius); }\n'
+    )
+    library = tmp_path / "shim.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, tmp_path / "shim.cpp"], check=True)
+    shim = ctypes.CDLL(str(library))
+    shim.reflect.argtypes = [ctypes.c_longlong, ctypes.c_int]
+    for n in (1, 2, 3, 7):
+        x = np.r_[-30:31, -(10**12) - 1, 10**12 + 1]
+        np.testing.assert_array_equal([shim.reflect(i, n) for i in x.tolist()], _geometry.reflect(x, n))
+    for frames in range(1, 9):
+        for radius in range((frames - 1) // 2 + 1):
+            found = [[shim.frame(t, s, frames, radius) for s in range(2 * radius + 1)] for t in range(frames)]
+            np.testing.assert_array_equal(found, _geometry.frame_order(frames, radius))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_reflection_is_folding_back_and_forth(n):
+    """Also of fractions: a step at a time, from inside."""
+    x = np.arange(-12, 13, 0.25)
+    expected = []
+    for value in x:
+        while not 0 <= value <= n - 1:
+            value = 0 if n == 1 else -value if value < 0 else 2 * (n - 1) - value
+        expected.append(value)
+    np.testing.assert_array_equal(_geometry.reflect(x, n), expected)

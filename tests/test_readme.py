@@ -1,0 +1,40 @@
+"""What README says is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import shiftsearch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_run_and_print_what_their_comments_say(capsys):
+    shared, said = {}, []
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), shared)
+        said += re.findall(r"^print\(.*\)  # ([^:\n]*)", block, re.MULTILINE)
+    assert len(said) == 3
+    assert capsys.readouterr().out.splitlines() == [text.strip() for text in said]
+
+
+def test_the_table_of_ops_is_the_package():
+    table = README.split("## Ops")[1].split("## ")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert set(shiftsearch.__all__) - {"ShiftsearchError"} <= named
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("command", ["pip install . && python examples/demo.py", 'pip install ".[test]" && pytest'])
+def test_ci_runs_the_commands_that_the_readme_gives(command):
+    script = ROOT / ".ci" / "run"
+    if not script.exists():  # an sdist
+        pytest.skip("there is no CI here")
+    assert f"\n    {command}\n" in README
+    assert f"bash -c '{command}'" in script.read_text(encoding="utf-8")

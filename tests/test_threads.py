@@ -1,0 +1,193 @@
+"""Threads, forks, and the cache of compiled kernels: everything that could go wrong around a call."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shiftsearch as ss
+from shiftsearch.backends.cpu import pool
+
+CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
+_ANNOUNCED = "shiftsearch: compiling its CPU kernels for this machine, which takes some seconds and happens once\n"
+
+
+@pytest.fixture
+def several_threads(monkeypatch):
+    """Also for arrays that one thread would do alone."""
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
+
+
+def results(seed=0):
+    """A bit of everything."""
+    rng = np.random.default_rng(seed)
+    q, k = rng.standard_normal((2, 2, 3, 4, 11, 13), np.float32)
+    flow = rng.standard_normal((2, 3, 2, 2, 11, 13), np.float32)
+    found = *ss.search(q, k, flow, window=5, patch=3, topk=5), *ss.search(q, k, flow, window=3, topk=4, subpixel=True)
+    weights = np.exp(-found[0] / 50)
+    return [
+        *found,
+        ss.aggregate(k, weights, found[1], patch=3),
+        ss.scatter(k, weights, found[1], patch=3),
+        ss.fold(ss.gather(k, found[1], patch=3), found[1], size=(3, 11, 13))[0],
+        ss.chain_flow(flow[:, :, 0], flow[:, :, 1], radius=1),
+    ]
+
+
+def same(found, expected) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_concurrent_calls_give_what_serial_calls_give():
+    serial = [results(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as callers:
+        for _ in range(3):
+            assert all(map(same, callers.map(results, range(8)), serial))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "1")
+    one = results()
+    for number in "23":
+        monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", number)
+        assert same(results(), one)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_a_number_of_threads_that_is_none_is_an_error(number, monkeypatch):
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", number)
+    with pytest.raises(
+        ss.ShiftsearchError, match=f"SHIFTSEARCH_NUM_THREADS is '{number}', expected a whole number from 1"
+    ):
+        pool.spread(lambda first, last: None, 10, 1)
+
+
+def test_an_error_in_a_thread_reaches_the_caller(several_threads):
+    def fails(first, last):
+        raise KeyError(first)
+
+    with pytest.raises(KeyError):
+        pool.spread(fails, 10, 1)
+
+
+def _send(connection, seed):
+    connection.send(results(seed))
+
+
+def _from_child(context, seed):
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_send, args=(theirs, seed))
+    child.start()
+    theirs.close()
+    assert ours.poll(60), "the child hangs"
+    found = ours.recv()
+    child.join(10)
+    return found
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of forks beside threads; this is what we test
+@pytest.mark.usefixtures("several_threads")
+def test_a_forked_child_computes_what_its_parent_does():
+    expected, context = [results(seed) for seed in range(2)], multiprocessing.get_context("fork")
+    assert same(_from_child(context, 0), expected[0])
+    with ThreadPoolExecutor(2) as loaders:  # as a data loader's workers do, while the parent goes on
+        children = loaders.map(lambda seed: _from_child(context, seed), range(2))
+        assert same(results(0), expected[0])
+        assert all(map(same, children, expected))
+
+
+# --- the cache of compiled kernels --------------------------------------------------------------------
+_PROGRAM = """
+import numpy as np, shiftsearch
+frame = np.random.default_rng(0).standard_normal((1, 2, 7, 9), np.float32)
+scores, offsets = shiftsearch.search(frame, frame, window=3, patch=3, radius=0, topk=2)
+assert (offsets[..., 0, :] == 0).all() and (scores[..., 0] < 1e-4).all()
+print("right")
+"""
+
+
+def program(cache: Path | str, folder: Path | None = None, **more):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **more}
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process):
+    out, error = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "right\n"), error
+    return error
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache that one process has filled, and what that process said."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return folder, finished(program(folder))
+
+
+def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache):
+    folder, said = cache
+    assert said == _ANNOUNCED
+    start = time.perf_counter()
+    assert finished(program(folder)) == ""
+    assert time.perf_counter() - start < 10
+
+
+def test_a_damaged_cache_does_not_matter(cache):
+    folder, _ = cache
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert files
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        file.write_bytes((b"", b"nonsense", content[: len(content) // 2])[number % 3])
+    finished(program(folder))
+
+
+def test_a_process_killed_while_it_compiles_does_not_matter(tmp_path):
+    process = program(tmp_path)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(file.suffix != ".nbi" for file in tmp_path.rglob("*") if file.is_file()):  # it has begun to write
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished(program(tmp_path))
+
+
+def test_nowhere_to_write_a_cache_does_not_matter(tmp_path):
+    """Files stand where the folders of the cache should be, so that root cannot write there either."""
+    package = Path(ss.__file__).parent
+    shutil.copytree(package, tmp_path / "shiftsearch", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("backends/cpu", "."):
+        (tmp_path / "shiftsearch" / folder / "__pycache__").write_text("")
+    nowhere = str(tmp_path / "shiftsearch" / "errors.py")
+    more = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert finished(program(f"{nowhere}/cache", tmp_path, **more)) == _ANNOUNCED
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_cache_does_not_matter(tmp_path):
+    tmp_path.chmod(0o500)
+    finished(program(tmp_path))
