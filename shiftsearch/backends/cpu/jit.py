@@ -17,8 +17,10 @@ _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "
 _LOCK = threading.Lock()
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-inline = numba.njit(**_HELPER)  # for helpers that kernels call
-exact = numba.njit(**{**_HELPER, "fastmath": False})  # for positions, which are the same bit for bit on every backend
+helper = numba.njit(**_HELPER)  # for functions that kernels call
+inline = numba.njit(forceinline=True, **_HELPER)  # for those called per query: a struct is handed over field by field
+# for positions, which are the same bit for bit on every backend
+exact = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
 
 
 class kernel:

@@ -120,8 +120,10 @@ def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
 
 
 @functools.cache
-def build_pixels(dtype: str, metric: str, patch: int) -> int:
+def build_pixels(dtype: str, metric: str, patch: int, few: int) -> int:
     """Distances of the pixels of a tile, summed over channels, for a range of displacements.
+
+    Up to 4 channels are no loop: `few` says how many.
 
     (q, k, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of k, channel
     stride of k): out[(dy * across + dx), row, ROW]. Rows of k are visited once, all that meets them at a time.
@@ -138,7 +140,12 @@ def build_pixels(dtype: str, metric: str, patch: int) -> int:
             keys = [f.load(k, f.add(at, i), ROW) for i in range(n)]
             return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
 
-        sums = f.loop(channels, [f.zeros(ROW)] * n, channel)
+        sums = [f.zeros(ROW)] * n
+        if few < 5:
+            for c in range(few):
+                sums = channel(c, *sums)
+        else:
+            sums = f.loop(channels, sums, channel)
         for i, total in enumerate(sums):
             f.store(total, out, f.add(to, f.mul(f.add(dx, i), rows * ROW)))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from shiftsearch._geometry import MOST, Patches, frame_order
 from shiftsearch.backends.cpu import micro, simd
-from shiftsearch.backends.cpu.jit import exact, inline, kernel
+from shiftsearch.backends.cpu.jit import exact, helper, inline, kernel
 from shiftsearch.backends.cpu.pool import spread
 from shiftsearch.backends.cpu.simd import after, get, pointer, put
 
@@ -44,6 +44,7 @@ class Task(NamedTuple):
     topk: int
     kept: int
     step: float
+    whole_step: int  # the same, unless it is a fraction
     penalty: float
     dot: bool
     zeros: bool
@@ -58,6 +59,7 @@ class Task(NamedTuple):
     finds_self: bool  # any of these
     ranks: bool  # by more than the score
     seeds: bool
+    overhangs: bool  # windows may stick out of the frame
     wide: bool  # channels last is good for vectors
 
 
@@ -77,12 +79,8 @@ def _mirror(x, n):
 @exact
 def _centre(at, moved, n, task):
     """Centre of the window of a query at pixel `at`, along an axis of n pixels."""
-    if not np.isfinite(moved):
-        moved = 0.0
-    if moved > MOST:
-        moved = MOST
-    if moved < -MOST:
-        moved = -MOST
+    if not abs(moved) <= MOST:
+        moved = 0.0 if not np.isfinite(moved) else MOST if moved > 0 else -MOST
     if not task.subpixel:
         moved = np.rint(moved)
     return at + moved if task.zeros else _mirror(at + moved, n)
@@ -91,16 +89,16 @@ def _centre(at, moved, n, task):
 @exact
 def _index_of_centre(centre, n, task):
     """`window_offset`: how many candidates come before the centre."""
-    half = (task.window - 1) // 2
-    if not task.slide:
+    half, last = (task.window - 1) // 2, task.window - 1
+    if not task.slide or (centre >= task.step * half and centre + task.step * (last - half) <= n - 1):
         return half
     before = np.float64(half)
     if centre - task.step * half < 0:
         before = np.floor(centre / task.step)
-    if centre + task.step * (task.window - 1 - before) > n - 1:
-        before = np.ceil((centre - (n - 1)) / task.step + task.window - 1)
+    if centre + task.step * (last - before) > n - 1:
+        before = np.ceil((centre - (n - 1)) / task.step + last)
     before = before if before > 0 else 0.0
-    return np.int64(before if before < task.window - 1 else task.window - 1)
+    return np.int64(before if before < last else last)
 
 
 @exact
@@ -218,7 +216,7 @@ def _swap(values, positions, i, j):
     put(positions, j, p)
 
 
-@inline
+@helper
 def _sink(values, positions, i, n):
     """Restores the heap of n entries below entry i: the worst of the kept is on top."""
     while 2 * i + 1 < n:
@@ -231,7 +229,7 @@ def _sink(values, positions, i, n):
         i = child
 
 
-@inline
+@helper
 def _sort_smallest(values, positions, n, k):
     """The k smallest of n values and their positions to the front, in order, by a heap."""
     for i in range(k // 2 - 1, -1, -1):
@@ -245,7 +243,7 @@ def _sort_smallest(values, positions, n, k):
         _sink(values, positions, 0, end)
 
 
-@inline
+@helper
 def _find_best(keys, n, k, numbers, integers, work, codes):
     """Positions of the k smallest of n keys, equal ones in order; writes behind the keys."""
     found, positions = after(numbers, work.found), after(integers, work.positions)
@@ -273,7 +271,7 @@ def _find_best(keys, n, k, numbers, integers, work, codes):
         put(integers, work.best + i, get(positions, i))
 
 
-@inline
+@helper
 def _own_index(s, y, x, t, at, windows, task):
     """Index of the candidate of slot s that is the query itself, or -1."""
     cy, cx, by, bx = get(windows.cy, at + s), get(windows.cx, at + s), get(windows.by, at + s), get(windows.bx, at + s)
@@ -284,7 +282,7 @@ def _own_index(s, y, x, t, at, windows, task):
     return s * task.window * task.window + i * task.window + j if there and exactly else -1
 
 
-@inline
+@helper
 def _hide_outside(scores, at, windows, task):
     """Candidates of one window that lie outside the frame score infinite."""
     cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
@@ -300,7 +298,7 @@ def _hide_outside(scores, at, windows, task):
                 put(scores, i * task.window + j, np.inf)
 
 
-@inline
+@helper
 def _rank(scores, own, at, windows, task, keys):
     """What the candidates are ranked by: their scores, unless options say more. Gives how many there are."""
     each, n = task.window * task.window, task.slots * task.window * task.window
@@ -324,7 +322,7 @@ def _rank(scores, own, at, windows, task, keys):
     return n
 
 
-@inline
+@helper
 def _keep_all(keys, n, anchored, best):
     """Every candidate in order, behind those that are anchored."""
     filled = 0
@@ -339,7 +337,7 @@ def _keep_all(keys, n, anchored, best):
 def _finish(scores, t, y, x, at, windows, task, numbers, integers, work, codes, out, offsets, origin):
     """From the scores of all candidates of query (t, y, x) to what is kept."""
     each, n, own = task.window * task.window, task.slots * task.window * task.window, -1
-    if not task.zeros:
+    if task.overhangs:
         for s in range(task.slots):
             _hide_outside(after(scores, s * each), at + s, windows, task)
     if task.finds_self:
@@ -376,33 +374,31 @@ def _finish(scores, t, y, x, at, windows, task, numbers, integers, work, codes, 
             if task.removes_self and index >= own:
                 index += 1
             which = after(integers, work.candidate + 3 * index)
-            s = get(which, 0)
             score = get(scores, index)
             put(out, to, -score if task.dot else score)
-            py = _candidate(get(windows.cy, at + s), get(which, 1), get(windows.by, at + s), task.step)
-            px = _candidate(get(windows.cx, at + s), get(which, 2), get(windows.bx, at + s), task.step)
-            dt = get(windows.frame, at + s) - t
-            _write_offset(offsets, 3 * to, dt, py - y * task.stride, px - x * task.stride, task.subpixel)
+            _write_offset(after(offsets, 3 * to), t, y, x, at + get(which, 0), get(which, 1), get(which, 2), windows, task)
             if task.seeds:
-                put(origin, to, s)
+                put(origin, to, get(which, 0))
             to += 1
         passed += count
 
 
 @inline
-def _write_offset(offsets, at, dt, dy, dx, subpixel):
+def _write_offset(offset, t, y, x, at, i, j, windows, task):
     """Whole offsets as they are, fractional ones as the bits of float32: one compiled kernel serves both."""
-    if subpixel:
-        put(offsets, at, np.float32(dt).view(np.int32))
-        put(offsets, at + 1, np.float32(dy).view(np.int32))
-        put(offsets, at + 2, np.float32(dx).view(np.int32))
+    cy, cx, dt = get(windows.cy, at), get(windows.cx, at), get(windows.frame, at) - t
+    i, j = i - get(windows.by, at), j - get(windows.bx, at)
+    if task.subpixel:
+        put(offset, 0, np.float32(dt).view(np.int32))
+        put(offset, 1, np.float32(_candidate(cy, i, 0, task.step) - y * task.stride).view(np.int32))
+        put(offset, 2, np.float32(_candidate(cx, j, 0, task.step) - x * task.stride).view(np.int32))
     else:
-        put(offsets, at, np.int32(dt))
-        put(offsets, at + 1, np.int32(dy))
-        put(offsets, at + 2, np.int32(dx))
+        put(offset, 0, dt)
+        put(offset, 1, np.int64(cy) + i * task.whole_step - y * task.stride)
+        put(offset, 2, np.int64(cx) + j * task.whole_step - x * task.stride)
 
 
-@inline
+@helper
 def _name_candidates(integers, work, task):
     """Slot, row and column of each candidate, looked up because divisions are slow."""
     which, n = after(integers, work.candidate), 0
@@ -461,7 +457,7 @@ def _mirrored(i, n):
     return i if i < n else 2 * (n - 1) - i
 
 
-@inline
+@helper
 def _packing(task):
     """How a tile's pixels are loaded: pixels from patch to patch, side, length of a row; and numbers from query to query."""
     apart = task.stride * task.scale
@@ -472,7 +468,7 @@ def _packing(task):
     return packed, side, length, (candidates + BEST - 1) // BEST * BEST + BEST
 
 
-@inline
+@helper
 def _load_queries(q, t, y0, x0, task, planes, last):
     """The pixels that the patches of a tile need: `planes` [row, channel, column] and `last` [row, column, channel]."""
     apart, half, C = task.stride * task.scale, task.patch // 2, task.channels
@@ -490,7 +486,7 @@ def _load_queries(q, t, y0, x0, task, planes, last):
                     put(last, (row * side + column) * C + c, value)
 
 
-@inline
+@helper
 def _spread_of(s, u, y0, x0, ny, nx, windows, task):
     frame = get(windows.frame, _first_of(u, 0, x0, task) + s)
     top, left, bottom, right, whole = 1 << 40, 1 << 40, -(1 << 40), -(1 << 40), True
@@ -506,7 +502,7 @@ def _spread_of(s, u, y0, x0, ny, nx, windows, task):
     return _Spread(top, left, bottom - top + task.window, right - left + task.window, whole)
 
 
-@inline
+@helper
 def _box_is_cheaper(displacements, queries, task, lanes):
     """Whether one pass over all displacements beats comparing each query, in nanoseconds as measured on one machine."""
     patch, C, window = task.patch, task.channels, task.window
@@ -519,7 +515,7 @@ def _box_is_cheaper(displacements, queries, task, lanes):
     return displacements * by_displacement + queries * window * window * 0.25 < queries * direct
 
 
-@inline
+@helper
 def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_planes, k, pixels, boxes, scores):
     """Scores of slot s of all queries of a tile, by box sums over all displacements."""
     _, _, length, stride = _packing(task)
@@ -630,7 +626,7 @@ def _pixel(t, y, x, H, W, C, zeros):
     return ((t * H + _mirrored(y, H)) * W + _mirrored(x, W)) * C
 
 
-@inline
+@helper
 def _pair(q, k, k00, k01, k10, k11, fy, fx, C, dot):
     """Distance of a pixel of q and a bilinear sample of k; corners at -1 are empty."""
     total = 0.0
@@ -651,7 +647,7 @@ def _pair(q, k, k00, k01, k10, k11, fy, fx, C, dot):
     return total
 
 
-@inline
+@helper
 def _distance(q, k, t, y, x, f, py, px, task):
     """Distance of the patches at pixel (y, x) of q and place (py, px) of frame f of k."""
     C, H, W, total = task.channels, task.height, task.width, 0.0
@@ -722,16 +718,18 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
 def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     kept = spec.kept(slots)
+    sure = spec.slide and min(H, W) > spec.window * spec.step  # that a window finds room in the frame
+    overhangs = p.border == "reflect" and not sure
     removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
     return Task(
         frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
         slots=slots, first_slot=int(spec.skip == "own_frame"), window=spec.window, patch=p.patch, stride=p.stride,
         scale=p.scale, dilation=p.dilation, channels=C, topk=spec.topk or kept, kept=kept, step=float(spec.step),
-        penalty=float(spec.penalty), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide,
+        whole_step=int(spec.step), penalty=float(spec.penalty), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide,
         subpixel=spec.subpixel, per_frame=spec.per_frame, all=spec.topk is None, anchor_self=spec.anchor == "self",
         anchor_centre=spec.anchor == "flow", removes_self=removes, hides_self=hides,
         finds_self=removes or hides or spec.anchor == "self", ranks=spec.penalty > 0 or bool(spec.anchor) or removes,
-        seeds=seeds, wide=C % simd.lanes(dtype) == 0,
+        seeds=seeds, overhangs=overhangs, wide=C % simd.lanes(dtype) == 0,
     )  # fmt: skip
 
 
@@ -750,7 +748,7 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
         else:
             codes["small"] = micro.build_small(dtype, metric, task.window, task.patch)
         if task.stride * task.scale == 1 and task.patch <= ROW - TILE + 1:
-            codes["pixels"] = micro.build_pixels(dtype, metric, task.patch)
+            codes["pixels"] = micro.build_pixels(dtype, metric, task.patch, min(task.channels, 5))
             codes["box_sums"] = micro.build_box_sums(dtype, task.patch)
             codes["pick"] = micro.build_pick(dtype, task.window)
     return Codes(**codes)
