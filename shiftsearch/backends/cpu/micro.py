@@ -18,8 +18,7 @@ BEST = 16  # the most that `candidates` finds
 
 wide = simd.caller("pppplllll")
 small = simd.caller("ppplllll")
-pixels = simd.caller("ppplllllll")
-box_sums = simd.caller("ppl")
+boxes = simd.caller("pppplllllll")
 pick = simd.caller("ppl")
 interpolate = simd.caller("ppplllll")
 candidates = simd.caller("ppill")
@@ -120,21 +119,22 @@ def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
 
 
 @functools.cache
-def build_pixels(dtype: str, metric: str, patch: int, few: int) -> int:
-    """Distances of the pixels of a tile, summed over channels, for a range of displacements.
+def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
+    """Distances of all patches of a tile, for a range of displacements, by box sums over those of its pixels.
 
-    Up to 4 channels are no loop: `few` says how many.
-
-    (q, k, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of k, channel
-    stride of k): out[(dy * across + dx), row, ROW]. Rows of k are visited once, all that meets them at a time.
+    (q, k, scratch, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of
+    k, channel stride of k): out[dy * across + dx, TILE, TILE]. Up to 4 channels are no loop: `few` says how many.
     """
-    f = simd.Function("pixels", dtype, "ppplllllll")
-    q, k, out, down, across, channels, q_row, q_channel, k_row, k_channel = f.arguments
+    f = simd.Function("boxes", dtype, "pppplllllll")
+    q, k, scratch, out, down, across, channels, q_row, q_channel, k_row, k_channel = f.arguments
     rows = TILE + patch - 1
     per_row = ROW // f.lanes or 1
-    widths = [n for n in (12, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
+    at_a_time = 9 if few == 5 else 3  # many channels of a row of k fill the nearest memory by themselves
+    widths = [n for n in (12, 9, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
 
-    def block(n, q_at, k_at, to, dx):
+    def pixels(n, q_at, k_at, to, dx):
+        """One row of the distances of pixels, for n displacements across, which share the loads of q."""
+
         def channel(c, *sums):
             vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
             keys = [f.load(k, f.add(at, i), ROW) for i in range(n)]
@@ -147,38 +147,44 @@ def build_pixels(dtype: str, metric: str, patch: int, few: int) -> int:
         else:
             sums = f.loop(channels, sums, channel)
         for i, total in enumerate(sums):
-            f.store(total, out, f.add(to, f.mul(f.add(dx, i), rows * ROW)))
+            f.store(total, scratch, f.mul(f.add(to, f.mul(f.add(dx, i), rows)), ROW))
 
-    def key_row(y):
-        low = f.b.sub(y, f.int(rows - 1))
-        first = f.b.select(f.b.icmp_signed(">", low, f.int(0)), low, f.int(0))
-        last = f.b.select(f.b.icmp_signed("<", y, down), f.add(y, 1), down)
+    def some_rows(first):
+        """A few dy at a time: rows of k are then used several times while they are near, and scratch stays near."""
+        end = f.add(first, at_a_time)
+        end = f.b.select(f.b.icmp_signed("<", end, down), end, down)
+        count = f.b.sub(end, first)
 
-        def displacement(dy):
-            row = f.b.sub(y, dy)
-            q_at, k_at = f.mul(row, q_row), f.mul(y, k_row)
-            to = f.mul(f.add(f.mul(f.mul(dy, across), rows), row), ROW)
-            dx = f.int(0)
-            for n in widths:  # as many as fit, the widest first
-                end = f.add(dx, f.mul(f.b.sdiv(f.b.sub(across, dx), f.int(n)), n))
-                f.loop(end, [], lambda at, n=n: block(n, q_at, k_at, to, at), step=n, start=dx)
-                dx = end
+        def key_row(y):
+            low, high = f.b.sub(y, f.int(rows - 1)), f.add(y, 1)
+            low = f.b.select(f.b.icmp_signed(">", low, f.int(0)), low, f.int(0))
+            high = f.b.select(f.b.icmp_signed("<", high, count), high, count)
+            k_at = f.mul(f.add(first, y), k_row)
 
-        f.loop(last, [], displacement, start=first)
+            def displacement(dy):
+                row, dx = f.b.sub(y, dy), f.int(0)
+                to = f.add(f.mul(f.mul(dy, across), rows), row)
+                for n in widths:  # as many as fit, the widest first
+                    last = f.add(dx, f.mul(f.b.sdiv(f.b.sub(across, dx), f.int(n)), n))
+                    f.loop(last, [], lambda at, n=n: pixels(n, f.mul(row, q_row), k_at, to, at), step=n, start=dx)
+                    dx = last
 
-    f.loop(f.add(down, rows - 1), [], key_row)
+            f.loop(high, [], displacement, start=low)
+
+        f.loop(f.add(count, rows - 1), [], key_row)
+        to = f.mul(first, across)
+        f.loop(f.mul(count, across), [], lambda i: _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out,
+                                                             f.mul(f.add(to, i), TILE * TILE)))  # fmt: skip
+
+    f.loop(down, [], some_rows, step=at_a_time)
     return f.compile()
 
 
-@functools.cache
-def build_box_sums(dtype: str, patch: int) -> int:
-    """Sums over patch x patch pixels of what `pixels` gave: (in, out, displacements); out[displacement, TILE, TILE].
+def _box_sums(f, patch, given, at, out, to):
+    """Sums over patch x patch of given[at :], (rows, ROW), to out[to :], (TILE, TILE).
 
     Longer runs are sums of shorter ones, never differences, so that an infinite pixel stays where it is.
     """
-    f = simd.Function("box_sums", dtype, "ppl")
-    given, out, count = f.arguments
-    rows = TILE + patch - 1
 
     def run_sums(values, move):
         """Sums of `patch` values in a row, from sums of 1, 2, 4, ... of them."""
@@ -193,16 +199,11 @@ def build_box_sums(dtype: str, patch: int) -> int:
             have = [f.plus(x, y) for x, y in zip(have, move(have, length), strict=False)]
             length *= 2
 
-    def displacement(i):
-        at, to = f.mul(i, rows * ROW), f.mul(i, TILE * TILE)
-        pixel_rows = [f.load(given, f.add(at, y * ROW), ROW) for y in range(rows)]
-        columns = run_sums(pixel_rows, lambda values, by: values[by:])[:TILE]
-        for y, sums in enumerate(columns):
-            (total,) = run_sums([sums], lambda values, by: [f.shift(values[0], by)] if by else values)
-            f.store(f.low(total, TILE), out, f.add(to, y * TILE))
-
-    f.loop(count, [], displacement)
-    return f.compile()
+    pixel_rows = [f.load(given, f.add(at, y * ROW), ROW) for y in range(TILE + patch - 1)]
+    columns = run_sums(pixel_rows, lambda values, by: values[by:])[:TILE]
+    for y, sums in enumerate(columns):
+        (total,) = run_sums([sums], lambda values, by: [f.shift(values[0], by)] if by else values)
+        f.store(f.low(total, TILE), out, f.add(to, y * TILE))
 
 
 @functools.cache

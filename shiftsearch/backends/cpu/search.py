@@ -424,6 +424,17 @@ class Shape(NamedTuple):
     lanes: int  # numbers in a vector
 
 
+class Strides(NamedTuple):
+    """q in memory, as the user laid it out."""
+
+    frame: int
+    channel: int
+    row: int
+    column: int
+    height: int
+    width: int
+
+
 class Codes(NamedTuple):
     """Addresses of the vector code; 0 where it does not apply."""
 
@@ -432,8 +443,7 @@ class Codes(NamedTuple):
     wide: int = 0
     small: int = 0
     interpolate: int = 0
-    pixels: int = 0
-    box_sums: int = 0
+    boxes: int = 0
     pick: int = 0
 
 
@@ -463,27 +473,43 @@ def _packing(task):
     apart = task.stride * task.scale
     packed = apart if apart < task.patch else task.patch  # patches that do not touch are packed side by side
     side = (TILE - 1) * packed + task.patch
-    length = (side if side > ROW else ROW) + ROW
+    length = side if side > ROW else ROW
     candidates = task.slots * task.window * task.window
     return packed, side, length, (candidates + BEST - 1) // BEST * BEST + BEST
 
 
 @helper
-def _load_queries(q, t, y0, x0, task, planes, last):
-    """The pixels that the patches of a tile need: `planes` [row, channel, column] and `last` [row, column, channel]."""
-    apart, half, C = task.stride * task.scale, task.patch // 2, task.channels
+def _load_planes(q, q_shape, t, y0, x0, task, planes):
+    """The pixels that the patches of a tile need, [row, channel, column]."""
+    apart, half = task.stride * task.scale, task.patch // 2
     packed, side, length, _ = _packing(task)
+    left = x0 * apart - half
+    inside = packed == apart and left >= 0 and left + side <= q_shape.width
     for row in range(side):
         a = row // packed if row // packed < TILE else TILE - 1
-        y = _mirrored((y0 + a) * apart + row - a * packed - half, q.shape[2])
+        y = _mirrored((y0 + a) * apart + row - a * packed - half, q_shape.height)
+        for c in range(task.channels):
+            pixels = after(q, t * q_shape.frame + c * q_shape.channel + y * q_shape.row)
+            to = after(planes, (row * task.channels + c) * length)
+            if inside:
+                for column in range(side):
+                    put(to, column, get(pixels, (left + column) * q_shape.column))
+                continue
+            for column in range(side):
+                b = column // packed if column // packed < TILE else TILE - 1
+                x = _mirrored((x0 + b) * apart + column - b * packed - half, q_shape.width)
+                put(to, column, get(pixels, x * q_shape.column))
+
+
+@helper
+def _turn_planes(planes, task, last):
+    """The same pixels as [row, column, channel]."""
+    C = task.channels
+    _, side, length, _ = _packing(task)
+    for row in range(side):
         for column in range(side):
-            b = column // packed if column // packed < TILE else TILE - 1
-            x = _mirrored((x0 + b) * apart + column - b * packed - half, q.shape[3])
             for c in range(C):
-                value = q[t, c, y, x]
-                put(planes, (row * C + c) * length + column, value)
-                if task.wide:
-                    put(last, (row * side + column) * C + c, value)
+                put(last, (row * side + column) * C + c, get(planes, (row * C + c) * length + column))
 
 
 @helper
@@ -521,9 +547,8 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
     _, _, length, stride = _packing(task)
     corner, frame = shape.pad - task.patch // 2, get(windows.frame, _first_of(u, 0, x0, task) + s)
     at = frame * shape.frame + (y0 + span.top + corner) * shape.row + x0 + span.left + corner
-    micro.pixels(codes.pixels, q_planes, 0, k, at, pixels, 0, span.down, span.across, task.channels,
-                 task.channels * length, length, shape.row, shape.channel)  # fmt: skip
-    micro.box_sums(codes.box_sums, pixels, 0, boxes, 0, span.down * span.across)
+    micro.boxes(codes.boxes, q_planes, 0, k, at, pixels, 0, boxes, 0, span.down, span.across, task.channels,
+                task.channels * length, length, shape.row, shape.channel)  # fmt: skip
     for a in range(ny):
         for b in range(nx):
             at = _first_of(u, a, x0 + b, task) + s
@@ -565,10 +590,11 @@ def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last,
 
 
 @kernel()
-def _search_tiles(first, last, q, k, k_last, shape, windows, task, codes, work, numbers, integers, out, offsets, origin):
+def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, codes, work, numbers, integers, out, offsets, origin):
     """Searches tile rows first..last."""
     windows, numbers, integers = _pointers(windows), pointer(numbers), pointer(integers)
-    k, k_last, out, offsets, origin = pointer(k), pointer(k_last), pointer(out), pointer(offsets), pointer(origin)
+    q, k, k_last = pointer(q), pointer(k), pointer(k_last)
+    out, offsets, origin = pointer(out), pointer(offsets), pointer(origin)
     scores, q_planes, q_last = after(numbers, work.scores), after(numbers, work.q_planes), after(numbers, work.q_last)
     near, fractions, sums = after(numbers, work.near), after(numbers, work.fractions), after(numbers, work.sums)
     pixels, boxes = after(numbers, work.pixels), after(numbers, work.boxes)
@@ -581,10 +607,11 @@ def _search_tiles(first, last, q, k, k_last, shape, windows, task, codes, work, 
         u, t, y0 = unit - first, unit // tile_rows, unit % tile_rows * TILE
         ny = TILE if y0 + TILE <= task.rows else task.rows - y0
         nx = TILE if x0 + TILE <= task.columns else task.columns - x0
-        _load_queries(q, t, y0, x0, task, q_planes, q_last)
+        _load_planes(q, q_shape, t, y0, x0, task, q_planes)
+        turned = not task.wide
         for s in range(task.slots):
             boxed = False
-            if codes.pixels != 0:
+            if codes.boxes != 0:
                 span = _spread_of(s, u, y0, x0, ny, nx, windows, task)
                 boxed = span.whole and span.down * span.across <= work.most
                 boxed = boxed and _box_is_cheaper(span.down * span.across, ny * nx, task, shape.lanes)
@@ -592,6 +619,9 @@ def _search_tiles(first, last, q, k, k_last, shape, windows, task, codes, work, 
                     _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_planes, k,
                                 pixels, boxes, scores)  # fmt: skip
             if not boxed:
+                if not turned:
+                    _turn_planes(q_planes, task, q_last)
+                    turned = True
                 for a in range(ny):
                     for b in range(nx):
                         _direct_scores(_first_of(u, a, x0 + b, task) + s, windows, task, shape, codes,
@@ -718,7 +748,7 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
 def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     kept = spec.kept(slots)
-    sure = spec.slide and min(H, W) > spec.window * spec.step  # that a window finds room in the frame
+    sure = spec.slide and min(H, W) - 1 >= spec.window * spec.step  # that a window finds room in the frame
     overhangs = p.border == "reflect" and not sure
     removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
     return Task(
@@ -748,8 +778,7 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
         else:
             codes["small"] = micro.build_small(dtype, metric, task.window, task.patch)
         if task.stride * task.scale == 1 and task.patch <= ROW - TILE + 1:
-            codes["pixels"] = micro.build_pixels(dtype, metric, task.patch, min(task.channels, 5))
-            codes["box_sums"] = micro.build_box_sums(dtype, task.patch)
+            codes["boxes"] = micro.build_boxes(dtype, metric, task.patch, min(task.channels, 5))
             codes["pick"] = micro.build_pick(dtype, task.window)
     return Codes(**codes)
 
@@ -758,7 +787,7 @@ def _search(q, k, around, order, task: Task, codes: Codes, outputs):
     """One head of one clip."""
     place = _windows_of_seeds if task.seeds else _windows_of_flow
     tiles = _by_vectors(task)
-    run, videos = (_search_tiles, (q, *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
+    run, videos = (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
     work = _memory(task, tiles, simd.lanes(k.dtype.name))
 
     def some_rows(first, last):
@@ -772,6 +801,10 @@ def _search(q, k, around, order, task: Task, codes: Codes, outputs):
 
     cost = task.frames * task.rows * task.columns * task.slots * task.window**2 * task.patch**2 * task.channels
     spread(some_rows, task.frames * -(-task.rows // TILE), cost)
+
+
+def _strides(q) -> Strides:
+    return Strides(*(stride // q.itemsize for stride in q.strides), *q.shape[2:])
 
 
 def _memory(task: Task, tiles: bool, lanes: int) -> Work:
@@ -814,7 +847,7 @@ def _padded(k, task: Task, codes: Codes):
     pad = task.patch + TILE + overhang
     rows, planes, lasts = H + 2 * pad, np.empty(0, k.dtype), np.empty(0, k.dtype)
     width, wider = W + 2 * pad, -(-(W + 2 * pad + ROW) // ROW) * ROW
-    if codes.pixels or not task.wide:
+    if codes.boxes or not task.wide:
         planes = _mirrored_copy(k, pad, (rows * C * wider, C * wider, 1, wider, wider))
     if task.wide:
         lasts = _mirrored_copy(k, pad, (rows * width * C, width * C, C, 1, width))
