@@ -2,9 +2,9 @@
 
 import numpy as xp
 
-from shiftsearch.backends.cpu.search import select
 from shiftsearch.backends.cpu.chain import chain_flow, chain_flow_backward
 from shiftsearch.backends.cpu.places import correlate, fold, fold_slope, gather, pull, push, slope
+from shiftsearch.backends.cpu.search import select
 
 __all__ = [
     "chain_flow",

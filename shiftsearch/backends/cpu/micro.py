@@ -7,12 +7,13 @@ With "dot" distances are negative products, so that smaller is better everywhere
 from __future__ import annotations
 
 import functools
+import itertools
 
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
+from shiftsearch.backends.cpu.windows import TILE
 
-TILE = 8  # queries per side of a tile
 ROW = 16  # pixels of a row of a tile with its patches: TILE + patch - 1 must fit
 BEST = 16  # the most that `candidates` finds
 
@@ -37,7 +38,7 @@ def _parts(count: int, most: int) -> list[range]:
     """range(count) in the fewest parts of at most `most`, as even as can be."""
     parts = -(-count // most)
     ends = [count * i // parts for i in range(parts + 1)]
-    return [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
+    return [range(*pair) for pair in itertools.pairwise(ends)]
 
 
 @functools.cache

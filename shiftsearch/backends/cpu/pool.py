@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ def spread(work, count: int, cost: float) -> None:
         return
     ranges = min(count, workers * 6)  # more ranges than threads even out units that take longer
     ends = [count * i // ranges for i in range(ranges + 1)]
-    pending = [_threads(workers).submit(work, *pair) for pair in zip(ends, ends[1:], strict=False)]
+    pending = [_threads(workers).submit(work, *pair) for pair in itertools.pairwise(ends)]
     for task in pending:
         task.result()
 

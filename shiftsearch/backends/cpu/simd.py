@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -295,3 +296,9 @@ def put(context, memory, index, value):
 def after(context, memory, index):
     """The memory from an index on."""
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)
+
+
+def aligned(size: int, dtype):
+    """Memory that begins where a vector may: one that crosses a cache line costs two."""
+    memory = np.zeros(size + 16, dtype)
+    return memory[-memory.ctypes.data % 64 // memory.itemsize :][:size]

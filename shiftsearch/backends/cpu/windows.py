@@ -1,0 +1,164 @@
+"""Where each query searches: the centres of its windows, and the candidates in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from shiftsearch._geometry import MOST
+from shiftsearch.backends.cpu.jit import exact, inline, kernel
+from shiftsearch.backends.cpu.simd import pointer, put
+
+TILE = 8  # queries per side of a tile
+
+
+class Task(NamedTuple):
+    """What the kernels need to know of one search, of one head of one clip."""
+
+    frames: int
+    height: int
+    width: int
+    rows: int  # of queries
+    columns: int
+    slots: int
+    first_slot: int  # 1 leaves out the own frame
+    window: int
+    patch: int
+    stride: int  # pixels of k from query to query
+    scale: int  # pixels of q for one of k
+    dilation: int
+    channels: int
+    topk: int
+    kept: int
+    step: float
+    whole_step: int  # the same, unless it is a fraction
+    penalty: float
+    dot: bool
+    zeros: bool
+    slide: bool
+    subpixel: bool
+    per_frame: bool
+    all: bool  # are kept: topk=None
+    anchor_self: bool
+    anchor_centre: bool
+    removes_self: bool  # from the candidates
+    hides_self: bool  # by an infinite score
+    finds_self: bool  # any of these
+    ranks: bool  # by more than the score
+    seeds: bool
+    overhangs: bool  # windows may stick out of the frame
+    wide: bool  # channels last is good for vectors
+
+
+@exact
+def mirror(x, n):
+    """`reflect` for a position."""
+    if n == 1:
+        return 0.0
+    if 0 <= x <= n - 1:
+        return x
+    period = 2.0 * (n - 1)
+    x = np.mod(x, period)
+    return x if x <= n - 1 else period - x
+
+
+@exact
+def _centre(at, moved, n, task):
+    """Centre of the window of a query at pixel `at`, along an axis of n pixels."""
+    if not abs(moved) <= MOST:
+        moved = 0.0 if not np.isfinite(moved) else MOST if moved > 0 else -MOST
+    if not task.subpixel:
+        moved = np.rint(moved)
+    return at + moved if task.zeros else mirror(at + moved, n)
+
+
+@exact
+def _index_of_centre(centre, n, task):
+    """`window_offset`: how many candidates come before the centre."""
+    half, last = (task.window - 1) // 2, task.window - 1
+    if not task.slide or (centre >= task.step * half and centre + task.step * (last - half) <= n - 1):
+        return half
+    before = np.float64(half)
+    if centre - task.step * half < 0:
+        before = np.floor(centre / task.step)
+    if centre + task.step * (last - before) > n - 1:
+        before = np.ceil((centre - (n - 1)) / task.step + last)
+    before = before if before > 0 else 0.0
+    return np.int64(before if before < last else last)
+
+
+@exact
+def candidate(centre, i, before, step):
+    """Position of the i-th candidate along an axis."""
+    return centre + step * (i - before)
+
+
+class Windows(NamedTuple):
+    """The windows of some rows of tiles, in memory. Those of a query lie together, slot by slot, from `_first_of`."""
+
+    cy: np.ndarray  # centre
+    cx: np.ndarray
+    by: np.ndarray  # candidates before the centre, down and across
+    bx: np.ndarray
+    frame: np.ndarray
+
+
+@inline
+def pointers(w):
+    return Windows(pointer(w.cy), pointer(w.cx), pointer(w.by), pointer(w.bx), pointer(w.frame))
+
+
+@inline
+def first_of(u, a, x, task):
+    """Where the windows of a query begin: row a of the u-th row of tiles, column x."""
+    return ((u * TILE + a) * task.columns + x) * task.slots
+
+
+@inline
+def _place(windows, at, frame, y, x, dy, dx, task):
+    cy = _centre(np.float64(y * task.stride), dy, task.height, task)
+    cx = _centre(np.float64(x * task.stride), dx, task.width, task)
+    put(windows.cy, at, cy)
+    put(windows.cx, at, cx)
+    put(windows.by, at, _index_of_centre(cy, task.height, task))
+    put(windows.bx, at, _index_of_centre(cx, task.width, task))
+    put(windows.frame, at, frame)
+
+
+@kernel()
+def windows_of_flow(first, last, flow, order, task, windows):
+    """Places the windows of tile rows first..last. flow: (T, S, 2, h, w)."""
+    windows = pointers(windows)
+    tile_rows = (task.rows + TILE - 1) // TILE
+    followed = order.shape[1] - flow.shape[1]
+    for unit in range(first, last):
+        t, y0 = unit // tile_rows, unit % tile_rows * TILE
+        for y in range(y0, y0 + TILE if y0 + TILE < task.rows else task.rows):
+            for x in range(task.columns):
+                at = first_of(unit - first, y - y0, x, task)
+                for s in range(task.slots):
+                    slot = s + task.first_slot
+                    dx = dy = 0.0
+                    if slot >= followed:
+                        dx = np.float64(flow[t, slot - followed, 0, y, x])
+                        dy = np.float64(flow[t, slot - followed, 1, y, x])
+                    _place(windows, at + s, order[t, slot], y, x, dy, dx, task)
+
+
+@kernel()
+def windows_of_seeds(first, last, seeds, order, task, windows):
+    """The same around seeds (T, h, w, S, 3)."""
+    windows = pointers(windows)
+    tile_rows = (task.rows + TILE - 1) // TILE
+    for unit in range(first, last):
+        t, y0 = unit // tile_rows, unit % tile_rows * TILE
+        for y in range(y0, y0 + TILE if y0 + TILE < task.rows else task.rows):
+            for x in range(task.columns):
+                at = first_of(unit - first, y - y0, x, task)
+                for s in range(task.slots):
+                    dt = np.float64(seeds[t, y, x, s, 0])
+                    dt = np.rint(dt) if np.isfinite(dt) else 0.0
+                    frame = np.int64(mirror(t + dt, task.frames))
+                    _place(windows, at + s, frame, y, x, np.float64(seeds[t, y, x, s, 1]),
+                           np.float64(seeds[t, y, x, s, 2]), task)  # fmt: skip
