@@ -1,5 +1,7 @@
 """Search repairs flow that is a little off: a clip with known motion, before and after.
 
+First a whole-pixel search in a window around the flow, then a half-pixel one in a small window around its best places.
+
 python examples/demo.py
 """
 
@@ -45,14 +47,19 @@ def a_little_off(flow, size=1.2, seed=1):
     return flow + (error * size / error.std()).astype(np.float32)
 
 
-def searched(clip, flow, **options):
-    """The flow to the best place of each neighbour frame, and the seconds that took."""
-    start = time.perf_counter()
-    _, offsets = shiftsearch.search(
-        clip, clip, flow, patch=7, topk=1, per_frame=True, skip="own_frame", penalty=0.05, **options
-    )
-    found = np.moveaxis(offsets[0, ..., :0:-1], (-2, -1), (1, 2))  # (dt, dy, dx) of each slot as (dx, dy)
-    return found.astype(np.float32), time.perf_counter() - start
+def flow_of(offsets):
+    """(dt, dy, dx) of the best place in each neighbour frame, (1, T, h, w, S, 3), as flow (T, S, 2, h, w)."""
+    return np.moveaxis(offsets[0, ..., :0:-1], (-2, -1), (1, 2)).astype(np.float32)
+
+
+def timed(function, *args, **options):
+    """The offsets that are found, the seconds that the first call took, and those of the second."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        _, offsets = function(*args, **options)
+        seconds.append(time.perf_counter() - start)
+    return offsets, *seconds
 
 
 def main(frames=5, height=96, width=128):
@@ -65,21 +72,20 @@ def main(frames=5, height=96, width=128):
     def errors(flow):
         return np.hypot(*np.moveaxis(flow - truth, 2, 0))[seen]
 
-    given = a_little_off(truth)
-    rows = {"given flow": (given, None)}
     print(f"{frames} frames of {width} x {height}, noise 10 %, {threads()} threads")
-    flow = given
-    half = {"window": 3, "step": 0.5, "subpixel": True}
-    for name, options in (("whole-pixel search", {}), ("half-pixel search around it", half)):
-        _, first = searched(clip, flow, **options)
-        flow, warm = searched(clip, flow, **options)
-        rows[name] = flow, warm / (clip[:, 0].size / 1e6)
-        print(f"{name}: the first call took {first:.1f} s, the second {warm:.2f} s")
+    given = a_little_off(truth)
+    shared = {"patch": 7, "topk": 1, "per_frame": True, "penalty": 0.05}
+    whole, *first = timed(shiftsearch.search, clip, clip, given, window=9, skip="own_frame", **shared)
+    half, *second = timed(shiftsearch.refine, clip, clip, whole, window=3, step=0.5, subpixel=True, **shared)
+    rows = {"given flow": (given, None)}
+    for name, offsets, (cold, warm) in (("search, 9 x 9 pixels", whole, first), ("refine, 3 x 3 half pixels", half, second)):
+        rows[name] = flow_of(offsets), warm / (clip[:, 0].size / 1e6)
+        print(f"{name}: the first call took {cold:.1f} s, the second {warm:.2f} s")
     print(f"\n{'end-point error in pixels':28} mean  " + " ".join(f"<{limit:<5g}" for limit in LIMITS) + " s / Mpixel")
     for name, (flow, seconds) in rows.items():
         error = errors(flow)
         shares = " ".join(f"{(error < limit).mean():<6.0%}" for limit in LIMITS)
-        print(f"{name:28} {error.mean():.2f}  {shares} {'' if seconds is None else f'{seconds:.1f}':10} "
+        print(f"{name:28} {error.mean():.2f}  {shares} {'' if seconds is None else f'{seconds:.2f}':10} "
               + "#" * round(20 * error.mean()))  # fmt: skip
     return {name: (errors(flow).mean(), seconds) for name, (flow, seconds) in rows.items()}
 

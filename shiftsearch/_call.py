@@ -7,7 +7,10 @@ CUDA device on the CUDA backend, and nothing moves silently from one to the othe
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -21,14 +24,17 @@ _WHOLE = ("int8", "int16", "int32", "int64")
 
 def run(op: Op, spec: Spec, **arrays) -> tuple:
     """Runs `op` where its arrays live; the outputs are the same kind of array."""
-    arrays = {name: array for name, array in arrays.items() if array is not None}
+    arrays = {name: array for name, array in arrays.items() if array is not None or name not in op.optional}
     library, native = _take(op.name, arrays)
     backend = _backend(op.name, library)
     given = {name: _dtype(array) for name, array in native.items()}
     compute = _check_dtypes(op, given)
-    native = {name: _prepare(array, given[name], compute, name in op.values) for name, array in native.items()}
-    native, _, batched = op.bind(spec, native)
-    outputs = op.forward(backend, spec, **native)
+    native, sizes, batched = op.bind(spec, native)
+    for name, shape in op.large(spec, sizes).items():
+        check_room(op.name, name, shape, 4)
+    with _room(op.name, native):
+        native = {name: _prepare(array, given[name], compute, name in op.values) for name, array in native.items()}
+        outputs = op.forward(backend, spec, **native)
     value = given[op.values[0]]
     results = []
     for name, output in outputs.items():
@@ -45,7 +51,36 @@ def transform(op: str, function, **arrays):
     for name, array in native.items():
         if _dtype(array) not in _FLOATS:
             raise ShiftsearchError(f"{op}: {name} is {_dtype(array)}, expected one of {', '.join(_FLOATS)}")
-    return library.give(function(*native.values()))
+    with _room(op, native):
+        return library.give(function(*native.values()))
+
+
+def check_room(op: str, name: str, shape: tuple[int, ...], each: int) -> None:
+    """Refuses a result that no memory holds, before a system that promises more than it has ends the process."""
+    needed, there = each * math.prod(shape), _memory()
+    if needed > there:
+        raise ShiftsearchError(
+            f"{op}: {name} of shape {shape} takes {needed / 2**30:.3g} GiB, expected at most the {there / 2**30:.3g} GiB "
+            "of memory that there are"
+        )
+
+
+def _memory() -> float:
+    """Bytes of main memory, as many as may be addressed where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+
+
+@contextmanager
+def _room(op: str, arrays: dict):
+    """Says it as this package does if memory runs out."""
+    try:
+        yield
+    except MemoryError as error:
+        found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+        raise ShiftsearchError(f"{op}: no memory for what comes of {found}, expected less ({error})") from None
 
 
 def native_dtype(name: str) -> np.dtype:
@@ -74,7 +109,9 @@ def _check_dtypes(op: Op, given: dict[str, str]) -> str:
 
 
 def _prepare(array, dtype: str, compute: str, is_value: bool):
-    """Values in the dtype to compute in; coordinates as 32-bit integers, float32 or float64."""
+    """Values in the dtype to compute in; coordinates as 32-bit integers, float32 or float64; all at addresses that fit."""
+    if not getattr(array.flags, "aligned", True):
+        array = array.copy()
     if is_value:
         return array.astype(compute, copy=False)
     if dtype in _WHOLE:
@@ -143,11 +180,19 @@ def _take(op: str, arrays: dict) -> tuple:
     (library, device), first = next(iter(kinds.values())), next(iter(arrays.values()))
     if device != "cpu":
         return _Elsewhere(library, device), arrays
-    adapter = {"numpy": _NumPy, "torch": _Torch}.get(library) or _Namespace(first.__array_namespace__())
+    name = next(iter(arrays))
     try:
-        return adapter, {name: adapter.take(op, name, array) for name, array in arrays.items()}
-    except (BufferError, TypeError, RuntimeError) as error:
-        raise ShiftsearchError(f"{op}: {library} does not hand out its arrays by DLPack ({error})") from None
+        adapter = {"numpy": _NumPy, "torch": _Torch}.get(library) or _Namespace(first.__array_namespace__())
+        native = {}
+        for name, array in arrays.items():
+            native[name] = adapter.take(op, name, array)
+    except ShiftsearchError:
+        raise
+    except Exception as error:  # libraries say it with errors of many kinds
+        raise ShiftsearchError(
+            f"{op}: {name} is an array that {library} does not hand out ({error}), expected one that DLPack can share"
+        ) from None
+    return adapter, native
 
 
 class _Elsewhere:
@@ -157,6 +202,8 @@ class _Elsewhere:
 
 def _kind(op: str, name: str, array) -> tuple[str, str]:
     """(library, device) of an array."""
+    if array is None:
+        raise ShiftsearchError(f"{op}: {name} is None, expected a NumPy, CuPy or torch array")
     if isinstance(array, np.ndarray):
         return "numpy", "cpu"
     library = type(array).__module__.partition(".")[0]
@@ -168,7 +215,7 @@ def _kind(op: str, name: str, array) -> tuple[str, str]:
     try:
         kind, index = array.__dlpack_device__()
     except Exception as error:  # whatever a library raises here, it is not an array we can use
-        raise ShiftsearchError(f"{op}: {name} is on no device that DLPack knows ({error})") from None
+        raise ShiftsearchError(f"{op}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA") from None
     device = {1: "cpu", 2: f"cuda:{index}", 3: "cpu", 13: f"cuda:{index}"}.get(int(kind))
     if device is None:
         raise ShiftsearchError(f"{op}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")

@@ -54,10 +54,10 @@ def coverage(height: int, width: int, patch: int, stride: int, dilation: int) ->
     """How many queries of one frame have a patch that covers each pixel, (height, width), in closed form."""
 
     def along(n):
-        counts = np.zeros(n)
-        for offset in patch_offsets(patch, dilation):
-            at = np.arange(0, n, stride) + offset
-            counts[at[(at >= 0) & (at < n)]] += 1
+        counts, last = np.zeros(n), (n - 1) // stride * stride
+        for offset in patch_offsets(patch, dilation).tolist():
+            first = offset if offset >= 0 else offset % stride
+            counts[first : max(last + offset + 1, 0) : stride] += 1
         return counts
 
     return along(height)[:, None] * along(width)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 
 from shiftsearch.errors import ShiftsearchError
 
@@ -31,17 +31,12 @@ class Spec:
             self.check(number is not None and least <= number <= most, name, f"a whole number from {least} to {most}")
             object.__setattr__(self, name, number)
 
-    def real(self, name: str, above: float | None = None, least: float | None = None, most: float = 1e6) -> None:
+    def real(self, name: str, least: float = 0, most: float = 1e6) -> None:
         """Checks that a field is a finite number in a range and makes it a float."""
         value = getattr(self, name)
-        low = f"above {above:g}" if above is not None else f"from {least:g}"
-        try:
-            number = float(value) if not isinstance(value, (bool, str)) else math.nan
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        fits = number <= most and (number > above if above is not None else number >= least)
-        self.check(fits, name, f"a number {low} to {most:g}")
-        object.__setattr__(self, name, number)
+        fits = isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
+        self.check(fits, name, f"a number from {least:g} to {most:g}")
+        object.__setattr__(self, name, float(value))
 
     def choice(self, name: str, *choices) -> None:
         value = getattr(self, name)
@@ -68,9 +63,11 @@ class Op:
     outputs: dict[str, str]
     forward: Callable
     backward: Callable
-    sizes: Callable = lambda spec, sizes: {}  # letters that the spec decides, from those of the first array
+    sizes: Callable = lambda spec, sizes: {}  # letters that the spec decides, from those bound so far
     values: tuple[str, ...] = ()  # inputs that share one dtype; the others are coordinates
+    optional: tuple[str, ...] = ()  # inputs that may be None
     check: Callable = field(default=lambda spec, sizes: None)  # what a spec asks of the sizes
+    large: Callable = lambda spec, sizes: {}  # shapes of outputs that may be far larger than the inputs
 
     def bind(self, spec: Spec, arrays: dict) -> tuple[dict, dict, bool]:
         """(arrays with all their axes, sizes of all letters, whether `B` was given), or an error that says what is wrong."""
@@ -84,8 +81,7 @@ class Op:
             if array.ndim == len(wanted) - 1:
                 wanted = [x for x in wanted if not x.endswith("?")]
             self._match(name, array.shape, wanted, sizes)
-            if not whole:
-                sizes.update(self.sizes(spec, sizes))
+            sizes.update(self.sizes(spec, sizes))
             missing = [i for i, letter in enumerate(letters) if letter not in wanted]
             for axis in missing:
                 array = array[(slice(None),) * axis + (None,)]
@@ -95,9 +91,10 @@ class Op:
         return whole, sizes, batched
 
     def _match(self, name: str, shape: tuple, wanted: list[str], sizes: dict[str, int]) -> None:
+        known = dict(sizes)  # from the arrays before
         fits = len(shape) == len(wanted) and all(_fits(n, x, sizes) for n, x in zip(shape, wanted, strict=True))
         if not fits:
-            expected = ", ".join(x if x.isdigit() else _bound(x, sizes) for x in wanted)
+            expected = ", ".join(x if x.isdigit() else _bound(x, known) for x in wanted)
             raise ShiftsearchError(f"{self.name}: {name} has shape {tuple(shape)}, expected ({expected})")
         empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter != "S"]
         if empty:  # S may be 0: a search with radius 0 follows no flow
@@ -112,5 +109,5 @@ def _fits(n: int, letter: str, sizes: dict[str, int]) -> bool:
 
 def _bound(letter: str, sizes: dict[str, int]) -> str:
     if letter.endswith("?"):
-        return f"1 or {sizes[letter[:-1]]}"
+        return f"1 or {sizes[letter[:-1]]}" if sizes[letter[:-1]] > 1 else "1"
     return f"{letter}={sizes[letter]}" if letter in sizes else letter

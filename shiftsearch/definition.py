@@ -6,10 +6,13 @@ It loops over what is small (window, patch, kept candidates) and is vectorised o
 `correlate` compares patches at given places. `pull`, `push` and `slope` are the derivatives of
 sum(c * correlate(q, k, offsets)) for q, for k and for the offsets, and that is all the library
 needs: aggregating is `pull`, scattering is `push`, whatever the arrays mean.
+
+Values that are not finite are values like others, and silent: they reach what reads them, and nothing else.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -17,6 +20,7 @@ import numpy as np
 from shiftsearch._geometry import MOST, Patches, frame_order, mirror_sign, patch_offsets, reflect, window_offset
 
 xp = np  # the array module that ops compose these primitives with
+_silent = partial(np.errstate, all="ignore")
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -30,7 +34,7 @@ def _places(offsets, p: Patches, frames, height, width):
     """Frame, row and column of the place of each offset (..., T, h, w, 3), rows and columns with their mirror signs."""
     offsets = np.where(np.isfinite(offsets), offsets, 0).astype(float)
     t, y, x = _queries(p, *offsets.shape[-4:-1])
-    frame = reflect(t + np.rint(offsets[..., 0]).astype(int), frames)
+    frame = reflect(t + np.rint(offsets[..., 0]), frames).astype(int)
     y, x = y + offsets[..., 1], x + offsets[..., 2]
     signs = np.ones_like(y), np.ones_like(x)
     if p.border == "reflect":
@@ -39,18 +43,13 @@ def _places(offsets, p: Patches, frames, height, width):
     return frame, y, x, *signs
 
 
-def _corner(video, frame, y, x, border):
-    """Pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w), as (B, G, T, h, w, F)."""
-    index, inside = _index(video, frame, y, x, border)
-    return video[index] * inside[..., None]
-
-
 def _index(video, frame, y, x, border):
+    """Index of the pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w), and which of them exist."""
     H, W = video.shape[-2:]
     inside = np.ones(np.shape(y), bool)
     if border == "zeros":
         inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    y, x = reflect(y.astype(int), H), reflect(x.astype(int), W)
+    y, x = (np.nan_to_num(reflect(i, n)).astype(int) for i, n in ((y, H), (x, W)))
     b, g = np.ix_(range(video.shape[0]), range(video.shape[1]))
     extra = (1,) * (y.ndim - 2)
     return (b.reshape(-1, 1, *extra), g.reshape(1, -1, *extra), frame, slice(None), y, x), inside
@@ -74,22 +73,37 @@ def _outside(video, y, x, border):
     return (y <= -1) | (y >= H) | (x <= -1) | (x >= W)
 
 
+def _weighted(video, frame, y, x, border, weights):
+    """Pixels of `video` times `weights`, (B, G, T, h, w, F): 0, whatever the pixel is, where the weight is or none exists."""
+    index, inside = _index(video, frame, y, x, border)
+    read = inside & (weights != 0)
+    if not read.any():
+        return 0.0
+    pixels = video[index] * weights[..., None]
+    return pixels if read.all() else np.where(read[..., None], pixels, 0)
+
+
 def _sample(video, frame, y, x, border):
-    return sum(w[..., None] * _corner(video, frame, v, u, border) for v, u, w, _, _ in _corners(y, x))
+    values = sum(_weighted(video, frame, v, u, border, w) for v, u, w, _, _ in _corners(y, x))
+    return np.broadcast_to(values, (*y.shape, video.shape[3]))
 
 
 def _sample_slopes(video, frame, y, x, border):
     """Derivatives of the sample by y and x; at whole positions towards the next pixel."""
-    exists = ~_outside(video, y, x, border)[..., None]
-    corners = [(_corner(video, frame, v, u, border) * exists, wy, wx) for v, u, _, wy, wx in _corners(y, x)]
-    return sum(wy[..., None] * c for c, wy, _ in corners), sum(wx[..., None] * c for c, _, wx in corners)
+    exists = ~_outside(video, y, x, border)
+    corners = [(v, u, wy * exists, wx * exists) for v, u, _, wy, wx in _corners(y, x)]
+    by_y = sum(_weighted(video, frame, v, u, border, wy) for v, u, wy, _ in corners)
+    by_x = sum(_weighted(video, frame, v, u, border, wx) for v, u, _, wx in corners)
+    return by_y, by_x
 
 
 def _spread(out, frame, y, x, border, values):
     """The transpose of `_sample`: adds `values` (B, G, T, h, w, F) to `out`."""
     for v, u, w, _, _ in _corners(y, x):
         index, inside = _index(out, frame, v, u, border)
-        np.add.at(out, index, (w * inside)[..., None] * values)
+        read = inside & (w != 0)
+        if read.any():
+            np.add.at(out, index, np.where(read[..., None], w[..., None] * values, 0))
 
 
 def _split(video, heads):
@@ -116,19 +130,20 @@ def _query_patch(q, p: Patches, shape, dy, dx):
 
 # --- the comparison and its derivatives -----------------------------------------------------------
 def _pairs(q, k, offsets, p: Patches):
-    """For every kept candidate and patch pixel: (its index, where q is read, where k is read, both values, exists)."""
+    """For every kept candidate and patch pixel: (its index, where q is read, where k is read, both values, exists, signs)."""
     frames, H, W = k.shape[2], *k.shape[-2:]
     for n in range(offsets.shape[-2]):
         frame, y, x, sy, sx = _places(offsets[..., n, :], p, frames, H, W)
         for dy, dx in _patch_pixels(p):
             at_q = _query_patch(q, p, offsets.shape[:5], dy, dx)
             at_k = frame, y + dy, x + dx
-            exists = ~(_outside(q, *at_q[1:], p.query_border) | _outside(k, *at_k[1:], p.border))
             a = _sample(q, *at_q, p.query_border)
             b = _sample(k, *at_k, p.border)
+            exists = ~(_outside(q, *at_q[1:], p.query_border) | _outside(k, *at_k[1:], p.border))
             yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
 
 
+@_silent()
 def correlate(q, k, offsets, p: Patches):
     """scores (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
 
@@ -140,10 +155,11 @@ def correlate(q, k, offsets, p: Patches):
     scores = np.zeros(offsets.shape[:-1])
     for n, _, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         pair = a * b if p.metric == "dot" else (a - b) ** 2
-        scores[..., n] += (pair * exists).sum(-1)
+        scores[..., n] += np.where(exists, pair, 0).sum(-1)
     return scores
 
 
+@_silent()
 def pull(q, k, c, offsets, p: Patches, *, size=None):
     """d sum(c * correlate) / dq. With "dot" this is the weighted sum of patches of k, and q only needs a size."""
     heads = offsets.shape[1]
@@ -153,10 +169,11 @@ def pull(q, k, c, offsets, p: Patches, *, size=None):
     k = _split(k, heads)
     for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         value = b if p.metric == "dot" else 2 * (a - b)
-        _spread(out, *at_q, p.query_border, c[..., n, None] * value * exists)
+        _spread(out, *at_q, p.query_border, np.where(exists, c[..., n, None] * value, 0))
     return _join(out)
 
 
+@_silent()
 def push(q, k, c, offsets, p: Patches, *, size=None):
     """d sum(c * correlate) / dk. With "dot" this adds the patches of q at their places, and k only needs a size."""
     heads = offsets.shape[1]
@@ -166,23 +183,25 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
     q = _split(q, heads)
     for n, _, at_k, a, b, exists, _ in _pairs(q, k.copy() if k is out else k, offsets, p):
         value = a if p.metric == "dot" else -2 * (a - b)
-        _spread(out, *at_k, p.border, c[..., n, None] * value * exists)
+        _spread(out, *at_k, p.border, np.where(exists, c[..., n, None] * value, 0))
     return _join(out)
 
 
+@_silent()
 def slope(q, k, c, offsets, p: Patches):
     """d sum(c * correlate) / d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none."""
     heads = offsets.shape[1]
     q, k = _split(q, heads), _split(k, heads)
     out = np.zeros(offsets.shape)
     for n, _, at_k, a, b, exists, signs in _pairs(q, k, offsets, p):
-        factor = c[..., n, None] * (a if p.metric == "dot" else -2 * (a - b)) * exists
+        factor = c[..., n, None] * (a if p.metric == "dot" else -2 * (a - b))
         for axis, (sign, ds) in enumerate(zip(signs, _sample_slopes(k, *at_k, p.border), strict=True), 1):
-            out[..., n, axis] += sign * (factor * ds).sum(-1)
+            out[..., n, axis] += sign * np.where(exists, factor * ds, 0).sum(-1)
     return out
 
 
 # --- patches as arrays ----------------------------------------------------------------------------
+@_silent()
 def gather(v, offsets, p: Patches):
     """The patches of v at the places, (B, G, T, h, w, K, F, patch, patch)."""
     v = _split(v, offsets.shape[1])
@@ -194,6 +213,7 @@ def gather(v, offsets, p: Patches):
     return out
 
 
+@_silent()
 def fold(patches, c, offsets, p: Patches, *, size):
     """The transpose of `gather`: adds c * patches to a video of `size` (T, H, W)."""
     B, G, F = *offsets.shape[:2], patches.shape[-3]
@@ -206,6 +226,7 @@ def fold(patches, c, offsets, p: Patches, *, size):
     return _join(out)
 
 
+@_silent()
 def fold_slope(v, patches, offsets, p: Patches):
     """d sum(patches * gather(v, offsets)) / d(dt, dy, dx), (B, G, T, h, w, K, 3)."""
     v = _split(v, offsets.shape[1])
@@ -221,6 +242,7 @@ def fold_slope(v, patches, offsets, p: Patches):
 
 
 # --- search ---------------------------------------------------------------------------------------
+@_silent()
 def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     """The best candidates in the windows around shifted places: scores, offsets and slots, (B, G, T, h, w, K[, 3]).
 
@@ -241,7 +263,7 @@ def _centres(k, spec, p, flow, seeds, batch):
     if seeds is not None:
         seeds = np.where(np.isfinite(seeds), seeds, 0).astype(float)
         t, y, x = (i[..., None] for i in _queries(p, *seeds.shape[2:5]))
-        frame = reflect(t + np.rint(seeds[..., 0]).astype(int), T)
+        frame = reflect(t + np.rint(seeds[..., 0]), T).astype(int)
         dy, dx, slots = seeds[..., 1], seeds[..., 2], range(seeds.shape[-2])
     else:
         h, w = (H - 1) // p.stride + 1, (W - 1) // p.stride + 1
@@ -342,6 +364,7 @@ def _kept(ranks, itself, spec, slots):
 
 
 # --- flow -----------------------------------------------------------------------------------------
+@_silent()
 def chain_flow(forward, backward, *, radius, stride):
     """Flow from each frame along its trajectory to the frames it looks at, (B, T, 2 * radius, 2, h, w)."""
     out, _ = _chain(forward, backward, radius, stride)
@@ -371,9 +394,10 @@ def _chain(forward, backward, radius, stride):
     return out, steps
 
 
+@_silent()
 def chain_flow_backward(grad, forward, backward, *, radius, stride):
     """Gradients of both flows, chained through the Jacobians of the samples."""
-    out, steps = _chain(forward, backward, radius, stride)
+    _, steps = _chain(forward, backward, radius, stride)
     grads = {True: np.zeros(forward.shape)[:, None], False: np.zeros(backward.shape)[:, None]}
     total = np.array(grad, float)
     for t, s, before, ahead, video, here, y, x in reversed(steps):

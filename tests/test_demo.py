@@ -12,7 +12,7 @@ def test_search_makes_the_error_of_the_flow_smaller_each_time(capsys):
     assert given > 1.2
     assert whole < 0.4 * given
     assert half < 0.8 * whole
-    assert "whole-pixel search" in capsys.readouterr().out
+    assert "s / Mpixel" in capsys.readouterr().out
 
 
 def test_the_flow_of_the_clip_leads_to_the_same_texture():

@@ -45,11 +45,17 @@ _TABLE = [
     (lambda: ss.search(V, V, (MOTION, MOTION, MOTION)), "search: flow is a tuple of 3, expected (forward, backward)"),
     (
         lambda: ss.search(V, V, (MOTION, MOTION[:, :2])),
-        "search: backward has shape (1, 2, 2, 5, 6), expected (B=1, T=3, 2, H=5, W=6)",
+        "search: backward has shape (1, 2, 2, 5, 6), expected (1, 3, 2, 5, 6) for q of (1, 3, 4, 5, 6)",
     ),
+    (lambda: ss.search(V, V, (MOTION[0], MOTION[0])), "search: forward has shape (3, 2, 5, 6), expected (1, 3, 2, 5, 6)"),
+    (lambda: ss.search(V[0, 0, 0], V, (MOTION, MOTION)), "search: q has shape (5, 6), expected (T, C, H, W)"),
     (
         lambda: ss.match(V[:, 0], V[:, 0, :, :4]),
         "match: q has frames of (5, 6), expected an integer multiple of k's (4, 6)",
+    ),
+    (
+        lambda: ss.match(V[:, 0], V[:, 0], FLOW[:, 0, 0, :, ::2]),
+        "match: flow has shape (1, 2, 3, 6), expected (B=1, 2, h=5, w=6)",
     ),
     (lambda: ss.match(V[:, 0], V[:, 0, :3]), "match: k has shape (1, 3, 5, 6), expected (B=1, C=4, H, W)"),
     (
@@ -58,7 +64,7 @@ _TABLE = [
     ),
     (
         lambda: ss.score(V, V, OFFSETS[..., :2], heads=2),
-        "score: offsets has shape (1, 2, 3, 5, 6, 2, 2), expected (B=1, G=2, T=3, h=5, w=6, K=2, 3)",
+        "score: offsets has shape (1, 2, 3, 5, 6, 2, 2), expected (B=1, G=2, T=3, h=5, w=6, K, 3)",
     ),
     (
         lambda: ss.aggregate(V, WEIGHTS, OFFSETS[..., :1, :]),
@@ -68,7 +74,7 @@ _TABLE = [
     (lambda: ss.stack(V, OFFSETS, WEIGHTS[:, :1]), "stack: .* has shape"),
     (
         lambda: ss.scatter(V, WEIGHTS, OFFSETS, stride=2),
-        "scatter: weights has shape (1, 2, 3, 5, 6, 2), expected (B=1, G=2, T=3, h=3, w=3, K)",
+        "scatter: weights has shape (1, 2, 3, 5, 6, 2), expected (B=1, G, T=3, h=3, w=3, K)",
     ),
     (
         lambda: ss.gather(V, OFFSETS, heads=1),
@@ -85,7 +91,7 @@ _TABLE = [
     ),
     (
         lambda: ss.chain_flow(V, V, radius=1),
-        "chain_flow: forward has shape (1, 3, 4, 5, 6), expected (B=1, T=3, 2, H, W)",
+        "chain_flow: forward has shape (1, 3, 4, 5, 6), expected (B, T, 2, H, W)",
     ),
     (lambda: ss.upsample_flow(V, (9, 9)), "upsample_flow: flow has shape (1, 3, 4, 5, 6), expected (..., 2, h, w)"),
     # dtypes
@@ -107,9 +113,34 @@ _TABLE = [
     (lambda: ss.fold(PATCHES.astype(int), OFFSETS, size=(3, 5, 6)), "fold: patches is int64, expected one of"),
     (lambda: ss.upsample_flow(FLOW.astype(int), (9, 9)), "upsample_flow: flow is int64, expected one of"),
     (lambda: ss.search(V.tolist(), V), "search: q is a list, expected a NumPy, CuPy or torch array"),
-    (lambda: ss.search(V, None), "search: k is .*None, expected"),
-    (lambda: ss.aggregate(None, WEIGHTS, OFFSETS), "aggregate: v is .*None, expected"),
-    (lambda: ss.gather(V, None), "gather: offsets is .*None, expected"),
+    *(
+        (lambda call=call: call(None), f"{name} is None, expected a NumPy, CuPy or torch array")
+        for name, call in (
+            ("search: q", lambda a: ss.search(a, V)),
+            ("search: k", lambda a: ss.search(V, a)),
+            ("search: backward", lambda a: ss.search(V, V, (MOTION, a))),
+            ("match: q", lambda a: ss.match(a, a)),
+            ("refine: offsets", lambda a: ss.refine(V, V, a)),
+            ("score: k", lambda a: ss.score(V, a, OFFSETS)),
+            ("aggregate: v", lambda a: ss.aggregate(a, WEIGHTS, OFFSETS)),
+            ("aggregate: weights", lambda a: ss.aggregate(V, a, OFFSETS)),
+            ("stack: offsets", lambda a: ss.stack(V, a)),
+            ("scatter: weights", lambda a: ss.scatter(V, a, OFFSETS)),
+            ("gather: offsets", lambda a: ss.gather(V, a)),
+            ("fold: patches", lambda a: ss.fold(a, OFFSETS, size=(3, 5, 6))),
+            ("chain_flow: forward", lambda a: ss.chain_flow(a, MOTION, radius=1)),
+            ("upsample_flow: flow", lambda a: ss.upsample_flow(a, (9, 9))),
+        )
+    ),
+    *(
+        (lambda value=value: ss.aggregate(V, value, OFFSETS), f"aggregate: weights is a {name}, expected a NumPy, CuPy")
+        for name, value in (("list", [1.0]), ("tuple", ()), ("float", 1.0), ("str", "weights"), ("dict", {}), ("type", int),
+                            ("float32", np.float32(1)))
+    ),
+    (lambda: ss.search(V, V, (MOTION, [1.0])), "search: backward is a list, expected"),
+    (lambda: ss.match(V[:, 0], V[:, 0], (MOTION[:, 0], MOTION[:, 0])), "match: flow is a tuple, expected"),
+    (lambda: ss.search(np.zeros((), np.float32), V), "search: q has shape (), expected (T, C, H, W)"),
+    (lambda: ss.search(np.ndarray, V), "search: q is on no device that DLPack knows"),
     # empty
     (lambda: ss.search(EMPTY, EMPTY), "search: q has shape (1, 3, 4, 0, 6), expected at least 1 along H"),
     (lambda: ss.aggregate(V, WEIGHTS[..., :0], OFFSETS[..., :0, :]), "aggregate: .* expected at least 1 along K"),
@@ -128,7 +159,7 @@ _TABLE = [
             ("heads", (0, -1, 2.0), "a whole number from 1 to"),
             ("stride", (0, -2, 10**12), "a whole number from 1 to"),
             ("dilation", (0, 5000), "a whole number from 1 to 4096"),
-            ("step", (0, -1, float("nan"), float("inf"), "1", None), "a number above 0 to 1e+06"),
+            ("step", (0, -1, 1e-300, 1e7, float("nan"), float("inf"), "1", None, np.ones(1), 1j), "a number from 1e-06 to 1e+06"),
             ("penalty", (-1, float("nan"), None, 1e300), "a number from 0 to 1e+06"),
             ("metric", ("L2", None, 2), "one of 'l2', 'dot'"),
             ("border", ("wrap", None), "one of 'reflect', 'zeros'"),
@@ -176,10 +207,18 @@ _TABLE = [
         lambda: ss.gather(V, OFFSETS, heads=2, queries=slice(None, None, 2)),
         "gather: queries is .*, expected None, a slice of rows",
     ),
-    (lambda: ss.gather(V, OFFSETS, heads=2, queries=3), "gather: queries is .*3.*, expected None, a slice of rows"),
+    *(
+        (lambda queries=queries: ss.gather(V, OFFSETS, heads=2, queries=queries), "gather: queries is .*, expected")
+        for queries in (3, np.zeros(2), (np.zeros(2),), (None,), [slice(None)], (slice(None),) * 4, "rows", slice(1, 1),
+                        slice("a", None), slice(0, 1.5), slice(0, 3, np.ones(2)), slice(3, 0, -1), slice(0, 2, True + 1))
+    ),
     (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5)), "fold: size is (3, 5), expected (frames, height, width)"),
     (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 0, 6)), "fold: size is (3, 0, 6), expected (frames, height, width)"),
-    (lambda: ss.fold(PATCHES, OFFSETS, size=None), "fold: size is None, expected (frames, height, width)"),
+    *(
+        (lambda size=size: ss.fold(PATCHES, OFFSETS, size=size), "fold: size is .*, expected (frames, height, width)")
+        for size in (None, 3, "356", (3, 5, 6, 7), (True, 5, 6), (3.0, 5, 6), (3, 5, 2**31), np.zeros(3), {})
+    ),
+    (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5, 6), queries=np.array([0.0, 0.0])), "fold: queries is .*, expected"),
     (lambda: ss.fold(3.0, OFFSETS, size=(3, 5, 6)), "fold: patches is a float, expected"),
     (lambda: ss.chain_flow(MOTION, MOTION, radius=2), "chain_flow: radius is 2, expected at most 1 for 3 frames"),
     (lambda: ss.chain_flow(MOTION, MOTION, radius=-1), "chain_flow: radius is -1, expected a whole number from 0"),
@@ -190,6 +229,28 @@ _TABLE = [
     (lambda: ss.coverage(5), "coverage: size is 5, expected (height, width)"),
     (lambda: ss.upsample_flow(FLOW, 5), "upsample_flow: size is 5, expected (height, width)"),
     (lambda: ss.upsample_flow(FLOW, (5, 1.5)), "upsample_flow: width is 1.5, expected a whole number"),
+    # more than fits in memory, said at once
+    (lambda: ss.coverage((2**31 - 1,) * 2), "coverage: the result of shape (2147483647, 2147483647) takes"),
+    (lambda: ss.coverage((2**31 - 1, 2**20), stride=2**31 - 1), "coverage: the result of shape .*, expected at most the"),
+    (lambda: ss.neighbours(10**7, 10**6), "neighbours: the result of shape (10000000, 2000001) takes"),
+    (lambda: ss.upsample_flow(FLOW, (2**31 - 1, 2**20)), "upsample_flow: the result of shape (1, 3, 2, 2, 2147483647, 1048576)"),
+    (lambda: ss.fold(PATCHES, OFFSETS, size=(10**6,) * 3), "fold: patches are of (3, 5, 6) queries"),
+    (
+        lambda: ss.fold(PATCHES[:, :, :, :1, :1], OFFSETS[:, :, :, :1, :1], size=(3, 10**6, 10**8), stride=10**8),
+        "fold: sums of shape (1, 3, 4, 1000000, 100000000) takes",
+    ),
+    (
+        lambda: ss.gather(V, np.broadcast_to(OFFSETS[..., :1, :], (1, 2, 3, 5, 6, 10**8, 3)), heads=2, patch=129),
+        "gather: patches of shape .*, expected at most the",
+    ),
+    (
+        lambda: ss.stack(np.zeros((1, 1, 1, 999, 999)), np.broadcast_to(0, (1, 1, 1, 1, 1, 10**7, 3)), stride=999),
+        "stack: out of shape (1, 10000000, 1, 1, 999, 999) takes",
+    ),
+    (
+        lambda: ss.search(*(np.zeros((5, 1, 999, 999), np.float32),) * 2, window=1025, topk=None),
+        "search: scores of shape (1, 1, 5, 999, 999, 3151875) takes",
+    ),
 ]
 
 

@@ -200,6 +200,27 @@ def test_heads_are_separate_searches(options, rng):
         equal([offsets[:, 0]], [together[1][:, g]])
 
 
+def test_flow_comes_in_many_forms(rng):
+    """Per frame or as a pair, with heads or without, with a batch axis or without: the same search."""
+    q, k = rng.standard_normal((2, 2, 5, 4, 6, 7))
+    forward, backward = rng.standard_normal((2, 2, 5, 2, 6, 7)) * 2
+    flow = ss.chain_flow(forward, backward, radius=1)
+    options = {"heads": 2, "window": 3, "topk": 3}
+    expected = ss.search(q, k, flow, **options)
+    for form in ((forward, backward), [forward, backward], flow[:, None], np.stack([flow, flow], 1)):
+        equal(ss.search(q, k, form, **options), expected)
+    first = [array[0] for array in expected]
+    for form in ((forward[0], backward[0]), flow[0], flow[0][None], np.stack([flow[0], flow[0]])):
+        equal(ss.search(q[0], k[0], form, **options), first)
+    flow = flow[:, 0, 0]
+    expected = ss.match(q[:, 0], k[:, 0], flow, **options)
+    for form in (flow[:, None], np.stack([flow, flow], 1)):
+        equal(ss.match(q[:, 0], k[:, 0], form, **options), expected)
+    first = [array[0] for array in expected]
+    for form in (flow[0], flow[0][None], np.stack([flow[0], flow[0]])):
+        equal(ss.match(q[0, 0], k[0, 0], form, **options), first)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_batch_is_separate_searches(options, rng):
     q, k = rng.standard_normal((2, 2, 3, 2, 5, 6))

@@ -20,7 +20,8 @@ import shiftsearch as ss
 from shiftsearch import _geometry, _source
 
 PACKAGE = Path(ss.__file__).parent
-ROOT = PACKAGE.parent
+HOME = PACKAGE.parent  # the checkout or where packages are installed
+ROOT = Path(__file__).parent.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
@@ -57,7 +58,7 @@ def imports(path: Path, top_only=False) -> set[str]:
 
 
 def _is_module(node, alias) -> bool:
-    at = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+    at = HOME.joinpath(*node.module.split("."), alias.name)
     return at.with_suffix(".py").exists() or (at / "__init__.py").exists()
 
 
@@ -86,7 +87,7 @@ def test_optional_libraries_have_one_home(path):
 
 def test_import_loads_nothing_heavy():
     code = "import sys, shiftsearch; print([m for m in ('numba', 'llvmlite', 'torch', 'cupy', 'ml_dtypes', 'scipy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=HOME)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -160,7 +161,7 @@ def test_the_wheel_has_sources_and_types(tmp_path):
     assert wheel.name == f"shiftsearch-{ss.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"shiftsearch/cuda_src/grid.cuh", "shiftsearch/py.typed"} <= names
-    assert {path.relative_to(ROOT).as_posix() for path in MODULES} <= names
+    assert {path.relative_to(HOME).as_posix() for path in MODULES} <= names
     assert not [name for name in names if name.startswith(("tests/", "examples/")) or "__pycache__" in name]
 
 

@@ -125,7 +125,7 @@ def program(cache: Path | str, folder: Path | None = None, **more):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **more}
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM],
-        cwd=folder,
+        cwd=folder or Path(ss.__file__).parent.parent,  # where the package lies that is tested here
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shiftsearch import _geometry
-from shiftsearch._call import run
+from shiftsearch._call import check_room, run
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
@@ -178,6 +178,8 @@ STACK = Op(
     inputs=_LETTERS,
     outputs={"out": "value"},
     values=("v", "weights"),
+    optional=("weights",),
+    large=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BKTCHW")},
     sizes=_sizes,
     check=_check,
     forward=_stack_forward,
@@ -271,4 +273,5 @@ def coverage(size, *, patch=1, stride=1, dilation=1) -> np.ndarray:
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"coverage: size is {size!r}, expected (height, width)")
     spec = CoverageSpec("coverage", *size, patch, stride, dilation)
+    check_room("coverage", "the result", (spec.height, spec.width), 8)
     return _geometry.coverage(spec.height, spec.width, spec.patch, spec.stride, spec.dilation)

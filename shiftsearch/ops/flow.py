@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shiftsearch import _geometry
-from shiftsearch._call import run, transform
+from shiftsearch._call import check_room, run, transform
+from shiftsearch._geometry import query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
 
@@ -52,6 +53,7 @@ def neighbours(frames: int, radius: int) -> np.ndarray:
                [4, 3, 2]], dtype=int32)
     """
     spec = _FramesSpec("neighbours", frames, radius)
+    check_room("neighbours", "the result", (spec.frames, 2 * spec.radius + 1), 32)  # on the way, in 64 bits
     return _geometry.frame_order(spec.frames, spec.radius)
 
 
@@ -109,6 +111,10 @@ def _backward(backend, spec, inputs, outputs, grads):
     return dict(zip(("forward", "backward"), both, strict=True))
 
 
+def _chained(spec, sizes):
+    return {"flow": (sizes["B"], sizes["T"], 2 * spec.radius, 2, *query_grid(sizes["H"], sizes["W"], spec.stride))}
+
+
 def _chain_op(name):
     return Op(
         name=name,
@@ -118,6 +124,7 @@ def _chain_op(name):
         forward=_forward,
         backward=_backward,
         check=lambda spec, sizes: check_clip(spec.op, sizes["T"], spec.radius),
+        large=_chained,
     )
 
 
@@ -161,12 +168,14 @@ def upsample_flow(flow, size: tuple[int, int]):
 def _upsample(flow, height: int, width: int):
     if flow.ndim < 3 or flow.shape[-3] != 2 or 0 in flow.shape:
         raise ShiftsearchError(f"upsample_flow: flow has shape {flow.shape}, expected (..., 2, h, w)")
+    check_room("upsample_flow", "the result", (*flow.shape[:-2], height, width), 24)  # in 64 bits and twice, on the way
     (h, w), ratio = flow.shape[-2:], np.array([width / flow.shape[-1], height / flow.shape[-2]])
     y0, y1, fy = _between(h, height)
     x0, x1, fx = _between(w, width)
-    rows = flow[..., y0, :] * (1 - fy)[:, None] + flow[..., y1, :] * fy[:, None]
-    full = rows[..., x0] * (1 - fx) + rows[..., x1] * fx
-    return (full * ratio[:, None, None]).astype(flow.dtype)
+    with np.errstate(all="ignore"):  # flow that is not finite, or too long for its dtype
+        rows = flow[..., y0, :] * (1 - fy)[:, None] + flow[..., y1, :] * fy[:, None]
+        full = rows[..., x0] * (1 - fx) + rows[..., x1] * fx
+        return (full * ratio[:, None, None]).astype(flow.dtype)
 
 
 def _between(coarse: int, fine: int):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -32,12 +34,11 @@ class GatherSpec(Spec):
 
     def _slices(self) -> tuple[slice, slice, slice]:
         """`queries` as slices of frames, rows and columns of the query grid."""
-        given = self.queries if isinstance(self.queries, tuple) else (self.queries,)
-        given = () if given == (None,) else given
+        given = self.queries if isinstance(self.queries, tuple) else () if self.queries is None else (self.queries,)
         whole = slice(None)
         full = {0: (whole,) * 3, 1: (whole, *given, whole), 2: (whole, *given), 3: given}.get(len(given))
         expected = "None, a slice of rows, (rows, columns) or (frames, rows, columns), in steps of 1"
-        self.check(full is not None and all(isinstance(s, slice) and s.step in (None, 1) for s in full), "queries", expected)
+        self.check(full is not None and all(map(_in_steps_of_one, full)), "queries", expected)
         return full
 
     def part(self, grid: tuple[int, int, int]) -> tuple[slice, ...]:
@@ -52,6 +53,10 @@ class GatherSpec(Spec):
     def patches(self, part) -> Patches:
         origin = tuple(s.start for s in part)
         return Patches(self.patch, self.stride, self.dilation, self.border, origin=origin)
+
+
+def _in_steps_of_one(part) -> bool:
+    return isinstance(part, slice) and (part.step is None or (isinstance(part.step, Integral) and part.step == 1))
 
 
 def _grid(spec, T, H, W):
@@ -92,6 +97,11 @@ def _gather_check(spec, sizes):
     spec.part((sizes["T"], sizes["h"], sizes["w"]))
 
 
+def _gather_results(spec, sizes):
+    part = [s.stop - s.start for s in spec.part((sizes["T"], sizes["h"], sizes["w"]))]
+    return {"patches": (sizes["B"], spec.heads, *part, sizes["K"], sizes["C"] // spec.heads, spec.patch, spec.patch)}
+
+
 def _gather_forward(backend, spec, v, offsets):
     part = spec.part(offsets.shape[2:5])
     return {"patches": backend.gather(v, offsets[(slice(None), slice(None), *part)], spec.patches(part))}
@@ -121,6 +131,7 @@ GATHER = Op(
     values=("v",),
     sizes=_gather_sizes,
     check=_gather_check,
+    large=_gather_results,
     forward=_gather_forward,
     backward=_gather_backward,
 )
@@ -164,8 +175,8 @@ class FoldSpec(GatherSpec):
     def __post_init__(self):
         super().__post_init__()
         try:
-            T, H, W = (n.__index__() for n in self.size)
-        except (TypeError, ValueError, AttributeError):
+            T, H, W = (operator.index(n) for n in self.size if not isinstance(n, bool))
+        except (TypeError, ValueError):
             T = H = W = 0
         self.check(min(T, H, W) > 0 and max(T, H, W) < 2**31, "size", "(frames, height, width), each at least 1")
         object.__setattr__(self, "size", (T, H, W))
@@ -222,6 +233,8 @@ FOLD = Op(
     outputs={"sums": "value", "coverage": "score"},
     values=("patches", "weights"),
     sizes=_fold_sizes,
+    optional=("weights",),
+    large=lambda spec, sizes: {"sums": (sizes["B"], spec.size[0], sizes["G"] * sizes["F"], *spec.size[1:])},
     forward=_fold_forward,
     backward=_fold_backward,
 )

@@ -43,9 +43,9 @@ class SearchSpec(Spec):
         self.switch("subpixel", "slide", "per_frame")
         self.choice("metric", "l2", "dot")
         self.choice("border", "reflect", "zeros")
-        self.real("step", above=0)
+        self.real("step", least=1e-6)
         self.check(self.subpixel or self.step % 1 == 0, "step", "a whole number unless subpixel=True")
-        self.real("penalty", least=0)
+        self.real("penalty")
         self.choice("anchor", *([None, "flow"] if self.op == "match" else [None, "self", "flow"]))
         self.choice("skip", *([None, "self", "own_frame"] if self.op == "search" else [None, "self"]))
         self.check(not (self.anchor == "self" and self.skip), "skip", 'None beside anchor="self", which needs that place')
@@ -77,6 +77,11 @@ class SearchSpec(Spec):
     def as_offsets(self, offsets):
         """Whole pixels as int32, fractions as float32: the dtype says which."""
         return offsets.astype("float32" if self.subpixel else "int32", copy=False)
+
+    def results(self, sizes, slots: int, *axes: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of what is found in `slots` windows of each query, which has these axes beside batch and heads."""
+        scores = (sizes["B"], self.heads, *(sizes[axis] for axis in axes), self.kept(slots))
+        return {"scores": scores, "offsets": (*scores, len(axes))}
 
     def search_slots(self) -> int:
         return 2 * self.radius + (self.skip != "own_frame")
@@ -141,10 +146,21 @@ def search(
         metric, border, subpixel, slide, penalty, anchor, skip, per_frame,
     )  # fmt: skip
     if isinstance(flow, (tuple, list)):
-        if len(flow) != 2:
-            raise ShiftsearchError(f"search: flow is a {type(flow).__name__} of {len(flow)}, expected (forward, backward)")
-        flow = chain("search", *flow, spec.radius, spec.stride)
+        flow = _chained(q, flow, spec)
     return run(SEARCH, spec, q=q, k=k, flow=flow)
+
+
+def _chained(q, pair, spec):
+    if len(pair) != 2:
+        raise ShiftsearchError(f"search: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)")
+    shape = getattr(q, "shape", None)
+    for name, flow in zip(("forward", "backward"), pair, strict=True):
+        found = getattr(flow, "shape", None)
+        if isinstance(shape, tuple) and isinstance(found, tuple) and len(shape) > 3:  # others are told later
+            expected = (*shape[:-3], 2, *shape[-2:])
+            if found != expected:
+                raise ShiftsearchError(f"search: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}")
+    return chain("search", *pair, spec.radius, spec.stride)
 
 
 def _search_sizes(spec, sizes):
@@ -156,6 +172,10 @@ def _check_search(spec, sizes):
     check_heads(spec, sizes)
     check_clip(spec.op, sizes["T"], spec.radius)
     spec.kept(spec.search_slots())
+
+
+def _search_results(spec, sizes):
+    return spec.results(sizes, spec.search_slots(), "T", "h", "w")
 
 
 def _search_forward(backend, spec, q, k, flow=None):
@@ -219,8 +239,10 @@ SEARCH = Op(
     inputs={"q": "B T C H W", "k": "B T C H W", "flow": "B G? T S 2 h w"},
     outputs={"scores": "score", "offsets": "offset"},
     values=("q", "k"),
+    optional=("flow",),
     sizes=_search_sizes,
     check=_check_search,
+    large=_search_results,
     forward=_search_forward,
     backward=_search_backward,
 )
@@ -311,8 +333,10 @@ MATCH = Op(
     inputs={"q": "B C qH qW", "k": "B C H W", "flow": "B G? 2 h w"},
     outputs={"scores": "score", "offsets": "offset"},
     values=("q", "k"),
+    optional=("flow",),
     sizes=lambda spec, sizes: _grid_of_keys(spec, sizes),
     check=_check_match,
+    large=lambda spec, sizes: spec.results(sizes, 1, "h", "w"),
     forward=_match_forward,
     backward=_match_backward,
 )
@@ -393,6 +417,7 @@ REFINE = Op(
     values=("q", "k"),
     sizes=_search_sizes,
     check=_check_refine,
+    large=lambda spec, sizes: spec.results(sizes, sizes["seeds"], "T", "h", "w"),
     forward=_refine_forward,
     backward=_refine_backward,
 )

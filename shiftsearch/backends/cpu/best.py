@@ -134,9 +134,9 @@ def _hide_outside(scores, at, windows, task):
     """Candidates of one window that lie outside the frame score infinite."""
     cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
     step, end, bottom, right = task.step, task.window - 1, task.height - 1, task.width - 1
-    if candidate(cy, 0, by, step) >= 0 and candidate(cy, end, by, step) <= bottom:
-        if candidate(cx, 0, bx, step) >= 0 and candidate(cx, end, bx, step) <= right:
-            return
+    rows_inside = candidate(cy, 0, by, step) >= 0 and candidate(cy, end, by, step) <= bottom
+    if rows_inside and candidate(cx, 0, bx, step) >= 0 and candidate(cx, end, bx, step) <= right:
+        return
     for i in range(task.window):
         y = candidate(cy, i, by, step)
         for j in range(task.window):

@@ -331,7 +331,10 @@ def _search_plainly(first, last, q, k, windows, task, codes, work, numbers, inte
                     w = at + get(which, 0)
                     py = candidate(get(windows.cy, w), get(which, 1), get(windows.by, w), task.step)
                     px = candidate(get(windows.cx, w), get(which, 2), get(windows.bx, w), task.step)
-                    put(scores, n, _distance(q, k, t, y * apart, x * apart, get(windows.frame, w), py, px, task))
+                    score = np.inf  # outside the frame, unless its border is zeros
+                    if not task.overhangs or (0 <= py <= task.height - 1 and 0 <= px <= task.width - 1):
+                        score = _distance(q, k, t, y * apart, x * apart, get(windows.frame, w), py, px, task)
+                    put(scores, n, score)
                 finish(scores, t, y, x, at, windows, task, numbers, integers, work, codes, out, offsets, origin)
 
 
