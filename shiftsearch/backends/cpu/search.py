@@ -2,8 +2,9 @@
 
 A tile is 8 x 8 queries. Where its windows overlap enough, the distances of single pixels are computed
 once for all displacements that any of its queries needs, and summed over patches (the box form);
-where they do not, each query is compared directly. What vector code does not cover - steps other
-than one pixel, dilation, borders of zeros, very large windows and patches - is done by plain loops.
+where they do not, each query is compared directly, a window at a time, or, where candidates are not
+one pixel apart, a candidate at a time. What vector code does not cover - dilation, borders of zeros,
+very large windows and patches - is done by plain loops.
 Which form is taken depends on the options and on the flow around the tile, never on the size of the
 call, so that a part of a video gives what the whole gives.
 """
@@ -174,16 +175,33 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
 @inline
 def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores):
     """Scores of one window of one query, whose patch begins at q_planes and q_last."""
+    cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
+    frame = get(windows.frame, at)
+    if task.part == task.window:
+        _compare(frame, cy - by, cx - bx, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores)
+        return
+    for i in range(task.window):
+        y = candidate(cy, i, by, task.step)
+        for j in range(task.window):
+            x = candidate(cx, j, bx, task.step)
+            to = after(scores, i * task.window + j)
+            if task.overhangs and (y < 0 or y > task.height - 1 or x < 0 or x > task.width - 1):
+                put(to, 0, np.inf)
+            else:
+                _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, to)
+
+
+@helper
+def _compare(frame, py, px, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores):
+    """Scores of task.part x task.part candidates, one pixel apart, the first of them at (py, px)."""
     _, side, length, _ = _packing(task)
-    C, patch, reach = task.channels, task.patch, task.window + task.patch - 1
-    cy, cx, frame = get(windows.cy, at), get(windows.cx, at), get(windows.frame, at)
-    fy, fx = np.floor(cy), np.floor(cx)
-    y = np.int64(fy) - get(windows.by, at) - patch // 2 + shape.pad
-    x = np.int64(fx) - get(windows.bx, at) - patch // 2 + shape.pad
-    whole = fy == cy and fx == cx
+    C, patch, reach = task.channels, task.patch, task.part + task.patch - 1
+    fy, fx = np.floor(py), np.floor(px)
+    y, x = np.int64(fy) - patch // 2 + shape.pad, np.int64(fx) - patch // 2 + shape.pad
+    whole = fy == py and fx == px
     if not whole:
-        put(fractions, 0, cy - fy)
-        put(fractions, 1, cx - fx)
+        put(fractions, 0, py - fy)
+        put(fractions, 1, px - fx)
     if task.wide:
         keys, row = after(k_last, frame * shape.last_frame + y * shape.last_row + x * C), shape.last_row
         if not whole:
@@ -376,14 +394,13 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
         subpixel=spec.subpixel, per_frame=spec.per_frame, all=spec.topk is None, anchor_self=spec.anchor == "self",
         anchor_centre=spec.anchor == "flow", removes_self=removes, hides_self=hides,
         finds_self=removes or hides or spec.anchor == "self", ranks=spec.penalty > 0 or bool(spec.anchor) or removes,
-        seeds=seeds, overhangs=overhangs, wide=C % simd.lanes(dtype) == 0,
+        seeds=seeds, overhangs=overhangs, part=spec.window if spec.step == 1 else 1, wide=C % simd.lanes(dtype) == 0,
     )  # fmt: skip
 
 
 def _by_vectors(task: Task) -> bool:
     """Whether the vector code covers these options."""
-    common = task.step == 1 and task.dilation == 1 and not task.zeros
-    return common and task.window <= _LARGEST_WINDOW and task.patch <= ROW
+    return task.dilation == 1 and not task.zeros and task.part <= _LARGEST_WINDOW and task.patch <= ROW
 
 
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
@@ -391,10 +408,10 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
     if _by_vectors(task):
         codes["interpolate"] = micro.build_interpolate(dtype)
         if task.wide:
-            codes["wide"] = micro.build_wide(dtype, metric, task.window)
+            codes["wide"] = micro.build_wide(dtype, metric, task.part)
         else:
-            codes["small"] = micro.build_small(dtype, metric, task.window, task.patch)
-        if task.stride * task.scale == 1 and task.patch <= ROW - TILE + 1:
+            codes["small"] = micro.build_small(dtype, metric, task.part, task.patch)
+        if task.step == 1 and task.stride * task.scale == 1 and task.patch <= ROW - TILE + 1:
             codes["boxes"] = micro.build_boxes(dtype, metric, task.patch, min(task.channels, 5))
             codes["pick"] = micro.build_pick(dtype, task.window)
     return Codes(**codes)

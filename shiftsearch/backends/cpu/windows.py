@@ -48,6 +48,7 @@ class Task(NamedTuple):
     ranks: bool  # by more than the score
     seeds: bool
     overhangs: bool  # windows may stick out of the frame
+    part: int  # candidates per side that are compared at a time: the window, or 1 if they are not one pixel apart
     wide: bool  # channels last is good for vectors
 
 
