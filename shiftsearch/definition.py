@@ -187,6 +187,11 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
     return _join(out)
 
 
+def pull_push(q, k, c, offsets, p: Patches):
+    """Both derivatives, which share their work elsewhere."""
+    return pull(q, k, c, offsets, p), push(q, k, c, offsets, p)
+
+
 @_silent()
 def slope(q, k, c, offsets, p: Patches):
     """d sum(c * correlate) / d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none."""

@@ -70,7 +70,7 @@ def _forward(backend, spec, q, k, offsets):
 
 def _backward(backend, spec, inputs, outputs, grads):
     q, k, offsets, g, p = inputs["q"], inputs["k"], inputs["offsets"], grads["scores"], spec.patches()
-    found = {"q": backend.pull(q, k, g, offsets, p), "k": backend.push(q, k, g, offsets, p)}
+    found = dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
     if np.issubdtype(offsets.dtype, np.floating):
         found["offsets"] = backend.slope(q, k, g, offsets, p)
     return found

@@ -225,7 +225,7 @@ def _selected_gradients(backend, spec, q, k, offsets, grads):
         y, x = y[..., None] + offsets[..., 1], x[:, None] + offsets[..., 2]
         reached = (y >= 0) & (y <= H - 1) & (x >= 0) & (x <= W - 1)
     g = xp.where(reached, grads["scores"], 0)
-    found = {"q": backend.pull(q, k, g, offsets, p), "k": backend.push(q, k, g, offsets, p)}
+    found = dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
     if not spec.subpixel:
         return found, None
     moved = backend.slope(q, k, g, offsets, p)

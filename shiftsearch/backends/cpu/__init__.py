@@ -3,7 +3,7 @@
 import numpy as xp
 
 from shiftsearch.backends.cpu.chain import chain_flow, chain_flow_backward
-from shiftsearch.backends.cpu.places import correlate, fold, fold_slope, gather, pull, push, slope
+from shiftsearch.backends.cpu.places import correlate, fold, fold_slope, gather, pull, pull_push, push, slope
 from shiftsearch.backends.cpu.search import select
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "fold_slope",
     "gather",
     "pull",
+    "pull_push",
     "push",
     "select",
     "slope",

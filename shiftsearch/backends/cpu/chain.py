@@ -11,31 +11,28 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import numba
 import numpy as np
 
 from shiftsearch.backends.cpu import pool
-from shiftsearch.backends.cpu.jit import _OPTIONS, kernel
+from shiftsearch.backends.cpu.jit import exact, kernel
 
 _BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
 _STEP = 40  # multiply-adds that one step of a trajectory is worth
-# positions are the same, bit for bit, on every backend
-_exact = numba.njit(**{**_OPTIONS, "fastmath": False}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@_exact
+@exact
 def _ahead(t, frames, radius):
     """How many slots of frame t lead forward."""
     return min(max(t + radius, 2 * radius), frames - 1) - t
 
 
-@_exact
+@exact
 def _field(t, s, ahead):
     """The frame whose flow takes the trajectory of frame t to its slot s."""
     return t + s if s < ahead else t - (s - ahead)
 
 
-@_exact
+@exact
 def _mirrored(i, n):
     if 0 <= i < n:
         return i
@@ -45,7 +42,7 @@ def _mirrored(i, n):
     return i if i < n else 2 * (n - 1) - i
 
 
-@_exact
+@exact
 def _between(at, n):
     """The two pixels that position `at` lies between, and how far it is from the first."""
     if abs(at) < 2.0**52:
@@ -57,14 +54,14 @@ def _between(at, n):
     return _mirrored(low, n), _mirrored(low + 1, n), 0.0
 
 
-@_exact
+@exact
 def _value(flow, b, t, axis, y, x):
     """The flow along an axis (0 for rows, whose channel is 1); what is not finite counts as no motion."""
     value = np.float64(flow[b, t, 1 - axis, y, x])
     return value if math.isfinite(value) else 0.0
 
 
-@_exact
+@exact
 def _read(flow, b, t, axis, y, x):
     """The flow at (y, x) with its derivatives by y and x; at whole positions towards the next pixel."""
     y0, y1, fy = _between(y, flow.shape[3])
@@ -76,7 +73,7 @@ def _read(flow, b, t, axis, y, x):
     return value, by_y, (fy - 1) * v00 + (1 - fy) * v01 - fy * v10 + fy * v11
 
 
-@_exact
+@exact
 def _moved(forward, backward, b, t, s, ahead, y, x):
     """How far step s takes a trajectory that is at (y, x), with the derivatives: (dy, by y, by x), (dx, by y, by x)."""
     flow, at = forward if s < ahead else backward, _field(t, s, ahead)

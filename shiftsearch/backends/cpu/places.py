@@ -13,19 +13,14 @@ import math
 from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cpu import pool
-from shiftsearch.backends.cpu.jit import _OPTIONS, kernel
+from shiftsearch.backends.cpu import pool, whole_places
+from shiftsearch.backends.cpu.jit import exact, inline, kernel
+from shiftsearch.backends.cpu.simd import after, pointer
 
 _BAND = 32  # rows at least: bands look at all candidates of query rows that reach them, so they should not be many
-_BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # helpers are called by kernels only
-inline = numba.njit(**_OPTIONS, **_BARE)
-exact = numba.njit(**{**_OPTIONS, "fastmath": False}, **_BARE)  # positions are the same, bit for bit, on every backend
 
 
 class _Layout(NamedTuple):
@@ -62,18 +57,6 @@ class _Axis(NamedTuple):
 
 
 # --- places ---------------------------------------------------------------------------------------
-@intrinsic
-def _pointer(context, array, index):
-    """Where an element of a contiguous array lies: costs nothing to hand around, unlike the array, whose owner must stay."""
-    kind = types.CPointer(array.dtype)
-
-    def generate(context, builder, signature, values):
-        data = context.make_array(array)(context, builder, values[0]).data
-        return builder.gep(data, [context.cast(builder, values[1], index, types.intp)])
-
-    return kind(array, index), generate
-
-
 @exact
 def _frame(offset, t, n):
     """The frame of a place: the time component rounded, mirrored at the ends of the clip."""
@@ -124,9 +107,9 @@ def _axis(index, floats, number, p):
     """Room for axis `number` in a kernel's scratch arrays."""
     n = p.patch
     i, f = number * (2 * n + 3), number * 4 * n
-    low, high, span = _pointer(index, i), _pointer(index, i + n), _pointer(index, i + 2 * n)
-    near, far = _pointer(floats, f), _pointer(floats, f + n)
-    return _Axis(low, high, near, far, _pointer(floats, f + 2 * n), _pointer(floats, f + 3 * n), span)
+    low, high, span = after(index, i), after(index, i + n), after(index, i + 2 * n)
+    near, far = after(floats, f), after(floats, f + n)
+    return _Axis(low, high, near, far, after(floats, f + 2 * n), after(floats, f + 3 * n), span)
 
 
 @inline
@@ -139,7 +122,7 @@ def _axes(index, floats, p):
 @inline
 def _patch(floats, number, p):
     """Room for patch `number`, behind that of the axes."""
-    return _pointer(floats, 16 * p.patch + number * p.patch * p.patch * p.channels)
+    return after(floats, 16 * p.patch + number * p.patch * p.patch * p.channels)
 
 
 @exact
@@ -341,13 +324,14 @@ def _turn(out, patches, t, y, x, n, p):
 # are scratch arrays.
 @inline
 def _frame_of(video, t):
-    return _pointer(video, t * video.shape[1] * video.shape[2])
+    return after(pointer(video), t * video.shape[1] * video.shape[2])
 
 
 @kernel("out", "index", "floats")
 def _correlate(q, k, offsets, out, index, floats, p, first, last):
     """Scores of the rows first ... last - 1 of queries, counted through all frames."""
     (T, H, WF), (h, w, K) = k.shape, out.shape[1:]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, query_rows, query_columns = _axes(index, floats, p)
     mine, theirs, zero = _patch(floats, 0, p), _patch(floats, 1, p), q.dtype.type(0)
     for row in range(first, last):
@@ -372,6 +356,7 @@ def _correlate(q, k, offsets, out, index, floats, p, first, last):
 def _pull(q, k, c, offsets, out, bands, index, floats, p, first, last):
     """Bands of rows of the queries' frames."""
     (T, H, WF), (h, w, K) = k.shape, c.shape[1:]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, query_rows, query_columns = _axes(index, floats, p)
     mine, theirs, total = _patch(floats, 0, p), _patch(floats, 1, p), _patch(floats, 2, p)
     kind = k.dtype.type
@@ -405,6 +390,7 @@ def _pull(q, k, c, offsets, out, bands, index, floats, p, first, last):
 def _push(q, k, c, offsets, reach, out, bands, index, floats, p, first, last):
     """Bands of rows of the keys' frames; `reach` as in `_reach`."""
     (T, H, WF), (h, w, K) = out.shape, c.shape[1:]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, query_rows, query_columns = _axes(index, floats, p)
     mine, theirs, kind = _patch(floats, 0, p), _patch(floats, 1, p), q.dtype.type
     for unit in range(first, last):
@@ -441,6 +427,7 @@ def _push(q, k, c, offsets, reach, out, bands, index, floats, p, first, last):
 def _slope(q, k, c, offsets, out, index, floats, p, first, last):
     """Slopes of rows of queries."""
     (T, H, WF), (h, w, K) = k.shape, c.shape[1:]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, query_rows, query_columns = _axes(index, floats, p)
     mine, theirs, slopes, kind = _patch(floats, 0, p), _patch(floats, 1, p), _patch(floats, 2, p), q.dtype.type
     for row in range(first, last):
@@ -470,6 +457,7 @@ def _slope(q, k, c, offsets, out, index, floats, p, first, last):
 def _gather(v, offsets, out, index, floats, p, first, last):
     """Patches of rows of queries."""
     (T, H, WF), (h, w, K) = v.shape, out.shape[1:4]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, _, _ = _axes(index, floats, p)
     patch = _patch(floats, 0, p)
     for row in range(first, last):
@@ -494,6 +482,7 @@ def _gather(v, offsets, out, index, floats, p, first, last):
 def _fold(patches, c, offsets, reach, out, bands, index, floats, p, first, last):
     """Bands of rows of the frames that patches are added to; `reach` as in `_reach`."""
     (T, H, WF), (h, w, K) = out.shape, c.shape[1:]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, _, _ = _axes(index, floats, p)
     patch, kind = _patch(floats, 0, p), out.dtype.type
     for unit in range(first, last):
@@ -519,6 +508,7 @@ def _fold(patches, c, offsets, reach, out, bands, index, floats, p, first, last)
 def _fold_slope(v, patches, offsets, out, index, floats, p, first, last):
     """Slopes of rows of queries."""
     (T, H, WF), (h, w, K) = v.shape, out.shape[1:4]
+    index, floats = pointer(index), pointer(floats)
     rows, columns, _, _ = _axes(index, floats, p)
     patch, slopes, zero = _patch(floats, 0, p), _patch(floats, 1, p), v.dtype.type(0)
     for row in range(first, last):
@@ -610,6 +600,8 @@ class _Heads:
 
 
 def correlate(q, k, offsets, p: Patches):
+    if whole_places.covers(offsets, p):
+        return whole_places.scores(q, k, offsets, p)
     out, heads = np.empty(offsets.shape[:-1], q.dtype), _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads:
         heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g])
@@ -618,6 +610,8 @@ def correlate(q, k, offsets, p: Patches):
 
 def pull(q, k, c, offsets, p: Patches, *, size=None):
     shape = (k.shape[0], *size) if q is None else q.shape
+    if whole_places.covers(offsets, p):
+        return whole_places.gradients(q, k, c, offsets, p, shape, k.shape, pulls=True, pushes=False)[0]
     out, heads = np.empty(shape, k.dtype), _Heads(offsets, p, k.shape[2] // offsets.shape[1])
     for b, g in heads:
         keys = heads.of(k, b, g)
@@ -630,6 +624,8 @@ def pull(q, k, c, offsets, p: Patches, *, size=None):
 
 def push(q, k, c, offsets, p: Patches, *, size=None):
     shape = (q.shape[0], *size) if k is None else k.shape
+    if whole_places.covers(offsets, p):
+        return whole_places.gradients(q, k, c, offsets, p, q.shape, shape, pulls=False, pushes=True)[1]
     out, heads = np.empty(shape, q.dtype), _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads:
         queries = heads.of(q, b, g)
@@ -639,6 +635,13 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
         heads.bands(_push, shape[1], *arrays, sums)
         heads.put(out, b, g, sums)
     return out
+
+
+def pull_push(q, k, c, offsets, p: Patches):
+    """Both derivatives, which cost little more than one where they are computed at once."""
+    if whole_places.covers(offsets, p):
+        return whole_places.gradients(q, k, c, offsets, p, q.shape, k.shape, pulls=True, pushes=True)
+    return pull(q, k, c, offsets, p), push(q, k, c, offsets, p)
 
 
 def slope(q, k, c, offsets, p: Patches):
