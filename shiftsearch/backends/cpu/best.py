@@ -25,6 +25,24 @@ class Codes(NamedTuple):
     pick: int = 0
 
 
+class Options(NamedTuple):
+    """What else can decide which candidates are kept.
+
+    Searches without any of this get None in its place, and kernels from which numba leaves all of it out.
+    """
+
+    topk: int
+    all: bool  # are kept: topk=None
+    per_frame: bool
+    penalty: float
+    anchor_self: bool
+    anchor_centre: bool
+    removes_self: bool  # from the candidates
+    hides_self: bool  # by an infinite score
+    finds_self: bool  # any of these
+    ranks: bool  # by more than the score
+
+
 class Work(NamedTuple):
     """Scratch memory of one thread, numbers and whole numbers: where in it everything begins."""
 
@@ -43,7 +61,6 @@ class Work(NamedTuple):
     positions: int
     ranks: int
     best: int
-    candidate: int  # slot, row and column of each candidate
     integers: int  # how many in all
     most: int  # displacements that there is room for
 
@@ -91,8 +108,8 @@ def _sort_smallest(values, positions, n, k):
 
 
 @helper
-def _find_best(keys, n, k, numbers, integers, work, codes):
-    """Positions of the k smallest of n keys, equal ones in order; writes behind the keys."""
+def _find_best(keys, n, k, numbers, integers, work, codes, best):
+    """Positions of the k smallest of n keys, equal ones in order; writes behind the keys, and behind the k in `best`."""
     found, positions = after(numbers, work.found), after(integers, work.positions)
     m = n
     if k <= BEST and n >= 2 * BEST:
@@ -105,9 +122,7 @@ def _find_best(keys, n, k, numbers, integers, work, codes):
         if m <= 4 * BEST:
             micro.ranks(codes.ranks, found, 0, integers, work.ranks, m)
             for i in range(m):
-                rank = get(integers, work.ranks + i)
-                if rank < k:
-                    put(integers, work.best + rank, get(positions, i))
+                put(best, get(integers, work.ranks + i), get(positions, i))
             return
     else:
         for i in range(n):
@@ -115,7 +130,7 @@ def _find_best(keys, n, k, numbers, integers, work, codes):
             put(positions, i, i)
     _sort_smallest(found, positions, m, k)
     for i in range(k):
-        put(integers, work.best + i, get(positions, i))
+        put(best, i, get(positions, i))
 
 
 @helper
@@ -146,23 +161,23 @@ def _hide_outside(scores, at, windows, task):
 
 
 @helper
-def _rank(scores, own, at, windows, task, keys):
+def _rank(scores, own, at, windows, task, options, keys):
     """What the candidates are ranked by: their scores, unless options say more. Gives how many there are."""
     each, n = task.window * task.window, task.slots * task.window * task.window
     for i in range(n):
         put(keys, i, get(scores, i))
     for s in range(task.slots):
         by, bx = get(windows.by, at + s), get(windows.bx, at + s)
-        if task.penalty > 0:
+        if options.penalty > 0:
             for i in range(each):
                 down, across = i // task.window - by, i % task.window - bx
-                more = task.penalty * (task.step * task.step * (down * down + across * across))
+                more = options.penalty * (task.step * task.step * (down * down + across * across))
                 put(keys, s * each + i, get(keys, s * each + i) + more)
-        if task.anchor_centre:
+        if options.anchor_centre:
             put(keys, s * each + by * task.window + bx, -np.inf)
-    if task.anchor_self and own >= 0:
+    if options.anchor_self and own >= 0:
         put(keys, own, -np.inf)
-    if task.removes_self:
+    if options.removes_self:
         for i in range(own, n - 1):
             put(keys, i, get(keys, i + 1))
         n -= 1
@@ -181,78 +196,91 @@ def _keep_all(keys, n, anchored, best):
 
 
 @inline
-def finish(scores, t, y, x, at, windows, task, numbers, integers, work, codes, out, offsets, origin):
-    """From the scores of all candidates of query (t, y, x) to what is kept."""
+def finish(scores, t, y, x, at, windows, task, options, numbers, integers, work, codes, names, out, offsets, origin):
+    """From the scores of all candidates of query (t, y, x) to what is kept. names: slot, row and column of each candidate."""
+    n, best = task.slots * task.window * task.window, after(integers, work.best)
+    if options is None:
+        _find_best(scores, n, task.kept, numbers, integers, work, codes, best)
+    else:
+        _choose(scores, t, y, x, at, windows, task, options, numbers, integers, work, codes, best)
+    to = ((t * task.rows + y) * task.columns + x) * task.kept
+    out, offsets = after(out, to), after(offsets, 3 * to)
+    if task.subpixel:
+        _write_fractions(scores, best, names, t, y, x, at, windows, task, out, offsets)
+    else:
+        dt, dy, dx = after(windows.dt, at), after(windows.dy, at), after(windows.dx, at)
+        _write(scores, best, names, task.kept, dt, dy, dx, task.whole_step, task.dot, out, offsets)
+    if task.seeds:
+        for place in range(task.kept):
+            put(origin, to + place, get(names, 3 * get(best, place)))
+
+
+@helper
+def _choose(scores, t, y, x, at, windows, task, options, numbers, integers, work, codes, best):
+    """The indices of the candidates that are kept, in order, to `best`."""
     each, n, own = task.window * task.window, task.slots * task.window * task.window, -1
     if task.overhangs:
         for s in range(task.slots):
             _hide_outside(after(scores, s * each), at + s, windows, task)
-    if task.finds_self:
+    if options.finds_self:
         for s in range(task.slots):
             here = _own_index(s, y, x, t, at, windows, task)
             own = here if own < 0 else own
-            if task.hides_self and here >= 0:
+            if options.hides_self and here >= 0:
                 put(scores, here, np.inf)
+    for i in range(n):  # what is not a number ranks behind what is
+        if not get(scores, i) < np.inf:
+            put(scores, i, np.inf)
     keys = scores
-    if task.ranks or task.all or task.topk > BEST or n < 2 * BEST:
-        for i in range(n):  # what is not a number ranks behind what is; the vector code does so itself
-            if not get(scores, i) < np.inf:
-                put(scores, i, np.inf)
-    if task.ranks:
+    if options.ranks:
         keys = after(numbers, work.keys)
-        n = _rank(scores, own, at, windows, task, keys)
-    parts = task.slots if task.per_frame and not task.all else 1
-    to = ((t * task.rows + y) * task.columns + x) * task.kept
-    passed = 0
-    for part in range(parts):
-        count = n
-        if parts > 1:  # the own frame has one less if it lost the query itself
-            count = each - (1 if task.removes_self and part == own // each else 0)
-            keys_of_part = after(numbers, work.part)
+        n = _rank(scores, own, at, windows, task, options, keys)
+    if options.all:
+        _keep_all(keys, n, options.anchor_self or options.anchor_centre, best)
+    elif options.per_frame:
+        passed, keys_of_frame = 0, after(numbers, work.part)
+        for s in range(task.slots):  # the own frame has one less if it lost the query itself
+            count = each - (1 if options.removes_self and s == own // each else 0)
             for i in range(count):
-                put(keys_of_part, i, get(keys, passed + i))
-            _find_best(keys_of_part, count, task.topk, numbers, integers, work, codes)
-        elif task.all:
-            _keep_all(keys, n, task.anchor_self or task.anchor_centre, after(integers, work.best))
-        else:
-            _find_best(keys, n, task.topk, numbers, integers, work, codes)
-        for place in range(n if task.all else task.topk):
-            index = passed + get(integers, work.best + place)
-            if task.removes_self and index >= own:
-                index += 1
-            which = after(integers, work.candidate + 3 * index)
-            score = get(scores, index)
-            put(out, to, -score if task.dot else score)
-            _write_offset(after(offsets, 3 * to), t, y, x, at + get(which, 0), get(which, 1), get(which, 2), windows, task)
-            if task.seeds:
-                put(origin, to, get(which, 0))
-            to += 1
-        passed += count
-
-
-@inline
-def _write_offset(offset, t, y, x, at, i, j, windows, task):
-    """Whole offsets as they are, fractional ones as the bits of float32: one compiled kernel serves both."""
-    cy, cx, dt = get(windows.cy, at), get(windows.cx, at), get(windows.frame, at) - t
-    i, j = i - get(windows.by, at), j - get(windows.bx, at)
-    if task.subpixel:
-        put(offset, 0, np.float32(dt).view(np.int32))
-        put(offset, 1, np.float32(candidate(cy, i, 0, task.step) - y * task.stride).view(np.int32))
-        put(offset, 2, np.float32(candidate(cx, j, 0, task.step) - x * task.stride).view(np.int32))
+                put(keys_of_frame, i, get(keys, passed + i))
+            to = after(best, s * options.topk)
+            _find_best(keys_of_frame, count, options.topk, numbers, integers, work, codes, to)
+            for place in range(options.topk):
+                put(to, place, passed + get(to, place))
+            passed += count
     else:
-        put(offset, 0, dt)
-        put(offset, 1, np.int64(cy) + i * task.whole_step - y * task.stride)
-        put(offset, 2, np.int64(cx) + j * task.whole_step - x * task.stride)
+        _find_best(keys, n, options.topk, numbers, integers, work, codes, best)
+    if options.removes_self:
+        for place in range(task.kept):
+            index = get(best, place)
+            put(best, place, index + 1 if index >= own else index)
 
 
 @helper
-def name_candidates(integers, work, task):
-    """Slot, row and column of each candidate, looked up because divisions are slow."""
-    which, n = after(integers, work.candidate), 0
-    for s in range(task.slots):
-        for i in range(task.window):
-            for j in range(task.window):
-                put(which, n, s)
-                put(which, n + 1, i)
-                put(which, n + 2, j)
-                n += 3
+def _write(scores, best, names, count, dt, dy, dx, step, dot, out, offsets):
+    """The candidates named in `best`, whose windows begin at offsets dt, dy, dx slot by slot."""
+    for place in range(count):
+        index = get(best, place)
+        score = get(scores, index)
+        score = score if score < np.inf else np.inf  # what is not a number has ranked as infinite
+        put(out, place, -score if dot else score)
+        slot = get(names, 3 * index)
+        put(offsets, 3 * place, get(dt, slot))
+        put(offsets, 3 * place + 1, get(dy, slot) + get(names, 3 * index + 1) * step)
+        put(offsets, 3 * place + 2, get(dx, slot) + get(names, 3 * index + 2) * step)
+
+
+@helper
+def _write_fractions(scores, best, names, t, y, x, at, windows, task, out, offsets):
+    """The same with offsets that are fractions, as the bits of float32: one compiled kernel serves both."""
+    for place in range(task.kept):
+        index = get(best, place)
+        score = get(scores, index)
+        score = score if score < np.inf else np.inf
+        put(out, place, -score if task.dot else score)
+        w = at + get(names, 3 * index)
+        py = candidate(get(windows.cy, w), get(names, 3 * index + 1), get(windows.by, w), task.step)
+        px = candidate(get(windows.cx, w), get(names, 3 * index + 2), get(windows.bx, w), task.step)
+        put(offsets, 3 * place, np.float32(get(windows.dt, w)).view(np.int32))
+        put(offsets, 3 * place + 1, np.float32(py - y * task.stride).view(np.int32))
+        put(offsets, 3 * place + 2, np.float32(px - x * task.stride).view(np.int32))

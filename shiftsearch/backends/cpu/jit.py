@@ -13,7 +13,8 @@ from pathlib import Path
 import numba
 import numpy as np
 from numba import types
-from numba.core import event
+from numba.core import config, event
+from numba.core.compiler_lock import global_compiler_lock
 
 # NaN and inf mean something here, so fast-math must not assume them away
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
@@ -25,7 +26,6 @@ def _sources() -> str:
     """Fingerprint of this folder: numba sees that a kernel's own file changed, not that a function it calls did."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
 
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -40,10 +40,11 @@ class kernel:
 
     Arrays named as packed and those of one dimension are the backend's own: contiguous and writable.
     All others are the user's: strided and read-only, so that every layout shares one compilation.
+    What only calls vector code is compiled faster if LLVM does not search it for loops to turn into vectors.
     """
 
-    def __init__(self, *written: str, packed: tuple[str, ...] = ()):
-        self.packed, self.compiled = (*written, *packed), {}
+    def __init__(self, *written: str, packed: tuple[str, ...] = (), calls_vector_code: bool = False):
+        self.packed, self.quick, self.compiled = (*written, *packed), calls_vector_code, {}
 
     def __call__(self, function):
         self.function, self.names = function, list(inspect.signature(function).parameters)
@@ -61,7 +62,7 @@ class kernel:
 
     def _compile(self, arguments):
         signature = tuple(self._type(*pair) for pair in zip(self.names, arguments, strict=True))
-        with _announced():
+        with _announced(), _quickly() if self.quick else contextlib.nullcontext():
             try:
                 return numba.njit(signature, cache=True, **_OPTIONS)(self.function)
             except numba.core.errors.NumbaError:
@@ -75,6 +76,19 @@ class kernel:
         dtype = numba.np.numpy_support.from_dtype(argument.dtype)
         layout = "C" if name in self.packed or argument.ndim == 1 else "A"
         return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
+
+
+@contextlib.contextmanager
+def _quickly():
+    """numba reads these settings while it compiles, which it does under this lock: nobody else is affected."""
+    hasty = {"OPT": type(config.OPT)(1), "LOOP_VECTORIZE": 0, "SLP_VECTORIZE": 0}
+    with global_compiler_lock:
+        before = {name: getattr(config, name) for name in hasty}
+        try:
+            vars(config).update(hasty)
+            yield
+        finally:
+            vars(config).update(before)
 
 
 class _Announce(event.Listener):

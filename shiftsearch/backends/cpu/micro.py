@@ -254,7 +254,7 @@ def build_interpolate(dtype: str) -> int:
 def build_candidates(dtype: str) -> int:
     """Which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
 
-    What is not a number becomes infinite, in `values` too.
+    What is not a number becomes infinite, in `found`.
 
     The K-th smallest of 16 lane minima bounds the K-th smallest of all; what is not above it is packed
     together, in order. n is a multiple of 16, K at most 16.
@@ -266,9 +266,7 @@ def build_candidates(dtype: str) -> int:
     infinite = f.full(float("inf"), lanes)
 
     def lane_minimum(i, low):
-        vector = smaller(f.load(values, i, lanes), infinite)
-        f.store(vector, values, i)
-        return [smaller(vector, low)]
+        return [smaller(f.load(values, i, lanes), low)]
 
     (minima,) = f.loop(n, [infinite], lane_minimum, step=lanes)
     below = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
@@ -283,7 +281,7 @@ def build_candidates(dtype: str) -> int:
     bound = f.low(least, lanes)
 
     def keep(i, count):
-        vector = f.load(values, i)
+        vector = smaller(f.load(values, i), f.low(infinite, f.lanes))
         mask = b.fcmp_ordered("<=", vector, bound)
         where = b.add(f.splat(b.trunc(i, i32), lanes), f.numbers(lanes))
         bits = b.zext(b.bitcast(mask, ir.IntType(lanes)), simd.INT)
@@ -294,7 +292,9 @@ def build_candidates(dtype: str) -> int:
 
         def one(lane, count):  # written always, kept if it is one of them
             at = f.add(i, lane)
-            b.store(f.scalar(values, at), f._at(found, count))
+            value = f.scalar(values, at)
+            value = b.select(b.fcmp_ordered("<", value, f.element(float("inf"))), value, f.element(float("inf")))
+            b.store(value, f._at(found, count))
             b.store(b.trunc(at, i32), f._at(positions, count))
             return [f.add(count, b.and_(b.lshr(bits, lane), f.int(1)))]
 

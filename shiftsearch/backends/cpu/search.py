@@ -11,23 +11,24 @@ call, so that a part of a video gives what the whole gives.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from shiftsearch._geometry import Patches, frame_order
+from shiftsearch._geometry import Patches, frame_order, reflect
 from shiftsearch.backends.cpu import micro, simd
-from shiftsearch.backends.cpu.best import Codes, Work, finish, name_candidates
+from shiftsearch.backends.cpu.best import Codes, Options, Work, finish
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
 from shiftsearch.backends.cpu.micro import BEST, ROW, TILE
 from shiftsearch.backends.cpu.pool import spread
 from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put
 from shiftsearch.backends.cpu.windows import (
     Task,
-    Windows,
     candidate,
     first_of,
     pointers,
+    room_for,
     windows_of_flow,
     windows_of_seeds,
 )
@@ -96,22 +97,25 @@ def _load_planes(q, q_shape, t, y0, x0, task, planes):
     """The pixels that the patches of a tile need, [row, channel, column]."""
     apart, half = task.stride * task.scale, task.patch // 2
     packed, side, length, _ = _packing(task)
-    left = x0 * apart - half
-    inside = packed == apart and left >= 0 and left + side <= q_shape.width
+    runs, run = (1, side) if packed == apart else (TILE, packed)  # of pixels that are neighbours in q
+    left, step = x0 * apart - half, q_shape.column
+    inside = left >= 0 and left + (runs - 1) * apart + run <= q_shape.width
     for row in range(side):
         a = row // packed if row // packed < TILE else TILE - 1
         y = _mirrored((y0 + a) * apart + row - a * packed - half, q_shape.height)
         for c in range(task.channels):
             pixels = after(q, t * q_shape.frame + c * q_shape.channel + y * q_shape.row)
-            to = after(planes, (row * task.channels + c) * length)
-            if inside:
-                for column in range(side):
-                    put(to, column, get(pixels, (left + column) * q_shape.column))
-                continue
-            for column in range(side):
-                b = column // packed if column // packed < TILE else TILE - 1
-                x = _mirrored((x0 + b) * apart + column - b * packed - half, q_shape.width)
-                put(to, column, get(pixels, x * q_shape.column))
+            for b in range(runs):
+                to, x = after(planes, (row * task.channels + c) * length + b * run), left + b * apart
+                if not inside:
+                    for column in range(run):
+                        put(to, column, get(pixels, _mirrored(x + column, q_shape.width) * step))
+                elif step == 1:
+                    for column in range(run):
+                        put(to, column, get(pixels, x + column))
+                else:
+                    for column in range(run):
+                        put(to, column, get(pixels, (x + column) * step))
 
 
 @helper
@@ -126,18 +130,19 @@ def _turn_planes(planes, task, last):
 
 
 @helper
-def _spread_of(s, u, y0, x0, ny, nx, windows, task):
+def _spread_of(s, u, x0, ny, nx, windows, task):
     frame = get(windows.frame, first_of(u, 0, x0, task) + s)
     top, left, bottom, right, whole = 1 << 40, 1 << 40, -(1 << 40), -(1 << 40), True
     for a in range(ny):
         for b in range(nx):
             at = first_of(u, a, x0 + b, task) + s
-            fy, fx = np.floor(get(windows.cy, at)), np.floor(get(windows.cx, at))
-            whole = whole and fy == get(windows.cy, at) and fx == get(windows.cx, at) and get(windows.frame, at) == frame
-            dy = np.int64(fy) - get(windows.by, at) - (y0 + a)
-            dx = np.int64(fx) - get(windows.bx, at) - (x0 + b)
+            dy, dx = get(windows.dy, at), get(windows.dx, at)
             top, bottom = (dy if dy < top else top), (dy if dy > bottom else bottom)
             left, right = (dx if dx < left else left), (dx if dx > right else right)
+            whole = whole and get(windows.frame, at) == frame
+            if task.subpixel:
+                cy, cx = get(windows.cy, at), get(windows.cx, at)
+                whole = whole and np.floor(cy) == cy and np.floor(cx) == cx
     return _Spread(top, left, bottom - top + task.window, right - left + task.window, whole)
 
 
@@ -165,9 +170,8 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
     for a in range(ny):
         for b in range(nx):
             at = first_of(u, a, x0 + b, task) + s
-            i = np.int64(get(windows.cy, at)) - get(windows.by, at) - (y0 + a) - span.top
-            j = np.int64(get(windows.cx, at)) - get(windows.bx, at) - (x0 + b) - span.left
-            take = (i * span.across + j) * (TILE * TILE) + a * TILE + b
+            first = (get(windows.dy, at) - span.top) * span.across + get(windows.dx, at) - span.left
+            take = first * (TILE * TILE) + a * TILE + b
             to = (a * TILE + b) * stride + s * task.window * task.window
             micro.pick(codes.pick, boxes, take, scores, to, span.across)
 
@@ -191,7 +195,7 @@ def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last,
                 _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, to)
 
 
-@helper
+@inline
 def _compare(frame, py, px, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores):
     """Scores of task.part x task.part candidates, one pixel apart, the first of them at (py, px)."""
     _, side, length, _ = _packing(task)
@@ -219,16 +223,15 @@ def _compare(frame, py, px, task, shape, codes, q_planes, q_last, k, k_last, nea
     micro.small(codes.small, q_planes, 0, keys, 0, scores, 0, C, C * length, length, row, channel)
 
 
-@kernel()
-def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, codes, work, numbers, integers, out, offsets, origin):
+@kernel(calls_vector_code=True)
+def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin):
     """Searches tile rows first..last."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
     q, k, k_last = pointer(q), pointer(k), pointer(k_last)
-    out, offsets, origin = pointer(out), pointer(offsets), pointer(origin)
+    names, out, offsets, origin = pointer(names), pointer(out), pointer(offsets), pointer(origin)
     scores, q_planes, q_last = after(numbers, work.scores), after(numbers, work.q_planes), after(numbers, work.q_last)
     near, fractions, sums = after(numbers, work.near), after(numbers, work.fractions), after(numbers, work.sums)
     pixels, boxes = after(numbers, work.pixels), after(numbers, work.boxes)
-    name_candidates(integers, work, task)
     each, C = task.window * task.window, task.channels
     tile_rows, tile_columns = (task.rows + TILE - 1) // TILE, (task.columns + TILE - 1) // TILE
     packed, side, length, stride = _packing(task)
@@ -242,7 +245,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, code
         for s in range(task.slots):
             boxed = False
             if codes.boxes != 0:
-                span = _spread_of(s, u, y0, x0, ny, nx, windows, task)
+                span = _spread_of(s, u, x0, ny, nx, windows, task)
                 boxed = span.whole and span.down * span.across <= work.most
                 boxed = boxed and _box_is_cheaper(span.down * span.across, ny * nx, task, shape.lanes)
                 if boxed:
@@ -261,20 +264,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, code
         for a in range(ny):
             for b in range(nx):
                 finish(after(scores, (a * TILE + b) * stride), t, y0 + a, x0 + b, first_of(u, a, x0 + b, task),
-                        windows, task, numbers, integers, work, codes, out, offsets, origin)  # fmt: skip
-
-
-@kernel()
-def _mirror_border(first, last, x, pad, strides, out):
-    """Rows of k, mirrored `pad` pixels beyond its border and further right. strides: frame, row, column, channel, length."""
-    _, C, H, W = x.shape
-    rows, out = H + 2 * pad, pointer(out)
-    for unit in range(first, last):
-        t, row = unit // rows, unit % rows
-        y, at = _mirrored(row - pad, H), t * strides[0] + row * strides[1]
-        for c in range(C):
-            for column in range(strides[4]):
-                put(out, at + column * strides[2] + c * strides[3], x[t, c, y, _mirrored(column - pad, W)])
+                       windows, task, options, numbers, integers, work, codes, names, out, offsets, origin)  # fmt: skip
 
 
 # --- everything else, by plain loops --------------------------------------------------------------
@@ -332,28 +322,26 @@ def _distance(q, k, t, y, x, f, py, px, task):
 
 
 @kernel()
-def _search_plainly(first, last, q, k, windows, task, codes, work, numbers, integers, out, offsets, origin):
+def _search_plainly(first, last, q, k, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin):
     """Searches tile rows first..last, candidate by candidate. q, k: [T, row, column, channel]."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
-    q, k, out, offsets, origin = pointer(q), pointer(k), pointer(out), pointer(offsets), pointer(origin)
+    q, k, names, out, offsets, origin = pointer(q), pointer(k), pointer(names), pointer(out), pointer(offsets), pointer(origin)
     each, apart, tile_rows = task.window * task.window, task.stride * task.scale, (task.rows + TILE - 1) // TILE
     scores = after(numbers, work.scores)
-    name_candidates(integers, work, task)
     for unit in range(first, last):
         u, t, y0 = unit - first, unit // tile_rows, unit % tile_rows * TILE
         for y in range(y0, y0 + TILE if y0 + TILE < task.rows else task.rows):
             for x in range(task.columns):
                 at = first_of(u, y - y0, x, task)
                 for n in range(task.slots * each):
-                    which = after(integers, work.candidate + 3 * n)
-                    w = at + get(which, 0)
-                    py = candidate(get(windows.cy, w), get(which, 1), get(windows.by, w), task.step)
-                    px = candidate(get(windows.cx, w), get(which, 2), get(windows.bx, w), task.step)
+                    w = at + get(names, 3 * n)
+                    py = candidate(get(windows.cy, w), get(names, 3 * n + 1), get(windows.by, w), task.step)
+                    px = candidate(get(windows.cx, w), get(names, 3 * n + 2), get(windows.bx, w), task.step)
                     score = np.inf  # outside the frame, unless its border is zeros
                     if not task.overhangs or (0 <= py <= task.height - 1 and 0 <= px <= task.width - 1):
                         score = _distance(q, k, t, y * apart, x * apart, get(windows.frame, w), py, px, task)
                     put(scores, n, score)
-                finish(scores, t, y, x, at, windows, task, numbers, integers, work, codes, out, offsets, origin)
+                finish(scores, t, y, x, at, windows, task, options, numbers, integers, work, codes, names, out, offsets, origin)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -370,31 +358,39 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     origin = np.empty(shape if task.seeds else (B, spec.heads, 0), np.int32)
     if flow is None:
         flow = np.zeros((B, 1, T, 0, 2, task.rows, task.columns), np.float32)
-    order, codes = frame_order(T, spec.radius), _codes(task, q.dtype.name, p.metric)
+    order, codes, options = frame_order(T, spec.radius), _codes(task, q.dtype.name, p.metric), _options(spec, task)
     for b in range(B):
         for g in range(spec.heads):
             channels = slice(g * task.channels, (g + 1) * task.channels)
             around = seeds[b, g] if task.seeds else flow[b, g % flow.shape[1]]
             outputs = out[b, g].reshape(-1), offsets[b, g].reshape(-1).view(np.int32), origin[b, g].reshape(-1)
-            _search(q[b, :, channels], k[b, :, channels], around, order, task, codes, outputs)
+            _search(q[b, :, channels], k[b, :, channels], around, order, task, options, codes, outputs)
     return out, offsets, origin if task.seeds else None
 
 
 def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
-    kept = spec.kept(slots)
     sure = spec.slide and min(H, W) - 1 >= spec.window * spec.step  # that a window finds room in the frame
     overhangs = p.border == "reflect" and not sure
-    removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
     return Task(
         frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
         slots=slots, first_slot=int(spec.skip == "own_frame"), window=spec.window, patch=p.patch, stride=p.stride,
-        scale=p.scale, dilation=p.dilation, channels=C, topk=spec.topk or kept, kept=kept, step=float(spec.step),
-        whole_step=int(spec.step), penalty=float(spec.penalty), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide,
-        subpixel=spec.subpixel, per_frame=spec.per_frame, all=spec.topk is None, anchor_self=spec.anchor == "self",
-        anchor_centre=spec.anchor == "flow", removes_self=removes, hides_self=hides,
-        finds_self=removes or hides or spec.anchor == "self", ranks=spec.penalty > 0 or bool(spec.anchor) or removes,
+        scale=p.scale, dilation=p.dilation, channels=C, kept=spec.kept(slots), step=float(spec.step),
+        whole_step=int(spec.step), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide, subpixel=spec.subpixel,
         seeds=seeds, overhangs=overhangs, part=spec.window if spec.step == 1 else 1, wide=C % simd.lanes(dtype) == 0,
+    )  # fmt: skip
+
+
+def _options(spec, task: Task) -> Options | None:
+    removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
+    ranks, candidates = spec.penalty > 0 or bool(spec.anchor) or removes, task.slots * task.window**2
+    simple = not (ranks or hides or spec.per_frame or task.overhangs)
+    if simple and task.kept <= BEST and candidates >= 2 * BEST and spec.topk is not None:
+        return None
+    return Options(
+        topk=spec.topk or task.kept, all=spec.topk is None, per_frame=spec.per_frame, penalty=float(spec.penalty),
+        anchor_self=spec.anchor == "self", anchor_centre=spec.anchor == "flow", removes_self=removes, hides_self=hides,
+        finds_self=removes or hides or spec.anchor == "self", ranks=ranks,
     )  # fmt: skip
 
 
@@ -417,24 +413,30 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
     return Codes(**codes)
 
 
-def _search(q, k, around, order, task: Task, codes: Codes, outputs):
+def _search(q, k, around, order, task: Task, options: Options | None, codes: Codes, outputs):
     """One head of one clip."""
     place = windows_of_seeds if task.seeds else windows_of_flow
     tiles = _by_vectors(task)
     run, videos = (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
     work = _memory(task, tiles, simd.lanes(k.dtype.name))
+    names = _names(task)
 
     def some_rows(first, last):
         scratch = aligned(work.numbers, k.dtype), np.empty(work.integers, np.int32)
         for start in range(first, last, _ROWS_AT_A_TIME):
             end = min(last, start + _ROWS_AT_A_TIME)
             n = (end - start) * TILE * task.columns * task.slots
-            windows = Windows(np.empty(n), np.empty(n), *(np.empty(n, np.int32) for _ in range(3)))
+            windows = room_for(n)
             place(start, end, around, order, task, windows)
-            run(start, end, *videos, windows, task, codes, work, *scratch, *outputs)
+            run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs)
 
     cost = task.frames * task.rows * task.columns * task.slots * task.window**2 * task.patch**2 * task.channels
     spread(some_rows, task.frames * -(-task.rows // TILE), cost)
+
+
+def _names(task: Task):
+    """Slot, row and column of each candidate, to be looked up because divisions are slow."""
+    return np.stack(np.indices((task.slots, task.window, task.window), np.int32), -1).reshape(-1)
 
 
 def _strides(q) -> Strides:
@@ -444,7 +446,7 @@ def _strides(q) -> Strides:
 
 def _memory(task: Task, tiles: bool, lanes: int) -> Work:
     """Where in a thread's scratch memory everything lies."""
-    each, n, C = task.window**2, task.slots * task.window**2, task.channels
+    each, C = task.window**2, task.channels
     _, side, length, stride = _packing.py_func(task)
     reach, rows, most = task.window + task.patch - 1, TILE + task.patch - 1, 16
     while tiles and most < 4096 and _box_is_cheaper.py_func(most, TILE * TILE, task, lanes):
@@ -456,7 +458,7 @@ def _memory(task: Task, tiles: bool, lanes: int) -> Work:
         "pixels": most * rows * ROW, "boxes": most * TILE * TILE,
     }  # fmt: skip
     numbers, count = _one_behind_the_other({**sizes, **(for_tiles if tiles else dict.fromkeys(for_tiles, 0))})
-    integers, whole = _one_behind_the_other({"positions": stride, "ranks": stride, "best": stride, "candidate": 3 * n})
+    integers, whole = _one_behind_the_other({"positions": stride, "ranks": stride, "best": task.kept + stride})
     return Work(**numbers, numbers=count, **integers, integers=whole, most=most)
 
 
@@ -470,25 +472,42 @@ def _one_behind_the_other(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 def _padded(k, task: Task, codes: Codes):
-    """k in the layouts that the vector code reads, as flat memory: planes for boxes and few channels, channels last for many."""
+    """k in the layouts that the vector code reads, as flat memory: planes for boxes and few channels, channels last for many.
+
+    Mirrored as far as the patches of windows in the frame reach, and where a fraction reads one pixel more.
+    What is read for queries beyond the last row and column, and beyond the end of a run, is memory of any content.
+    """
     _, C, H, W = k.shape
     overhang = 0 if task.slide and min(H, W) >= task.window else task.window
-    pad = task.patch + TILE + overhang
-    rows, planes, lasts = H + 2 * pad, np.empty(0, k.dtype), np.empty(0, k.dtype)
-    width, wider = W + 2 * pad, -(-(W + 2 * pad + ROW) // ROW) * ROW
+    pad = task.patch // 2 + 1 + overhang
+    rows, width, planes, lasts = H + 2 * pad, W + 2 * pad, np.empty(0, k.dtype), np.empty(0, k.dtype)
     if codes.boxes or not task.wide:
-        planes = _mirrored_copy(k, pad, (rows * C * wider, C * wider, 1, wider, wider))
+        planes = _mirrored_copy(k, pad, channels_last=False)
     if task.wide:
-        lasts = _mirrored_copy(k, pad, (rows * width * C, width * C, C, 1, width))
-    shape = Shape(pad, C * wider, wider, rows * C * wider, width * C, rows * width * C, simd.lanes(k.dtype.name))
+        lasts = _mirrored_copy(k, pad, channels_last=True)
+    shape = Shape(pad, C * width, width, rows * C * width, width * C, rows * width * C, simd.lanes(k.dtype.name))
     return planes, lasts, shape
 
 
-def _mirrored_copy(k, pad: int, strides: tuple[int, ...]):
-    """With a margin behind its end, where a vector may still be read."""
-    T, _, H, _ = k.shape
-    out = aligned(T * strides[0] + 4 * ROW, k.dtype)
-    spread(lambda a, b: _mirror_border(a, b, k, pad, strides, out), T * (H + 2 * pad), 4 * out.size)
+def _mirrored_copy(k, pad: int, channels_last: bool):
+    """Its rows one behind the other, mirrored `pad` pixels beyond their border."""
+    T, C, H, W = k.shape
+    height, width = H + 2 * pad, W + 2 * pad
+    shape = (T, height, width, C) if channels_last else (T, height, C, width)
+    size = math.prod(shape)
+    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype)
+    rows = out[:size].reshape(shape)
+    columns = rows.swapaxes(2, 3) if channels_last else rows
+    down, across = (reflect(np.arange(-pad, n + pad), n).astype(int) + pad for n in (H, W))
+
+    def some_rows(first, last):
+        some = columns[:, pad + first : pad + last]
+        some[..., pad : pad + W] = k[:, :, first:last].swapaxes(1, 2)
+        some[..., :pad], some[..., pad + W :] = some[..., across[:pad]], some[..., across[pad + W :]]
+
+    spread(some_rows, H, 4 * out.size)
+    for frame in rows:
+        frame[:pad], frame[pad + H :] = frame[down[:pad]], frame[down[pad + H :]]
     return out
 
 

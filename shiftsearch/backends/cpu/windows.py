@@ -29,23 +29,13 @@ class Task(NamedTuple):
     scale: int  # pixels of q for one of k
     dilation: int
     channels: int
-    topk: int
     kept: int
     step: float
     whole_step: int  # the same, unless it is a fraction
-    penalty: float
     dot: bool
     zeros: bool
     slide: bool
     subpixel: bool
-    per_frame: bool
-    all: bool  # are kept: topk=None
-    anchor_self: bool
-    anchor_centre: bool
-    removes_self: bool  # from the candidates
-    hides_self: bool  # by an infinite score
-    finds_self: bool  # any of these
-    ranks: bool  # by more than the score
     seeds: bool
     overhangs: bool  # windows may stick out of the frame
     part: int  # candidates per side that are compared at a time: the window, or 1 if they are not one pixel apart
@@ -96,18 +86,27 @@ def candidate(centre, i, before, step):
 
 
 class Windows(NamedTuple):
-    """The windows of some rows of tiles, in memory. Those of a query lie together, slot by slot, from `_first_of`."""
+    """The windows of some rows of tiles, in memory. Those of a query lie together, slot by slot, from `first_of`."""
 
     cy: np.ndarray  # centre
     cx: np.ndarray
     by: np.ndarray  # candidates before the centre, down and across
     bx: np.ndarray
     frame: np.ndarray
+    dt: np.ndarray  # offset of the first candidate, rounded down
+    dy: np.ndarray
+    dx: np.ndarray
+
+
+def room_for(n: int) -> Windows:
+    """Memory for n windows."""
+    return Windows(np.empty(n), np.empty(n), *(np.empty(n, np.int32) for _ in range(6)))
 
 
 @inline
 def pointers(w):
-    return Windows(pointer(w.cy), pointer(w.cx), pointer(w.by), pointer(w.bx), pointer(w.frame))
+    by, bx, frame, dt, dy, dx = pointer(w.by), pointer(w.bx), pointer(w.frame), pointer(w.dt), pointer(w.dy), pointer(w.dx)
+    return Windows(pointer(w.cy), pointer(w.cx), by, bx, frame, dt, dy, dx)
 
 
 @inline
@@ -117,17 +116,22 @@ def first_of(u, a, x, task):
 
 
 @inline
-def _place(windows, at, frame, y, x, dy, dx, task):
-    cy = _centre(np.float64(y * task.stride), dy, task.height, task)
-    cx = _centre(np.float64(x * task.stride), dx, task.width, task)
+def _place(windows, at, t, frame, y, x, down, across, task):
+    y, x = y * task.stride, x * task.stride
+    cy = _centre(np.float64(y), down, task.height, task)
+    cx = _centre(np.float64(x), across, task.width, task)
+    by, bx = _index_of_centre(cy, task.height, task), _index_of_centre(cx, task.width, task)
     put(windows.cy, at, cy)
     put(windows.cx, at, cx)
-    put(windows.by, at, _index_of_centre(cy, task.height, task))
-    put(windows.bx, at, _index_of_centre(cx, task.width, task))
+    put(windows.by, at, by)
+    put(windows.bx, at, bx)
     put(windows.frame, at, frame)
+    put(windows.dt, at, frame - t)
+    put(windows.dy, at, np.int64(np.floor(cy)) - by * task.whole_step - y)
+    put(windows.dx, at, np.int64(np.floor(cx)) - bx * task.whole_step - x)
 
 
-@kernel()
+@kernel(calls_vector_code=True)
 def windows_of_flow(first, last, flow, order, task, windows):
     """Places the windows of tile rows first..last. flow: (T, S, 2, h, w)."""
     windows = pointers(windows)
@@ -144,10 +148,10 @@ def windows_of_flow(first, last, flow, order, task, windows):
                     if slot >= followed:
                         dx = np.float64(flow[t, slot - followed, 0, y, x])
                         dy = np.float64(flow[t, slot - followed, 1, y, x])
-                    _place(windows, at + s, order[t, slot], y, x, dy, dx, task)
+                    _place(windows, at + s, t, order[t, slot], y, x, dy, dx, task)
 
 
-@kernel()
+@kernel(calls_vector_code=True)
 def windows_of_seeds(first, last, seeds, order, task, windows):
     """The same around seeds (T, h, w, S, 3)."""
     windows = pointers(windows)
@@ -161,5 +165,5 @@ def windows_of_seeds(first, last, seeds, order, task, windows):
                     dt = np.float64(seeds[t, y, x, s, 0])
                     dt = np.rint(dt) if np.isfinite(dt) else 0.0
                     frame = np.int64(mirror(t + dt, task.frames))
-                    _place(windows, at + s, frame, y, x, np.float64(seeds[t, y, x, s, 1]),
+                    _place(windows, at + s, t, frame, y, x, np.float64(seeds[t, y, x, s, 1]),
                            np.float64(seeds[t, y, x, s, 2]), task)  # fmt: skip
