@@ -16,6 +16,7 @@ from shiftsearch.backends.cpu.windows import TILE
 
 ROW = 16  # pixels of a row of a tile with its patches: TILE + patch - 1 must fit
 BEST = 16  # the most that `candidates` finds
+_DOWN = 3  # displacements down that `boxes` does at a time
 
 wide = simd.caller("pppplllll")
 small = simd.caller("ppplllll")
@@ -130,7 +131,6 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
     q, k, scratch, out, down, across, channels, q_row, q_channel, k_row, k_channel = f.arguments
     rows = TILE + patch - 1
     per_row = ROW // f.lanes or 1
-    at_a_time = 9 if few == 5 else 3  # many channels of a row of k fill the nearest memory by themselves
     widths = [n for n in (12, 9, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
 
     def pixels(n, q_at, k_at, to, dx):
@@ -138,7 +138,7 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
 
         def channel(c, *sums):
             vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
-            keys = [f.load(k, f.add(at, i), ROW) for i in range(n)]
+            keys = f.shifted(k, at, n, ROW)
             return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
 
         sums = [f.zeros(ROW)] * n
@@ -151,8 +151,8 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
             f.store(total, scratch, f.mul(f.add(to, f.mul(f.add(dx, i), rows)), ROW))
 
     def some_rows(first):
-        """A few dy at a time: rows of k are then used several times while they are near, and scratch stays near."""
-        end = f.add(first, at_a_time)
+        """`_DOWN` displacements: rows of k are then used several times while they are near, and scratch stays near."""
+        end = f.add(first, _DOWN)
         end = f.b.select(f.b.icmp_signed("<", end, down), end, down)
         count = f.b.sub(end, first)
 
@@ -177,7 +177,7 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
         f.loop(f.mul(count, across), [], lambda i: _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out,
                                                              f.mul(f.add(to, i), TILE * TILE)))  # fmt: skip
 
-    f.loop(down, [], some_rows, step=at_a_time)
+    f.loop(down, [], some_rows, step=_DOWN)
     return f.compile()
 
 

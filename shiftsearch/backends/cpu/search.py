@@ -151,7 +151,7 @@ def _box_is_cheaper(displacements, queries, task, lanes):
     """Whether one pass over all displacements beats comparing each query, in nanoseconds as measured on one machine."""
     patch, C, window = task.patch, task.channels, task.window
     per_row = ROW // lanes if lanes < ROW else 1
-    by_displacement = 0.9 * (TILE + patch - 1) * C * per_row + 2.4 * patch * per_row + 10
+    by_displacement = 0.6 * (TILE + patch - 1) * C * per_row + 4 * patch * per_row + 7
     if task.wide:
         direct = 0.41 * patch * patch * window * window * (C // lanes) + 1.2 * window * window
     else:

@@ -140,6 +140,15 @@ class Function:
         kind = ir.VectorType(pointer.type.pointee, n or self.lanes)
         return self.b.load(self._at(pointer, index, kind), align=self.bytes)
 
+    def shifted(self, pointer, index, count, n):
+        """The vectors of n numbers from pointer[index], from pointer[index + 1], ...: `count` of them, at most n + 1."""
+        if register_bytes() < 64 or count == 1:
+            return [self.load(pointer, self.add(index, i), n) for i in range(count)]
+        # nearly every load that is not aligned crosses a cache line and takes two turns: moving lanes takes one
+        here, behind = self.load(pointer, index, n), self.load(pointer, self.add(index, n), n)
+        number = ir.VectorType(ir.IntType(32), n)
+        return [self.b.shuffle_vector(here, behind, ir.Constant(number, list(range(i, i + n)))) for i in range(count)]
+
     def store(self, value, pointer, index):
         self.b.store(value, self._at(pointer, index, value.type), align=4)
 
