@@ -34,7 +34,7 @@ from shiftsearch.backends.cpu.windows import (
 )
 
 _LARGEST_WINDOW = 16  # of the vector code: its accumulators live in registers
-_ROWS_AT_A_TIME = 4  # rows of tiles whose windows are placed at a time, which bounds scratch memory
+_ROWS_AT_A_TIME = 2  # rows of tiles whose windows are placed at a time, which bounds scratch memory
 
 
 # --- tiles, by vector code ------------------------------------------------------------------------
@@ -423,10 +423,9 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
 
     def some_rows(first, last):
         scratch = aligned(work.numbers, k.dtype), np.empty(work.integers, np.int32)
+        windows = room_for(_ROWS_AT_A_TIME * TILE * task.columns * task.slots)
         for start in range(first, last, _ROWS_AT_A_TIME):
             end = min(last, start + _ROWS_AT_A_TIME)
-            n = (end - start) * TILE * task.columns * task.slots
-            windows = room_for(n)
             place(start, end, around, order, task, windows)
             run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs)
 
@@ -479,7 +478,7 @@ def _padded(k, task: Task, codes: Codes):
     """
     _, C, H, W = k.shape
     overhang = 0 if task.slide and min(H, W) >= task.window else task.window
-    pad = task.patch // 2 + 1 + overhang
+    pad = task.patch // 2 + task.subpixel + overhang
     rows, width, planes, lasts = H + 2 * pad, W + 2 * pad, np.empty(0, k.dtype), np.empty(0, k.dtype)
     if codes.boxes or not task.wide:
         planes = _mirrored_copy(k, pad, channels_last=False)
