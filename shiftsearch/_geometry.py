@@ -24,7 +24,7 @@ def reflect(x, n: int):
 def mirror_sign(x, n: int):
     """Derivative of `reflect`: +1, -1 where `x` lies in a mirror image, 0 where there is only one pixel."""
     if n == 1:
-        return np.zeros(np.shape(x))
+        return np.zeros_like(x, dtype=float)
     return np.where(np.mod(x, 2 * (n - 1)) <= n - 1, 1.0, -1.0)
 
 

@@ -74,13 +74,14 @@ class Case:
         B, T, C, H, W = self.size
         rng, spec = np.random.default_rng(zlib.crc32(self.name.encode())), self.spec
         h, w = query_grid(H, W, getattr(spec, "stride", 1))
+        places = np.dtype(np.float32 if np.dtype(dtype).itemsize == 2 else dtype)  # halves are too coarse for them
 
         def video(*shape):
             return _values(rng, self.values, shape).astype(dtype)
 
         def coordinates(kind, *shape):
             found = _coordinates(rng, kind, shape)
-            return found.astype(np.int32 if kind in ("whole", "far", "int") else dtype)
+            return found.astype(np.int32 if kind in ("whole", "far", "int") else places)
 
         def offsets():
             found = coordinates(self.offsets, B, self.heads, T, h, w, self.kept, 3)
@@ -93,11 +94,11 @@ class Case:
                 if self.flow:
                     found["flow"] = _coordinates(
                         rng, self.flow, (B, self.flow_heads, T, 2 * spec.radius, 2, h, w)
-                    ).astype(dtype)
+                    ).astype(places)
             case "match":
                 found = {"q": video(B, C, H * self.scale, W * self.scale), "k": video(B, C, H, W)}
                 if self.flow:
-                    found["flow"] = _coordinates(rng, self.flow, (B, self.flow_heads, 2, h, w)).astype(dtype)
+                    found["flow"] = _coordinates(rng, self.flow, (B, self.flow_heads, 2, h, w)).astype(places)
             case "refine" | "score":
                 found = {"q": video(B, T, C, H, W), "k": video(B, T, C, H, W), "offsets": offsets()}
             case "gather":
@@ -107,7 +108,7 @@ class Case:
                 patches = video(B, self.heads, *part, self.kept, C // self.heads, spec.patch, spec.patch)
                 found = {"patches": patches, "offsets": offsets(), "weights": video(B, self.heads, T, h, w, self.kept)}
             case "chain_flow":
-                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(dtype) for _ in range(2)]
+                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(places) for _ in range(2)]
                 found = dict(zip(("forward", "backward"), flows, strict=True))
             case _:
                 found = {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import importlib.metadata
 import importlib.util
 import inspect
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -163,28 +161,6 @@ def test_the_wheel_has_sources_and_types(tmp_path):
     assert {"shiftsearch/cuda_src/grid.cuh", "shiftsearch/py.typed"} <= names
     assert {path.relative_to(HOME).as_posix() for path in MODULES} <= names
     assert not [name for name in names if name.startswith(("tests/", "examples/")) or "__pycache__" in name]
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_kernels_know_the_same_geometry(tmp_path):
-    """Reflection and frame order are written once for Python and once for CUDA."""
-    (tmp_path / "shim.cpp").write_text(
-        "#define __device__\n"
-        f'#include "{Path(_source.directory()) / "grid.cuh"}"\n'
-        'extern "C" int reflect(long long x, int n) { return ss_reflect(x, n); }\n'
-        'extern "C" int frame(int t, int s, int frames, int radius) { return ss_frame(t, s, frames, radius); }\n'
-    )
-    library = tmp_path / "shim.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, tmp_path / "shim.cpp"], check=True)
-    shim = ctypes.CDLL(str(library))
-    shim.reflect.argtypes = [ctypes.c_longlong, ctypes.c_int]
-    for n in (1, 2, 3, 7):
-        x = np.r_[-30:31, -(10**12) - 1, 10**12 + 1]
-        np.testing.assert_array_equal([shim.reflect(i, n) for i in x.tolist()], _geometry.reflect(x, n))
-    for frames in range(1, 9):
-        for radius in range((frames - 1) // 2 + 1):
-            found = [[shim.frame(t, s, frames, radius) for s in range(2 * radius + 1)] for t in range(frames)]
-            np.testing.assert_array_equal(found, _geometry.frame_order(frames, radius))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

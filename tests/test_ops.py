@@ -1,20 +1,20 @@
-"""Every op on every case: the backend computes what the definition says, forward and backward."""
+"""Every op on every case and every backend: what the definition says, forward and backward."""
 
 from __future__ import annotations
 
 from functools import cache
 
+import ml_dtypes
 import numpy as np
 import pytest
+from backends import RUNS, Run
 from cases import CASES, Case
 
 from shiftsearch import definition
 from shiftsearch._geometry import Patches
-from shiftsearch.backends import cpu
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
-DTYPES = [np.float64, np.float32]
 WITH_OFFSETS = [case for case in CASES if "offsets" in case.op.outputs]
 _TIES = 0.02  # of the kept candidates may be others that score the same but for rounding
 
@@ -25,52 +25,76 @@ def tolerance(dtype, terms: int, reference) -> float:
     Rounding errors of n terms grow like sqrt(n); 4 covers the largest of some thousand outputs.
     """
     finite = reference[np.isfinite(reference)]
-    return 4 * np.finfo(dtype).eps * np.sqrt(terms) * max(1.0, np.abs(finite).max(initial=0))
+    return 4 * float(ml_dtypes.finfo(dtype).eps) * np.sqrt(terms) * max(1.0, np.abs(finite).max(initial=0))
 
 
 def terms(case: Case) -> int:
     return getattr(case.spec, "patch", 1) ** 2 * case.size[2] * case.kept + 4
 
 
-def close(found, expected, case, dtype, what):
+def close(found, expected, case, what):
+    """To the precision of what was found: sums of halves are floats, and only what is a video again is a half."""
     assert found.shape == expected.shape, what
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(dtype, terms(case), expected), err_msg=what)
+    atol = tolerance(found.dtype, terms(case), expected)
+    np.testing.assert_allclose(found.astype(float), expected, rtol=0, atol=atol, err_msg=what)
+
+
+def inputs(case: Case, dtype) -> dict:
+    """For the definition: what `dtype` makes of the values, in float64."""
+    arrays = case.arrays(dtype if np.dtype(dtype).itemsize == 2 else np.float64)
+    return {name: array if array.dtype.kind == "i" else array.astype(float) for name, array in arrays.items()}
 
 
 @cache
-def expected(case: Case) -> dict:
-    return case.op.forward(definition, case.spec, **case.arrays(np.float64))
+def expected(case: Case, dtype) -> dict:
+    return case.op.forward(definition, case.spec, **inputs(case, dtype))
 
 
 @cache
-def gradients(case: Case) -> dict:
-    return case.op.backward(definition, case.spec, case.arrays(np.float64), expected(case), loss(case, np.float64))
+def gradients(case: Case, dtype) -> dict:
+    arrive = {name: grad.astype(float) for name, grad in loss(case, dtype).items()}
+    return case.op.backward(definition, case.spec, inputs(case, dtype), expected(case, dtype), arrive)
+
+
+def reference(case: Case, dtype):
+    """Halves pose a problem of their own; singles and doubles have the same."""
+    dtype = np.dtype(dtype) if np.dtype(dtype).itemsize == 2 else np.dtype(np.float64)
+    return expected(case, dtype), gradients(case, dtype)
+
+
+def sums(dtype) -> np.dtype:
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def loss(case: Case, dtype) -> dict:
     """Gradients that arrive at the outputs."""
     rng = np.random.default_rng(1)
-    arrive = {name: rng.standard_normal(out.shape).astype(np.float32) for name, out in expected(case).items()}
+    outputs = expected(case, np.dtype(dtype) if np.dtype(dtype).itemsize == 2 else np.dtype(np.float64))
+    arrive = {name: rng.standard_normal(out.shape).astype(np.float32) for name, out in outputs.items()}
     if not getattr(case.spec, "subpixel", True):
         arrive.pop("offsets", None)
-    return {name: grad.astype(dtype) for name, grad in arrive.items() if name != "seed"}
+    arrive.pop("seed", None)
+    return {name: grad.astype(_dtype_of(case, name, dtype)) for name, grad in arrive.items()}
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=["double", "single"])
+def _dtype_of(case: Case, output: str, dtype) -> np.dtype:
+    return np.dtype(dtype) if case.op.outputs[output] == "value" else sums(dtype)
+
+
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("case", [c for c in CASES if c not in WITH_OFFSETS], ids=lambda c: c.name)
-def test_outputs_are_those_of_the_definition(case, dtype):
-    found = case.op.forward(cpu, case.spec, **case.arrays(dtype))
-    assert found.keys() == expected(case).keys()
+def test_outputs_are_those_of_the_definition(case, run: Run):
+    found, (wanted, _) = run.forward(case), reference(case, run.dtype)
+    assert found.keys() == wanted.keys()
     for name, output in found.items():
-        assert cpu is definition or cpu.correlate is definition.correlate or output.dtype == dtype, name
-        close(output, expected(case)[name], case, dtype, name)
+        assert output.dtype == _dtype_of(case, name, run.dtype), name
+        close(output, wanted[name], case, name)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=["double", "single"])
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("case", WITH_OFFSETS, ids=lambda c: c.name)
-def test_kept_candidates_are_those_of_the_definition(case, dtype):
-    inputs, wanted = case.arrays(dtype), expected(case)
-    found = case.op.forward(cpu, case.spec, **inputs)
+def test_kept_candidates_are_those_of_the_definition(case, run: Run):
+    found, (wanted, _) = run.forward(case), reference(case, run.dtype)
     assert found["offsets"].dtype == wanted["offsets"].dtype
     assert found["offsets"].shape == wanted["offsets"].shape
     same = (found["offsets"] == wanted["offsets"]).all(-1)
@@ -79,15 +103,15 @@ def test_kept_candidates_are_those_of_the_definition(case, dtype):
     ties = np.count_nonzero(~same)
     assert ties <= (0 if case.exact else _TIES * same.size), f"{ties} of {same.size} candidates are others"
     scores = np.where(same | (case.spec.penalty == 0), wanted["scores"], found["scores"])
-    close(found["scores"], scores, case, dtype, "scores")
+    close(found["scores"], scores, case, "scores")
     if ties:
-        others = np.where(same, found["scores"], _scores_at(case, found["offsets"]))
-        close(found["scores"], others, case, dtype, "scores at the other offsets")
+        others = np.where(same, found["scores"], _scores_at(case, run.dtype, found["offsets"]))
+        close(found["scores"], others, case, "scores at the other offsets")
 
 
-def _scores_at(case: Case, offsets):
+def _scores_at(case: Case, dtype, offsets):
     """What the definition scores at `offsets`."""
-    q, k = (case.arrays(np.float64)[name] for name in "qk")
+    q, k = (inputs(case, dtype)[name] for name in "qk")
     p = case.spec.patches()
     if case.op.name == "match":
         q, k, offsets = q[:, None], k[:, None], offsets[:, :, None]
@@ -97,26 +121,32 @@ def _scores_at(case: Case, offsets):
     return definition.correlate(q, k, offsets, p)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=["double", "single"])
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("case", [c for c in CASES if c.values != "nan"], ids=lambda c: c.name)
-def test_gradients_are_those_of_the_definition(case, dtype):
+def test_gradients_are_those_of_the_definition(case, run: Run):
     """Both at the outputs of the definition, so that it does not matter which of two equal candidates was kept."""
+    wanted, slopes = reference(case, run.dtype)
     outputs = {
-        name: output.astype(dtype) if output.dtype == np.float64 else output for name, output in expected(case).items()
+        name: output.astype(_dtype_of(case, name, run.dtype)) if output.dtype == np.float64 else output
+        for name, output in wanted.items()
     }
-    found = case.op.backward(cpu, case.spec, case.arrays(dtype), outputs, loss(case, dtype))
-    assert found.keys() == gradients(case).keys()
+    found = run.backward(case, outputs, loss(case, run.dtype))
+    assert found.keys() == slopes.keys()
     for name, grad in found.items():
-        close(grad, gradients(case)[name], case, dtype, f"gradient of {name}")
+        close(grad, slopes[name], case, f"gradient of {name}")
+    again = run.backward(case, outputs, loss(case, run.dtype))
+    for name, grad in found.items():
+        np.testing.assert_array_equal(grad, again[name], f"gradient of {name}, computed again")
 
 
 @pytest.mark.parametrize("op", sorted({case.op.name for case in CASES}))
 def test_every_input_has_a_gradient_unless_it_is_whole(op):
     case = next(c for c in CASES if c.op.name == op and (c.flow == "wild" or c.offsets == "wild"))
-    inputs = case.arrays(np.float64)
+    arrays = case.arrays(np.float64)
     if hasattr(case.spec, "subpixel"):
         case = next(c for c in CASES if c.op.name == op and c.spec.subpixel and (c.flow or c.offsets == "wild"))
-        inputs = case.arrays(np.float64)
-    assert gradients(case).keys() == inputs.keys()
-    for name, grad in gradients(case).items():
-        assert grad.shape == inputs[name].shape, name
+        arrays = case.arrays(np.float64)
+    found = gradients(case, np.dtype(np.float64))
+    assert found.keys() == arrays.keys()
+    for name, grad in found.items():
+        assert grad.shape == arrays[name].shape, name

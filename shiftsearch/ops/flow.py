@@ -162,16 +162,16 @@ def upsample_flow(flow, size: tuple[int, int]):
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
     spec = _SizeSpec("upsample_flow", *size)
-    return transform("upsample_flow", lambda array: _upsample(array, spec.height, spec.width), flow=flow)
+    return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec.height, spec.width), flow=flow)
 
 
-def _upsample(flow, height: int, width: int):
+def _upsample(xp, flow, height: int, width: int):
     if flow.ndim < 3 or flow.shape[-3] != 2 or 0 in flow.shape:
         raise ShiftsearchError(f"upsample_flow: flow has shape {flow.shape}, expected (..., 2, h, w)")
     check_room("upsample_flow", "the result", (*flow.shape[:-2], height, width), 24)  # in 64 bits and twice, on the way
-    (h, w), ratio = flow.shape[-2:], np.array([width / flow.shape[-1], height / flow.shape[-2]])
-    y0, y1, fy = _between(h, height)
-    x0, x1, fx = _between(w, width)
+    (h, w), ratio = flow.shape[-2:], xp.asarray([width / flow.shape[-1], height / flow.shape[-2]])
+    y0, y1, fy = map(xp.asarray, _between(h, height))
+    x0, x1, fx = map(xp.asarray, _between(w, width))
     with np.errstate(all="ignore"):  # flow that is not finite, or too long for its dtype
         rows = flow[..., y0, :] * (1 - fy)[:, None] + flow[..., y1, :] * fy[:, None]
         full = rows[..., x0] * (1 - fx) + rows[..., x1] * fx

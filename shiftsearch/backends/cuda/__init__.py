@@ -1,0 +1,12 @@
+"""The CUDA backend: kernels of `cuda_src/`, compiled when first needed."""
+
+from functools import cache
+
+
+@cache
+def load():
+    """The backend on CuPy; ShiftsearchError if CuPy, a driver or a device is missing."""
+    from shiftsearch.backends.cuda.device import Gpu
+    from shiftsearch.backends.cuda.primitives import Cuda
+
+    return Cuda(Gpu())

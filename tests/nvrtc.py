@@ -1,0 +1,248 @@
+"""CUDA's compiler without a GPU: what it says about a kernel, and what the kernel costs on each architecture.
+
+NVRTC comes from the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12 (or nvidia-cuda-nvrtc and
+nvidia-cuda-runtime for CUDA 13), is called by ctypes, and makes the very binary that CuPy would load.
+`python tests/nvrtc.py` prints what every kernel costs, and how much of an H100 it fills.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from shiftsearch.backends.cuda import device, kernels
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+DTYPES = {  # of the values, as SS_SCALAR and SS_ACC spell them
+    "float32": {"SCALAR": "float", "ACC": "float"},
+    "float64": {"SCALAR": "double", "ACC": "double"},
+    "float16": {"SCALAR": "__half", "ACC": "float"},
+    "bfloat16": {"SCALAR": "__nv_bfloat16", "ACC": "float"},
+}
+# What CuPy adds to ours, besides folders of headers: test_device.py compares.
+OPTIONS = (*device.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
+
+_WHEELS = (  # folders below site-packages/nvidia: the library, the headers
+    ("cuda_nvrtc/lib/libnvrtc.so.12", "cuda_runtime/include"),
+    ("cu13/lib/libnvrtc.so.13", "cu13/include"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one thread or block of a kernel takes on one architecture."""
+
+    registers: int  # of a thread
+    frame: int  # bytes of a thread in local memory: what did not fit into registers, arrays with a variable index
+    shared: int  # bytes of a block, those of fixed size
+    code: int  # bytes
+
+
+# --- NVRTC --------------------------------------------------------------------------------------------
+def available() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if _wheels() is None:
+        return "needs nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12"
+    return None
+
+
+@cache
+def _wheels() -> tuple[Path, Path] | None:
+    """The library and the headers that belong to it."""
+    for folder in map(Path, sys.path):
+        for library, headers in _WHEELS:
+            found = folder / "nvidia" / library, folder / "nvidia" / headers
+            if all(path.exists() for path in found):
+                return found
+    return None
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_wheels()[0]))
+
+
+def compile(text: str, arch: int, kernel_names: tuple[str, ...]) -> dict[str, Cost]:
+    """Costs of the functions `kernel_names` of a program; RuntimeError with the compiler's log if it is wrong."""
+    costs = read_costs(cubin(text, arch))
+    return {name: costs[name] for name in kernel_names}
+
+
+def cubin(text: str, arch: int) -> bytes:
+    """The binary that CuPy would make of `text` on a device of this architecture."""
+    nvrtc, program = _library(), ctypes.c_void_p()
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None):
+        raise MemoryError("NVRTC makes no program")
+    options = [option.encode() for option in (*OPTIONS, f"-I{_wheels()[1]}", f"-arch=sm_{arch}")]
+    try:
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        if failed:
+            log = _fetch(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+            raise RuntimeError(log.rstrip(b"\0\n").decode())
+        return _fetch(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _fetch(size_of, copy_of, program) -> bytes:
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    content = ctypes.create_string_buffer(size.value)
+    copy_of(program, content)
+    return content.raw
+
+
+def workers() -> ProcessPoolExecutor:
+    """Processes that compile: threads of one process wait for each other inside NVRTC."""
+    return ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn"))
+
+
+# --- what a binary says about its kernels ----------------------------------------------------------------
+class _FileHeader(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("identification", ctypes.c_char * 16),
+        ("type", ctypes.c_uint16),
+        ("machine", ctypes.c_uint16),
+        ("version", ctypes.c_uint32),
+        ("entry", ctypes.c_uint64),
+        ("programs_at", ctypes.c_uint64),
+        ("sections_at", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("header_size", ctypes.c_uint16),
+        ("program_size", ctypes.c_uint16),
+        ("programs", ctypes.c_uint16),
+        ("section_size", ctypes.c_uint16),
+        ("sections", ctypes.c_uint16),
+        ("names_section", ctypes.c_uint16),
+    )
+
+
+class _Section(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("name_at", ctypes.c_uint32),
+        ("type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("address", ctypes.c_uint64),
+        ("at", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("link", ctypes.c_uint32),
+        ("info", ctypes.c_uint32),
+        ("alignment", ctypes.c_uint64),
+        ("entry_size", ctypes.c_uint64),
+    )
+
+
+class _Symbol(ctypes.LittleEndianStructure):
+    _fields_ = (
+        ("name_at", ctypes.c_uint32),
+        ("info", ctypes.c_uint8),
+        ("other", ctypes.c_uint8),
+        ("section", ctypes.c_uint16),
+        ("value", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+    )
+
+
+class _Record(ctypes.LittleEndianStructure):
+    """Of the section .nv.info; those that tell something about a function have a symbol and a value behind them."""
+
+    _fields_ = (("format", ctypes.c_uint8), ("attribute", ctypes.c_uint8), ("size", ctypes.c_uint16))
+
+
+_SIZED = 4  # the format of records that are followed by `size` bytes; the others hold their value in place of it
+_FRAME_SIZE, _REGISTERS = 0x11, 0x2F  # attributes
+_RESERVED = 1024  # bytes of shared memory for the system in each block, from sm_90 on counted as the kernel's
+
+
+def read_costs(binary: bytes) -> dict[str, Cost]:
+    """Costs of the kernels in a cubin, an ELF file with a section .text.<name> for each."""
+    header = _FileHeader.from_buffer_copy(binary)
+    assert header.identification.startswith(b"\x7fELF"), "not a cubin"
+    sections = _table(_Section, binary, header.sections_at, header.sections)
+    names = sections[header.names_section]
+    named = {_string(binary, names, section.name_at): section for section in sections}
+
+    table = named[".symtab"]
+    symbols = _table(_Symbol, binary, table.at, table.size // table.entry_size)
+    functions = [_string(binary, sections[table.link], symbol.name_at) for symbol in symbols]
+    told = {(functions[symbol], attribute): value for attribute, symbol, value in _records(binary, named[".nv.info"])}
+    reserved = _RESERVED if ".nv.shared.reserved.0" in named else 0
+    costs = {}
+    for name, section in named.items():
+        if name.startswith(".text."):
+            kernel = name.removeprefix(".text.")
+            shared = named.get(f".nv.shared.{kernel}")
+            costs[kernel] = Cost(
+                registers=told[kernel, _REGISTERS],
+                frame=told[kernel, _FRAME_SIZE],
+                shared=max(shared.size - reserved, 0) if shared else 0,
+                code=section.size,
+            )
+    return costs
+
+
+def _table(kind, binary: bytes, at: int, count: int) -> list:
+    return list((kind * count).from_buffer_copy(binary, at))
+
+
+def _string(binary: bytes, strings: _Section, at: int) -> str:
+    start = strings.at + at
+    return binary[start : binary.index(b"\0", start)].decode()
+
+
+def _records(binary: bytes, info: _Section):
+    """(attribute, symbol, value) of each record that is about a function."""
+    at = info.at
+    while at < info.at + info.size:
+        record = _Record.from_buffer_copy(binary, at)
+        at += ctypes.sizeof(record)
+        if record.format == _SIZED:
+            if record.attribute in (_FRAME_SIZE, _REGISTERS):
+                symbol, value = _table(ctypes.c_uint32, binary, at, 2)
+                yield record.attribute, symbol, value
+            at += record.size
+
+
+# --- what fits on a multiprocessor of an H100 or H200 (sm_90) ----------------------------------------------
+def resident_blocks(registers: int, threads: int, shared: int) -> int:
+    """Blocks that one multiprocessor runs at a time, from the resources of compute capability 9.0."""
+    warps = -(-threads // 32)
+    registers_of_warp = -(-registers * 32 // 256) * 256  # they are given out 256 at a time
+    warps_in_registers = 4 * (65536 // 4 // registers_of_warp)  # four quarters, and a warp lives in one
+    return min(32, 64 // warps, warps_in_registers // warps, 228 * 1024 // (shared + _RESERVED))
+
+
+def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
+    """The texts of a kernel that are compiled when no GPU is there."""
+    return [kernels.text(kernel.file, {**instance, **DTYPES[dtype]}) for instance in kernel.instances]
+
+
+def _print_table(names: list[str]) -> None:
+    chosen = [kernels.KERNELS[name] for name in names or kernels.KERNELS]
+    with workers() as pool:
+        rows = [
+            (kernel, dtype, number, pool.submit(compile, text, 90, (f"ss_{kernel.name}",)))
+            for kernel in chosen
+            for dtype in DTYPES
+            for number, text in enumerate(programs(kernel, dtype))
+        ]
+        print("sm_90     dtype     instance registers frame shared    code blocks  filled")
+        for kernel, dtype, number, costs in rows:
+            cost = costs.result()[f"ss_{kernel.name}"]
+            blocks = resident_blocks(cost.registers, kernel.threads, cost.shared)
+            print(
+                f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{cost.code:8}"
+                f"{blocks:7}{blocks * kernel.threads / 2048:8.0%}"
+            )
+
+
+if __name__ == "__main__":
+    if available() is not None:
+        sys.exit(available())
+    _print_table(sys.argv[1:])

@@ -1,0 +1,186 @@
+"""The public functions on arrays that say they are on a GPU: the emulated kernels behind a stand-in for CuPy."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import emulate
+import numpy as np
+import pytest
+from device_arrays import Namespace, OnDevice
+
+import shiftsearch as ss
+from shiftsearch import ShiftsearchError, _geometry, _source
+from shiftsearch.backends import cuda
+from shiftsearch.backends.cuda.primitives import Cuda
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
+]
+
+
+class Array:
+    """An array of some library on device 1, which is not the current one."""
+
+    def __init__(self, array):
+        self.native = np.asarray(array).view(OnDevice)
+        self.shape, self.ndim, self.dtype = self.native.shape, self.native.ndim, self.native.dtype
+
+    def __dlpack_device__(self):
+        return 2, 1
+
+    def __array_namespace__(self, **_):
+        return SimpleNamespace(from_dlpack=Array)
+
+    def __getitem__(self, where):
+        return Array(self.native[where])
+
+    def __neg__(self):
+        return Array(-self.native)
+
+    def get(self):
+        return self.native.get()
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """A library `cupy` whose kernels run on this machine; gives the devices that were made current."""
+    entered = []
+
+    @contextmanager
+    def device(index):
+        entered.append(index)
+        yield
+
+    xp = Namespace()
+    xp.from_dlpack = lambda array: array.native
+    xp.cuda = SimpleNamespace(Device=device, runtime=SimpleNamespace(memGetInfo=lambda: (2**40, 2**40)))
+    emulator = emulate.Emulator()
+    emulator.xp = xp
+    monkeypatch.setattr(cuda, "load", lambda: Cuda(emulator))
+    return entered
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, Array)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.get().astype(float), b.astype(float), rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_every_op_gives_what_it_gives_in_main_memory(pretend, rng, dtype):
+    video = rng.standard_normal((3, 2, 5, 6)).astype(np.float16).astype(dtype)
+    flow = rng.integers(-3, 4, (3, 2, 5, 6)).astype(np.float32)
+    gpu, gpu_flow = Array(video), Array(flow)
+    options = {"window": 3, "topk": 4, "patch": 2}
+    here = ss.search(video, video, (flow, -flow), **options)
+    found = ss.search(gpu, gpu, (gpu_flow, -gpu_flow), **options)
+    same(found, here)
+    offsets, gpu_offsets = here[1], Array(here[1])
+    same(ss.refine(gpu, gpu, gpu_offsets, topk=2), ss.refine(video, video, offsets, topk=2))
+    same(ss.match(gpu[0], gpu[1], gpu_flow[0], **options), ss.match(video[0], video[1], flow[0], **options))
+    same([ss.score(gpu, gpu, gpu_offsets)], [ss.score(video, video, offsets)])
+    weights = rng.random(here[0].shape).astype(np.float16).astype(dtype)
+    gpu_weights = Array(weights)
+    half = 1 if dtype == np.float32 else 0  # what is a half again is rounded once more on the way of the CPU backend
+    for op in (ss.aggregate, ss.scatter):
+        on_gpu, on_cpu = op(gpu, gpu_weights, gpu_offsets), op(video, weights, offsets)
+        np.testing.assert_allclose(on_gpu.get().astype(float), on_cpu.astype(float), rtol=0, atol=1e-5 if half else 1e-2)
+    if half:
+        same([ss.stack(gpu, gpu_offsets, gpu_weights)], [ss.stack(video, offsets, weights)])
+        patches = ss.gather(gpu, gpu_offsets, patch=2)
+        same([patches], [ss.gather(video, offsets, patch=2)])
+        folded = ss.fold(patches, gpu_offsets, gpu_weights, size=(3, 5, 6))
+        same(folded, ss.fold(patches.get(), offsets, weights, size=(3, 5, 6)))
+    same([ss.chain_flow(gpu_flow, -gpu_flow, radius=1)], [ss.chain_flow(flow, -flow, radius=1)])
+    same([ss.upsample_flow(gpu_flow, (10, 18))], [ss.upsample_flow(flow, (10, 18))])
+    assert set(pretend) == {1}
+
+
+def test_whole_numbers_of_any_width_are_places(pretend, rng):
+    video = Array(rng.standard_normal((3, 2, 5, 6)).astype(np.float32))
+    offsets = rng.integers(-3, 4, (1, 3, 5, 6, 2, 3))
+    wide, narrow = (ss.score(video, video, Array(offsets.astype(dtype))) for dtype in (np.int64, np.int8))
+    np.testing.assert_array_equal(wide.get(), narrow.get())
+
+
+def test_what_does_not_fit_on_the_device_is_an_error(pretend):
+    video = Array(np.zeros((3, 1, 4, 4), np.float32))
+    cuda.load().xp.cuda.runtime.memGetInfo = lambda: (0, 1000)
+    with pytest.raises(ShiftsearchError, match=r"search: scores of shape .* takes .* expected at most"):
+        ss.search(video, video)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monkeypatch):
+    def missing():
+        raise ShiftsearchError("arrays on a GPU need CuPy")
+
+    monkeypatch.setattr(cuda, "load", missing)
+    video = Array(np.zeros((3, 1, 4, 4), np.float32))
+    with pytest.raises(ShiftsearchError, match="search: the arrays are on cuda:1, and arrays on a GPU need CuPy"):
+        ss.search(video, video)
+
+
+def test_a_patch_that_no_block_holds_is_an_error(pretend):
+    video = Array(np.zeros((3, 1, 4, 4), np.float32))
+    with pytest.raises(ShiftsearchError, match="search: patch is 60, expected at most"):
+        ss.search(video, video, patch=60)
+
+
+# --- geometry: written once for Python and once for CUDA --------------------------------------------
+_GEOMETRY = _source.read("grid.cuh") + """
+extern "C" __global__ void geometry(const long long* x, const double* p, int n, int* whole, double* any, int* sign) {
+    const int i = threadIdx.x;
+    whole[i] = ss_reflect(x[i], n);
+    any[i] = ss_mirror(p[i], n, sign + i);
+}
+extern "C" __global__ void images(int n, int zeros, long long first, int count, long long* found) {
+    for (int which = 0; which < 2; ++which) {
+        long long image = -1000;
+        const bool there = ss_image(threadIdx.x, n, zeros, which, first, first + count - 1, &image);
+        found[2 * threadIdx.x + which] = there ? image : -1000;
+    }
+}
+extern "C" __global__ void order(int radius, int* frames) {
+    const int slots = 2 * radius + 1;
+    for (int s = 0; s < slots; ++s) frames[threadIdx.x * slots + s] = ss_frame(threadIdx.x, s, blockDim.x, radius);
+}
+"""
+
+
+def _run(name, threads, *arguments):
+    emulate.Emulator().launch_text(_GEOMETRY, name, 1, threads, list(arguments))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_positions_are_mirrored_as_the_definition_does(n):
+    x = np.r_[-30:31, -(10**12) - 1, 10**12 + 1].astype(np.int64)
+    p = x + np.resize([0, 0.25, 0.5, 1e-9], x.shape)
+    whole, signs, mirrored = np.zeros(x.shape, np.int32), np.zeros(x.shape, np.int32), np.zeros(x.shape)
+    _run("geometry", len(x), x, p, np.int32(n), whole, mirrored, signs)
+    np.testing.assert_array_equal(whole, _geometry.reflect(x, n))
+    np.testing.assert_array_equal(mirrored, _geometry.reflect(p, n))
+    np.testing.assert_array_equal(signs, _geometry.mirror_sign(p, n))
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_images_of_a_pixel_are_all_that_mirror_to_it(n, zeros):
+    for first in range(-20, 21):
+        found = np.zeros((n, 2), np.int64)
+        _run("images", n, np.int32(n), np.int32(zeros), np.int64(first), np.int32(n), found)
+        for y in range(n):
+            inside = range(first, first + n)
+            wanted = [x for x in inside if x == y] if zeros else [x for x in inside if _geometry.reflect(x, n) == y]
+            assert sorted(x for x in found[y].tolist() if x != -1000) == wanted, (first, y)
+
+
+def test_frames_are_in_the_same_order():
+    for frames in range(1, 9):
+        for radius in range((frames - 1) // 2 + 1):
+            found = np.zeros((frames, 2 * radius + 1), np.int32)
+            _run("order", frames, np.int32(radius), found)
+            np.testing.assert_array_equal(found, _geometry.frame_order(frames, radius))

@@ -1,0 +1,114 @@
+"""Every kernel compiles for every architecture and dtype, and costs no more than it may. Needs no GPU."""
+
+from __future__ import annotations
+
+import pytest
+from nvrtc import ARCHITECTURES, DTYPES, Cost, available, compile, programs, resident_blocks, workers
+
+from shiftsearch.backends.cuda.kernels import KERNELS
+
+_ALL_INSTANCES = (75, 90, 120)  # the other architectures take turns: they are close to one of these
+
+needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
+
+
+def _asked(name: str, dtype: str, arch: int) -> list[tuple]:
+    """What `compile` is asked for one kernel: kernels of one file and the same options share a program."""
+    kernel = KERNELS[name]
+    texts = programs(kernel, dtype)
+    if arch not in _ALL_INSTANCES:
+        texts = [texts[ARCHITECTURES.index(arch) % len(texts)]]
+    names = tuple(f"ss_{other.name}" for other in KERNELS.values() if other.file == kernel.file)
+    return [(text, arch, names) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def compiled(request):
+    """What became of each program that the chosen tests of this module ask for."""
+    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    chosen = [item.callspec.params for item in functions if item.originalname == _MATRIX_TEST]
+    pool = workers()
+    try:
+        yield {ask: pool.submit(compile, *ask) for params in chosen for ask in _asked(**params)}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_compiles_and_costs_what_it_may(compiled, name, dtype, arch):
+    kernel, found = KERNELS[name], []
+    for number, ask in enumerate(_asked(name, dtype, arch)):
+        cost = compiled[ask].result()[f"ss_{name}"]
+        if cost.registers > kernel.registers or cost.frame or cost.shared > 48 * 1024:
+            found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
+        assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"
+    assert not found, "\n".join(found)
+
+
+_MATRIX_TEST = test_a_kernel_compiles_and_costs_what_it_may.__name__
+
+
+# --- the check itself -------------------------------------------------------------------------------------
+_KNOWN = """
+extern "C" __global__ void plain(float* x) { x[threadIdx.x] += 1; }
+extern "C" __global__ void shares(float* x) {
+    __shared__ float kept[300];
+    kept[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = kept[299 - threadIdx.x];
+}
+extern "C" __global__ void __launch_bounds__(1024) spills(float* x) {
+    float many[64];
+    for (int i = 0; i < 64; ++i) many[i] = x[i * 1024 + threadIdx.x];
+    for (int step = 0; step < 9; ++step) {
+        for (int i = 0; i < 64; ++i) many[i] = many[i] * many[(i * 7 + 1) % 64] + step;
+    }
+    for (int i = 0; i < 64; ++i) x[i * 1024 + threadIdx.x] = many[i];
+}
+"""
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_costs_of_known_kernels(arch):
+    costs = compile(_KNOWN, arch, ("plain", "shares", "spills"))
+    assert costs["plain"].frame == costs["plain"].shared == costs["shares"].frame == 0
+    assert costs["plain"].registers < 16
+    assert costs["shares"].shared == 1200
+    assert costs["spills"].registers == 64  # as many as a block of 1024 threads leaves each
+    assert costs["spills"].frame > 0
+    assert costs["spills"].code > costs["plain"].code > 0
+
+
+@needs_nvrtc
+def test_errors_name_the_line():
+    with pytest.raises(RuntimeError, match=r'op\.cu\(7\): error: identifier "gone" is undefined'):
+        compile('#line 7 "op.cu"\nextern "C" __global__ void f() { gone(); }', 90, ("f",))
+
+
+@needs_nvrtc
+def test_both_half_precisions_compile():
+    text = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n" + (
+        'extern "C" __global__ void f(__half* a, __nv_bfloat16* b) { *a = __float2half(__bfloat162float(*b)); }'
+    )
+    assert isinstance(compile(text, 75, ("f",))["f"], Cost)
+
+
+@pytest.mark.parametrize(
+    ("registers", "threads", "shared", "blocks"),
+    [
+        (32, 128, 0, 16),  # all 64 warps
+        (33, 128, 0, 12),  # counted as 40 registers
+        (64, 128, 0, 8),
+        (168, 128, 0, 3),
+        (255, 1024, 0, 0),
+        (16, 32, 0, 32),
+        (32, 128, 48 * 1024, 4),
+        (32, 128, 227 * 1024, 1),
+    ],
+)
+def test_blocks_on_a_multiprocessor(registers, threads, shared, blocks):
+    assert resident_blocks(registers, threads, shared) == blocks
