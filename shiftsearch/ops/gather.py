@@ -197,7 +197,8 @@ def _fold_forward(backend, spec, patches, offsets, weights=None):
     part = spec.part(offsets.shape[2:5])
     here, p = offsets[(slice(None), slice(None), *part)], spec.patches(part)
     c = None if weights is None else weights[(slice(None), slice(None), *part)]
-    ones = backend.xp.broadcast_to(backend.xp.ones((), patches.dtype), (*here.shape[:-1], 1, p.patch, p.patch))
+    sums = np.result_type(patches.dtype, np.float32)  # a half counts to 2048 only
+    ones = backend.xp.broadcast_to(backend.xp.ones((), sums), (*here.shape[:-1], 1, p.patch, p.patch))
     return {
         "sums": backend.fold(patches, c, here, p, size=spec.size),
         "coverage": backend.fold(ones, c, here, p, size=spec.size),
@@ -215,14 +216,14 @@ def _fold_backward(backend, spec, inputs, outputs, grads):
     found = {"patches": c * read}
     read_cover = None if g_cover is None else backend.gather(g_cover, here, p)
     if weights is not None:
-        by_weight = (patches * read).sum((-1, -2, -3))
+        by_weight = (patches * read).sum((-1, -2, -3), dtype=np.result_type(read.dtype, np.float32))
         if read_cover is not None:
             by_weight = by_weight + read_cover.sum((-1, -2, -3))
         found["weights"] = _whole(backend, by_weight, weights.shape, part)
     if np.issubdtype(offsets.dtype, np.floating):
-        moved = backend.fold_slope(g, c * patches, here, p)
+        moved = backend.fold_slope(g, (c * patches).astype(g.dtype), here, p)
         if g_cover is not None:
-            moved = moved + backend.fold_slope(g_cover, xp.broadcast_to(c, read_cover.shape), here, p)
+            moved = moved + backend.fold_slope(g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p)
         found["offsets"] = _whole(backend, moved, offsets.shape, part)
     return found
 
