@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from nvrtc import ARCHITECTURES, DTYPES, Cost, available, compile, programs, resident_blocks, workers
+from nvrtc import ARCHITECTURES, DTYPES, Cost, available, compile, programs, resident_blocks
 
 from shiftsearch.backends.cuda.kernels import KERNELS
 
@@ -12,43 +12,21 @@ _ALL_INSTANCES = (75, 90, 120)  # the other architectures take turns: they are c
 needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
 
 
-def _asked(name: str, dtype: str, arch: int) -> list[tuple]:
-    """What `compile` is asked for one kernel: kernels of one file and the same options share a program."""
-    kernel = KERNELS[name]
-    texts = programs(kernel, dtype)
-    if arch not in _ALL_INSTANCES:
-        texts = [texts[ARCHITECTURES.index(arch) % len(texts)]]
-    names = tuple(f"ss_{other.name}" for other in KERNELS.values() if other.file == kernel.file)
-    return [(text, arch, names) for text in texts]
-
-
-@pytest.fixture(scope="module")
-def compiled(request):
-    """What became of each program that the chosen tests of this module ask for."""
-    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    chosen = [item.callspec.params for item in functions if item.originalname == _MATRIX_TEST]
-    pool = workers()
-    try:
-        yield {ask: pool.submit(compile, *ask) for params in chosen for ask in _asked(**params)}
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_compiles_and_costs_what_it_may(compiled, name, dtype, arch):
+def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
     kernel, found = KERNELS[name], []
-    for number, ask in enumerate(_asked(name, dtype, arch)):
-        cost = compiled[ask].result()[f"ss_{name}"]
+    texts = list(enumerate(programs(kernel, dtype)))
+    if arch not in _ALL_INSTANCES:
+        texts = [texts[ARCHITECTURES.index(arch) % len(texts)]]
+    for number, text in texts:
+        cost = compile(text, arch, (f"ss_{name}",))[f"ss_{name}"]
         if cost.registers > kernel.registers or cost.frame or cost.shared > 48 * 1024:
             found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
         assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"
     assert not found, "\n".join(found)
-
-
-_MATRIX_TEST = test_a_kernel_compiles_and_costs_what_it_may.__name__
 
 
 # --- the check itself -------------------------------------------------------------------------------------

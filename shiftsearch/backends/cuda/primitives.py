@@ -15,7 +15,7 @@ from shiftsearch.errors import ShiftsearchError
 _WARPS = 4  # of a block of `select`, a query each
 _STAGED = 12 * 1024  # bytes of a query's patch in shared memory
 _IN_REGISTERS = 4 * 32  # candidates that a warp keeps in registers
-_CANDIDATE = {"float": 12, "double": 24}  # bytes of one that is kept in memory
+_CANDIDATE = {"float32": 12, "float64": 24}  # bytes of one that is kept in memory
 
 
 class Cuda:
@@ -117,7 +117,7 @@ class Cuda:
         offsets = xp.empty((*shape, 3), np.float32 if spec.subpixel else np.int32)
         memory = None
         if topk and not registers:
-            memory = xp.empty(count * topk * _CANDIDATE[CTYPES[sums]], np.uint8)
+            memory = xp.empty(count * topk * _CANDIDATE[sums.name], np.uint8)
         self.device.launch(KERNELS["select"], constants, -(-count // _WARPS), {
             "q": _channels_last(xp, q), "k": _channels_last(xp, k), "around": xp.ascontiguousarray(around),
             "scores": scores, "offsets": offsets, "origin": origin, "memory": memory, "G": spec.heads,

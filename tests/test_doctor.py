@@ -1,0 +1,96 @@
+"""`shiftsearch doctor` says what is there, and notices what is wrong."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import emulate
+import numpy as np
+import pytest
+from device_arrays import Namespace
+
+from shiftsearch import ShiftsearchError, __version__
+from shiftsearch.backends import cpu, cuda
+from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.doctor import examine
+
+
+def examined(monkeypatch, load) -> tuple[bool, str]:
+    monkeypatch.setattr(cuda, "load", load)
+    out = io.StringIO()
+    return examine(out), out.getvalue()
+
+
+def missing():
+    raise ShiftsearchError("arrays on a GPU need CuPy")
+
+
+def test_the_command_ends_well_and_says_so():
+    done = subprocess.run([sys.executable, "-m", "shiftsearch", "doctor"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"shiftsearch  {__version__}" in done.stdout
+    assert done.stdout.count("cpu   ") >= 10
+    assert done.stdout.rstrip().splitlines()[-1].startswith("all well on cpu")
+
+
+def test_what_is_missing_is_said_and_is_no_fault(monkeypatch):
+    well, said = examined(monkeypatch, missing)
+    assert well
+    assert "cuda         not here: arrays on a GPU need CuPy" in said
+
+
+@pytest.mark.parametrize("wrong", ["value", "error"])
+def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
+    right = cpu.gather
+
+    def gather(*arguments):
+        if wrong == "error":
+            raise RuntimeError("out of order")
+        return right(*arguments) * np.float32(1.01)
+
+    monkeypatch.setattr(cpu, "gather", gather)
+    well, said = examined(monkeypatch, missing)
+    assert not well
+    assert "cpu   gather      WRONG" in said
+    assert ("out of order" in said) == (wrong == "error")
+    assert said.rstrip().endswith("wrong on cpu")
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
+def test_each_backend_is_examined(monkeypatch):
+    emulator = emulate.Emulator()
+    emulator.xp = Namespace()
+    emulator.xp.cuda = _Devices()
+    well, said = examined(monkeypatch, lambda: Cuda(emulator))
+    assert well, said
+    assert "cuda:0       Emulated, 1 GiB, compute capability 9.0" in said
+    assert said.count("cuda  ") >= 10
+    assert said.rstrip().endswith("all well on cpu and cuda")
+
+
+class _Devices:
+    """What the doctor asks CuPy about devices."""
+
+    @property
+    def runtime(self):
+        return self
+
+    nvrtc = runtime
+
+    def getDeviceCount(self):
+        return 1
+
+    def getDeviceProperties(self, index):
+        return {"name": b"Emulated", "totalGlobalMem": 2**30, "major": 9, "minor": 0}
+
+    def driverGetVersion(self):
+        return 13000
+
+    def runtimeGetVersion(self):
+        return 13000
+
+    def getVersion(self):
+        return 13, 0

@@ -1,0 +1,33 @@
+"""The emulated kernels again, in a compiler's own checks: undefined behaviour on all cases, races on every kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import emulate
+import pytest
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
+]
+_OPS = str(Path(__file__).with_name("test_ops.py"))
+# every kernel, and every way in which one keeps its best candidates
+_KINDS = "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
+
+
+def test_no_case_does_what_is_undefined():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", "emulated and single"]
+    environment = {**os.environ, "SHIFTSEARCH_EMULATOR_MODE": "ubsan"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+def test_no_kernel_has_a_race():
+    done = emulate.run_under_tsan(["-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", f"emulated and single and ({_KINDS})"])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
