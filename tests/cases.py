@@ -108,7 +108,8 @@ class Case:
                 patches = video(B, self.heads, *part, self.kept, C // self.heads, spec.patch, spec.patch)
                 found = {"patches": patches, "offsets": offsets(), "weights": video(B, self.heads, T, h, w, self.kept)}
             case "chain_flow":
-                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(places) for _ in range(2)]
+                each = places if self.flow == "astray" else dtype  # gradients there are too large for halves
+                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(each) for _ in range(2)]
                 found = dict(zip(("forward", "backward"), flows, strict=True))
             case _:
                 found = {

@@ -16,6 +16,14 @@ from shiftsearch._geometry import Patches
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 WITH_OFFSETS = [case for case in CASES if "offsets" in case.op.outputs]
+
+
+def each(cases):
+    """One process runs all that is asked of a case: it then needs the definition's answer once."""
+    marks = pytest.mark.xdist_group
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=marks(c.name)) for c in cases])
+
+
 _TIES = 0.02  # of the kept candidates may be others that score the same but for rounding
 
 
@@ -78,11 +86,11 @@ def loss(case: Case, dtype) -> dict:
 
 
 def _dtype_of(case: Case, output: str, dtype) -> np.dtype:
-    return np.dtype(dtype) if case.op.outputs[output] == "value" else sums(dtype)
+    return case.arrays(dtype)[case.op.values[0]].dtype if case.op.outputs[output] == "value" else sums(dtype)
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("case", [c for c in CASES if c not in WITH_OFFSETS], ids=lambda c: c.name)
+@each([c for c in CASES if c not in WITH_OFFSETS])
 def test_outputs_are_those_of_the_definition(case, run: Run):
     found, (wanted, _) = run.forward(case), reference(case, run.dtype)
     assert found.keys() == wanted.keys()
@@ -92,7 +100,7 @@ def test_outputs_are_those_of_the_definition(case, run: Run):
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("case", WITH_OFFSETS, ids=lambda c: c.name)
+@each(WITH_OFFSETS)
 def test_kept_candidates_are_those_of_the_definition(case, run: Run):
     found, (wanted, _) = run.forward(case), reference(case, run.dtype)
     assert found["offsets"].dtype == wanted["offsets"].dtype
@@ -122,7 +130,7 @@ def _scores_at(case: Case, dtype, offsets):
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("case", [c for c in CASES if c.values != "nan"], ids=lambda c: c.name)
+@each([c for c in CASES if c.values != "nan"])
 def test_gradients_are_those_of_the_definition(case, run: Run):
     """Both at the outputs of the definition, so that it does not matter which of two equal candidates was kept."""
     wanted, slopes = reference(case, run.dtype)

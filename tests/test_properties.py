@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import emulate
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,13 +10,28 @@ from hypothesis import strategies as st
 from test_ops import tolerance
 
 import shiftsearch as ss
-from shiftsearch import definition
+from shiftsearch import _call, definition
 from shiftsearch._geometry import query_grid
+from shiftsearch.backends.cuda.primitives import Cuda
 from shiftsearch.ops.aggregate import AGGREGATE, AggregateSpec
 from shiftsearch.ops.gather import GATHER, GatherSpec
 from shiftsearch.ops.search import SEARCH, SearchSpec
 
 pytestmark = pytest.mark.usefixtures("poisoned")
+
+_EMULATED = pytest.param(
+    "emulated",
+    marks=[pytest.mark.emulated, pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))],
+)
+
+
+@pytest.fixture(params=["cpu", _EMULATED], autouse=True)
+def _backend(request, monkeypatch):
+    """What computes arrays in main memory: the CPU backend, or the emulated CUDA kernels in its place."""
+    if request.param == "emulated":
+        emulated = Cuda(emulate.Emulator(seed=1))
+        monkeypatch.setattr(_call._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first))
+
 
 examples = settings(
     max_examples=60, deadline=None, derandomize=True, database=None,

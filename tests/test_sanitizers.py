@@ -9,6 +9,7 @@ from pathlib import Path
 
 import emulate
 import pytest
+from cases import CASES
 
 pytestmark = [
     pytest.mark.emulated,
@@ -19,8 +20,10 @@ _OPS = str(Path(__file__).with_name("test_ops.py"))
 _KINDS = "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
 
 
-def test_no_case_does_what_is_undefined():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", "emulated and single"]
+@pytest.mark.parametrize("op", sorted({case.op.name for case in CASES}))
+def test_no_case_does_what_is_undefined(op):
+    chosen = f"emulated and single and {op}"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", chosen]
     environment = {**os.environ, "SHIFTSEARCH_EMULATOR_MODE": "ubsan"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:]
