@@ -70,8 +70,14 @@ def _library() -> ctypes.CDLL:
 
 def compile(text: str, arch: int, kernel_names: tuple[str, ...]) -> dict[str, Cost]:
     """Costs of the functions `kernel_names` of a program; RuntimeError with the compiler's log if it is wrong."""
-    costs = read_costs(cubin(text, arch))
+    costs = _costs(text, arch)
     return {name: costs[name] for name in kernel_names}
+
+
+@cache
+def _costs(text: str, arch: int) -> dict[str, Cost]:
+    """Of all kernels of a program: those of one file are compiled once."""
+    return read_costs(cubin(text, arch))
 
 
 def cubin(text: str, arch: int) -> bytes:

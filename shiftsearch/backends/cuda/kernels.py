@@ -60,7 +60,7 @@ KERNELS = {
         Kernel("gather", registers=72, file="gather.cu", instances=_ALL),
         Kernel("pull", registers=144, file="pull.cu", instances=_ALL),
         Kernel("cells", registers=40, file="push.cu", instances=_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1)),
-        Kernel("push", registers=120, file="push.cu", instances=(*_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1),
+        Kernel("push", registers=128, file="push.cu", instances=(*_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1),
                                              *_with(_ALL, REACH=4, PATCHES=1, WEIGHTED=1))),
         Kernel("chain", registers=80, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
         Kernel("unchain", registers=112, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
