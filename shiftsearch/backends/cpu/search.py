@@ -27,6 +27,7 @@ from shiftsearch.backends.cpu.windows import (
     Task,
     candidate,
     first_of,
+    mirror_index,
     pointers,
     room_for,
     windows_of_flow,
@@ -71,16 +72,6 @@ class _Spread(NamedTuple):
     whole: bool  # all windows lie on whole pixels of one frame
 
 
-@inline
-def _mirrored(i, n):
-    """`reflect` for an index."""
-    if n == 1:
-        return 0
-    if i < 0 or i >= n:
-        i = i % (2 * (n - 1))
-    return i if i < n else 2 * (n - 1) - i
-
-
 @helper
 def _packing(task):
     """How a tile's pixels are loaded: pixels from patch to patch, side, length of a row; and numbers from query to query."""
@@ -102,14 +93,14 @@ def _load_planes(q, q_shape, t, y0, x0, task, planes):
     inside = left >= 0 and left + (runs - 1) * apart + run <= q_shape.width
     for row in range(side):
         a = row // packed if row // packed < TILE else TILE - 1
-        y = _mirrored((y0 + a) * apart + row - a * packed - half, q_shape.height)
+        y = mirror_index((y0 + a) * apart + row - a * packed - half, q_shape.height)
         for c in range(task.channels):
             pixels = after(q, t * q_shape.frame + c * q_shape.channel + y * q_shape.row)
             for b in range(runs):
                 to, x = after(planes, (row * task.channels + c) * length + b * run), left + b * apart
                 if not inside:
                     for column in range(run):
-                        put(to, column, get(pixels, _mirrored(x + column, q_shape.width) * step))
+                        put(to, column, get(pixels, mirror_index(x + column, q_shape.width) * step))
                 elif step == 1:
                     for column in range(run):
                         put(to, column, get(pixels, x + column))
@@ -273,7 +264,7 @@ def _pixel(t, y, x, H, W, C, zeros):
     """Start of the channels of a pixel in [T, row, column, channel], or -1 outside a border of zeros."""
     if zeros and (y < 0 or y >= H or x < 0 or x >= W):
         return -1
-    return ((t * H + _mirrored(y, H)) * W + _mirrored(x, W)) * C
+    return ((t * H + mirror_index(y, H)) * W + mirror_index(x, W)) * C
 
 
 @helper

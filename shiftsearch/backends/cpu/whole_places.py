@@ -22,6 +22,7 @@ from shiftsearch.backends.cpu import micro_places as micro
 from shiftsearch.backends.cpu import pool, simd
 from shiftsearch.backends.cpu.jit import inline, kernel
 from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put
+from shiftsearch.backends.cpu.windows import mirror_index
 
 _LEAST_ROWS = 32  # of a thread's part of a frame: patches that lie across parts cost more
 _LINE = 16  # numbers in a cache line, or more
@@ -52,16 +53,6 @@ def _video(frames, channels, height, width, before, behind, mirrored) -> Video:
 
 
 @inline
-def _mirrored(i, n):
-    """`reflect` for an index."""
-    if n == 1:
-        return 0
-    if i < 0 or i >= n:
-        i = i % (2 * (n - 1))
-    return i if i < n else 2 * (n - 1) - i
-
-
-@inline
 def _margin(number, before, n):
     """Position, in pixels from the frame's first, of the pixel of a margin with this number."""
     return number - before if number < before else n + number - before
@@ -82,14 +73,14 @@ def _fill(given, out, code, v, all_channels, first_channel, first, last):
         t, y = unit // v.rows, unit % v.rows - v.before
         if not v.mirrored and (y < 0 or y >= v.height):
             continue
-        at = ((t * all_channels + first_channel) * v.height + _mirrored(y, v.height)) * v.width
+        at = ((t * all_channels + first_channel) * v.height + mirror_index(y, v.height)) * v.width
         to = unit * v.row + v.before * v.channels
         micro.turn(code, given, at, out, to, v.channels, v.width, v.height * v.width, v.channels)
         if v.mirrored:
             for number in range(v.before + v.behind):
                 x = _margin(number, v.before, v.width)
                 for c in range(v.channels):
-                    put(out, to + x * v.channels + c, get(out, to + _mirrored(x, v.width) * v.channels + c))
+                    put(out, to + x * v.channels + c, get(out, to + mirror_index(x, v.width) * v.channels + c))
 
 
 @kernel()
@@ -104,11 +95,11 @@ def _empty(sums, out, code, v, all_channels, first_channel, first, last):
         if v.mirrored:
             for number in range(v.before + v.behind):
                 other = _margin(number, v.before, v.height)
-                if _mirrored(other, v.height) == y:
+                if mirror_index(other, v.height) == y:
                     _fold(sums, at, start + (other + v.before) * v.row, v.row)
             for number in range(v.before + v.behind):
                 x = _margin(number, v.before, v.width)
-                _fold(sums, here + _mirrored(x, v.width) * v.channels, here + x * v.channels, v.channels)
+                _fold(sums, here + mirror_index(x, v.width) * v.channels, here + x * v.channels, v.channels)
         to = ((t * all_channels + first_channel) * v.height + y) * v.width
         micro.turn(code, sums, here, out, to, v.width, v.channels, v.channels, v.height * v.width)
 

@@ -54,6 +54,16 @@ def mirror(x, n):
     return x if x <= n - 1 else period - x
 
 
+@inline
+def mirror_index(i, n):
+    """`reflect` for an index."""
+    if n == 1:
+        return 0
+    if i < 0 or i >= n:
+        i = i % (2 * (n - 1))
+    return i if i < n else 2 * (n - 1) - i
+
+
 @exact
 def _centre(at, moved, n, task):
     """Centre of the window of a query at pixel `at`, along an axis of n pixels."""

@@ -76,7 +76,6 @@ class Parameter:
     name: str
     ctype: str
     pointer: bool
-    written: bool
 
     @property
     def dtype(self) -> str:
@@ -99,9 +98,9 @@ def _parameters(file: str, name: str, constants: tuple[tuple[str, str | int], ..
 
 def _parameter(written: str, types: dict) -> Parameter:
     *ctype, name = written.replace("*", " * ").replace("__restrict__", " ").split()
-    constant, pointer = "const" in ctype, "*" in ctype
+    pointer = "*" in ctype
     ctype = " ".join(word for word in ctype if word not in ("const", "*"))
-    return Parameter(name, str(types.get(ctype, ctype)), pointer, pointer and not constant)
+    return Parameter(name, str(types.get(ctype, ctype)), pointer)
 
 
 def bind(kernel: Kernel, constants: dict[str, str | int], given: dict) -> list:
