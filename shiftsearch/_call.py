@@ -46,16 +46,21 @@ def run(op: Op, spec: Spec, **arrays) -> tuple:
         return tuple(results)
 
 
-def transform(op: str, function, **arrays):
-    """`function(xp, *arrays)` of arrays of floats of any library, in the array module of where they live."""
+def transform(op: str, function, dtypes=None, **arrays):
+    """`function(xp, *arrays)` of arrays of any library, in the array module of where they live.
+
+    Arrays have one of `dtypes`, by default floats; an array or a tuple of them comes back as the same kind.
+    """
+    dtypes = dtypes or _FLOATS
     home = _home(op, arrays)
     with home.current():
         native = _taken(op, home, arrays)
         for name, array in native.items():
-            if _dtype(array) not in _FLOATS:
-                raise ShiftsearchError(f"{op}: {name} is {_dtype(array)}, expected one of {', '.join(_FLOATS)}")
+            if _dtype(array) not in dtypes:
+                raise ShiftsearchError(f"{op}: {name} is {_dtype(array)}, expected one of {', '.join(dtypes)}")
         with _room(op, native):
-            return home.give(function(home.backend.xp, *native.values()))
+            found = function(home.backend.xp, *native.values())
+        return tuple(map(home.give, found)) if isinstance(found, tuple) else home.give(found)
 
 
 def check_room(op: str, name: str, shape: tuple[int, ...], each: int) -> None:
