@@ -1,11 +1,16 @@
 """Shifted non-local search in video: where are the pixels that belong to this one, how alike, and what to make of them."""
 
+import sys
+
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, coverage, scatter, stack
 from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
+
+if "torch" in sys.modules:  # its saved programs call the ops by name
+    from shiftsearch import _torch as _torch
 
 __version__ = "0.1.0"
 

@@ -28,16 +28,16 @@ def mirror_sign(x, n: int):
     return np.where(np.mod(x, 2 * (n - 1)) <= n - 1, 1.0, -1.0)
 
 
-def frame_order(frames: int, radius: int) -> np.ndarray:
+def frame_order(frames: int, radius: int, xp=np):
     """Frames that each frame looks at, in slot order, (frames, 2 * radius + 1).
 
     Its own frame, then forward in time, then backward from the frame before. At the ends of the
     clip the range moves inside, so that there are always 2 * radius + 1 different frames.
     """
-    t = np.arange(frames)[:, None]
-    slot = np.arange(2 * radius + 1)
-    last = np.minimum(np.maximum(t + radius, 2 * radius), frames - 1)
-    return np.where(t + slot <= last, t + slot, last - slot).astype(np.int32)
+    t = xp.arange(frames)[:, None]
+    slot = xp.arange(2 * radius + 1)
+    last = xp.minimum(xp.maximum(t + radius, 2 * radius), frames - 1)
+    return xp.where(t + slot <= last, t + slot, last - slot).astype("int32")
 
 
 def query_grid(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -45,22 +45,19 @@ def query_grid(height: int, width: int, stride: int) -> tuple[int, int]:
     return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
-def patch_offsets(patch: int, dilation: int) -> np.ndarray:
+def patch_offsets(patch: int, dilation: int, xp=np):
     """Pixels of a patch along one axis, relative to its query: -1, 0, 1 for 3; -2, -1, 0, 1 for 4."""
-    return dilation * (np.arange(patch) - patch // 2)
+    return dilation * (xp.arange(patch) - patch // 2)
 
 
-def coverage(height: int, width: int, patch: int, stride: int, dilation: int) -> np.ndarray:
-    """How many queries of one frame have a patch that covers each pixel, (height, width), in closed form."""
+def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp=np):
+    """How many queries of one frame have a patch that covers each pixel, (height, width), in float64."""
 
     def along(n):
-        counts, last = np.zeros(n), (n - 1) // stride * stride
-        for offset in patch_offsets(patch, dilation).tolist():
-            first = offset if offset >= 0 else offset % stride
-            counts[first : max(last + offset + 1, 0) : stride] += 1
-        return counts
+        query = xp.arange(n)[:, None] - patch_offsets(patch, dilation, xp)  # whose patch has this pixel, if it is one
+        return ((query >= 0) & (query < n) & (query % stride == 0)).sum(1)
 
-    return along(height)[:, None] * along(width)
+    return along(height)[:, None] * along(width).astype("float64")
 
 
 def window_offset(centre, n: int, window: int, step: float, slide: bool):

@@ -48,6 +48,9 @@ class Spec:
             self.check(isinstance(getattr(self, name), bool), name, "True or False")
 
 
+OPS: dict[str, Op] = {}  # all ops by name
+
+
 @dataclass(frozen=True)
 class Op:
     """One op: its arrays with their shapes in letters, and what it does in terms of a backend's primitives.
@@ -55,19 +58,26 @@ class Op:
     A letter is bound by the first array that has it; every later one must agree. `B` may be missing
     in all arrays of a call, a letter with "?" in one of them; both are then added with length 1.
     `forward(backend, spec, **inputs)` gives a dict of outputs; `backward(backend, spec, inputs,
-    outputs, grads)` a dict of gradients, for the inputs that have one.
+    outputs, grads, wanted)` a dict of gradients, for those of the `wanted` inputs that have one.
+    Of `grads`, which arrive at the outputs, only the first must be there; of `outputs`, those in `keeps`.
     """
 
     name: str
+    spec: type[Spec]
     inputs: dict[str, str]
-    outputs: dict[str, str]
+    outputs: dict[str, str]  # what kind of number: value, score, offset or index
+    shapes: Callable  # of the outputs by name, from spec and sizes
     forward: Callable
     backward: Callable
     sizes: Callable = lambda spec, sizes: {}  # letters that the spec decides, from those bound so far
     values: tuple[str, ...] = ()  # inputs that share one dtype; the others are coordinates
     optional: tuple[str, ...] = ()  # inputs that may be None
+    keeps: tuple[str, ...] = ()  # outputs that backward reads
+    hidden: tuple[str, ...] = ()  # outputs that only backward reads
     check: Callable = field(default=lambda spec, sizes: None)  # what a spec asks of the sizes
-    large: Callable = lambda spec, sizes: {}  # shapes of outputs that may be far larger than the inputs
+
+    def __post_init__(self):
+        OPS[self.name] = self
 
     def bind(self, spec: Spec, arrays: dict) -> tuple[dict, dict, bool]:
         """(arrays with all their axes, sizes of all letters, whether `B` was given), or an error that says what is wrong."""
@@ -80,7 +90,7 @@ class Op:
             wanted = letters if batched or letters[0] != "B" else letters[1:]
             if array.ndim == len(wanted) - 1:
                 wanted = [x for x in wanted if not x.endswith("?")]
-            self._match(name, array.shape, wanted, sizes)
+            self._match(spec.op, name, array.shape, wanted, sizes)
             sizes.update(self.sizes(spec, sizes))
             missing = [i for i, letter in enumerate(letters) if letter not in wanted]
             for axis in missing:
@@ -90,15 +100,21 @@ class Op:
         self.check(spec, sizes)
         return whole, sizes, batched
 
-    def _match(self, name: str, shape: tuple, wanted: list[str], sizes: dict[str, int]) -> None:
+    def dtype(self, output: str, spec: Spec, value: str) -> str:
+        """Of an output, where values have the dtype `value`: sums of halves are floats."""
+        wide = "float64" if value == "float64" else "float32"
+        offset = wide if getattr(spec, "subpixel", False) else "int32"
+        return {"value": value, "score": wide, "offset": offset, "index": "int32"}[self.outputs[output]]
+
+    def _match(self, caller: str, name: str, shape: tuple, wanted: list[str], sizes: dict[str, int]) -> None:
         known = dict(sizes)  # from the arrays before
         fits = len(shape) == len(wanted) and all(_fits(n, x, sizes) for n, x in zip(shape, wanted, strict=True))
         if not fits:
             expected = ", ".join(x if x.isdigit() else _bound(x, known) for x in wanted)
-            raise ShiftsearchError(f"{self.name}: {name} has shape {tuple(shape)}, expected ({expected})")
-        empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter != "S"]
-        if empty:  # S may be 0: a search with radius 0 follows no flow
-            raise ShiftsearchError(f"{self.name}: {name} has shape {tuple(shape)}, expected at least 1 along {empty[0]}")
+            raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected ({expected})")
+        empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter not in "BS"]
+        if empty:  # S may be 0: a search with radius 0 follows no flow; and no clip at all gives no result at all
+            raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected at least 1 along {empty[0]}")
 
 
 def _fits(n: int, letter: str, sizes: dict[str, int]) -> bool:

@@ -318,6 +318,7 @@ def _select_frame(q, k, spec, p, t, slots, frame, cy, cx):
     offsets = np.zeros((*kept.shape, 3))
     for number, window in enumerate(windows):
         offsets = np.where((slot == number)[..., None], window.offset(i, j), offsets)
+    offsets = offsets if spec.subpixel else offsets.astype(np.int32)
     return -score if p.metric == "dot" else score, offsets, np.asarray(slots)[slot]
 
 

@@ -117,8 +117,8 @@ def _largest_error(backend, op, spec, inputs) -> float:
     arrive = {name: np.ones(array.shape, np.float32) for name, array in wanted.items() if op.outputs[name] != "index"}
     kept = {name: array.astype(np.float32 if array.dtype.kind == "f" else array.dtype) for name, array in wanted.items()}
     there_kept, there_arrive = ({name: xp.asarray(array) for name, array in of.items()} for of in (kept, arrive))
-    slopes = op.backward(backend, spec, there, there_kept, there_arrive)
-    wanted_slopes = op.backward(definition, spec, inputs, kept, arrive)
+    slopes = op.backward(backend, spec, there, there_kept, there_arrive, inputs.keys())
+    wanted_slopes = op.backward(definition, spec, inputs, kept, arrive, inputs.keys())
     pairs = [(found[name], wanted[name]) for name in wanted] + [(slopes[name], wanted_slopes[name]) for name in wanted_slopes]
     return max(_difference(a if type(a) is np.ndarray else a.get(), b) for a, b in pairs)
 

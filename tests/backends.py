@@ -38,7 +38,7 @@ class Run:
     def backward(self, case: Case, outputs: dict, grads: dict) -> dict:
         backend, arrays = self._load(), case.arrays(self.dtype)
         there = (self._there(given) for given in (arrays, outputs, grads))
-        return self._back(case.op.backward(backend, case.spec, *there))
+        return self._back(case.op.backward(backend, case.spec, *there, arrays.keys()))
 
     def _load(self):
         return {"cpu": lambda: cpu, "emulated": lambda: _emulated(self.precision), "gpu": _gpu}[self.backend]()

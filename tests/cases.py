@@ -15,7 +15,7 @@ from shiftsearch._geometry import query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.ops.aggregate import AGGREGATE, SCATTER, STACK, AggregateSpec
 from shiftsearch.ops.flow import CHAIN_FLOW, ChainFlowSpec
-from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec
+from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec, bounds
 from shiftsearch.ops.score import SCORE, ScoreSpec
 from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
 
@@ -55,6 +55,8 @@ class Case:
     @property
     def spec(self) -> Spec:
         options = dict(self.options)
+        if "queries" in options:
+            options["queries"] = bounds(self.op.name, options["queries"])
         if self.op.name in _HAVE_HEADS:
             options["heads"] = self.heads
         if self.op.name == "match":

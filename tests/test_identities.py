@@ -260,7 +260,7 @@ def test_whole_flow_finds_the_same_with_and_without_subpixel(options, rng):
     options = {"window": 3, "topk": 5, **options}
     whole, fractional = (ss.search(q, k, flow, subpixel=subpixel, **options) for subpixel in (False, True))
     assert whole[1].dtype == np.int32
-    assert fractional[1].dtype == np.float32
+    assert fractional[1].dtype == np.float64
     close(whole[0], fractional[0])
     equal([whole[1]], [fractional[1]])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_ops import tolerance
 
 import shiftsearch as ss
-from shiftsearch import _call, definition
+from shiftsearch import _arrays, definition
 from shiftsearch._geometry import query_grid
 from shiftsearch.backends.cuda.primitives import Cuda
 from shiftsearch.ops.aggregate import AGGREGATE, AggregateSpec
@@ -30,7 +30,7 @@ def _backend(request, monkeypatch):
     """What computes arrays in main memory: the CPU backend, or the emulated CUDA kernels in its place."""
     if request.param == "emulated":
         emulated = Cuda(emulate.Emulator(seed=1))
-        monkeypatch.setattr(_call._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first))
+        monkeypatch.setattr(_arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first))
 
 
 examples = settings(

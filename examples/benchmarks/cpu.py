@@ -110,7 +110,7 @@ def backward_case(C, patch, size, others):
     keys = texture_video(C, size, size, seed=5)
     inputs = {"q": video[None], "k": keys[None], "offsets": offsets[None]}
     spec = ScoreSpec("score", patch)
-    sides = {"ours": lambda: SCORE.backward(cpu, spec, inputs, {}, {"scores": grad[None]})}
+    sides = {"ours": lambda: SCORE.backward(cpu, spec, inputs, {}, {"scores": grad[None]}, {"q", "k"})}
     for name, other in others.items():
         sides[name] = lambda other=other: other.backward(video, keys, grad[0], places, patch)
 
@@ -246,7 +246,7 @@ def probe_first_call(what, C):
                 from shiftsearch.ops.score import SCORE, ScoreSpec
 
                 inputs = {"q": video[None], "k": video[None], "offsets": offsets[None]}
-                SCORE.backward(cpu, ScoreSpec("score", 7), inputs, {}, {"scores": weights[None]})
+                SCORE.backward(cpu, ScoreSpec("score", 7), inputs, {}, {"scores": weights[None]}, {"q", "k"})
 
     cpu_before, before = time.process_time(), time.perf_counter()
     run()

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from shiftsearch import _geometry
-from shiftsearch._call import check_room, run
+from shiftsearch._arrays import check_room
+from shiftsearch._call import run
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.score import of_offsets
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class AggregateSpec(Spec):
 
     def coverage(self, xp, height, width, dtype):
         """What each pixel's sum is divided by; 1 where nothing is summed."""
-        counts = _geometry.coverage(height, width, self.patch, self.stride, self.dilation)
-        return xp.asarray(np.maximum(counts, 1).astype(dtype))
+        counts = _geometry.coverage(height, width, self.patch, self.stride, self.dilation, xp)
+        return xp.maximum(counts, 1).astype(dtype)
 
 
 def _sizes(spec, sizes):
@@ -79,8 +81,7 @@ def aggregate(v, weights, offsets, *, patch=1, stride=1, dilation=1, border="ref
         >>> aggregate(video, weights, offsets, patch=3).shape
         (3, 4, 16, 24)
     """
-    spec = AggregateSpec("aggregate", patch, stride, dilation, border)
-    return run(AGGREGATE, spec, v=v, weights=weights, offsets=offsets)[0]
+    return run(AGGREGATE, (patch, stride, dilation, border), v=v, weights=weights, offsets=offsets)[0]
 
 
 def _aggregate_forward(backend, spec, v, weights, offsets):
@@ -88,27 +89,23 @@ def _aggregate_forward(backend, spec, v, weights, offsets):
     return {"out": sums / spec.coverage(backend.xp, *v.shape[-2:], v.dtype)}
 
 
-def _aggregate_backward(backend, spec, inputs, outputs, grads):
+def _aggregate_backward(backend, spec, inputs, outputs, grads, wanted):
     v, weights, offsets = inputs["v"], inputs["weights"], inputs["offsets"]
     u, p = grads["out"] / spec.coverage(backend.xp, *v.shape[-2:], v.dtype), spec.patches()
-    return {
-        "v": backend.push(u, None, weights, offsets, p, size=v.shape[1:]),
-        "weights": backend.correlate(u, v, offsets, p),
-        **_moved(backend, u, v, weights, offsets, p),
-    }
-
-
-def _moved(backend, q, k, weights, offsets, p):
-    """The gradient of the offsets, if they have one."""
-    if not np.issubdtype(offsets.dtype, np.floating):
-        return {}
-    return {"offsets": backend.slope(q, k, weights, offsets, p)}
+    found = of_offsets(backend, u, v, weights, offsets, p, wanted)
+    if "v" in wanted:
+        found["v"] = backend.push(u, None, weights, offsets, p, size=v.shape[1:])
+    if "weights" in wanted:
+        found["weights"] = backend.correlate(u, v, offsets, p)
+    return found
 
 
 AGGREGATE = Op(
     name="aggregate",
+    spec=AggregateSpec,
     inputs=_LETTERS,
     outputs={"out": "value"},
+    shapes=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BTCHW")},
     values=("v", "weights"),
     sizes=_sizes,
     check=_check,
@@ -136,8 +133,7 @@ def stack(v, offsets, weights=None, *, patch=1, stride=1, dilation=1, border="re
         >>> stack(video, offsets, patch=3).shape
         (4, 3, 4, 16, 24)
     """
-    spec = AggregateSpec("stack", patch, stride, dilation, border)
-    return run(STACK, spec, v=v, offsets=offsets, weights=weights)[0]
+    return run(STACK, (patch, stride, dilation, border), v=v, offsets=offsets, weights=weights)[0]
 
 
 def _ones(xp, offsets, dtype):
@@ -154,7 +150,7 @@ def _stack_forward(backend, spec, v, offsets, weights=None):
     return {"out": xp.stack(warped, 1) / spec.coverage(xp, *v.shape[-2:], v.dtype)}
 
 
-def _stack_backward(backend, spec, inputs, outputs, grads):
+def _stack_backward(backend, spec, inputs, outputs, grads, wanted):
     v, offsets, p, xp = inputs["v"], inputs["offsets"], spec.patches(), backend.xp
     weights = inputs.get("weights")
     used = _ones(xp, offsets, v.dtype) if weights is None else weights
@@ -162,11 +158,13 @@ def _stack_backward(backend, spec, inputs, outputs, grads):
     parts = []
     for n in range(offsets.shape[-2]):
         one, c, place = u[:, n], used[..., n : n + 1], offsets[..., n : n + 1, :]
-        part = {"v": backend.push(one, None, c, place, p, size=v.shape[1:])}
-        if weights is not None:
+        part = of_offsets(backend, one, v, c, place, p, wanted)
+        if "v" in wanted:
+            part["v"] = backend.push(one, None, c, place, p, size=v.shape[1:])
+        if "weights" in wanted and weights is not None:
             part["weights"] = backend.correlate(one, v, place, p)
-        parts.append({**part, **_moved(backend, one, v, c, place, p)})
-    joined = {"v": sum(part["v"] for part in parts)}
+        parts.append(part)
+    joined = {"v": sum(part["v"] for part in parts)} if "v" in wanted else {}
     for name, axis in (("weights", -1), ("offsets", -2)):
         if name in parts[0]:
             joined[name] = xp.concatenate([part[name] for part in parts], axis)
@@ -175,11 +173,12 @@ def _stack_backward(backend, spec, inputs, outputs, grads):
 
 STACK = Op(
     name="stack",
+    spec=AggregateSpec,
     inputs=_LETTERS,
     outputs={"out": "value"},
     values=("v", "weights"),
     optional=("weights",),
-    large=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BKTCHW")},
+    shapes=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BKTCHW")},
     sizes=_sizes,
     check=_check,
     forward=_stack_forward,
@@ -209,28 +208,30 @@ def scatter(v, weights, offsets, *, patch=1, stride=1, dilation=1, border="refle
         >>> scatter(video, np.ones_like(scores), offsets).shape
         (3, 4, 16, 24)
     """
-    spec = AggregateSpec("scatter", patch, stride, dilation, border)
-    return run(SCATTER, spec, v=v, weights=weights, offsets=offsets)[0]
+    return run(SCATTER, (patch, stride, dilation, border), v=v, weights=weights, offsets=offsets)[0]
 
 
 def _scatter_forward(backend, spec, v, weights, offsets):
     return {"out": backend.push(v, None, weights, offsets, spec.patches(), size=v.shape[1:])}
 
 
-def _scatter_backward(backend, spec, inputs, outputs, grads):
+def _scatter_backward(backend, spec, inputs, outputs, grads, wanted):
     v, weights, offsets = inputs["v"], inputs["weights"], inputs["offsets"]
     g, p = grads["out"], spec.patches()
-    return {
-        "v": backend.pull(None, g, weights, offsets, p, size=v.shape[1:]),
-        "weights": backend.correlate(v, g, offsets, p),
-        **_moved(backend, v, g, weights, offsets, p),
-    }
+    found = of_offsets(backend, v, g, weights, offsets, p, wanted)
+    if "v" in wanted:
+        found["v"] = backend.pull(None, g, weights, offsets, p, size=v.shape[1:])
+    if "weights" in wanted:
+        found["weights"] = backend.correlate(v, g, offsets, p)
+    return found
 
 
 SCATTER = Op(
     name="scatter",
+    spec=AggregateSpec,
     inputs=_LETTERS,
     outputs={"out": "value"},
+    shapes=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BTCHW")},
     values=("v", "weights"),
     sizes=_sizes,
     check=_check,
@@ -274,4 +275,5 @@ def coverage(size, *, patch=1, stride=1, dilation=1) -> np.ndarray:
         raise ShiftsearchError(f"coverage: size is {size!r}, expected (height, width)")
     spec = CoverageSpec("coverage", *size, patch, stride, dilation)
     check_room("coverage", "the result", (spec.height, spec.width), 8)
+    check_room("coverage", "the patches along an axis", (max(spec.height, spec.width), spec.patch), 16)  # on the way
     return _geometry.coverage(spec.height, spec.width, spec.patch, spec.stride, spec.dilation)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shiftsearch import _geometry
-from shiftsearch._call import check_room, run, transform
+from shiftsearch._arrays import check_room, transform
+from shiftsearch._call import are_tensors, run
 from shiftsearch._geometry import query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
@@ -97,38 +98,33 @@ def chain_flow(forward, backward, *, radius: int, stride: int = 1):
 
 def chain(op: str, forward, backward, radius: int, stride: int):
     """`chain_flow` on behalf of `op`, which errors name."""
-    spec = ChainFlowSpec(op, radius=radius, stride=stride)
-    (flow,) = run(CHAIN_FLOW if op == "chain_flow" else _FOR_SEARCH, spec, forward=forward, backward=backward)
-    return flow
+    return run(CHAIN_FLOW, (radius, stride), op, forward=forward, backward=backward)[0]
 
 
 def _forward(backend, spec, forward, backward):
     return {"flow": backend.chain_flow(forward, backward, radius=spec.radius, stride=spec.stride)}
 
 
-def _backward(backend, spec, inputs, outputs, grads):
+def _backward(backend, spec, inputs, outputs, grads, wanted):
     both = backend.chain_flow_backward(grads["flow"], **inputs, radius=spec.radius, stride=spec.stride)
-    return dict(zip(("forward", "backward"), both, strict=True))
+    return {name: grad for name, grad in zip(("forward", "backward"), both, strict=True) if name in wanted}
 
 
 def _chained(spec, sizes):
     return {"flow": (sizes["B"], sizes["T"], 2 * spec.radius, 2, *query_grid(sizes["H"], sizes["W"], spec.stride))}
 
 
-def _chain_op(name):
-    return Op(
-        name=name,
-        inputs={"forward": "B T 2 H W", "backward": "B T 2 H W"},
-        outputs={"flow": "value"},
-        values=("forward", "backward"),
-        forward=_forward,
-        backward=_backward,
-        check=lambda spec, sizes: check_clip(spec.op, sizes["T"], spec.radius),
-        large=_chained,
-    )
-
-
-CHAIN_FLOW, _FOR_SEARCH = _chain_op("chain_flow"), _chain_op("search")
+CHAIN_FLOW = Op(
+    name="chain_flow",
+    spec=ChainFlowSpec,
+    inputs={"forward": "B T 2 H W", "backward": "B T 2 H W"},
+    outputs={"flow": "value"},
+    shapes=_chained,
+    values=("forward", "backward"),
+    check=lambda spec, sizes: check_clip(spec.op, sizes["T"], spec.radius),
+    forward=_forward,
+    backward=_backward,
+)
 
 
 @dataclass(frozen=True)
@@ -162,12 +158,22 @@ def upsample_flow(flow, size: tuple[int, int]):
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
     spec = _SizeSpec("upsample_flow", *size)
-    return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec.height, spec.width), flow=flow)
+    if are_tensors(flow):
+        from shiftsearch import _torch
+
+        _check_coarse(flow.shape)
+        return _torch.upsample_flow(flow, spec.height, spec.width)
+    return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec), flow=flow)
 
 
-def _upsample(xp, flow, height: int, width: int):
-    if flow.ndim < 3 or flow.shape[-3] != 2 or 0 in flow.shape:
-        raise ShiftsearchError(f"upsample_flow: flow has shape {flow.shape}, expected (..., 2, h, w)")
+def _check_coarse(shape) -> None:
+    if len(shape) < 3 or shape[-3] != 2 or 0 in shape:
+        raise ShiftsearchError(f"upsample_flow: flow has shape {tuple(shape)}, expected (..., 2, h, w)")
+
+
+def _upsample(xp, flow, spec):
+    _check_coarse(flow.shape)
+    height, width = spec.height, spec.width
     check_room("upsample_flow", "the result", (*flow.shape[:-2], height, width), 24)  # in 64 bits and twice, on the way
     (h, w), ratio = flow.shape[-2:], xp.asarray([width / flow.shape[-1], height / flow.shape[-2]])
     y0, y1, fy = map(xp.asarray, _between(h, height))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -12,7 +11,7 @@ from shiftsearch._call import run
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.search import check_heads
+from shiftsearch.ops.score import check_heads
 
 
 @dataclass(frozen=True)
@@ -22,32 +21,21 @@ class GatherSpec(Spec):
     stride: int = 1
     dilation: int = 1
     border: str = "reflect"
-    queries: tuple = ()
-    size: tuple = ()
+    queries: tuple = ()  # first and last + 1 of frames, rows and columns, as `bounds` writes them
 
     def __post_init__(self):
         self.whole("patch", most=129)
         self.whole("heads", "stride")
         self.whole("dilation", most=4096)
         self.choice("border", "reflect", "zeros")
-        object.__setattr__(self, "queries", self._slices())
-
-    def _slices(self) -> tuple[slice, slice, slice]:
-        """`queries` as slices of frames, rows and columns of the query grid."""
-        given = self.queries if isinstance(self.queries, tuple) else () if self.queries is None else (self.queries,)
-        whole = slice(None)
-        full = {0: (whole,) * 3, 1: (whole, *given, whole), 2: (whole, *given), 3: given}.get(len(given))
-        expected = "None, a slice of rows, (rows, columns) or (frames, rows, columns), in steps of 1"
-        self.check(full is not None and all(map(_in_steps_of_one, full)), "queries", expected)
-        return full
 
     def part(self, grid: tuple[int, int, int]) -> tuple[slice, ...]:
-        """`queries` with ends, for a query grid of so many frames, rows and columns."""
-        try:
-            part = tuple(slice(*s.indices(n)) for s, n in zip(self.queries, grid, strict=True))
-        except TypeError:
-            part = ()
-        self.check(bool(part) and all(s.start < s.stop for s in part), "queries", f"a part of the {grid} queries that is not empty")
+        """`queries` in a query grid of so many frames, rows and columns."""
+        if not self.queries:
+            return tuple(slice(0, n) for n in grid)
+        ends = [_inside(end, n) for end, n in zip(self.queries, (n for n in grid for _ in range(2)), strict=True)]
+        part = tuple(map(slice, ends[::2], ends[1::2]))
+        self.check(all(s.start < s.stop for s in part), "queries", f"a part of the {grid} queries that is not empty")
         return part
 
     def patches(self, part) -> Patches:
@@ -55,8 +43,37 @@ class GatherSpec(Spec):
         return Patches(self.patch, self.stride, self.dilation, self.border, origin=origin)
 
 
-def _in_steps_of_one(part) -> bool:
-    return isinstance(part, slice) and (part.step is None or (isinstance(part.step, Integral) and part.step == 1))
+_END = 2**62  # a slice that names no end
+
+
+def bounds(op: str, queries) -> tuple[int, ...]:
+    """First and last + 1 of the frames, rows and columns of `queries`, or nothing for all of them."""
+    given = queries if isinstance(queries, tuple) else () if queries is None else (queries,)
+    if not given:
+        return ()
+    whole = slice(None)
+    full = {1: (whole, *given, whole), 2: (whole, *given), 3: given}.get(len(given), ())
+    if not full or not all(isinstance(part, slice) and _in_steps_of_one(part) for part in full):
+        expected = "None, a slice of rows, (rows, columns) or (frames, rows, columns), in steps of 1"
+        raise ShiftsearchError(f"{op}: queries is {queries!r}, expected {expected}")
+    return tuple(
+        default if end is None else end
+        for part in full
+        for end, default in ((part.start, 0), (part.stop, _END))
+    )  # fmt: skip
+
+
+def _in_steps_of_one(part: slice) -> bool:
+    ends = all(end is None or isinstance(end, Integral) for end in (part.start, part.stop))
+    return ends and (part.step is None or (isinstance(part.step, Integral) and part.step == 1))
+
+
+def _inside(end: int, n: int) -> int:
+    """As slices mean it: negative ones count from the end, and none is outside."""
+    if end == _END:
+        return n
+    end = end + n if end < 0 else end
+    return n if end > n else max(end, 0)
 
 
 def _grid(spec, T, H, W):
@@ -83,8 +100,8 @@ def gather(v, offsets, *, patch=1, heads=1, stride=1, dilation=1, border="reflec
         >>> gather(video, offsets, patch=3, queries=slice(0, 8)).shape
         (1, 3, 8, 24, 4, 4, 3, 3)
     """
-    spec = GatherSpec("gather", patch, heads, stride, dilation, border, queries)
-    return run(GATHER, spec, v=v, offsets=offsets)[0]
+    options = patch, heads, stride, dilation, border, bounds("gather", queries)
+    return run(GATHER, options, v=v, offsets=offsets)[0]
 
 
 def _gather_sizes(spec, sizes):
@@ -107,12 +124,12 @@ def _gather_forward(backend, spec, v, offsets):
     return {"patches": backend.gather(v, offsets[(slice(None), slice(None), *part)], spec.patches(part))}
 
 
-def _gather_backward(backend, spec, inputs, outputs, grads):
+def _gather_backward(backend, spec, inputs, outputs, grads, wanted):
     v, offsets, g = inputs["v"], inputs["offsets"], grads["patches"]
     part = spec.part(offsets.shape[2:5])
     here, p = offsets[(slice(None), slice(None), *part)], spec.patches(part)
-    found = {"v": backend.fold(g, None, here, p, size=(v.shape[1], *v.shape[-2:]))}
-    if np.issubdtype(offsets.dtype, np.floating):
+    found = {"v": backend.fold(g, None, here, p, size=(v.shape[1], *v.shape[-2:]))} if "v" in wanted else {}
+    if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
         found["offsets"] = _whole(backend, backend.fold_slope(v, g, here, p), offsets.shape, part)
     return found
 
@@ -126,12 +143,13 @@ def _whole(backend, values, shape, part):
 
 GATHER = Op(
     name="gather",
+    spec=GatherSpec,
     inputs={"v": "B T C H W", "offsets": "B G T h w K 3"},
     outputs={"patches": "value"},
+    shapes=_gather_results,
     values=("v",),
     sizes=_gather_sizes,
     check=_gather_check,
-    large=_gather_results,
     forward=_gather_forward,
     backward=_gather_backward,
 )
@@ -162,8 +180,8 @@ def fold(patches, offsets, weights=None, *, size, stride=1, dilation=1, border="
         >>> np.allclose((sums / coverage)[:, 0][hit], video[:, 0][hit], atol=1e-5)
         True
     """
-    spec = FoldSpec("fold", _patch_of(patches), 1, stride, dilation, border, queries, size)
-    return run(FOLD, spec, patches=patches, offsets=offsets, weights=weights)
+    options = _patch_of(patches), 1, stride, dilation, border, bounds("fold", queries), size
+    return run(FOLD, options, patches=patches, offsets=offsets, weights=weights)
 
 
 def _patch_of(patches) -> int:
@@ -171,15 +189,25 @@ def _patch_of(patches) -> int:
     return int(shape[-1]) if len(shape) and shape[-1] else 1
 
 
+@dataclass(frozen=True)
 class FoldSpec(GatherSpec):
+    size: tuple = ()
+
     def __post_init__(self):
         super().__post_init__()
         try:
-            T, H, W = (operator.index(n) for n in self.size if not isinstance(n, bool))
-        except (TypeError, ValueError):
-            T = H = W = 0
-        self.check(min(T, H, W) > 0 and max(T, H, W) < 2**31, "size", "(frames, height, width), each at least 1")
-        object.__setattr__(self, "size", (T, H, W))
+            size = tuple(map(_whole_number, self.size))
+        except TypeError:
+            size = ()
+        self.check(len(size) == 3 and all(n > 0 for n in size), "size", "(frames, height, width), each at least 1")
+        object.__setattr__(self, "size", size)
+
+
+def _whole_number(n):
+    """`n` as an int, 0 if it is none. A size that a compiler has not fixed yet stays as it is."""
+    if isinstance(n, Integral):
+        return int(n) if not isinstance(n, bool) and n < 2**31 else 0
+    return n if hasattr(n, "__index__") else 0
 
 
 def _fold_sizes(spec, sizes):
@@ -191,6 +219,11 @@ def _fold_sizes(spec, sizes):
             expected = tuple(s.stop - s.start for s in part)
             raise ShiftsearchError(f"fold: patches are of {shape} queries (frames, rows, columns), expected {expected}")
     return {"T": T, "h": h, "w": w}
+
+
+def _fold_results(spec, sizes):
+    (T, H, W), B, G = spec.size, sizes["B"], sizes["G"]
+    return {"sums": (B, T, G * sizes["F"], H, W), "coverage": (B, T, G, H, W)}
 
 
 def _fold_forward(backend, spec, patches, offsets, weights=None):
@@ -205,7 +238,7 @@ def _fold_forward(backend, spec, patches, offsets, weights=None):
     }
 
 
-def _fold_backward(backend, spec, inputs, outputs, grads):
+def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
     """`fold` is linear in patches and weights: their gradients are `gather`s of the sums' gradient."""
     patches, offsets, weights, xp = inputs["patches"], inputs["offsets"], inputs.get("weights"), backend.xp
     part = spec.part(offsets.shape[2:5])
@@ -213,14 +246,14 @@ def _fold_backward(backend, spec, inputs, outputs, grads):
     c = xp.ones((), patches.dtype) if weights is None else weights[(slice(None), slice(None), *part)][..., None, None, None]
     g, g_cover = grads["sums"], grads.get("coverage")
     read = backend.gather(g, here, p)
-    found = {"patches": c * read}
+    found = {"patches": c * read} if "patches" in wanted else {}
     read_cover = None if g_cover is None else backend.gather(g_cover, here, p)
-    if weights is not None:
+    if "weights" in wanted and weights is not None:
         by_weight = (patches * read).sum((-1, -2, -3), dtype=np.result_type(read.dtype, np.float32))
         if read_cover is not None:
             by_weight = by_weight + read_cover.sum((-1, -2, -3))
         found["weights"] = _whole(backend, by_weight, weights.shape, part)
-    if np.issubdtype(offsets.dtype, np.floating):
+    if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
         moved = backend.fold_slope(g, (c * patches).astype(g.dtype), here, p)
         if g_cover is not None:
             moved = moved + backend.fold_slope(g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p)
@@ -230,12 +263,13 @@ def _fold_backward(backend, spec, inputs, outputs, grads):
 
 FOLD = Op(
     name="fold",
+    spec=FoldSpec,
     inputs={"patches": "B G t y x K F P P", "offsets": "B G T h w K 3", "weights": "B G T h w K"},
     outputs={"sums": "value", "coverage": "score"},
+    shapes=_fold_results,
     values=("patches", "weights"),
     sizes=_fold_sizes,
     optional=("weights",),
-    large=lambda spec, sizes: {"sums": (sizes["B"], spec.size[0], sizes["G"] * sizes["F"], *spec.size[1:])},
     forward=_fold_forward,
     backward=_fold_backward,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from shiftsearch._call import run
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._op import Op, Spec
-from shiftsearch.ops.search import check_heads
+from shiftsearch.errors import ShiftsearchError
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class ScoreSpec(Spec):
 
     def patches(self) -> Patches:
         return Patches(self.patch, self.stride, self.dilation, self.border, self.border, self.metric)
+
+
+def check_heads(spec, sizes) -> None:
+    if sizes["C"] % spec.heads:
+        raise ShiftsearchError(f"{spec.op}: heads is {spec.heads}, expected a divisor of the {sizes['C']} channels")
 
 
 def score(q, k, offsets, *, patch=1, heads=1, stride=1, dilation=1, metric="l2", border="reflect"):
@@ -55,8 +60,8 @@ def score(q, k, offsets, *, patch=1, heads=1, stride=1, dilation=1, metric="l2",
         >>> np.allclose(score(video, video, offsets, patch=3), scores, atol=1e-4)
         True
     """
-    spec = ScoreSpec("score", patch, heads, stride, dilation, metric, border)
-    return run(SCORE, spec, q=q, k=k, offsets=offsets)[0]
+    options = patch, heads, stride, dilation, metric, border
+    return run(SCORE, options, q=q, k=k, offsets=offsets)[0]
 
 
 def _sizes(spec, sizes):
@@ -68,18 +73,32 @@ def _forward(backend, spec, q, k, offsets):
     return {"scores": backend.correlate(q, k, offsets, spec.patches())}
 
 
-def _backward(backend, spec, inputs, outputs, grads):
+def _backward(backend, spec, inputs, outputs, grads, wanted):
     q, k, offsets, g, p = inputs["q"], inputs["k"], inputs["offsets"], grads["scores"], spec.patches()
-    found = dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
-    if np.issubdtype(offsets.dtype, np.floating):
-        found["offsets"] = backend.slope(q, k, g, offsets, p)
-    return found
+    return {**of_pixels(backend, q, k, g, offsets, p, wanted), **of_offsets(backend, q, k, g, offsets, p, wanted)}
+
+
+def of_pixels(backend, q, k, g, offsets, p, wanted):
+    """Those gradients of q and k that are wanted; both at once cost less than one by one."""
+    both = {"q": backend.pull, "k": backend.push}
+    if wanted >= both.keys():
+        return dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
+    return {name: of(q, k, g, offsets, p) for name, of in both.items() if name in wanted}
+
+
+def of_offsets(backend, q, k, g, offsets, p, wanted):
+    """The gradient of the offsets, if it is wanted and they are no whole numbers."""
+    if "offsets" not in wanted or not np.issubdtype(offsets.dtype, np.floating):
+        return {}
+    return {"offsets": backend.slope(q, k, g, offsets, p)}
 
 
 SCORE = Op(
     name="score",
+    spec=ScoreSpec,
     inputs={"q": "B T C H W", "k": "B T C H W", "offsets": "B G T h w K 3"},
     outputs={"scores": "score"},
+    shapes=lambda spec, sizes: {"scores": tuple(sizes[axis] for axis in "BGThwK")},
     values=("q", "k"),
     sizes=_sizes,
     check=check_heads,

@@ -11,6 +11,7 @@ from shiftsearch._geometry import Patches, frame_order, mirror_sign, query_grid
 from shiftsearch._op import Op, Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.flow import chain, check_clip
+from shiftsearch.ops.score import check_heads, of_pixels
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,6 @@ class SearchSpec(Spec):
         self.check(self.topk <= there, "topk", f"at most {there}, the number of candidates{each}, or None for all")
         return self.topk * slots if self.per_frame else self.topk
 
-    def as_offsets(self, offsets):
-        """Whole pixels as int32, fractions as float32: the dtype says which."""
-        return offsets.astype("float32" if self.subpixel else "int32", copy=False)
-
     def results(self, sizes, slots: int, *axes: str) -> dict[str, tuple[int, ...]]:
         """Shapes of what is found in `slots` windows of each query, which has these axes beside batch and heads."""
         scores = (sizes["B"], self.heads, *(sizes[axis] for axis in axes), self.kept(slots))
@@ -85,11 +82,6 @@ class SearchSpec(Spec):
 
     def search_slots(self) -> int:
         return 2 * self.radius + (self.skip != "own_frame")
-
-
-def check_heads(spec, sizes) -> None:
-    if sizes["C"] % spec.heads:
-        raise ShiftsearchError(f"{spec.op}: heads is {spec.heads}, expected a divisor of the {sizes['C']} channels")
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -141,16 +133,16 @@ def search(
         >>> bool((offsets[..., 0, :] == 0).all())  # nothing is more like a pixel than itself
         True
     """
-    spec = SearchSpec(
-        "search", window, patch, radius, topk, heads, stride, step, dilation,
+    options = (
+        window, patch, radius, topk, heads, stride, step, dilation,
         metric, border, subpixel, slide, penalty, anchor, skip, per_frame,
     )  # fmt: skip
     if isinstance(flow, (tuple, list)):
-        flow = _chained(q, flow, spec)
-    return run(SEARCH, spec, q=q, k=k, flow=flow)
+        flow = _chained(q, flow, radius, stride)
+    return run(SEARCH, options, q=q, k=k, flow=flow)
 
 
-def _chained(q, pair, spec):
+def _chained(q, pair, radius, stride):
     if len(pair) != 2:
         raise ShiftsearchError(f"search: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)")
     shape = getattr(q, "shape", None)
@@ -160,7 +152,7 @@ def _chained(q, pair, spec):
             expected = (*shape[:-3], 2, *shape[-2:])
             if found != expected:
                 raise ShiftsearchError(f"search: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}")
-    return chain("search", *pair, spec.radius, spec.stride)
+    return chain("search", *pair, radius, stride)
 
 
 def _search_sizes(spec, sizes):
@@ -180,22 +172,22 @@ def _search_results(spec, sizes):
 
 def _search_forward(backend, spec, q, k, flow=None):
     scores, offsets, _ = backend.select(q, k, spec, spec.patches(), flow=flow)
-    return {"scores": scores, "offsets": spec.as_offsets(offsets)}
+    return {"scores": scores, "offsets": offsets}
 
 
-def _search_backward(backend, spec, inputs, outputs, grads):
+def _search_backward(backend, spec, inputs, outputs, grads, wanted):
     q, k, flow = inputs["q"], inputs["k"], inputs.get("flow")
-    found, moved = _selected_gradients(backend, spec, q, k, outputs["offsets"], grads)
-    if flow is None or moved is None:
+    found, moved = _selected_gradients(backend, spec, q, k, outputs["offsets"], grads, wanted, "flow")
+    if moved is None:
         return found
     xp, T, (H, W) = backend.xp, k.shape[1], k.shape[-2:]
     dt = xp.rint(outputs["offsets"][..., 0])
-    slots = frame_order(T, spec.radius)[:, 1:] - np.arange(T)[:, None]
+    slots = frame_order(T, spec.radius, xp)[:, 1:] - xp.arange(T)[:, None]
     heads = flow.shape[1]
     _, y, x = _query_positions(xp, spec.stride, T, *flow.shape[-2:])
     grad = xp.zeros(flow.shape, moved.dtype)
     for slot in range(slots.shape[1]):
-        here = dt == xp.asarray(slots[:, slot])[:, None, None, None]
+        here = dt == slots[:, slot, None, None, None]
         by_y, by_x = ((moved[..., axis] * here).sum(-1) for axis in (1, 2))
         for channel, (by, at, n) in enumerate(((by_x, x, W), (by_y, y, H))):
             by = by if heads == by.shape[1] else by.sum(1, keepdims=True)
@@ -215,8 +207,11 @@ def _flow_sign(xp, flow, at, n, border):
     return mirror_sign(at + xp.where(finite, flow, 0).astype(float), n) * finite
 
 
-def _selected_gradients(backend, spec, q, k, offsets, grads):
-    """Gradients of q and k through the kept scores, and what arrives at each kept offset (None for whole pixels)."""
+def _selected_gradients(backend, spec, q, k, offsets, grads, wanted, centre):
+    """Gradients of q and k through the kept scores, and what arrives at each kept offset.
+
+    That is None where nobody asks: the offsets are whole, or the gradient of the `centre` is not wanted.
+    """
     xp, p, (H, W) = backend.xp, spec.patches(), k.shape[-2:]
     p = Patches(**{**vars(p), "scale": q.shape[-1] // W})
     reached = True
@@ -225,8 +220,8 @@ def _selected_gradients(backend, spec, q, k, offsets, grads):
         y, x = y[..., None] + offsets[..., 1], x[:, None] + offsets[..., 2]
         reached = (y >= 0) & (y <= H - 1) & (x >= 0) & (x <= W - 1)
     g = xp.where(reached, grads["scores"], 0)
-    found = dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
-    if not spec.subpixel:
+    found = of_pixels(backend, q, k, g, offsets, p, wanted)
+    if not spec.subpixel or centre not in wanted:
         return found, None
     moved = backend.slope(q, k, g, offsets, p)
     if grads.get("offsets") is not None:
@@ -236,13 +231,15 @@ def _selected_gradients(backend, spec, q, k, offsets, grads):
 
 SEARCH = Op(
     name="search",
+    spec=SearchSpec,
     inputs={"q": "B T C H W", "k": "B T C H W", "flow": "B G? T S 2 h w"},
     outputs={"scores": "score", "offsets": "offset"},
+    shapes=_search_results,
+    keeps=("offsets",),
     values=("q", "k"),
     optional=("flow",),
     sizes=_search_sizes,
     check=_check_search,
-    large=_search_results,
     forward=_search_forward,
     backward=_search_backward,
 )
@@ -277,11 +274,11 @@ def match(
         >>> offsets[0, 8, 12, 0]
         array([1, 2], dtype=int32)
     """
-    spec = SearchSpec(
-        "match", window, patch, 0, topk, heads, stride, step, dilation,
+    options = (
+        window, patch, 0, topk, heads, stride, step, dilation,
         metric, border, subpixel, slide, penalty, anchor, skip, per_frame,
     )  # fmt: skip
-    return run(MATCH, spec, q=q, k=k, flow=flow)
+    return run(MATCH, options, q=q, k=k, flow=flow)
 
 
 def _check_match(spec, sizes):
@@ -302,10 +299,10 @@ def _match_forward(backend, spec, q, k, flow=None):
     q, k, flow = _as_clip(q, k, flow)
     p = Patches(**{**vars(spec.patches()), "scale": q.shape[-1] // k.shape[-1]})
     scores, offsets, _ = backend.select(q, k, spec, p, flow=flow)
-    return {"scores": scores[:, :, 0], "offsets": spec.as_offsets(offsets[:, :, 0, ..., 1:])}
+    return {"scores": scores[:, :, 0], "offsets": offsets[:, :, 0, ..., 1:]}
 
 
-def _match_backward(backend, spec, inputs, outputs, grads):
+def _match_backward(backend, spec, inputs, outputs, grads, wanted):
     xp, flow = backend.xp, inputs.get("flow")
     q, k, _ = _as_clip(inputs["q"], inputs["k"], None)
 
@@ -315,9 +312,9 @@ def _match_backward(backend, spec, inputs, outputs, grads):
     clip = {"scores": grads["scores"][:, :, None]}
     if grads.get("offsets") is not None:
         clip["offsets"] = with_time(grads["offsets"])
-    found, moved = _selected_gradients(backend, spec, q, k, with_time(outputs["offsets"]), clip)
+    found, moved = _selected_gradients(backend, spec, q, k, with_time(outputs["offsets"]), clip, wanted, "flow")
     found = {name: grad[:, 0] for name, grad in found.items()}
-    if flow is None or moved is None:
+    if moved is None:
         return found
     _, y, x = _query_positions(xp, spec.stride, 1, *flow.shape[-2:])
     grad = xp.zeros(flow.shape, moved.dtype)
@@ -330,13 +327,15 @@ def _match_backward(backend, spec, inputs, outputs, grads):
 
 MATCH = Op(
     name="match",
+    spec=SearchSpec,
     inputs={"q": "B C qH qW", "k": "B C H W", "flow": "B G? 2 h w"},
     outputs={"scores": "score", "offsets": "offset"},
+    shapes=lambda spec, sizes: spec.results(sizes, 1, "h", "w"),
+    keeps=("offsets",),
     values=("q", "k"),
     optional=("flow",),
     sizes=lambda spec, sizes: _grid_of_keys(spec, sizes),
     check=_check_match,
-    large=lambda spec, sizes: spec.results(sizes, 1, "h", "w"),
     forward=_match_forward,
     backward=_match_backward,
 )
@@ -378,11 +377,11 @@ def refine(
         >>> fine.shape, fine.dtype
         ((1, 3, 8, 12, 2, 3), dtype('float32'))
     """
-    spec = SearchSpec(
-        "refine", window, patch, 0, topk, heads, stride, step, dilation,
+    options = (
+        window, patch, 0, topk, heads, stride, step, dilation,
         metric, border, subpixel, slide, penalty, anchor, skip, per_frame,
     )  # fmt: skip
-    return run(REFINE, spec, q=q, k=k, offsets=offsets)[:2]
+    return run(REFINE, options, q=q, k=k, offsets=offsets)
 
 
 def _check_refine(spec, sizes):
@@ -390,15 +389,20 @@ def _check_refine(spec, sizes):
     spec.kept(sizes["seeds"])
 
 
+def _refine_results(spec, sizes):
+    found = spec.results(sizes, sizes["seeds"], "T", "h", "w")
+    return {**found, "seed": found["scores"]}
+
+
 def _refine_forward(backend, spec, q, k, offsets):
     scores, found, seed = backend.select(q, k, spec, spec.patches(), seeds=offsets)
-    return {"scores": scores, "offsets": spec.as_offsets(found), "seed": seed}
+    return {"scores": scores, "offsets": found, "seed": seed}
 
 
-def _refine_backward(backend, spec, inputs, outputs, grads):
+def _refine_backward(backend, spec, inputs, outputs, grads, wanted):
     """The gradient of a kept offset goes to the seed that it came from."""
     q, k, seeds, xp = inputs["q"], inputs["k"], inputs["offsets"], backend.xp
-    found, moved = _selected_gradients(backend, spec, q, k, outputs["offsets"], grads)
+    found, moved = _selected_gradients(backend, spec, q, k, outputs["offsets"], grads, wanted, "offsets")
     if moved is None or not np.issubdtype(seeds.dtype, np.floating):
         return found
     _, y, x = _query_positions(xp, spec.stride, *seeds.shape[2:5])
@@ -412,12 +416,15 @@ def _refine_backward(backend, spec, inputs, outputs, grads):
 
 REFINE = Op(
     name="refine",
+    spec=SearchSpec,
     inputs={"q": "B T C H W", "k": "B T C H W", "offsets": "B G T h w seeds 3"},
     outputs={"scores": "score", "offsets": "offset", "seed": "index"},
+    shapes=_refine_results,
+    keeps=("offsets", "seed"),
+    hidden=("seed",),
     values=("q", "k"),
     sizes=_search_sizes,
     check=_check_refine,
-    large=lambda spec, sizes: spec.results(sizes, sizes["seeds"], "T", "h", "w"),
     forward=_refine_forward,
     backward=_refine_backward,
 )

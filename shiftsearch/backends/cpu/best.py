@@ -9,7 +9,7 @@ import numpy as np
 from shiftsearch.backends.cpu import micro
 from shiftsearch.backends.cpu.jit import helper, inline
 from shiftsearch.backends.cpu.micro import BEST
-from shiftsearch.backends.cpu.simd import after, get, put
+from shiftsearch.backends.cpu.simd import after, get, put, put_fraction
 from shiftsearch.backends.cpu.windows import candidate
 
 
@@ -272,7 +272,7 @@ def _write(scores, best, names, count, dt, dy, dx, step, dot, out, offsets):
 
 @helper
 def _write_fractions(scores, best, names, t, y, x, at, windows, task, out, offsets):
-    """The same with offsets that are fractions, as the bits of float32: one compiled kernel serves both."""
+    """The same with offsets that are fractions, as bits: one compiled kernel serves whole ones and float32."""
     for place in range(task.kept):
         index = get(best, place)
         score = get(scores, index)
@@ -281,6 +281,6 @@ def _write_fractions(scores, best, names, t, y, x, at, windows, task, out, offse
         w = at + get(names, 3 * index)
         py = candidate(get(windows.cy, w), get(names, 3 * index + 1), get(windows.by, w), task.step)
         px = candidate(get(windows.cx, w), get(names, 3 * index + 2), get(windows.bx, w), task.step)
-        put(offsets, 3 * place, np.float32(get(windows.dt, w)).view(np.int32))
-        put(offsets, 3 * place + 1, np.float32(py - y * task.stride).view(np.int32))
-        put(offsets, 3 * place + 2, np.float32(px - x * task.stride).view(np.int32))
+        put_fraction(offsets, 3 * place, get(windows.dt, w))
+        put_fraction(offsets, 3 * place + 1, py - y * task.stride)
+        put_fraction(offsets, 3 * place + 2, px - x * task.stride)

@@ -345,7 +345,8 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     task = _task(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
     shape = (B, spec.heads, T, task.rows, task.columns, task.kept)
     out = np.empty(shape, q.dtype)
-    offsets = np.empty((*shape, 3), np.float32 if spec.subpixel else np.int32)
+    offsets = np.empty((*shape, 3), q.dtype if spec.subpixel else np.int32)
+    words = np.int64 if offsets.itemsize == 8 else np.int32
     origin = np.empty(shape if task.seeds else (B, spec.heads, 0), np.int32)
     if flow is None:
         flow = np.zeros((B, 1, T, 0, 2, task.rows, task.columns), np.float32)
@@ -354,7 +355,7 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
         for g in range(spec.heads):
             channels = slice(g * task.channels, (g + 1) * task.channels)
             around = seeds[b, g] if task.seeds else flow[b, g % flow.shape[1]]
-            outputs = out[b, g].reshape(-1), offsets[b, g].reshape(-1).view(np.int32), origin[b, g].reshape(-1)
+            outputs = out[b, g].reshape(-1), offsets[b, g].reshape(-1).view(words), origin[b, g].reshape(-1)
             _search(q[b, :, channels], k[b, :, channels], around, order, task, options, codes, outputs)
     return out, offsets, origin if task.seeds else None
 

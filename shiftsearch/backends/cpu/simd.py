@@ -302,6 +302,20 @@ def put(context, memory, index, value):
 
 
 @intrinsic
+def put_fraction(context, memory, index, value):
+    """memory[index] = the bits of `value`, as a float of as many bits as the whole numbers of `memory`."""
+    fraction = types.float64 if memory.dtype.bitwidth == 64 else types.float32
+
+    def generate(context, builder, signature, values):
+        value = context.cast(builder, values[2], signature.args[2], fraction)
+        bits = builder.bitcast(value, context.get_value_type(signature.args[0].dtype))
+        builder.store(bits, _element(context, builder, signature.args, values))
+        return context.get_dummy_value()
+
+    return types.void(memory, index, value), generate
+
+
+@intrinsic
 def after(context, memory, index):
     """The memory from an index on."""
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)

@@ -108,13 +108,13 @@ class Cuda:
             "PER_FRAME": int(lists > 1), "REGISTERS": registers, "CHUNK": min(channels, 16),
             "ANCHOR": {None: 0, "self": 1, "flow": 2}[spec.anchor], "SEEDS": int(seeds is not None),
             "SKIP": 1 if spec.removes_self else 2 if spec.skip == "self" else 0,
-            "PLACE": "float" if spec.subpixel else "int",
+            "PLACE": CTYPES[sums.name] if spec.subpixel else "int",
         }  # fmt: skip
         constants["OFFSET"] = constants["AROUND"]
         count = B * spec.heads * T * h * w
         shape = (B, spec.heads, T, h, w, kept)
         scores, origin = xp.empty(shape, sums), xp.empty(shape, np.int32)
-        offsets = xp.empty((*shape, 3), np.float32 if spec.subpixel else np.int32)
+        offsets = xp.empty((*shape, 3), sums if spec.subpixel else np.int32)
         memory = None
         if topk and not registers:
             memory = xp.empty(count * topk * _CANDIDATE[sums.name], np.uint8)

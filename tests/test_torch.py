@@ -1,0 +1,436 @@
+"""torch: gradients, compilation, export, autocast, and tensors of every layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import emulate
+import numpy as np
+import pytest
+from device_arrays import Namespace
+
+import shiftsearch as ss
+from shiftsearch import ShiftsearchError, _arrays
+from shiftsearch.backends.cuda.primitives import Cuda
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+OPTIONS = {"window": 3, "patch": 2, "topk": 3, "heads": 2}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A public function, and tensors of its arguments for frames of a size."""
+
+    function: object
+    takes: str
+
+    def tensors(self, dtype=torch.float64, batch=1, height=4, width=5, device="cpu", seed=0):
+        random = torch.Generator().manual_seed(seed)
+        T, C, K, G, h, w = 3, 4, 2, 2, height, width
+        shapes = {
+            "q": (batch, T, C, h, w), "k": (batch, T, C, h, w), "v": (batch, T, C, h, w), "flow": (batch, T, 2, 2, h, w),
+            "offsets": (batch, G, T, h, w, K, 3), "weights": (batch, G, T, h, w, K), "frame": (batch, C, h, w),
+            "other": (batch, C, h, w), "motion": (batch, 2, h, w), "patches": (batch, G, T, h, w, K, C // G, 2, 2),
+            "forward": (batch, T, 2, h, w), "backward": (batch, T, 2, h, w), "coarse": (batch, T, 2, h, w),
+        }  # fmt: skip
+        found = {}
+        for name in self.takes.split():
+            found[name] = torch.randn(shapes[name], generator=random, dtype=torch.float64)
+            if name in ("flow", "offsets", "motion", "forward", "backward"):  # not near whole pixels, where slopes jump
+                whole, part = torch.randint(-2, 3, shapes[name], generator=random), torch.rand(shapes[name], generator=random)
+                found[name] = whole + 0.2 + 0.6 * part.double()
+                if name == "offsets":
+                    found[name][..., 0] = whole[..., 0]  # frames do not move
+        floats = {name: tensor.to(dtype=dtype, device=device) for name, tensor in found.items()}
+        return {name: tensor.requires_grad_() for name, tensor in floats.items()}
+
+    def __call__(self, tensors) -> tuple:
+        found = self.function(**tensors)
+        return found if isinstance(found, tuple) else (found,)
+
+
+def _fold(patches, offsets, weights):
+    return ss.fold(patches, offsets, weights, size=offsets.shape[-5:-2])
+
+
+CALLS = {
+    "search": Call(lambda q, k, flow: ss.search(q, k, flow, subpixel=True, **OPTIONS), "q k flow"),
+    "whole search": Call(lambda q, k: ss.search(q, k, **OPTIONS), "q k"),
+    "chained search": Call(
+        lambda q, k, forward, backward: ss.search(q, k, (forward, backward), subpixel=True, **OPTIONS), "q k forward backward"
+    ),
+    "match": Call(lambda frame, other, motion: ss.match(frame, other, motion, subpixel=True, **OPTIONS), "frame other motion"),
+    "refine": Call(lambda q, k, offsets: ss.refine(q, k, offsets, subpixel=True, **OPTIONS), "q k offsets"),
+    "score": Call(lambda q, k, offsets: ss.score(q, k, offsets, patch=2, heads=2), "q k offsets"),
+    "aggregate": Call(lambda v, weights, offsets: ss.aggregate(v, weights, offsets, patch=2), "v weights offsets"),
+    "stack": Call(lambda v, offsets, weights: ss.stack(v, offsets, weights, patch=2), "v offsets weights"),
+    "plain stack": Call(lambda v, offsets: ss.stack(v, offsets), "v offsets"),
+    "scatter": Call(lambda v, weights, offsets: ss.scatter(v, weights, offsets, patch=2), "v weights offsets"),
+    "gather": Call(lambda v, offsets: ss.gather(v, offsets, patch=2, heads=2, queries=slice(1, 3)), "v offsets"),
+    "fold": Call(_fold, "patches offsets weights"),
+    "chain_flow": Call(lambda forward, backward: ss.chain_flow(forward, backward, radius=1), "forward backward"),
+    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (7, 9)), "coarse"),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+each_op = pytest.mark.parametrize(
+    "name", ["search", "match", "refine", "score", "aggregate", "stack", "scatter", "gather", "fold", "chain_flow"]
+)
+
+
+def loss(call, tensors):
+    """A number that every output has a part in."""
+    random = torch.Generator().manual_seed(7)
+    floats = [out for out in call(tensors) if out.is_floating_point()]
+    return sum((out * torch.randn(out.shape, generator=random, dtype=torch.float64).to(out)).sum() for out in floats)
+
+
+def gradients(call, tensors) -> dict:
+    grads = torch.autograd.grad(loss(call, tensors), list(tensors.values()))
+    return dict(zip(tensors, grads, strict=True))
+
+
+# --- gradients --------------------------------------------------------------------------------------
+@each_call
+def test_gradients_are_finite_differences(call):
+    tensors = call.tensors()
+
+    def function(*given):
+        return tuple(out for out in call(dict(zip(tensors, given, strict=True))) if out.is_floating_point())
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()), fast_mode=call is not CALLS["score"])
+
+
+def test_gradients_flow_through_offsets_that_were_found():
+    """From the average of what was found to the flow that led there."""
+    tensors = CALLS["search"].tensors(height=3, width=4)
+
+    def function(q, k, flow):
+        scores, offsets = ss.search(q, k, flow, subpixel=True, **OPTIONS)
+        return ss.aggregate(k, torch.softmax(-scores, -1), offsets, patch=2)
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()))
+
+
+@each_call
+def test_only_wanted_gradients_are_computed_and_are_the_same(call):
+    tensors = call.tensors()
+    together = gradients(call, tensors)
+    for name in tensors:
+        alone = {key: tensor.detach().requires_grad_(key == name) for key, tensor in tensors.items()}
+        (found,) = torch.autograd.grad(loss(call, alone), [alone[name]])
+        torch.testing.assert_close(found, together[name], rtol=1e-12, atol=1e-12)
+
+
+def test_outputs_that_nobody_uses_cost_nothing_and_change_nothing():
+    tensors = CALLS["search"].tensors()
+    for used in (0, 1):
+        found = CALLS["search"](tensors)[used].sum()
+        grads = torch.autograd.grad(found, list(tensors.values()))
+        assert (grads[0] == 0).all() == (used == 1)  # offsets do not move with q
+    tensors = CALLS["fold"].tensors()
+    _, coverage = CALLS["fold"](tensors)
+    (grad,) = torch.autograd.grad(coverage.sum(), [tensors["weights"]])
+    expected = torch.full_like(grad, 4)
+    torch.testing.assert_close(grad, expected)
+
+
+@each_op
+def test_second_derivatives_are_refused(name):
+    tensors = CALLS[name].tensors()
+    grads = torch.autograd.grad(loss(CALLS[name], tensors), list(tensors.values()), create_graph=True)
+    with pytest.raises(ShiftsearchError, match=f"{name}: .*differentiated again"):
+        sum(grad.sum() for grad in grads).backward()
+
+
+@each_call
+def test_gradients_are_the_same_in_every_run(call):
+    tensors = call.tensors(torch.float32, height=9, width=11)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, again = gradients(call, tensors), gradients(call, tensors)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name in tensors:
+        assert torch.equal(first[name], again[name]), name
+
+
+@each_op
+def test_only_inputs_and_kept_offsets_are_saved(name):
+    tensors, saved = CALLS[name].tensors(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        outputs = CALLS[name](tensors)
+    known = {tensor.data_ptr() for tensor in tensors.values()}
+    known |= {out.data_ptr() for out in outputs[1:]} if name in ("search", "match", "refine") else set()
+    others = [tensor for tensor in saved if tensor.data_ptr() not in known]
+    assert len(others) == (1 if name == "refine" else 0)  # the seed that each kept offset came from
+    assert all(tensor.dtype == torch.int32 for tensor in others)
+
+
+def test_whole_results_have_no_gradient_and_rounded_flow_a_gradient_of_zero():
+    tensors = CALLS["search"].tensors()
+    scores, offsets = ss.search(tensors["q"], tensors["k"], tensors["flow"], **OPTIONS)
+    assert scores.requires_grad
+    assert not offsets.requires_grad
+    (grad,) = torch.autograd.grad(scores.sum(), [tensors["flow"]])
+    assert (grad == 0).all()
+
+
+def test_without_gradients_nothing_is_recorded():
+    tensors = CALLS["aggregate"].tensors()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert not CALLS["aggregate"](tensors)[0].requires_grad
+    assert not CALLS["aggregate"]({name: tensor.detach() for name, tensor in tensors.items()})[0].requires_grad
+
+
+# --- torch.library, torch.compile, torch.export -----------------------------------------------------
+def _operator_arguments(call, monkeypatch):
+    """What a public function hands to its operator, and then to the operator of its gradient."""
+    from shiftsearch import _torch
+
+    tensors, seen = call.tensors(), []
+    name, operator = next(item for item in _torch._OPERATORS.items() if CALLS.get(item[0]) is call)
+    monkeypatch.setitem(_torch._OPERATORS, name, lambda *given: seen.append(given) or operator(*given))
+    outputs = call(tensors)
+    return operator, seen[0], outputs
+
+
+@each_op
+def test_operators_pass_the_checks_of_torch(name, monkeypatch):
+    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch)
+    torch.library.opcheck(operator, arguments)
+
+
+@each_op
+def test_operators_of_gradients_pass_the_checks_of_torch(name, monkeypatch):
+    from shiftsearch._op import OPS
+
+    op = OPS[name]
+    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch)
+    inputs = [None if tensor is None else tensor.detach() for tensor in arguments[: len(op.inputs)]]
+    options = arguments[len(op.inputs) :]
+    found = operator(*inputs, *options)
+    outputs = dict(zip(op.outputs, found if isinstance(found, tuple) else (found,), strict=True))
+    kept = [outputs[key] for key in op.keeps]
+    grads = [torch.ones_like(outputs[key]) for key in op.outputs if key not in op.hidden]
+    wanted = [tensor is not None for tensor in inputs]
+    backward = getattr(torch.ops.shiftsearch, f"{name}_backward")
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(backward, (*inputs, *kept, *grads, *options, wanted), test_utils=tests)
+
+
+class Counted:
+    """A compiler that counts what it is asked for, and runs it by AOT autograd."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        self.count += 1
+        return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
+
+
+@each_call
+def test_compiled_functions_have_one_graph_for_all_sizes(call):
+    torch._dynamo.reset()
+    counted = Counted()
+    compiled = Call(torch.compile(call.function, fullgraph=True, dynamic=True, backend=counted), call.takes)
+    compiled(call.tensors())  # which may analyse the function twice, once with fractions as variables
+    asked = counted.count
+    for height, width in ((6, 8), (7, 9), (10, 5)):
+        tensors = call.tensors(height=height, width=width)
+        for found, expected in zip(compiled(tensors), call(tensors), strict=True):
+            assert torch.equal(found, expected)
+        grads = gradients(call, tensors)
+        for name, grad in gradients(compiled, tensors).items():
+            torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
+    assert counted.count == asked
+
+
+def test_a_new_size_is_compiled_once_more_and_then_no_more():
+    torch._dynamo.reset()
+    call, counted = CALLS["search"], Counted()
+    compiled = Call(torch.compile(call.function, fullgraph=True, backend=counted), call.takes)
+    for height, width in ((6, 8), (7, 9), (10, 5), (8, 12)):
+        compiled(call.tensors(height=height, width=width))
+    assert counted.count == 2
+
+
+class Module(torch.nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, *tensors):
+        return self.call(dict(zip(self.call.takes.split(), tensors, strict=True)))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@each_call
+def test_exported_programs_give_the_same(call, dynamic):
+    tensors = {name: tensor.detach() for name, tensor in call.tensors(height=6, width=8).items()}
+    height, width, shapes = torch.export.Dim("height", min=5), torch.export.Dim("width", min=5), None
+    if dynamic:  # rows and columns stand after the frames, or behind those of a flow
+        sizes = {6: height, 8: width}
+        shapes = (tuple({axis: sizes[n] for axis, n in enumerate(t.shape) if n in sizes} for t in tensors.values()),)
+    program = torch.export.export(Module(call), tuple(tensors.values()), dynamic_shapes={"tensors": shapes[0]} if dynamic else None)
+    for sizes in ((6, 8), (7, 9)) if dynamic else ((6, 8),):
+        given = {name: tensor.detach() for name, tensor in call.tensors(height=sizes[0], width=sizes[1], seed=3).items()}
+        for found, expected in zip(program.module()(*given.values()), call(given), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_saved_programs_run_in_another_process(tmp_path):
+    call = CALLS["search"]
+    tensors = tuple(tensor.detach() for tensor in call.tensors().values())
+    torch.export.save(torch.export.export(Module(call), tensors), tmp_path / "search.pt2")
+    torch.save((tensors, Module(call)(*tensors)), tmp_path / "tensors.pt")
+    code = """
+import sys, torch, shiftsearch
+program = torch.export.load(sys.argv[1] + "/search.pt2")
+given, expected = torch.load(sys.argv[1] + "/tensors.pt")
+found = program.module()(*given)
+assert all(map(torch.equal, found, expected))
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+
+
+def test_torch_may_come_after_this_package():
+    code = """
+import shiftsearch, sys
+assert "torch" not in sys.modules
+import torch
+video = torch.randn(3, 2, 6, 7)
+compiled = torch.compile(lambda video: shiftsearch.search(video, video, window=3, topk=2), fullgraph=True, backend="eager")
+assert torch.equal(compiled(video)[1], shiftsearch.search(video, video, window=3, topk=2)[1])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- dtypes -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@each_op
+def test_gradients_of_halves_are_halves_near_those_of_singles(name, dtype):
+    """Both at the offsets that were found in half precision."""
+    call = CALLS[{"search": "score", "match": "score", "refine": "score"}.get(name, name)]
+    tensors = call.tensors(dtype)
+    singles = {key: tensor.detach().float().requires_grad_() for key, tensor in tensors.items()}
+    expected = gradients(call, singles)
+    for key, grad in gradients(call, tensors).items():
+        assert grad.dtype == dtype
+        rough = 16 * torch.finfo(dtype).eps * expected[key].abs().max()
+        assert (grad.float() - expected[key]).abs().max() <= rough, key
+
+
+def test_under_autocast_values_are_halves_and_scores_singles():
+    tensors = CALLS["search"].tensors(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, offsets = CALLS["search"](tensors)
+        out = ss.aggregate(tensors["k"], torch.softmax(-scores, -1), offsets, patch=2)
+    assert (scores.dtype, offsets.dtype, out.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    halves = [tensors[name].to(torch.bfloat16) for name in "qk"]
+    expected = ss.search(*halves, tensors["flow"], subpixel=True, **OPTIONS)
+    assert torch.equal(scores, expected[0])
+    assert torch.equal(offsets, expected[1])
+    grads = torch.autograd.grad(out.float().sum() + scores.sum(), list(tensors.values()))
+    assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+def test_under_autocast_mixed_values_and_doubles_are_taken():
+    video = torch.randn(3, 2, 5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, _ = ss.search(video.bfloat16(), video, window=3, topk=2)
+        assert torch.equal(scores, ss.search(video, video, window=3, topk=2)[0])
+        assert ss.search(video.double(), video.double(), window=3, topk=2)[0].dtype == torch.float64
+    with pytest.raises(ShiftsearchError, match="search: k is float32, expected bfloat16 as q is"):
+        ss.search(video.bfloat16(), video)
+
+
+# --- layouts ----------------------------------------------------------------------------------------
+@each_call
+def test_any_layout_gives_the_same(call):
+    tensors = call.tensors()
+
+    def permuted(tensor):
+        return tensor.detach().transpose(-1, -2).contiguous().transpose(-1, -2)
+
+    def sliced(tensor):
+        return torch.stack((tensor.detach(), torch.full_like(tensor, torch.nan)), -1)[..., 0]
+
+    expected, grads = call(tensors), gradients(call, tensors)
+    for layout in (permuted, sliced):
+        laid_out = {name: layout(tensor).requires_grad_() for name, tensor in tensors.items()}
+        for found, wanted in zip(call(laid_out), expected, strict=True):
+            assert torch.equal(found, wanted)
+        for name, grad in gradients(call, laid_out).items():
+            torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
+
+
+@each_call
+def test_expanded_batches_are_copies(call):
+    one = call.tensors()
+    many = {name: tensor.detach().expand(3, *tensor.shape[1:]).requires_grad_() for name, tensor in one.items()}
+    for found, wanted in zip(call(many), call(one), strict=True):
+        assert torch.equal(found, wanted.expand(3, *wanted.shape[1:]))
+    (grad,) = torch.autograd.grad(call(many)[0].sum(), [next(iter(many.values()))])
+    (wanted,) = torch.autograd.grad(call(one)[0].sum(), [next(iter(one.values()))])
+    torch.testing.assert_close(grad, wanted.expand_as(grad))
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "upsample_flow"])
+def test_an_empty_batch_gives_an_empty_result(name):
+    call = CALLS[name]
+    whole, empty = call.tensors(), call.tensors(batch=0)
+    for found, wanted in zip(call(empty), call(whole), strict=True):
+        assert found.shape == (0, *wanted.shape[1:])
+        assert found.dtype == wanted.dtype
+    for key, grad in gradients(call, empty).items():
+        assert grad.shape == empty[key].shape
+
+
+@each_call
+def test_without_a_batch_there_is_none_in_the_results(call):
+    one = call.tensors()
+    single = {name: tensor.detach()[0].requires_grad_() for name, tensor in one.items()}
+    for found, wanted in zip(call(single), call(one), strict=True):
+        assert torch.equal(found, wanted[0])
+    grads = gradients(call, one)
+    for name, grad in gradients(call, single).items():
+        torch.testing.assert_close(grad, grads[name][0], rtol=1e-12, atol=1e-12)
+
+
+def test_errors_are_ours_and_name_the_op():
+    video = torch.randn(3, 4, 5, 6)
+    with pytest.raises(ShiftsearchError, match="search: window is 0"):
+        ss.search(video, video, window=0)
+    with pytest.raises(ShiftsearchError, match="search: k has shape"):
+        ss.search(video, video[:, :, 1:])
+    with pytest.raises(ShiftsearchError, match="different kinds"):
+        ss.search(video, video.numpy())
+    with pytest.raises(ShiftsearchError, match="different kinds"):
+        ss.search(video, video.to("meta"))
+
+
+# --- the same numbers everywhere --------------------------------------------------------------------
+@pytest.mark.emulated
+@pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
+@each_op
+def test_tensors_on_the_kernels_give_the_numbers_of_the_cpu(name, monkeypatch):
+    """Outputs and gradients: the whole path but the launch on a GPU."""
+    call = CALLS[name]
+    tensors = call.tensors()
+    expected, grads = call(tensors), gradients(call, tensors)
+    device = emulate.Emulator()
+    device.xp = Namespace()
+    backend = Cuda(device)
+    monkeypatch.setattr(_arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=backend, first=first))
+    monkeypatch.setattr(_arrays._Torch, "take", staticmethod(lambda op, name, tensor: device.xp.asarray(np.from_dlpack(tensor.detach()))))
+    monkeypatch.setattr(_arrays._Torch, "give", staticmethod(lambda array: torch.from_numpy(array.get())))
+    for found, wanted in zip(call(tensors), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for key, grad in gradients(call, tensors).items():
+        torch.testing.assert_close(grad, grads[key], rtol=1e-11, atol=1e-11)
