@@ -239,12 +239,12 @@ def test_compiled_functions_have_one_graph_for_all_sizes(call):
     torch._dynamo.reset()
     counted = Counted()
     compiled = Call(torch.compile(call.function, fullgraph=True, dynamic=True, backend=counted), call.takes)
-    compiled(call.tensors())  # which may analyse the function twice, once with fractions as variables
+    compiled(call.tensors(height=6, width=8))  # which may analyse the function twice, once with fractions as variables
     asked = counted.count
     for height, width in ((6, 8), (7, 9), (10, 5)):
         tensors = call.tensors(height=height, width=width)
         for found, expected in zip(compiled(tensors), call(tensors), strict=True):
-            assert torch.equal(found, expected)
+            torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
         grads = gradients(call, tensors)
         for name, grad in gradients(compiled, tensors).items():
             torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
@@ -281,7 +281,7 @@ def test_exported_programs_give_the_same(call, dynamic):
     for sizes in ((6, 8), (7, 9)) if dynamic else ((6, 8),):
         given = {name: tensor.detach() for name, tensor in call.tensors(height=sizes[0], width=sizes[1], seed=3).items()}
         for found, expected in zip(program.module()(*given.values()), call(given), strict=True):
-            assert torch.equal(found, expected)
+            torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
 def test_saved_programs_run_in_another_process(tmp_path):
