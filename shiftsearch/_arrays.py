@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import numpy as np
 
@@ -232,7 +233,7 @@ class _Cuda:
                 yield
                 return
             stream = sys.modules["torch"].cuda.current_stream(self.device).cuda_stream
-            with self.cuda.ExternalStream(stream, self.device):
+            with self.cuda.ExternalStream(stream, self.device), self.cuda.using_allocator(_memory_of_torch(self.cuda)):
                 yield
 
     def take(self, op, name, array):
@@ -249,6 +250,20 @@ class _Cuda:
         if array.dtype.name == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
+
+
+@cache
+def _memory_of_torch(cuda):
+    """CuPy's arrays in memory of torch's allocator: one pool for both, that CUDA graphs know."""
+    memory = sys.modules["torch"].cuda
+
+    def take(size, device):
+        return memory.caching_allocator_alloc(size, device, memory.current_stream(device))
+
+    def put_back(pointer, device):
+        memory.caching_allocator_delete(pointer)
+
+    return cuda.PythonFunctionAllocator(take, put_back).malloc
 
 
 def _from_torch(xp, tensor):

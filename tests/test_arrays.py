@@ -136,17 +136,6 @@ def test_huge_whole_offsets_are_somewhere_in_the_frame(rng):
         assert np.isfinite(out).all()
 
 
-def test_torch_gradients_are_refused_clearly(torch, rng):
-    v, _, weights, offsets = map(torch.from_numpy, inputs(rng))
-    v.requires_grad_()
-    with pytest.raises(ShiftsearchError, match=r"aggregate: v requires a gradient.*detach"):
-        ss.aggregate(v, weights, offsets)
-    with torch.no_grad():
-        out = ss.aggregate(v, weights, offsets)
-    assert not out.requires_grad
-    assert torch.equal(out, ss.aggregate(v.detach(), weights, offsets))
-
-
 class Elsewhere:
     """An array that says it is on some device."""
 

@@ -1,4 +1,4 @@
-"""The examples in docstrings are true. They see NumPy and the public functions."""
+"""The examples in docstrings are true. They see NumPy and the public functions, those of torch a video too."""
 
 import doctest
 import importlib
@@ -14,5 +14,13 @@ def test_examples_of(name):
     module = importlib.import_module(f"shiftsearch.ops.{name}")
     seen = {"np": np, **{public: getattr(shiftsearch, public) for public in shiftsearch.__all__}}
     result = doctest.testmod(module, extraglobs=seen)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_examples_of_modules():
+    torch = pytest.importorskip("torch")
+    module = importlib.import_module("shiftsearch.nn")
+    result = doctest.testmod(module, extraglobs={"video": torch.randn(3, 4, 16, 24)})
     assert result.attempted > 0
     assert result.failed == 0

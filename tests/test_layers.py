@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
     "errors", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
-    "ops.flow", "ops.score", "ops", "", "doctor", "__main__",
+    "ops.flow", "ops.score", "ops", "", "nn", "models", "doctor", "__main__",
 ]  # fmt: skip
 
 

@@ -1,0 +1,364 @@
+"""Modules of torch: the ops with their options kept, and the attention that is made of them.
+
+Videos are (B, T, C, H, W), flow and offsets as in `shiftsearch.search`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import torch
+from torch import nn
+
+from shiftsearch._op import OPS
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.aggregate import aggregate, stack
+from shiftsearch.ops.score import score
+from shiftsearch.ops.search import match, refine, search
+
+_FAR = 1e30  # stands for the infinite score of a candidate outside, whose product with a weight of 0 is not a number
+
+
+# --- the ops ----------------------------------------------------------------------------------------
+class _Op(nn.Module):
+    """An op with its options. It has no parameters: its state dict is empty."""
+
+    def __init_subclass__(cls):
+        cls.__signature__ = inspect.Signature(_options(cls.function).values())
+
+    def __init__(self, **options):
+        super().__init__()
+        known = {name: p.default for name, p in _options(self.function).items()}
+        for name in options:
+            if name not in known:
+                raise ShiftsearchError(f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}")
+        self.options = {**known, **options}
+        op = self.function.__name__
+        OPS[op].spec(op, **self.options)  # says what is wrong with them now, not at the first call
+
+    def forward(self, *tensors):
+        return type(self).function(*tensors, **self.options)
+
+    def extra_repr(self) -> str:
+        return _shown(self.options)
+
+
+def _options(function) -> dict[str, inspect.Parameter]:
+    return {name: p for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _shown(options: dict) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+class ShiftedSearch(_Op):
+    """`shiftsearch.search` with its options: called with (q, k, flow=None), gives (scores, offsets).
+
+    Example:
+        >>> scores, offsets = ShiftedSearch(window=5, topk=4)(video, video)
+        >>> offsets.shape
+        torch.Size([1, 3, 16, 24, 4, 3])
+    """
+
+    function = staticmethod(search)
+
+
+class Refine(_Op):
+    """`shiftsearch.refine` with its options: called with (q, k, offsets), gives (scores, offsets).
+
+    Example:
+        >>> _, coarse = ShiftedSearch(window=5, topk=4)(video, video)
+        >>> scores, fine = Refine(window=3, topk=2, step=0.5, subpixel=True)(video, video, coarse)
+        >>> fine.shape
+        torch.Size([1, 3, 16, 24, 2, 3])
+    """
+
+    function = staticmethod(refine)
+
+
+class Aggregate(_Op):
+    """`shiftsearch.aggregate` with its options: called with (v, weights, offsets), gives a video.
+
+    Example:
+        >>> scores, offsets = ShiftedSearch(window=5, topk=4)(video, video)
+        >>> Aggregate()(video, torch.softmax(-scores, -1), offsets).shape
+        torch.Size([3, 4, 16, 24])
+    """
+
+    function = staticmethod(aggregate)
+
+
+class Stack(_Op):
+    """`shiftsearch.stack` with its options: called with (v, offsets, weights=None), gives K videos.
+
+    Example:
+        >>> _, offsets = ShiftedSearch(window=5, topk=4)(video, video)
+        >>> Stack(patch=3)(video, offsets).shape
+        torch.Size([4, 3, 4, 16, 24])
+    """
+
+    function = staticmethod(stack)
+
+
+# --- attention --------------------------------------------------------------------------------------
+def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options):
+    """Attention of each query to the `topk` places most like it: search, softmax, weighted sum of what is there.
+
+    out = aggregate(v, softmax over K of -scale * score, offsets), with + for metric="dot". Memory is that of inputs,
+    results and K scores and offsets per query: neither the window nor the values found are stored.
+
+    Args:
+        q: queries (B, T, C, H, W)
+        k: keys, the same shape
+        v: values (B, T, C', H, W); C' is a multiple of `heads` too
+        flow: as in `shiftsearch.search`
+        scale: a number or a tensor of (heads,); None is 1 / sqrt(n) for n products in a dot product of patches, and half
+            of that for "l2": both then weigh keys of one length alike
+        return_attention: also gives weights and offsets
+        options: those of `shiftsearch.search`
+
+    Returns:
+        out (B, T, C', H, W); with return_attention also weights (B, heads, T, h, w, K) and offsets (B, heads, T, h, w, K, 3)
+
+    Example:
+        >>> attend(video, video, video, window=5, topk=4, heads=2).shape
+        torch.Size([3, 4, 16, 24])
+    """
+    scores, offsets = search(q, k, flow, **options)
+    known = {name: options.get(name, p.default) for name, p in _options(search).items()}
+    weights = _weights(scores, _scale(scale, q.shape[-3], known), known["metric"])
+    out = aggregate(v, weights, offsets, **_of_patches(known))
+    return (out, weights, offsets) if return_attention else out
+
+
+def _of_patches(options: dict) -> dict:
+    """What `aggregate` takes of the options of a search."""
+    return {name: options[name] for name in ("patch", "stride", "dilation", "border")}
+
+
+def _scale(scale, channels: int, options: dict):
+    if scale is not None:
+        return scale
+    products = channels // options["heads"] * options["patch"] ** 2
+    return (1 if options["metric"] == "dot" else 0.5) / math.sqrt(products)
+
+
+def _weights(scores, scale, metric: str):
+    """Softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
+    scores = scores.clamp(-_FAR, _FAR)
+    if isinstance(scale, torch.Tensor):
+        scale = scale.to(scores.dtype)[:, None, None, None, None]  # of each head
+    return torch.softmax(scores * (scale if metric == "dot" else -scale), -1)
+
+
+class ShiftedAttention(nn.Module):
+    """Attention over space and time where the keys of a query are the best places around where the flow leads.
+
+    Linear maps of each pixel give q, k and v; `search` finds the `topk` keys most like each query; a softmax over their
+    scores weighs what is then summed, or stacked and convolved; a last map gives the output.
+
+    Args:
+        dim: channels of the input and of the output
+        heads: parts of the channels that are searched on their own
+        window, topk, radius, patch, stride, metric, subpixel: as in `shiftsearch.search`. With subpixel=True the flow has
+            a gradient
+        key_dim: channels of q and k; None is `dim`
+        refine: what forward gets is not flow but the offsets that an earlier layer found, and `window` lies around each
+            of those; `radius` has no meaning then
+        scale: of the scores, the same for all heads; None is 1 / sqrt(n), see `attend`
+        learn_scale: the scale of each head is a parameter, and begins at `scale`
+        conv: instead of summing, a convolution over the `topk` videos, weighted, mixes them: patch x patch pixels wide
+        options: other options of `shiftsearch.search`, or of `shiftsearch.refine`
+
+    State dict: `q.weight`, `k.weight`, `v.weight`, each with `.bias`; `out.weight` and `out.bias`; `log_scale` (heads,) if
+    it is learnt; `mix.weight` and `mix.bias` with conv.
+
+    Example:
+        >>> layer = ShiftedAttention(4, heads=2, window=5, topk=4)
+        >>> layer(video).shape
+        torch.Size([3, 4, 16, 24])
+        >>> out, weights, offsets = layer(video, return_attention=True)
+        >>> weights.shape, offsets.shape
+        (torch.Size([2, 3, 16, 24, 4]), torch.Size([2, 3, 16, 24, 4, 3]))
+        >>> ShiftedAttention(4, heads=2, window=1, topk=4, refine=True)(video, offsets).shape
+        torch.Size([3, 4, 16, 24])
+    """
+
+    def __init__(
+        self, dim, heads=1, window=9, topk=10, radius=1, patch=1, *, stride=1, metric="l2", subpixel=True, key_dim=None,
+        refine=False, scale=None, learn_scale=True, conv=False, **options,
+    ):  # fmt: skip
+        super().__init__()
+        key_dim = dim if key_dim is None else key_dim
+        _divides("ShiftedAttention", dim=dim, key_dim=key_dim, heads=heads)
+        options = {
+            "window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride, "metric": metric,
+            "subpixel": subpixel, **options,
+        }  # fmt: skip
+        if conv and not isinstance(topk, int):
+            raise ShiftsearchError(f"ShiftedAttention: topk is {topk!r}, expected a whole number for a convolution over them")
+        self.find = Refine(**options) if refine else ShiftedSearch(radius=radius, **options)
+        self.dim, self.key_dim, self.conv = dim, key_dim, conv
+        self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.scale = float(_scale(scale, key_dim, self.find.options))
+        self.log_scale = nn.Parameter(torch.full((heads,), math.log(self.scale))) if learn_scale else None
+        self.mix = nn.Conv2d(topk * dim, dim, patch, padding="same", padding_mode="reflect") if conv else None
+
+    def forward(self, x, where=None, *, return_attention=False):
+        """x: (B, T, C, H, W); where: flow, or with refine=True the offsets of an earlier layer."""
+        q, k, v = (_per_pixel(layer, x) for layer in (self.q, self.k, self.v))
+        scores, offsets = self.find(q, k, where)
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        weights = _weights(scores, scale, self.find.options["metric"])
+        of_patches = _of_patches(self.find.options)
+        if self.mix is None:
+            found = aggregate(v, weights, offsets, **of_patches)
+        else:
+            found = _mixed(self.mix, stack(v, offsets, weights.to(v.dtype), **of_patches))
+        out = _per_pixel(self.out, found)
+        return (out, weights, offsets) if return_attention else out
+
+    def extra_repr(self) -> str:
+        return _shown({"dim": self.dim, "key_dim": self.key_dim, "conv": self.conv, "scale": self.scale,
+                       "learn_scale": self.log_scale is not None})  # fmt: skip
+
+
+def _divides(module: str, heads: int, **dims: int) -> None:
+    for name, dim in dims.items():
+        if not (isinstance(dim, int) and isinstance(heads, int) and dim > 0 and heads > 0 and dim % heads == 0):
+            raise ShiftsearchError(f"{module}: {name} is {dim!r} and heads is {heads!r}, expected whole multiples of heads")
+
+
+def _per_pixel(layer, video):
+    """A linear layer on the channels of (..., C, H, W). The result is channels last in memory, as the kernels like it."""
+    return layer(video.movedim(-3, -1)).movedim(-1, -3)
+
+
+def _mixed(layer, videos):
+    """A convolution over (..., K, T, C, H, W) -> (..., T, C, H, W)."""
+    *batch, K, T, C, H, W = videos.shape
+    frames = videos.movedim(-5, -4).reshape(-1, K * C, H, W)
+    return layer(frames).reshape(*batch, T, C, H, W)
+
+
+# --- guided deformable attention --------------------------------------------------------------------
+class GuidedDeformableAttention(nn.Module):
+    """Attention of frames to a few points of supporting frames, around where the flow leads; as in RVRT.
+
+    The points of a query lie at flow + offset in each supporting frame, and differ from head to head. Two ways to get
+    the offsets share everything else, q, k, v, attention and output:
+    "predict": a small network sees the frame, the supporting frame warped by the flow, and the flow. Its points are a
+        square grid around the flow, each moved by at most `reach` pixels;
+    "search": the points are the best of a `window` in steps of `step` pixels around the flow, compared by their keys: the
+        shifted search, which needs no network.
+
+    Args:
+        dim: channels
+        heads: groups of channels with points of their own
+        points: per supporting frame; with "predict" a square number
+        offsets: "predict" or "search"
+        window, step: of the search
+        reach: of the prediction, in pixels
+        hidden: channels within the predicting network; None is `dim`
+
+    State dict: `q`, `k`, `v`, `out`, each with `.weight` and `.bias`; with "predict" also `predict.0`, `predict.2`, ...
+
+    Example:
+        >>> layer = GuidedDeformableAttention(4, heads=2, offsets="search", window=5)
+        >>> flow = torch.zeros(3, 1, 2, 16, 24)  # from each frame to the one supporting frame
+        >>> layer(video, video[:1], flow).shape
+        torch.Size([3, 4, 16, 24])
+    """
+
+    def __init__(self, dim, heads=12, points=9, *, offsets="search", window=9, step=0.5, reach=10.0, hidden=None):
+        super().__init__()
+        _divides("GuidedDeformableAttention", dim=dim, heads=heads)
+        if offsets not in ("predict", "search"):
+            raise ShiftsearchError(f"GuidedDeformableAttention: offsets is {offsets!r}, expected 'predict' or 'search'")
+        side = math.isqrt(points)
+        if offsets == "predict" and side**2 != points:
+            raise ShiftsearchError(f"GuidedDeformableAttention: points is {points!r}, expected a square number to predict")
+        self.dim, self.heads, self.points, self.offsets = dim, heads, points, offsets
+        self.window, self.step, self.reach = window, step, reach
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.predict = _predictor(dim, hidden or dim, 2 * heads * points) if offsets == "predict" else None
+
+    def forward(self, x, support, flow):
+        """x: (B, T, C, H, W); support: (B, S, C, H, W); flow (B, T, S, 2, H, W), from each frame of x to each of support."""
+        batched = x.ndim == 5
+        if not batched:
+            x, support, flow = x[None], support[None], flow[None]
+        self._check(x, support, flow)
+        B, T, C, H, W = x.shape
+        S = support.shape[1]
+        pairs = (B, T, S, C, H, W)
+        q = _per_pixel(self.q, x)[:, :, None].expand(pairs).reshape(-1, C, H, W)
+        k, v = (_per_pixel(layer, support)[:, None].expand(pairs).reshape(-1, 1, C, H, W) for layer in (self.k, self.v))
+        flow = flow.reshape(-1, 2, H, W).to(torch.promote_types(flow.dtype, torch.float32))
+        if self.predict is None:
+            offsets = self._searched(q, k[:, 0], flow)
+        else:
+            frames = [video.expand(pairs).reshape(-1, C, H, W) for video in (x[:, :, None], support[:, None])]
+            offsets = self._predicted(*frames, flow)
+        scores = score(q[:, None], k, offsets, heads=self.heads, metric="dot")
+        # one softmax over the points of all supporting frames
+        scores = scores.reshape(B * T, S, self.heads, H, W, self.points).movedim(1, -2)
+        weights = torch.softmax(scores.flatten(-2) / math.sqrt(C // self.heads), -1)
+        weights = weights.unflatten(-1, (S, self.points)).movedim(-2, 1).reshape(-1, self.heads, 1, H, W, self.points)
+        found = aggregate(v, weights, offsets).reshape(B, T, S, C, H, W).sum(2)
+        out = _per_pixel(self.out, found)
+        return out if batched else out[0]
+
+    def _check(self, x, support, flow) -> None:
+        B, T, C, H, W = x.shape
+        if self.dim != C:
+            raise ShiftsearchError(f"GuidedDeformableAttention: x has {C} channels, expected {self.dim}")
+        for name, tensor, expected in (
+            ("support", support, (B, support.shape[1], C, H, W)),
+            ("flow", flow, (B, T, support.shape[1], 2, H, W)),
+        ):
+            if tuple(tensor.shape) != expected:
+                raise ShiftsearchError(
+                    f"GuidedDeformableAttention: {name} has shape {tuple(tensor.shape)}, expected {expected}"
+                )
+
+    def _searched(self, q, k, flow):
+        """The best points of a window around the flow, as offsets of clips of one frame."""
+        _, offsets = match(
+            q, k, flow, window=self.window, step=self.step, topk=self.points, heads=self.heads, subpixel=True
+        )
+        return _in_own_frame(offsets)
+
+    def _predicted(self, x, support, flow):
+        """A square of points around the flow, each moved as the network says."""
+        N, _, H, W = x.shape
+        around = flow.flip(1).movedim(1, -1)[:, None, :, :, None]  # (dy, dx)
+        warped = aggregate(support[:, None], support.new_ones(N, 1, 1, H, W, 1), _in_own_frame(around))[:, 0]
+        moved = self.predict(torch.cat((x, warped.to(x.dtype), flow.to(x.dtype)), 1))
+        moved = self.reach * torch.tanh(moved.to(flow.dtype)).reshape(N, self.heads, self.points, 2, H, W)
+        side = math.isqrt(self.points)
+        line = torch.arange(side, device=x.device, dtype=flow.dtype) - side // 2
+        grid = torch.cartesian_prod(line, line) if side > 1 else flow.new_zeros(1, 2)
+        return _in_own_frame(moved.movedim((2, 3), (-2, -1)) + around + grid)
+
+    def extra_repr(self) -> str:
+        named = ("dim", "heads", "points", "offsets", *(("reach",) if self.predict is not None else ("window", "step")))
+        return _shown({name: getattr(self, name) for name in named})
+
+
+def _in_own_frame(offsets):
+    """(dy, dx) from frame to frame, (N, heads, H, W, K, 2), as offsets in clips of one frame, (N, heads, 1, H, W, K, 3)."""
+    return torch.nn.functional.pad(offsets, (1, 0))[:, :, None]
+
+
+def _predictor(dim: int, hidden: int, out: int) -> nn.Sequential:
+    """Begins by predicting no motion but the flow's."""
+    layers = [nn.Conv2d(2 * dim + 2, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
+    for _ in range(2):
+        layers += [nn.Conv2d(hidden, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
+    last = nn.Conv2d(hidden, out, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)

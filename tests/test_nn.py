@@ -1,0 +1,297 @@
+"""Modules: what they compute, that everything in them learns, and that they do what modules of torch do."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+
+import shiftsearch as ss
+from shiftsearch import ShiftsearchError
+
+torch = pytest.importorskip("torch")
+from torch.nn import functional as F  # noqa: E402 - torch may be missing
+
+from shiftsearch import nn  # noqa: E402
+
+B, T, C, H, W = 2, 3, 8, 6, 7
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def video():
+    return torch.randn(B, T, C, H, W)
+
+
+@pytest.fixture
+def flow():
+    return 4 * torch.rand(B, T, 2, 2, H, W) - 2
+
+
+def close(found, expected, atol=1e-5):
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=atol)
+
+
+# --- ops as modules ---------------------------------------------------------------------------------
+def test_modules_are_their_ops(video, flow):
+    options = {"window": 3, "topk": 4, "patch": 2, "subpixel": True}
+    scores, offsets = nn.ShiftedSearch(**options)(video, video, flow)
+    expected = ss.search(video, video, flow, **options)
+    assert torch.equal(scores, expected[0])
+    assert torch.equal(offsets, expected[1])
+    fine = {"topk": 2, "step": 0.5, "subpixel": True}
+    assert torch.equal(nn.Refine(**fine)(video, video, offsets)[1], ss.refine(video, video, offsets, **fine)[1])
+    weights = torch.softmax(-scores, -1)
+    assert torch.equal(nn.Aggregate(patch=2)(video, weights, offsets), ss.aggregate(video, weights, offsets, patch=2))
+    assert torch.equal(nn.Stack(patch=2)(video, offsets, weights), ss.stack(video, offsets, weights, patch=2))
+
+
+@pytest.mark.parametrize("module", [nn.ShiftedSearch, nn.Refine, nn.Aggregate, nn.Stack])
+def test_modules_have_the_options_of_their_ops_and_show_them(module):
+    options = {n: p.default for n, p in inspect.signature(module.function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert {n: p.default for n, p in inspect.signature(module).parameters.items()} == options
+    made = module(patch=5)
+    assert made.options == {**options, "patch": 5}
+    for name, value in made.options.items():
+        assert f"{name}={value!r}" in repr(made)
+    assert not made.state_dict()
+
+
+def test_wrong_options_are_errors_when_a_module_is_made():
+    with pytest.raises(ShiftsearchError, match="search: window is 0"):
+        nn.ShiftedSearch(window=0)
+    with pytest.raises(ShiftsearchError, match="Stack: windows is no option, expected some of patch"):
+        nn.Stack(windows=3)
+    with pytest.raises(ShiftsearchError, match="ShiftedAttention: dim is 8 and heads is 3"):
+        nn.ShiftedAttention(8, heads=3)
+    with pytest.raises(ShiftsearchError, match="ShiftedAttention: key_dim is 5 and heads is 2"):
+        nn.ShiftedAttention(8, heads=2, key_dim=5)
+    with pytest.raises(ShiftsearchError, match="ShiftedAttention: topk is None"):
+        nn.ShiftedAttention(8, topk=None, conv=True)
+    with pytest.raises(ShiftsearchError, match="offsets is 'guess', expected 'predict' or 'search'"):
+        nn.GuidedDeformableAttention(12, offsets="guess")
+    with pytest.raises(ShiftsearchError, match="points is 8, expected a square number"):
+        nn.GuidedDeformableAttention(12, points=8, offsets="predict")
+
+
+# --- attention --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_to_the_whole_frame_is_that_of_torch(video, heads):
+    """A window over the whole frame, all of it kept: what is outside has weight 0."""
+    q, k, v = video, torch.randn_like(video), torch.randn(B, T, 2 * heads, H, W)
+
+    def tokens(x):
+        return x.unflatten(2, (heads, -1)).flatten(-2).transpose(-1, -2)  # (B, T, heads, H W, channels)
+
+    dense = F.scaled_dot_product_attention(*map(tokens, (q, k, v))).transpose(-1, -2).reshape(v.shape)
+    close(nn.attend(q, k, v, window=2 * W, topk=None, radius=0, heads=heads, metric="dot", subpixel=True), dense)
+
+
+def test_l2_weighs_keys_of_one_length_as_the_dot_product_does(video):
+    unit = F.normalize(video, dim=2)
+    options = {"window": 3, "topk": None}
+    close(nn.attend(unit, unit, video, **options), nn.attend(unit, unit, video, metric="dot", **options))
+
+
+def test_more_scale_trusts_the_best_more(video, flow):
+    options = {"window": 3, "topk": 4, "return_attention": True}
+    _, mild, _ = nn.attend(video, video, video, flow, scale=0.01, **options)
+    _, sharp, offsets = nn.attend(video, video, video, flow, scale=torch.tensor([100.0]), **options)
+    assert (sharp[..., 0] > 0.99).all()
+    assert (mild[..., 0] < 0.5).all()
+    assert (offsets[..., 0, :] == 0).all()
+
+
+def test_candidates_outside_have_no_weight_and_break_no_gradient(video):
+    layer = nn.ShiftedAttention(C, heads=2, window=5, topk=None, slide=False, metric="dot")
+    out, weights, _ = layer(video, return_attention=True)
+    assert (weights == 0).any()
+    close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"conv": True}, {"metric": "dot", "patch": 3, "stride": 2}, {"key_dim": 4}])
+def test_everything_in_attention_learns(video, flow, options):
+    layer = nn.ShiftedAttention(C, heads=2, window=3, topk=4, **options)
+    h, w = (H - 1) // layer.find.options["stride"] + 1, (W - 1) // layer.find.options["stride"] + 1
+    flow = flow[..., :h, :w].clone().requires_grad_()
+    out = layer(video, flow)
+    assert out.shape == video.shape
+    (out * torch.randn_like(out)).sum().backward()
+    for name, parameter in [*layer.named_parameters(), ("flow", flow)]:
+        if name == "k.bias" and options.get("metric") == "dot":
+            continue  # adds the same to all scores of a query
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_attention_is_made_of_its_parts(video, flow):
+    layer = nn.ShiftedAttention(C, heads=2, window=3, topk=4, patch=3, learn_scale=False, scale=0.3)
+    q, k, v = (F.conv2d(video.flatten(0, 1), m.weight[..., None, None], m.bias).view(B, T, -1, H, W) for m in (layer.q, layer.k, layer.v))
+    scores, offsets = ss.search(q, k, flow, window=3, topk=4, patch=3, heads=2, subpixel=True)
+    found = ss.aggregate(v, torch.softmax(-0.3 * scores, -1), offsets, patch=3)
+    expected = F.conv2d(found.flatten(0, 1), layer.out.weight[..., None, None], layer.out.bias).view(video.shape)
+    close(layer(video, flow), expected, atol=1e-4)
+
+
+def test_a_layer_that_refines_looks_around_what_was_found(video, flow):
+    first = nn.ShiftedAttention(C, heads=2, window=3, topk=4, subpixel=False)
+    again = nn.ShiftedAttention(C, heads=2, window=1, topk=None, refine=True, subpixel=False)
+    again.load_state_dict(first.state_dict())
+    found, _, offsets = first(video, flow, return_attention=True)
+    close(again(video, offsets), found)
+
+
+def test_the_scale_is_learnt_or_fixed(video):
+    learnt, fixed = nn.ShiftedAttention(C, heads=2), nn.ShiftedAttention(C, heads=2, learn_scale=False)
+    assert torch.equal(learnt.log_scale.exp(), torch.full((2,), fixed.scale))
+    keys = {f"{name}.{kind}" for name in ("q", "k", "v", "out") for kind in ("weight", "bias")}
+    assert set(fixed.state_dict()) == keys
+    assert set(learnt.state_dict()) == keys | {"log_scale"}
+    with torch.no_grad():
+        learnt.log_scale += 3
+    learnt.scale = fixed.scale = 1e-3  # the learnt one does not look at it
+    assert not torch.equal(learnt(video), fixed(video))
+
+
+def test_attention_stores_neither_window_nor_values(video):
+    saved = []
+    q = video.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        nn.attend(q, q, q, window=9, topk=2, patch=3)
+    most = B * T * H * W * max(C, 2 * 3)
+    assert saved
+    assert max(tensor.numel() for tensor in saved) <= most
+
+
+# --- guided deformable attention --------------------------------------------------------------------
+def dense_guided(layer, x, support, flow, offsets):
+    """Samples at offsets (B, T, S, heads, points, 2 = (dy, dx), H, W), by torch's grid_sample."""
+    S, G, K = support.shape[1], layer.heads, layer.points
+    q, k, v = (m(y.movedim(2, -1)).movedim(-1, 2) for m, y in ((layer.q, x), (layer.k, support), (layer.v, support)))
+    rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    keys, values = [], []
+    for s in range(S):
+        for n in range(K):
+            at = torch.stack((columns + offsets[:, :, s, :, n, 1], rows + offsets[:, :, s, :, n, 0]), -1)
+            at = 2 * at / torch.tensor([W - 1, H - 1]) - 1  # (B, T, heads, H, W, (x, y))
+            for sampled, of in ((keys, k), (values, v)):
+                heads = of[:, s].unflatten(1, (G, -1))[:, None].expand(-1, x.shape[1], -1, -1, -1, -1)
+                part = F.grid_sample(heads.flatten(0, 2), at.flatten(0, 2), padding_mode="reflection", align_corners=True)
+                sampled.append(part.view(*heads.shape[:3], -1, H, W))
+    keys, values = torch.stack(keys, -1), torch.stack(values, -1)
+    heads = q.unflatten(2, (G, -1))[..., None]
+    weights = torch.softmax((heads * keys).sum(3, keepdim=True) / (C // G) ** 0.5, -1)
+    found = (weights * values).sum(-1).flatten(2, 3)
+    return layer.out(found.movedim(2, -1)).movedim(-1, 2)
+
+
+@pytest.fixture
+def guided(video):
+    return video, torch.randn(B, 2, C, H, W), 3 * torch.rand(B, T, 2, 2, H, W) - 1.5
+
+
+def test_predicted_points_begin_as_a_square_around_the_flow(guided):
+    layer = nn.GuidedDeformableAttention(C, heads=2, offsets="predict")
+    x, support, flow = guided
+    grid = torch.tensor([[dy, dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    offsets = flow.flip(3)[:, :, :, None, None] + grid[:, :, None, None]
+    close(layer(x, support, flow), dense_guided(layer, x, support, flow, offsets.expand(-1, -1, -1, 2, -1, -1, -1, -1)), 1e-4)
+
+
+def test_searched_points_are_the_best_of_the_window(guided):
+    layer = nn.GuidedDeformableAttention(C, heads=2, points=4, offsets="search", window=3)
+    x, support, flow = guided
+    q, k = (m(y.movedim(2, -1)).movedim(-1, 2) for m, y in ((layer.q, x), (layer.k, support)))
+    offsets = torch.empty(B, T, 2, 2, 4, 2, H, W)
+    for t in range(T):
+        for s in range(2):
+            options = {"window": 3, "step": 0.5, "topk": 4, "heads": 2, "subpixel": True}
+            found = ss.match(q[:, t], k[:, s], flow[:, t, s], **options)[1]
+            offsets[:, t, s] = found.movedim((-2, -1), (2, 3))
+    close(layer(x, support, flow), dense_guided(layer, x, support, flow, offsets), 1e-4)
+
+
+@pytest.mark.parametrize("offsets", ["predict", "search"])
+def test_everything_in_guided_attention_learns(guided, offsets):
+    layer = nn.GuidedDeformableAttention(C, heads=2, offsets=offsets, window=3)
+    if layer.predict is not None:
+        torch.nn.init.normal_(layer.predict[-1].weight, std=0.1)
+    x, support, flow = guided
+    flow = flow.requires_grad_()
+    out = layer(x, support, flow)
+    (out * torch.randn_like(out)).sum().backward()
+    for name, parameter in [*layer.named_parameters(), ("flow", flow)]:
+        assert name == "k.bias" or parameter.grad.abs().max() > 0, name
+
+
+def test_both_ways_share_their_parameters(guided):
+    predicted = nn.GuidedDeformableAttention(C, heads=2, offsets="predict")
+    searched = nn.GuidedDeformableAttention(C, heads=2, offsets="search", window=3)
+    left = searched.load_state_dict(predicted.state_dict(), strict=False)
+    assert not left.missing_keys
+    assert all(key.startswith("predict.") for key in left.unexpected_keys)
+    x, support, flow = guided
+    single = searched(x[0], support[0], flow[0])
+    close(single, searched(x, support, flow)[0])
+
+
+def test_shapes_that_do_not_fit_are_errors(guided):
+    layer = nn.GuidedDeformableAttention(C, heads=2)
+    x, support, flow = guided
+    with pytest.raises(ShiftsearchError, match=r"flow has shape .*, expected"):
+        layer(x, support, flow[:, :, :1])
+    with pytest.raises(ShiftsearchError, match="x has 4 channels, expected 8"):
+        layer(x[:, :, :4], support, flow)
+    with pytest.raises(ShiftsearchError, match="support has shape"):
+        layer(x, support[..., :5], flow)
+
+
+# --- as modules of torch ----------------------------------------------------------------------------
+def layers():
+    yield "attention", nn.ShiftedAttention(C, heads=2, window=3, topk=4), lambda: (torch.randn(B, T, C, H, W), torch.zeros(B, T, 2, 2, H, W))
+    yield "conv", nn.ShiftedAttention(C, heads=2, window=3, topk=4, conv=True, patch=3), lambda: (torch.randn(B, T, C, H, W),)
+    for offsets in ("predict", "search"):
+        yield f"guided, {offsets}", nn.GuidedDeformableAttention(C, heads=2, offsets=offsets, window=3), lambda: (
+            torch.randn(B, T, C, H, W), torch.randn(B, 2, C, H, W), torch.rand(B, T, 2, 2, H, W)
+        )  # fmt: skip
+
+
+each_layer = pytest.mark.parametrize(("layer", "inputs"), [case[1:] for case in layers()], ids=[case[0] for case in layers()])
+
+
+@each_layer
+def test_layers_are_saved_copied_and_converted(layer, inputs, tmp_path):
+    given = inputs()
+    expected = layer(*given)
+    assert torch.equal(copy.deepcopy(layer)(*given), expected)
+    torch.save(layer, tmp_path / "layer.pt")
+    assert torch.equal(torch.load(tmp_path / "layer.pt", weights_only=False)(*given), expected)
+    doubled = copy.deepcopy(layer).to(torch.float64)(*(x.double() for x in given))
+    assert doubled.dtype == torch.float64
+    close(doubled.float(), expected, 1e-3)
+    for half in (torch.bfloat16, torch.float16):
+        out = copy.deepcopy(layer).to(half)(*(x.to(half) for x in given))
+        assert out.dtype == half
+        assert out.isfinite().all()
+
+
+@each_layer
+def test_layers_are_compiled_in_one_graph(layer, inputs):
+    torch._dynamo.reset()
+    given = inputs()
+    close(torch.compile(layer, fullgraph=True, backend="aot_eager")(*given), layer(*given))
+
+
+@each_layer
+def test_layers_learn_under_autocast(layer, inputs):
+    layer = copy.deepcopy(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(*inputs())
+    out.float().pow(2).sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
