@@ -114,7 +114,7 @@ def search(
         border: "reflect" mirrors what lies outside; with "zeros" nothing is there: a pair of pixels with a member
             outside adds nothing, and windows may lie outside
         subpixel: False rounds the flow (half to even) and gives int32 offsets; True keeps its fraction, samples
-            keys bilinearly and gives float32 offsets
+            keys bilinearly and gives offsets that are floats: float64 if q is, else float32
         slide: a window that sticks out of the frame moves inward by whole steps; False leaves it there, and
             candidates outside score inf (l2) or -inf (dot)
         penalty: candidates rank by score + penalty * |n - a|**2 (l2; minus for dot); the score is returned without it
