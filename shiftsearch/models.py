@@ -1,0 +1,243 @@
+"""Networks of torch that are made of the modules in `shiftsearch.nn`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.nn import ShiftedAttention, ShiftedSearch
+from shiftsearch.ops.flow import upsample_flow
+from shiftsearch.ops.search import match
+
+
+# --- flow -------------------------------------------------------------------------------------------
+def estimate_flow(video):
+    """Flow between neighbouring frames by block matching from coarse to fine: rough, but hardly disturbed by noise.
+
+    Grey frames are averaged over 8 x 8, 4 x 4, 2 x 2 pixels, then taken as they are. Each time the best of the 5 x 5 places
+    around the flow so far is taken, by patches of 5 x 5: motion of up to 30 pixels is found. It has no gradient, and is
+    in single precision also under autocast.
+
+    Args:
+        video: (B, T, C, H, W) in any range
+
+    Returns:
+        (forward, backward), each (B, T, 2, H, W) of float32, as `shiftsearch.search` takes them
+
+    Example:
+        >>> forward, backward = estimate_flow(torch.randn(1, 3, 3, 40, 48))
+        >>> forward.shape
+        torch.Size([1, 3, 2, 40, 48])
+    """
+    B, T, _, H, W = video.shape
+    with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
+        grey = video.float().mean(2)
+        frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
+        others = torch.cat((grey[:, 1:], grey[:, :-1])).reshape(2 * B * (T - 1), 1, H, W)
+        flow = frames.new_zeros(len(frames), 2, 1, 1)
+        for size in (8, 4, 2, 1):
+            h, w = -(-H // size), -(-W // size)
+            q, k = (F.interpolate(x, (h, w), mode="area") for x in (frames, others))
+            _, offsets = match(q, k, _smooth(upsample_flow(flow, (h, w))), window=5, patch=5, topk=1, subpixel=True)
+            flow = offsets[:, 0, :, :, 0].flip(-1).movedim(-1, 1)  # (dy, dx) -> (dx, dy)
+        forward, backward = _smooth(flow).reshape(2, B, T - 1, 2, H, W)
+        return F.pad(forward, (0, 0, 0, 0, 0, 0, 0, 1)), F.pad(backward, (0, 0, 0, 0, 0, 0, 1, 0))
+
+
+def _smooth(flow):
+    return F.avg_pool2d(F.pad(flow, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+# --- the network ------------------------------------------------------------------------------------
+class ShiftedUNet(nn.Module):
+    """A denoiser of video: a U-shaped network whose blocks attend to the places that shifted search finds.
+
+    Each level, at half the resolution of the one above, searches once, in its first block, around where the flow leads.
+    All its blocks, on the way down and up again, score the places found by features of their own, and attend to the best.
+    What comes out is the video plus what the network adds to it, which is nothing before training.
+
+    Args:
+        channels: of the video, 3 for colour and 1 for grey
+        depths: blocks of each level on its way down, and on its way up; the last level has those of one way only
+        heads: of each level
+        head_dim: channels of a head; a level has `heads * head_dim` channels
+        key_dim: channels of a head by which places are compared
+        window, radius, patch: of the search, see `shiftsearch.search`. window=1 is no search: attention to where the flow
+            leads and nowhere else
+        keep: places that the search keeps; where a window has fewer, all of them
+        topk: of those, the best that a block attends to
+        motion: whether windows lie where the flow leads, or at the pixel itself in all frames
+        noise_level: whether forward is told how strong the noise is
+
+    State dict: `head`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, each with `.weight` and `.bias`;
+    `levels.<level>.down.<n>` and `.up.<n>` are blocks: `norm`, `attention` (see `ShiftedAttention`), `mix.0` to `mix.4`.
+
+    Example:
+        >>> network = ShiftedUNet(depths=(1, 1), heads=(1, 2), window=5)
+        >>> network(torch.rand(1, 3, 3, 30, 41)).shape
+        torch.Size([1, 3, 3, 30, 41])
+    """
+
+    def __init__(
+        self, channels=3, *, depths=(1, 2, 4), heads=(1, 4, 12), head_dim=16, key_dim=8, window=9, radius=1, patch=1,
+        keep=20, topk=10, motion=True, noise_level=False,
+    ):  # fmt: skip
+        super().__init__()
+        self.options = {
+            "channels": channels, "depths": depths, "heads": heads, "head_dim": head_dim, "key_dim": key_dim,
+            "window": window, "radius": radius, "patch": patch, "keep": keep, "topk": topk, "motion": motion,
+            "noise_level": noise_level,
+        }  # fmt: skip
+        _check_options(self.options)
+        self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
+        dims = [n * head_dim for n in heads]
+        self.head = nn.Conv2d(channels + noise_level, dims[0], 3, padding=1)
+        self.tail = nn.Conv2d(dims[0], channels, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+        self.levels = nn.ModuleList()
+        for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+            search = ShiftedSearch(
+                window=window, radius=radius, patch=patch, heads=count, subpixel=True,
+                topk=min(keep, (2 * radius + 1) * window**2),
+            )  # fmt: skip
+            attention = {
+                "dim": count * head_dim, "key_dim": count * key_dim, "heads": count, "patch": patch,
+                "topk": min(topk, search.options["topk"]),
+            }  # fmt: skip
+            self.levels.append(_Level(search, depth, depth if n < len(depths) - 1 else 0, attention))
+        steps = list(zip(dims, dims[1:], strict=False))
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps)
+
+    def forward(self, video, sigma=None, flow=None):
+        """The video without its noise.
+
+        Args:
+            video: (B, T, channels, H, W) in the range 0 to 1, at least 2 * radius + 1 frames of any size; B may be missing
+            sigma: with noise_level=True the standard deviation of the noise, a number or a tensor (B,), in that range
+            flow: (forward, backward), each (B, T, 2, H, W), as in `shiftsearch.search`; None is `estimate_flow(video)`
+        """
+        self._check(video, sigma, flow)
+        if video.ndim == 4:
+            return self(video[None], sigma, None if flow is None else [one[None] for one in flow])[0]
+        *_, H, W = video.shape
+        unit = 2 ** (len(self.levels) - 1)
+        margin = (0, -W % unit, 0, -H % unit)
+        whole = _each_frame(lambda frames: F.pad(frames, margin, mode="replicate"), video)
+        if not self.motion:
+            flow = None
+        elif flow is None:
+            flow = estimate_flow(whole)
+        else:
+            flow = [F.pad(one, margin) for one in flow]
+        x, skipped = _each_frame(self.head, self._with_noise_level(whole, sigma)), []
+        for n, level in enumerate(self.levels):
+            x = x if n == 0 else _each_frame(self.shrink[n - 1], x)
+            size = x.shape[-2:]
+            places = level.find(x, flow and [upsample_flow(one, size) for one in flow])
+            for block in level.down:
+                x = block(x, places)
+            skipped.append((x, places))
+        for level, grow, (skip, places) in reversed(list(zip(self.levels, self.grow, skipped, strict=False))):
+            x = skip + _each_frame(grow, x)
+            for block in level.up:
+                x = block(x, places)
+        return video + _each_frame(self.tail, x)[..., :H, :W]
+
+    def _with_noise_level(self, video, sigma):
+        if not self.noise_level:
+            return video
+        B, T, _, H, W = video.shape
+        plane = torch.as_tensor(sigma, dtype=video.dtype, device=video.device).reshape(-1, 1, 1, 1, 1)
+        return torch.cat((video, plane.expand(B, T, 1, H, W)), 2)
+
+    def _check(self, video, sigma, flow) -> None:
+        name, shape = type(self).__name__, tuple(video.shape)
+        if not (video.ndim in (4, 5) and shape[-3] == self.channels and min(shape[-2:]) > 0 and video.is_floating_point()):
+            found = f"{video.dtype} of shape {shape}"
+            raise ShiftsearchError(f"{name}: video is {found}, expected floats of shape (B, T, {self.channels}, H, W)")
+        if shape[-4] < 2 * self.radius + 1:
+            raise ShiftsearchError(f"{name}: video has {shape[-4]} frames, expected at least 2 * radius + 1 = {2 * self.radius + 1}")
+        if (sigma is None) == self.noise_level:
+            expected = "a number or a tensor (B,)" if self.noise_level else "None, since noise_level=False"
+            raise ShiftsearchError(f"{name}: sigma is {sigma!r}, expected {expected}")
+        if isinstance(sigma, torch.Tensor) and sigma.numel() != 1 and tuple(sigma.shape) != shape[:-4]:
+            raise ShiftsearchError(f"{name}: sigma has shape {tuple(sigma.shape)}, expected {shape[:-4]} as the batch of video")
+        if flow is None:
+            return
+        if not isinstance(flow, (tuple, list)) or len(flow) != 2:
+            raise ShiftsearchError(f"{name}: flow is a {type(flow).__name__}, expected (forward, backward) or None")
+        expected = (*shape[:-3], 2, *shape[-2:])
+        for one, which in zip(flow, ("forward", "backward"), strict=True):
+            if tuple(one.shape) != expected:
+                raise ShiftsearchError(f"{name}: {which} has shape {tuple(one.shape)}, expected {expected}")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+def _check_options(options: dict) -> None:
+    """Those that the modules below do not check."""
+
+    def whole(value):
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    for name in ("channels", "head_dim", "key_dim", "window", "keep", "topk"):
+        if not whole(options[name]):
+            raise ShiftsearchError(f"ShiftedUNet: {name} is {options[name]!r}, expected a whole number of at least 1")
+    for name in ("motion", "noise_level"):
+        if not isinstance(options[name], bool):
+            raise ShiftsearchError(f"ShiftedUNet: {name} is {options[name]!r}, expected True or False")
+    depths, heads = options["depths"], options["heads"]
+    both = isinstance(depths, (tuple, list)) and isinstance(heads, (tuple, list)) and 0 < len(depths) == len(heads)
+    if not (both and all(map(whole, (*depths, *heads)))):
+        raise ShiftsearchError(
+            f"ShiftedUNet: depths is {depths!r} and heads is {heads!r}, expected a whole number for each level in both"
+        )
+
+
+class _Level(nn.Module):
+    """The blocks at one resolution, and the search whose places they share."""
+
+    def __init__(self, search, down, up, attention):
+        super().__init__()
+        self.search = search
+        self.down = nn.ModuleList(_Block(**attention) for _ in range(down))
+        self.up = nn.ModuleList(_Block(**attention) for _ in range(up))
+
+    def find(self, x, flow):
+        """Offsets of the places most like each query to the first block. It learns to compare by its attention to them."""
+        first = self.down[0]
+        x = first.norm(x.detach()).movedim(2, -1)
+        q, k = (layer(x).movedim(-1, 2).detach() for layer in (first.attention.q, first.attention.k))
+        return self.search(q, k, flow)[1]
+
+
+class _Block(nn.Module):
+    def __init__(self, dim, **attention):
+        super().__init__()
+        self.norm = _Norm(dim)
+        self.attention = ShiftedAttention(dim, window=1, refine=True, **attention)
+        self.mix = nn.Sequential(
+            _Norm(dim), nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim), nn.GELU(),
+            nn.Conv2d(2 * dim, dim, 1),
+        )  # fmt: skip
+
+    def forward(self, x, places):
+        x = x + self.attention(self.norm(x), places)
+        return x + _each_frame(self.mix, x)
+
+
+class _Norm(nn.LayerNorm):
+    """Over the channels of each pixel, (..., C, H, W)."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
+
+
+def _each_frame(layer, video):
+    """What a layer of images makes of the frames of a video."""
+    return layer(video.flatten(0, 1)).unflatten(0, video.shape[:2])
