@@ -71,7 +71,7 @@ class ShiftedUNet(nn.Module):
         motion: whether windows lie where the flow leads, or at the pixel itself in all frames
         noise_level: whether forward is told how strong the noise is
 
-    State dict: `head`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, each with `.weight` and `.bias`;
+    State dict: `head.0`, `.2`, `.4`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, with `.weight` and `.bias`;
     `levels.<level>.down.<n>` and `.up.<n>` are blocks: `norm`, `attention` (see `ShiftedAttention`), `mix.0` to `mix.4`.
 
     Example:
@@ -93,7 +93,10 @@ class ShiftedUNet(nn.Module):
         _check_options(self.options)
         self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
         dims = [n * head_dim for n in heads]
-        self.head = nn.Conv2d(channels + noise_level, dims[0], 3, padding=1)
+        self.head = nn.Sequential(  # before the first search: a pixel alone is too noisy to be compared
+            nn.Conv2d(channels + noise_level, dims[0], 3, padding=1), nn.GELU(),
+            nn.Conv2d(dims[0], dims[0], 3, padding=1), nn.GELU(), nn.Conv2d(dims[0], dims[0], 3, padding=1),
+        )  # fmt: skip
         self.tail = nn.Conv2d(dims[0], channels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
