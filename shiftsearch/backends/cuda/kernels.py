@@ -77,7 +77,7 @@ KERNELS = {
                                              *_with(_ALL, REACH=4, PATCHES=1, WEIGHTED=1))),
         Kernel("chain", registers=80, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
         Kernel("unchain", registers=112, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
-        Kernel("select", registers=208, file="select.cu", dynamic=_bags,
+        Kernel("select", registers=192, file="select.cu", dynamic=_bags,
                instances=(_SEARCH, _FRACTIONS, {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
                           {**_SEARCH, "TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65,
                            "PIXELS": 1024, "CHUNK": 1},
