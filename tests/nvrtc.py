@@ -226,9 +226,15 @@ def resident_blocks(registers: int, threads: int, shared: int) -> int:
     return min(32, 64 // warps, warps_in_registers // warps, 228 * 1024 // (shared + _RESERVED))
 
 
+def constants(instance: dict, dtype: str) -> dict:
+    """The options of an instance for values of a dtype; offsets that are fractions are as wide as sums."""
+    wide = {"PLACE": DTYPES[dtype]["ACC"]} if instance.get("SUBPIXEL") else {}
+    return {**instance, **DTYPES[dtype], **wide}
+
+
 def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
     """The texts of a kernel that are compiled when no GPU is there."""
-    return [kernels.text(kernel.file, {**instance, **DTYPES[dtype]}) for instance in kernel.instances]
+    return [kernels.text(kernel.file, constants(instance, dtype)) for instance in kernel.instances]
 
 
 def lines(kernel: kernels.Kernel) -> int:
@@ -248,7 +254,7 @@ def _print_table(names: list[str]) -> None:
         print("sm_90     dtype     instance registers frame shared dynamic    code blocks  filled  lines")
         for kernel, dtype, number, costs in rows:
             cost = costs.result()[f"ss_{kernel.name}"]
-            dynamic = kernel.dynamic({**kernel.instances[number], **DTYPES[dtype]})
+            dynamic = kernel.dynamic(constants(kernel.instances[number], dtype))
             blocks = resident_blocks(cost.registers, kernel.threads, cost.shared + dynamic)
             print(
                 f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"
