@@ -24,7 +24,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
-    "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops", "", "doctor", "__main__",
+    "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops",
+    "video.frames", "video.chunks", "video.flow", "video.align", "video", "", "doctor", "__main__",
 ]  # fmt: skip
 
 
