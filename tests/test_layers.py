@@ -115,6 +115,8 @@ SIGNATURES = {
     ),
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
+    "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
+    "scene_cuts": ({"frames": NEEDED}, {}),
 }
 
 
