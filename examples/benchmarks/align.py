@@ -135,7 +135,9 @@ def show(rows, title):
     for row, cells in rows.items():
         text = []
         for some in means.values():
-            mean, gain = (float(np.mean([values[n] for n in some])) for values in (cells, {n: cells[n] - base[n] for n in some}))
+            mean, gain = (
+                float(np.mean([values[n] for n in some])) for values in (cells, {n: cells[n] - base[n] for n in some})
+            )
             text.append(f"{mean:.2f} ({gain:+.2f})")
         worst = min(cells[n] - base[n] for n in names)
         print(f"| {row} | " + " | ".join(text) + f" | {worst:+.2f} |")

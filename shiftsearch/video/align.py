@@ -263,10 +263,11 @@ def _pair(spec, reference, frame, flow):
             raise ShiftsearchError(
                 f"{spec.op}: flow is {flow!r}, expected one of {names}, None, an array or a function"
             )
-        flow = flow(reference, frame) if callable(flow) else flow
-        arrays |= {"reference": reference}
-        if not (flow is None or isinstance(flow, str)):
-            arrays |= {"flow": flow}
+        arrays["reference"] = reference
+        if callable(flow):
+            arrays["flow"] = flow(reference, frame)
+        elif not (flow is None or isinstance(flow, str)):
+            arrays["flow"] = flow
 
     def natively(xp, frame, reference=None, given=flow):
         target = planar(spec.op, "frames", frame)[0]
@@ -279,7 +280,8 @@ def _pair(spec, reference, frame, flow):
                 "of frames"
             )
         common = np.promote_types(wanted.dtype, target.dtype)
-        found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
+        with np.errstate(all="ignore"):  # frames that are not finite
+            found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
         return restored(xp, found[None], frame), offsets
 
     return transform(spec.op, natively, DTYPES, **arrays)
@@ -338,7 +340,7 @@ def _aligned_box(spec, xp, reference, target, flow, level: float):
         reference, target, flow, window=spec.window, patch=spec.patch, topk=min(2, spec.window**2), anchor="flow",
         subpixel=spec.subpixel, penalty=min(spec.penalty * values * level**2, 1e6),
     )  # fmt: skip
-    leaves = scores[0, :, :, :1] - scores[0, :, :, -1:] > 4 * level**2 * (2 * values) ** 0.5
+    leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
     offsets = xp.where(leaves, places[0, :, :, -1], places[0, :, :, 0]).astype("float32")  # dy, dx
     return _warped(spec, xp, target, offsets), xp.moveaxis(offsets, -1, 0)[::-1]
 

@@ -367,14 +367,13 @@ def warped(xp, target, flow):
 
 def _at_size(op: str, name: str, flow, frames: int, size):
     """Flow as (T, 2, H, W), upsampled if it is coarser."""
-    flow = checked(op, name, flow)
+    shape, (H, W) = tuple(checked(op, name, flow).shape), size
     flow = flow[None] if flow.ndim == 3 else flow
-    (h, w), (H, W) = flow.shape[-2:], size
-    if len(flow) not in (1, frames) or h > H or w > W:
+    if len(flow) not in (1, frames) or shape[-2] > H or shape[-1] > W:
         raise ShiftsearchError(
-            f"{op}: {name} has shape {tuple(flow.shape)}, expected ({frames}, 2, {H}, {W}) or coarser"
+            f"{op}: {name} has shape {shape}, expected ({frames}, 2, {H}, {W}), (2, {H}, {W}) or coarser"
         )
-    return flow if (h, w) == (H, W) else upsample_flow(flow, (H, W))
+    return flow if shape[-2:] == (H, W) else upsample_flow(flow, (H, W))
 
 
 def consistency(forward, backward, *, tolerance=1.0):
