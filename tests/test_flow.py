@@ -194,6 +194,7 @@ def test_check_of_measured_coarse_and_no_flow(cv2):
     assert flow.check(here, here, 0 * motion).ok
     clip = np.stack([there, there])
     assert "inverted" in flow.check(here, clip, -np.stack([motion, motion])).message
+    assert flow.check(here, clip, motion).message == flow.check(here, there, motion).message
     assert not flow.check(here, here, motion[::-1] + 3).ok
 
 

@@ -293,6 +293,7 @@ def check(reference, target, flow) -> Check:
 
     def natively(xp, a, b, flow):
         full = _finite(xp, _at_size("flow.check", "flow", flow, len(a), a.shape[-2:])).astype(a.dtype)
+        full = xp.broadcast_to(full, (len(a), *full.shape[1:]))
         errors = {name: _difference(xp, a, b, repair(xp, full)) for name, (repair, _, _) in _REPAIRS.items()}
         for name, error in errors.items():
             gains[name] = 10 * float(np.log10((errors["itself"] + _SMALL) / (error + _SMALL)))
