@@ -346,7 +346,7 @@ _SMALL = 1e-6  # squared difference that nobody sees: 0.001 of white
 
 
 def _difference(xp, reference, target, flow) -> float:
-    """Mean squared difference where the flow stays inside the frame, or nearly all of it leads out: anywhere."""
+    """Mean squared difference where the flow stays inside the frame; everywhere, if it leads nearly all pixels out."""
     squared = ((warped(xp, target, flow) - reference) ** 2).mean(1)
     inside = _inside(xp, flow)
     return float(squared[inside].mean() if inside.mean() > 0.05 else squared.mean())
