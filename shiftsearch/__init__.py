@@ -8,6 +8,9 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
+from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
+from shiftsearch.video.align import align, align_clip, align_stream
+from shiftsearch.video.chunks import chunks, scene_cuts
 
 if "torch" in sys.modules:  # its saved programs call the ops by name
     from shiftsearch import _torch as _torch
@@ -17,7 +20,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ShiftsearchError",
     "aggregate",
+    "align",
+    "align_clip",
+    "align_stream",
     "chain_flow",
+    "chunks",
     "coverage",
     "fold",
     "gather",
@@ -25,6 +32,7 @@ __all__ = [
     "neighbours",
     "refine",
     "scatter",
+    "scene_cuts",
     "score",
     "search",
     "stack",
