@@ -1,5 +1,6 @@
 """Shifted non-local search in video: where are the pixels that belong to this one, how alike, and what to make of them."""
 
+import importlib
 import sys
 
 from shiftsearch.errors import ShiftsearchError
@@ -38,3 +39,10 @@ __all__ = [
     "stack",
     "upsample_flow",
 ]
+
+
+def __getattr__(name):
+    """`shiftsearch.nn` and `shiftsearch.models`, which need torch, when they are first asked for."""
+    if name in ("nn", "models"):
+        return importlib.import_module(f"shiftsearch.{name}")
+    raise AttributeError(f"module 'shiftsearch' has no attribute {name!r}")
