@@ -1,7 +1,10 @@
-// The K best of a stream of candidates, kept sorted by one warp. Candidates come in the order of their numbers, and one
-// that ties with a kept one is placed behind it: equal ones stay in order, whatever the schedule.
+// The SS_TOPK best of a stream of candidates, kept by one warp. They come in the order of their numbers, and of equal
+// ranks the smaller number is better, so that what is kept does not depend on the schedule.
 //
-// Up to 32 * SS_REGISTERS are kept in registers, entry e in register e / 32 of lane e % 32; more in memory.
+// Up to 32 * SS_REGISTERS are kept sorted in registers, entry e in register e / 32 of lane e % 32. More are collected
+// in a bag of SS_ROOM in shared or global memory: what ranks no better than the last of the best SS_TOPK so far stays
+// out, and a bag that is full is sorted and cut to them. Each score is computed once, and each cut makes room for
+// many.
 #ifndef SS_BEST_CUH
 #define SS_BEST_CUH
 
@@ -37,6 +40,19 @@ struct Best {
         return found;
     }
 
+    // The candidates of a warp, one per lane or none, in the order of the lanes.
+    __device__ void offer(const Candidate& mine, bool there, int lane) {
+        unsigned offered = __ballot_sync(SS_ALL, there && (count < SS_TOPK || mine.rank < worst));
+        while (offered) {
+            const int from = __ffs(offered) - 1;
+            offered &= offered - 1;
+            const Candidate c = ss_from_lane(mine, from);
+            if (count < SS_TOPK || c.rank < worst) insert(c, lane);
+        }
+    }
+
+    __device__ void finish(int) {}
+
     // All lanes give the same candidate.
     __device__ void insert(const Candidate& c, int lane) {
         int place = 0;
@@ -55,50 +71,53 @@ struct Best {
     }
 };
 #else
+__device__ inline bool ss_better(const Candidate& a, const Candidate& b) {
+    return a.rank < b.rank || (a.rank == b.rank && a.number < b.number);
+}
+
+// Sorts the first n of a bag: a bitonic sort whose comparisons all point one way, so that what lies behind n is as if
+// it were worse than all, and n may be any number.
+__device__ inline void ss_sort(Candidate* bag, int n, int lane) {
+    for (int run = 1; run < n; run *= 2) {  // pairs of sorted runs become one
+        for (int apart = run; apart > 0; apart /= 2) {
+            __syncwarp();
+            for (int pair = lane;; pair += 32) {
+                const int i = pair / apart * 2 * apart + pair % apart;
+                const int j = apart == run ? i ^ (2 * run - 1) : i + apart;
+                if (i >= n) break;
+                if (j >= n || !ss_better(bag[j], bag[i])) continue;
+                const Candidate c = bag[i];
+                bag[i] = bag[j], bag[j] = c;
+            }
+        }
+    }
+    __syncwarp();
+}
+
 struct Best {
-    Candidate* kept;  // of this warp, SS_TOPK long
+    Candidate* bag;  // of this warp, SS_ROOM long
     int count;
+    bool full;  // of SS_TOPK, and the last of them ranks `worst`
     SS_ACC worst;
 
-    __device__ void start(Candidate* memory) { kept = memory, count = 0, worst = ss_infinity(); }
+    __device__ void start(Candidate* memory) { bag = memory, count = 0, full = false, worst = ss_infinity(); }
 
-    __device__ Candidate entry(int e) const { return kept[e]; }
+    __device__ Candidate entry(int e) const { return bag[e]; }
 
-    __device__ void insert(const Candidate& c, int lane) {
-        int low = 0, high = count;  // the first entry that is worse lies between
-        while (low < high) {
-            const int middle = (low + high) / 2;
-            if (kept[middle].rank <= c.rank) low = middle + 1;
-            else high = middle;
-        }
-        __syncwarp();  // all lanes have read what one will write
-        const int end = count < SS_TOPK ? count : SS_TOPK - 1;  // entries from low to end - 1 move up by one
-        for (int top = end; top > low; top -= 32) {
-            const int e = top - lane;
-            Candidate moved;
-            if (e > low) moved = kept[e - 1];
-            __syncwarp();
-            if (e > low) kept[e] = moved;
-            __syncwarp();
-        }
-        if (lane == 0) kept[low] = c;
-        __syncwarp();
-        if (count < SS_TOPK) ++count;
-        if (count == SS_TOPK) worst = kept[SS_TOPK - 1].rank;
-        __syncwarp();
+    __device__ void offer(const Candidate& mine, bool there, int lane) {
+        const bool taken = there && (!full || mine.rank < worst);
+        const unsigned all = __ballot_sync(SS_ALL, taken);
+        if (taken) bag[count + __popc(all & ((1u << lane) - 1))] = mine;
+        count += __popc(all);
+        if (count > SS_ROOM - 32) finish(lane);
+    }
+
+    __device__ void finish(int lane) {
+        ss_sort(bag, count, lane);
+        if (count < SS_TOPK) return;
+        count = SS_TOPK, full = true, worst = bag[SS_TOPK - 1].rank;
     }
 };
 #endif
-
-// The candidates of a warp, one per lane or none, in the order of the lanes.
-__device__ inline void ss_offer(Best& best, const Candidate& mine, bool there, int lane) {
-    unsigned offered = __ballot_sync(SS_ALL, there && (best.count < SS_TOPK || mine.rank < best.worst));
-    while (offered) {
-        const int from = __ffs(offered) - 1;
-        offered &= offered - 1;
-        const Candidate c = ss_from_lane(mine, from);
-        if (best.count < SS_TOPK || c.rank < best.worst) best.insert(c, lane);
-    }
-}
 
 #endif

@@ -36,8 +36,8 @@ __device__ inline double ss_flow(const SS_SCALAR* flow, const Place& p, const do
     return sum;
 }
 
-__device__ inline const SS_SCALAR* ss_planes(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& s, long long b,
-                                             int frames, int H, int W) {
+__device__ inline const SS_SCALAR* ss_planes(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& s,
+                                             long long b, int frames, int H, int W) {
     return (s.ahead ? forward : backward) + (b * frames + s.frame) * 2LL * H * W;
 }
 
@@ -62,18 +62,21 @@ ss_chain(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained, i
     }
 }
 
-// From grad (B, frames, SS_SLOTS, 2, h, w) of `chained` to what arrives at each step's sample of flow: places (B, 1, frames,
-// h, w, SS_SLOTS, 3), where it was read, arrived (..., SS_SLOTS, 2), and 1 in forwards or backwards (..., SS_SLOTS).
+// From grad (B, frames, SS_SLOTS, 2, h, w) of `chained` to what arrives at each step's sample of flow: places (B, 1,
+// frames, h, w, SS_SLOTS, 3), where it was read, arrived (..., SS_SLOTS, 2), and 1 in forwards or backwards (...,
+// SS_SLOTS).
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_unchain(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SCALAR* backward, const double* chained, double* places,
-           double* arrived, double* forwards, double* backwards, int frames, int H, int W, int h, int w, long long count) {
+ss_unchain(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SCALAR* backward, const double* chained,
+           double* places, double* arrived, double* forwards, double* backwards, int frames, int H, int W, int h,
+           int w, long long count) {
     const long long i = ss_thread();
     if (i >= count) return;
     const long long x = i % w, y = i / w % h, t = i / w / h % frames, b = i / w / h / frames, plane = (long long)h * w;
     double later_x = 0, later_y = 0;  // what arrives from the next step, if it went on from this one
     for (int slot = SS_SLOTS; slot >= 1; --slot) {
         const Step s = ss_step((int)t, slot, frames);
-        const long long here = ((b * frames + t) * SS_SLOTS + slot - 1) * 2 * plane + y * w + x, at = i * SS_SLOTS + slot - 1;
+        const long long here = ((b * frames + t) * SS_SLOTS + slot - 1) * 2 * plane + y * w + x;
+        const long long at = i * SS_SLOTS + slot - 1;
         const double dx = s.first ? 0 : chained[here - 2 * plane], dy = s.first ? 0 : chained[here - plane];
         const double gx = ss_load(grad + here) + later_x, gy = ss_load(grad + here + plane) + later_y;
         places[3 * at] = s.frame - t, places[3 * at + 1] = dy, places[3 * at + 2] = dx;

@@ -33,7 +33,8 @@ __device__ inline double ss_mirror(double x, int n, int* sign) {
 
 // Positions in [first, last] whose mirror image is y, at most one of each kind: which = 0 straight, 1 mirrored.
 // The range is at most n long. What is outside of a border of zeros has no mirror image.
-__device__ inline bool ss_image(int y, int n, bool zeros, int which, long long first, long long last, long long* image) {
+__device__ inline bool ss_image(int y, int n, bool zeros, int which, long long first, long long last,
+                                long long* image) {
     const long long period = n > 1 ? 2LL * (n - 1) : 1;
     if (zeros || n == 1) {
         *image = n == 1 && !zeros ? first : y;

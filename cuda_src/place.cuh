@@ -37,11 +37,13 @@ __device__ inline Place ss_at(int frame, double y, double x, int H, int W) {
 }
 
 // The place that `offset` (dt, dy, dx) leads to from pixel (y, x) of frame t. What is not finite counts as 0.
-__device__ inline Place ss_place(const SS_OFFSET* offset, long long t, long long y, long long x, int frames, int H, int W) {
+__device__ inline Place ss_place(const SS_OFFSET* offset, long long t, long long y, long long x, int frames, int H,
+                                 int W) {
     int sign;
     const double dt = rint(ss_finite((double)offset[0]));
     const int frame = (int)ss_mirror(__dadd_rn((double)t, dt), frames, &sign);
-    return ss_at(frame, __dadd_rn((double)y, ss_finite((double)offset[1])), __dadd_rn((double)x, ss_finite((double)offset[2])), H, W);
+    const double dy = ss_finite((double)offset[1]), dx = ss_finite((double)offset[2]);
+    return ss_at(frame, __dadd_rn((double)y, dy), __dadd_rn((double)x, dx), H, W);
 }
 
 // Pixel i of a patch along one axis, relative to its query.
@@ -57,8 +59,8 @@ struct Sample {
 // Whether pixel row y (or column) can be part of a sample with fraction f along an axis of n.
 __device__ inline bool ss_beyond(long long y, double f, int n) { return y < -1 || (y == -1 && f == 0) || y >= n; }
 
-__device__ inline Sample ss_corners(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W, int C,
-                                    const double* weights) {
+__device__ inline Sample ss_corners(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W,
+                                    int C, const double* weights) {
     Sample s;
     const long long y = p.y + dy, x = p.x + dx;
     s.exists = !(SS_ZEROS && (ss_beyond(y, p.fy, H) || ss_beyond(x, p.fx, W)));
@@ -74,18 +76,21 @@ __device__ inline Sample ss_corners(const SS_SCALAR* frame, const Place& p, long
 }
 
 // The sample at (dy, dx) from a place of a frame, whose first channel of pixel (0, 0) is `frame`.
-__device__ inline Sample ss_sample(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W, int C) {
+__device__ inline Sample ss_sample(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W,
+                                   int C) {
     const double weights[4] = {(1 - p.fy) * (1 - p.fx), (1 - p.fy) * p.fx, p.fy * (1 - p.fx), p.fy * p.fx};
     return ss_corners(frame, p, dy, dx, H, W, C, weights);
 }
 
 // Its derivatives by y and x: at whole positions towards the next pixel.
-__device__ inline Sample ss_slope_y(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W, int C) {
+__device__ inline Sample ss_slope_y(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W,
+                                    int C) {
     const double weights[4] = {p.fx - 1, -p.fx, 1 - p.fx, p.fx};
     return ss_corners(frame, p, dy, dx, H, W, C, weights);
 }
 
-__device__ inline Sample ss_slope_x(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W, int C) {
+__device__ inline Sample ss_slope_x(const SS_SCALAR* frame, const Place& p, long long dy, long long dx, int H, int W,
+                                    int C) {
     const double weights[4] = {p.fy - 1, 1 - p.fy, -p.fy, p.fy};
     return ss_corners(frame, p, dy, dx, H, W, C, weights);
 }
@@ -100,7 +105,8 @@ __device__ inline SS_ACC ss_value(const Sample& s, int c) {
 }
 
 // First channel of pixel (y, x) of a query's frame, or nothing outside of a border of zeros.
-__device__ inline const SS_SCALAR* ss_query_pixel(const SS_SCALAR* frame, long long y, long long x, int H, int W, int C) {
+__device__ inline const SS_SCALAR* ss_query_pixel(const SS_SCALAR* frame, long long y, long long x, int H, int W,
+                                                  int C) {
     if (SS_QUERY_ZEROS && (y < 0 || y >= H || x < 0 || x >= W)) return 0;
     return frame + ((long long)ss_reflect(y, H) * W + ss_reflect(x, W)) * C;
 }

@@ -7,8 +7,9 @@
 #include "place.cuh"
 
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_pull(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET* offsets, SS_SCALAR* out, int G, int T,
-        int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0, long long count) {
+ss_pull(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET* offsets, SS_SCALAR* out, int G,
+        int T, int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0,
+        long long count) {
     long long i = ss_thread();
     if (i >= count) return;
     const int C = G * F, channel = (int)(i % C), g = channel / F, apart = SS_STRIDE * SS_SCALE;
@@ -29,7 +30,8 @@ ss_pull(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET
         const long long row = (v - dy) / apart, column = (u - dx) / apart;
         const long long first = ((((batch * G + g) * T + t - t0) * h + row - y0) * w + column - x0) * K;
         for (int n = 0; n < K; ++n) {
-            const Place place = ss_place(offsets + 3 * (first + n), t, row * SS_STRIDE, column * SS_STRIDE, frames, H, W);
+            const SS_OFFSET* offset = offsets + 3 * (first + n);
+            const Place place = ss_place(offset, t, row * SS_STRIDE, column * SS_STRIDE, frames, H, W);
             const SS_SCALAR* frame = k + (batch * frames + place.frame) * (long long)H * W * C;
             const Sample theirs = ss_sample(frame, place, dy, dx, H, W, C);
             if (!theirs.exists) continue;

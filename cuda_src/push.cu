@@ -2,9 +2,10 @@
 // With SS_PATCHES patches (B, G, T, h, w, K, F, SS_PATCH, SS_PATCH) are added in place of those of q, times c if
 // SS_WEIGHTED. Other arrays as in score.cu.
 //
-// Adding from many threads to one pixel would need atomics, and sums that differ from run to run. Instead the candidates
-// are sorted by the pixel that they lead to (ss_cells gives each its cell: a pixel of a frame, or of the margin of SS_REACH
-// around it), and each pixel collects: one thread per number of `out`, in the order of the candidates.
+// Adding from many threads to one pixel would need atomics, and sums that differ from run to run. Instead the
+// candidates are sorted by the pixel that they lead to (ss_cells gives each its cell: a pixel of a frame, or of the
+// margin of SS_REACH around it), and each pixel collects: one thread per number of `out`, in the order of the
+// candidates.
 #include "place.cuh"
 
 __device__ inline long long ss_cell(long long frame, long long y, long long x, int H, int W) {
@@ -13,8 +14,8 @@ __device__ inline long long ss_cell(long long frame, long long y, long long x, i
 
 // cells (B, G, T, h, w, K): where each candidate lies; what reaches no pixel comes behind all others.
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_cells(const SS_OFFSET* offsets, long long* cells, int G, int T, int h, int w, int K, int frames, int H, int W, int t0,
-         int y0, int x0, long long nowhere, long long count) {
+ss_cells(const SS_OFFSET* offsets, long long* cells, int G, int T, int h, int w, int K, int frames, int H, int W,
+         int t0, int y0, int x0, long long nowhere, long long count) {
     const long long i = ss_thread();
     if (i >= count) return;
     const Query r = ss_query(i, G, T, h, w, K);
@@ -26,8 +27,8 @@ ss_cells(const SS_OFFSET* offsets, long long* cells, int G, int T, int h, int w,
 // order: the candidates sorted by their cells. first: where in `order` each cell begins, and where the last one ends.
 extern "C" __global__ void __launch_bounds__(128, 1)
 ss_push(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* c, const SS_OFFSET* offsets,
-        const long long* order, const long long* first, SS_SCALAR* out, int G, int T, int h, int w, int K, int F, int qT,
-        int qH, int qW, int frames, int H, int W, int t0, int y0, int x0, long long count) {
+        const long long* order, const long long* first, SS_SCALAR* out, int G, int T, int h, int w, int K, int F,
+        int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0, long long count) {
     long long i = ss_thread();
     if (i >= count) return;
     const int C = G * F, channel = (int)(i % C), g = channel / F;
@@ -37,7 +38,8 @@ ss_push(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
 
     SS_ACC sum = 0;
     const int corners = SS_WHOLE ? 1 : 4, margin = SS_ZEROS ? SS_REACH : 0;  // mirrored places lie in the frame
-    for (int m = 0; m < SS_PATCH * SS_PATCH * corners * 4; ++m) {  // pixel (a, b), corner of its sample, straight or mirrored
+    // pixel (a, b), corner of its sample, straight or mirrored
+    for (int m = 0; m < SS_PATCH * SS_PATCH * corners * 4; ++m) {
         const int corner = m / 4 % corners, a = m / 4 / corners / SS_PATCH, b = m / 4 / corners % SS_PATCH;
         const long long dy = ss_pixel(a) + corner / 2, dx = ss_pixel(b) + corner % 2;
         long long v, u;

@@ -5,8 +5,8 @@
 
 extern "C" __global__ void __launch_bounds__(128, 1)
 ss_slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* c, const SS_OFFSET* offsets,
-         SS_ACC* slopes, int G, int T, int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W, int t0,
-         int y0, int x0, long long count) {
+         SS_ACC* slopes, int G, int T, int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W,
+         int t0, int y0, int x0, long long count) {
     const long long i = ss_thread();
     if (i >= count) return;
     const Query r = ss_query(i, G, T, h, w, K);

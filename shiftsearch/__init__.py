@@ -1,5 +1,6 @@
 """Shifted non-local search in video: where are the pixels that belong to this one, how alike, and what to make of them."""
 
+import importlib
 import sys
 
 from shiftsearch.errors import ShiftsearchError
@@ -8,6 +9,9 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
+from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
+from shiftsearch.video.align import align, align_clip, align_stream
+from shiftsearch.video.chunks import chunks, scene_cuts
 
 if "torch" in sys.modules:  # its saved programs call the ops by name
     from shiftsearch import _torch as _torch
@@ -17,7 +21,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ShiftsearchError",
     "aggregate",
+    "align",
+    "align_clip",
+    "align_stream",
     "chain_flow",
+    "chunks",
     "coverage",
     "fold",
     "gather",
@@ -25,8 +33,16 @@ __all__ = [
     "neighbours",
     "refine",
     "scatter",
+    "scene_cuts",
     "score",
     "search",
     "stack",
     "upsample_flow",
 ]
+
+
+def __getattr__(name):
+    """`shiftsearch.nn` and `shiftsearch.models`, which need torch, when they are first asked for."""
+    if name in ("nn", "models"):
+        return importlib.import_module(f"shiftsearch.{name}")
+    raise AttributeError(f"module 'shiftsearch' has no attribute {name!r}")

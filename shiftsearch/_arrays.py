@@ -92,10 +92,17 @@ def _gradient(xp, found, of):
 def transform(op: str, function, dtypes=None, **arrays):
     """`function(xp, *arrays)` of arrays of any library, in the array module of where they live.
 
-    Arrays have one of `dtypes`, by default floats; an array or a tuple of them comes back as the same kind.
+    Arrays have one of `dtypes`, by default floats; an array or a tuple of them comes back as the same kind. What is
+    done so has no gradient.
     """
     dtypes = dtypes or _FLOATS
     home = _home(op, arrays)
+    for name, array in arrays.items():
+        if getattr(array, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():
+            raise ShiftsearchError(
+                f"{op}: {name} requires a gradient, which there is none of here: pass {name}.detach() or call under "
+                "torch.no_grad()"
+            )
     with home.current():
         native = _taken(op, home, arrays)
         for name, array in native.items():

@@ -189,7 +189,7 @@ _SEARCH = [
     row("search: window of one", window=1, topk=3, flow="wild", patch=3),
     row("search: large window", (1, 1, 2, 19, 23), window=17, radius=0, topk=10),
     row("search: large window, many kept", (1, 3, 1, 6, 20), window=11, topk=40, flow="wild"),
-    row("search: more kept than a warp has registers for", (1, 1, 1, 13, 12), window=13, radius=0, topk=150, values="whole"),
+    row("search: more kept than a warp has registers for", (1, 1, 1, 18, 7), window=17, radius=0, topk=130, values="whole"),
     row("search: window larger than the frame", (1, 3, 2, 4, 5), window=9, topk=12, flow="whole"),
     row("search: all candidates", window=3, topk=None, flow="wild"),
     row("search: all candidates, infinite ones too", window=3, topk=None, flow="wild", slide=False, metric="dot"),

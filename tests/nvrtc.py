@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
+from shiftsearch import _source
 from shiftsearch.backends.cuda import device, kernels
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -224,9 +226,20 @@ def resident_blocks(registers: int, threads: int, shared: int) -> int:
     return min(32, 64 // warps, warps_in_registers // warps, 228 * 1024 // (shared + _RESERVED))
 
 
+def constants(instance: dict, dtype: str) -> dict:
+    """The options of an instance for values of a dtype; offsets that are fractions are as wide as sums."""
+    wide = {"PLACE": DTYPES[dtype]["ACC"]} if instance.get("SUBPIXEL") else {}
+    return {**instance, **DTYPES[dtype], **wide}
+
+
 def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
     """The texts of a kernel that are compiled when no GPU is there."""
-    return [kernels.text(kernel.file, {**instance, **DTYPES[dtype]}) for instance in kernel.instances]
+    return [kernels.text(kernel.file, constants(instance, dtype)) for instance in kernel.instances]
+
+
+def lines(kernel: kernels.Kernel) -> int:
+    """Of the function that is launched, without those that it calls."""
+    return re.search(rf'^extern "C"[^\n]*\nss_{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0].count("\n") + 1
 
 
 def _print_table(names: list[str]) -> None:
@@ -238,13 +251,14 @@ def _print_table(names: list[str]) -> None:
             for dtype in DTYPES
             for number, text in enumerate(programs(kernel, dtype))
         ]
-        print("sm_90     dtype     instance registers frame shared    code blocks  filled")
+        print("sm_90     dtype     instance registers frame shared dynamic    code blocks  filled  lines")
         for kernel, dtype, number, costs in rows:
             cost = costs.result()[f"ss_{kernel.name}"]
-            blocks = resident_blocks(cost.registers, kernel.threads, cost.shared)
+            dynamic = kernel.dynamic(constants(kernel.instances[number], dtype))
+            blocks = resident_blocks(cost.registers, kernel.threads, cost.shared + dynamic)
             print(
-                f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{cost.code:8}"
-                f"{blocks:7}{blocks * kernel.threads / 2048:8.0%}"
+                f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"
+                f"{cost.code:8}{blocks:7}{blocks * kernel.threads / 2048:8.0%}{lines(kernel):7}"
             )
 
 

@@ -124,12 +124,6 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monk
         ss.search(video, video)
 
 
-def test_a_patch_that_no_block_holds_is_an_error(pretend):
-    video = Array(np.zeros((3, 1, 4, 4), np.float32))
-    with pytest.raises(ShiftsearchError, match="search: patch is 60, expected at most"):
-        ss.search(video, video, patch=60)
-
-
 # --- geometry: written once for Python and once for CUDA --------------------------------------------
 _GEOMETRY = _source.read("grid.cuh") + """
 extern "C" __global__ void geometry(const long long* x, const double* p, int n, int* whole, double* any, int* sign) {

@@ -1,4 +1,6 @@
-"""The emulated kernels again, in a compiler's own checks: undefined behaviour on all cases, races on every kernel."""
+"""The emulated kernels in single precision again, in a compiler's own checks: undefined behaviour on all cases, races on
+every kernel. The other dtypes are checked for undefined behaviour where they are run: see backends.py.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,26 @@ pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
-_OPS = str(Path(__file__).with_name("test_ops.py"))
+_FILES = {"ops": Path(__file__).with_name("test_ops.py"), "large": Path(__file__).with_name("test_large.py")}
 # every kernel, and every way in which one keeps its best candidates
 _KINDS = "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
 
 
-@pytest.mark.parametrize("op", sorted({case.op.name for case in CASES}))
+@pytest.mark.parametrize("op", [*sorted({case.op.name for case in CASES}), "kept"])
 def test_no_case_does_what_is_undefined(op):
-    chosen = f"emulated and single and {op}"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", chosen]
+    """Also not with many kept candidates, which are in other memory."""
+    file = _FILES["large" if op == "kept" else "ops"]
+    tests = [str(file), "-k", f"emulated and single and {op}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "SHIFTSEARCH_EMULATOR_MODE": "ubsan"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
 
 
-def test_no_kernel_has_a_race():
-    done = emulate.run_under_tsan(["-q", "-x", "-p", "no:cacheprovider", _OPS, "-k", f"emulated and single and ({_KINDS})"])
+@pytest.mark.parametrize(("file", "kinds"), [("ops", _KINDS), ("large", "(kept and not fractions) or share")])
+def test_no_kernel_has_a_race(file, kinds):
+    command = ["-q", "-x", "-p", "no:cacheprovider", str(_FILES[file]), "-k", f"emulated and single and ({kinds})"]
+    done = emulate.run_under_tsan(command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert " passed" in done.stdout

@@ -1,5 +1,7 @@
 """CUDA sources are found and spliced into one text."""
 
+import re
+
 import pytest
 
 from shiftsearch import ShiftsearchError, _source
@@ -16,6 +18,20 @@ def folder(tmp_path, monkeypatch):
 
 def test_sources_are_found_however_the_package_is_installed():
     assert "ss_reflect" in _source.read("grid.cuh")
+
+
+def test_functions_and_lines_are_short_and_files_say_what_they_are():
+    """Also: what only a GPU understands, inline PTX, would be in one file."""
+    for path in _source.directory().iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("// "), path.name
+        for number, line in enumerate(text.splitlines(), 1):
+            assert len(line) <= 120, f"{path.name}:{number}"
+        for block in re.split(r"^}.*$", text, flags=re.M)[:-1]:
+            lines = block.splitlines()
+            starts = [i for i, line in enumerate(lines) if line and not line.startswith((" ", "//", "#", "}"))]
+            assert len(lines) - starts[0] < 70, f"{path.name}: {lines[starts[0]]}"
+        assert path.name == "ptx.cuh" or "asm" not in text
 
 
 def test_a_header_is_spliced_in_once_and_lines_keep_their_numbers(folder):

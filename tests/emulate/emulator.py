@@ -70,12 +70,13 @@ class Emulator:
     seed: of the order of blocks, warps and lanes; 0 runs them in turn.
     guard: whether arrays "end" or "start" at missing memory. At the end they are aligned as their elements only, as
     views of a caller's arrays may be. None: arrays as they are, not copied, for those of gigabytes.
+    last: runs only so many blocks at the end of each grid, for arrays that are too large to compute.
     """
 
     xp = np
     seconds = 60.0  # of CPU time for a launch: more is an endless loop
 
-    def __init__(self, mode: str | None = None, seed: int = 0, guard: str | None = "end"):
+    def __init__(self, mode: str | None = None, seed: int = 0, guard: str | None = "end", last: int = 0):
         self.mode = mode or os.environ.get("SHIFTSEARCH_EMULATOR_MODE", "fast")
         if self.mode not in _MODES or guard not in ("end", "start", None):
             raise ValueError(
@@ -83,6 +84,7 @@ class Emulator:
             )
         self.seed = seed
         self.guard = guard
+        self.last = last
 
     def __repr__(self) -> str:
         return f"Emulator({self.mode!r}, seed={self.seed}, guard={self.guard!r})"
@@ -115,7 +117,7 @@ class Emulator:
             raise EmulatorError(f"{function.name}: {threads} threads, its __launch_bounds__ are {function.bound}")
         function.check(values)
         with _lock, _Arguments(function, values, self.guard) as passed:
-            asked = _Launch(blocks, threads, shared, self.seed, int(self.seconds * 1000), self.guard != "start")
+            asked = _Launch(blocks, threads, self.last, shared, self.seed, int(self.seconds * 1000), self.guard != "start")
             failure = function.run(ctypes.byref(asked), passed.pointers)
             if self.mode == "tsan":
                 _raise_races(function.name)
@@ -133,6 +135,7 @@ class _Launch(ctypes.Structure):
     _fields_ = (
         ("blocks", ctypes.c_uint),
         ("threads", ctypes.c_uint),
+        ("last", ctypes.c_uint),
         ("shared_bytes", ctypes.c_ulonglong),
         ("seed", ctypes.c_ulonglong),
         ("limit_ms", ctypes.c_ulonglong),

@@ -506,15 +506,16 @@ void finish_contexts() {
 
 unsigned greatest_common_divisor(unsigned a, unsigned b) { return b ? greatest_common_divisor(b, a % b) : a; }
 
-// Any order of blocks must do: in turn, or by a stride that meets each once.
+// Any order of blocks must do: in turn, or by a stride that meets each once. Of a grid that is too large, the last ones.
 void run_blocks() {
-    const unsigned blocks = launch->blocks;
+    const unsigned blocks = launch->last && launch->last < launch->blocks ? launch->last : launch->blocks;
+    const unsigned first = launch->blocks - blocks;
     unsigned stride = 1;
     if (launch->seed != 0 && blocks > 2) {
         stride = random_bits() % blocks | 1;
         while (greatest_common_divisor(stride, blocks) != 1) stride += 2;
     }
-    for (uint64_t i = 0; i < blocks && !failed; ++i) run_block(static_cast<unsigned>(i * stride % blocks));
+    for (uint64_t i = 0; i < blocks && !failed; ++i) run_block(first + static_cast<unsigned>(i * stride % blocks));
 }
 
 // What a driver refuses.

@@ -29,6 +29,7 @@ struct Place {
 // What Python asks for.
 struct Launch {
     unsigned blocks, threads;
+    unsigned last;                    // of the blocks are run, and the others left out; 0: all of them
     unsigned long long shared_bytes;  // dynamic shared memory
     unsigned long long seed;          // of the order in which blocks, warps and lanes run; 0: in turn
     unsigned long long limit_ms;      // of CPU time

@@ -8,6 +8,7 @@ second list of them. No array library is imported here, and no CUDA: the tests r
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -19,6 +20,17 @@ _DTYPES = {"float": "float32", "double": "float64", "__half": "float16", "__nv_b
            "long long": "int64", "unsigned char": "uint8"}  # fmt: skip
 CTYPES = {dtype: ctype for ctype, dtype in _DTYPES.items()}
 MOST_BLOCKS = 2**31 - 1
+WARPS = 4  # of a block of `select`, a query each
+_CANDIDATE = {"float": 12, "double": 24}  # bytes of one in a bag, by the type of sums
+
+
+def _bags(constants: dict) -> int:
+    """Of the best candidates of each warp of `select`, where they are too many for registers: see best.cuh."""
+    return constants["SHARED"] * WARPS * bag_size(constants)
+
+
+def bag_size(constants: dict) -> int:
+    return constants["ROOM"] * _CANDIDATE[constants["ACC"]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Kernel:
     file: str
     threads: int = 128  # of a block
     registers: int = 64  # the most that it may use on any architecture
+    dynamic: Callable[[dict], int] = field(default=lambda constants: 0, compare=False)  # bytes of shared memory of a block
     # options that it is compiled with where no GPU is there to try it; dtypes come on top
     instances: tuple[dict, ...] = field(default=(), compare=False)
 
@@ -42,8 +55,8 @@ _PLACES = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "PATCH":
 _WHOLE = {**_PLACES, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1}
 _ZEROS = {**_PLACES, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2}
 _SEARCH = {**_PLACES, "AROUND": "float", "PLACE": "int", "WHOLE": 1, "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "FIRST_SLOT": 0,
-           "SLIDE": 1, "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "REGISTERS": 1, "CHUNK": 16, "ANCHOR": 0,
-           "SKIP": 0, "SEEDS": 0}  # fmt: skip
+           "SLIDE": 1, "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "REGISTERS": 1, "ROOM": 0, "SHARED": 0,
+           "PIXELS": 49, "CHUNK": 16, "ANCHOR": 0, "SKIP": 0, "SEEDS": 0}  # fmt: skip
 _FRACTIONS = {**_SEARCH, "PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
 
 
@@ -64,9 +77,11 @@ KERNELS = {
                                              *_with(_ALL, REACH=4, PATCHES=1, WEIGHTED=1))),
         Kernel("chain", registers=80, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
         Kernel("unchain", registers=112, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
-        Kernel("select", registers=208, file="select.cu",
+        Kernel("select", registers=192, file="select.cu", dynamic=_bags,
                instances=(_SEARCH, _FRACTIONS, {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
-                          {**_SEARCH, "TOPK": 500, "REGISTERS": 0, "ZEROS": 1, "QUERY_ZEROS": 1})),
+                          {**_SEARCH, "TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65,
+                           "PIXELS": 1024, "CHUNK": 1},
+                          {**_SEARCH, "TOPK": 500, "REGISTERS": 0, "ROOM": 750, "ZEROS": 1, "QUERY_ZEROS": 1})),
     )
 }  # fmt: skip
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from shiftsearch._geometry import Patches, query_grid
-from shiftsearch.backends.cuda.kernels import CTYPES, KERNELS
+from shiftsearch.backends.cuda.kernels import CTYPES, KERNELS, WARPS, bag_size
 from shiftsearch.errors import ShiftsearchError
 
-_WARPS = 4  # of a block of `select`, a query each
-_STAGED = 12 * 1024  # bytes of a query's patch in shared memory
+_STAGED = 8 * 1024  # bytes of shared memory of a warp for its query's patch
+_BAG = 8 * 1024  # and for its best candidates: with the rest of the block's this fits on every device
 _IN_REGISTERS = 4 * 32  # candidates that a warp keeps in registers
-_CANDIDATE = {"float32": 12, "float64": 24}  # bytes of one that is kept in memory
+_BAGS = 2**28  # bytes of global memory for all bags that do not fit there: as many warps run at a time
 
 
 class Cuda:
@@ -97,15 +97,13 @@ class Cuda:
         around = xp.zeros((B, 1, T, 0, 2, h, w), np.float32) if around is None else around
         lists = slots if spec.per_frame and spec.topk is not None else 1
         topk = 0 if spec.topk is None else kept // lists
-        registers = -(-topk // 32) if topk <= _IN_REGISTERS else 0
-        channels = _STAGED // (np.dtype(sums).itemsize * p.patch**2)
-        if channels == 0:
-            raise ShiftsearchError(f"{spec.op}: patch is {p.patch}, expected at most 39 on a GPU")
+        if slots * spec.window**2 >= 2**31:
+            raise ShiftsearchError(f"{spec.op}: window is {spec.window} in {slots} places, expected fewer than 2**31 candidates")
         constants = {
             **_of_patches(p, k.dtype, whole=not spec.subpixel), "AROUND": _ctype(around), "WINDOW": spec.window,
             "STEP": float(spec.step), "RADIUS": spec.radius, "FIRST_SLOT": int(spec.skip == "own_frame"),
             "SLIDE": int(spec.slide), "SUBPIXEL": int(spec.subpixel), "PENALTY": float(spec.penalty), "TOPK": topk,
-            "PER_FRAME": int(lists > 1), "REGISTERS": registers, "CHUNK": min(channels, 16),
+            "PER_FRAME": int(lists > 1), **_kept_in(topk, sums), **_staged(p.patch, sums),
             "ANCHOR": {None: 0, "self": 1, "flow": 2}[spec.anchor], "SEEDS": int(seeds is not None),
             "SKIP": 1 if spec.removes_self else 2 if spec.skip == "self" else 0,
             "PLACE": CTYPES[sums.name] if spec.subpixel else "int",
@@ -115,15 +113,18 @@ class Cuda:
         shape = (B, spec.heads, T, h, w, kept)
         scores, origin = xp.empty(shape, sums), xp.empty(shape, np.int32)
         offsets = xp.empty((*shape, 3), sums if spec.subpixel else np.int32)
-        memory = None
-        if topk and not registers:
-            memory = xp.empty(count * topk * _CANDIDATE[sums.name], np.uint8)
-        self.device.launch(KERNELS["select"], constants, -(-count // _WARPS), {
+        blocks, memory = -(-count // WARPS), None
+        if constants["ROOM"] and not constants["SHARED"]:
+            bags = WARPS * bag_size(constants)
+            blocks = min(blocks, max(1, _BAGS // bags))
+            memory = xp.empty(blocks * bags, np.uint8)
+        kernel = KERNELS["select"]
+        self.device.launch(kernel, constants, blocks, {
             "q": _channels_last(xp, q), "k": _channels_last(xp, k), "around": xp.ascontiguousarray(around),
             "scores": scores, "offsets": offsets, "origin": origin, "memory": memory, "G": spec.heads,
             "groups": around.shape[1], "T": T, "F": C // spec.heads, "H": H, "W": W, "h": h, "w": w,
             "S": slots if seeds is not None else around.shape[3], "slots": slots, "kept": kept, "count": count,
-        })  # fmt: skip
+        }, shared=kernel.dynamic(constants))  # fmt: skip
         return scores, offsets, origin
 
     # --- flow -------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class _Call:
         self.constants = {**_of_patches(p, dtype, whole=offsets.dtype.kind == "i"), "OFFSET": _ctype(offsets)}
         self.arrays = {
             "q": _channels_last(xp, q), "k": _channels_last(xp, k), "offsets": xp.ascontiguousarray(offsets),
-            "c": None if c is None else xp.ascontiguousarray(c.astype(self.sums)),
+            "c": None if c is None else xp.ascontiguousarray(c.astype(self.sums, copy=False)),
         }  # fmt: skip
 
     def run(self, name: str, count: int, arguments: dict, constants: dict | None = None) -> None:
@@ -202,6 +203,21 @@ def _channels_last(xp, video):
 
 def _sums(dtype) -> np.dtype:
     return np.dtype("float64") if dtype == np.float64 else np.dtype("float32")
+
+
+def _kept_in(topk: int, sums) -> dict:
+    """Registers of a lane for the best candidates; or the size of a bag, half of which is for more, and where it is."""
+    if topk <= _IN_REGISTERS:
+        return {"REGISTERS": -(-topk // 32), "ROOM": 0, "SHARED": 0}
+    room = topk + topk // 2
+    return {"REGISTERS": 0, "ROOM": room, "SHARED": int(bag_size({"ROOM": room, "ACC": CTYPES[sums.name]}) <= _BAG)}
+
+
+def _staged(patch: int, sums) -> dict:
+    """How many channels and pixels of a query's patch are in shared memory at a time: rather all pixels than all channels."""
+    there = _STAGED // sums.itemsize
+    channels = max(1, min(16, there // patch**2))
+    return {"CHUNK": channels, "PIXELS": min(patch**2, there // channels)}
 
 
 def _ctype(array) -> str:

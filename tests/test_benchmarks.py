@@ -1,0 +1,73 @@
+"""What the benchmarks compare with does what it says, and they end well where nothing can be timed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shiftsearch
+from shiftsearch.backends import cpu
+
+FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return pytest.importorskip("gpu"), pytest.importorskip("baselines")
+
+
+@pytest.mark.parametrize("patch", [1, 2, 7])
+@pytest.mark.parametrize("baseline", ["MaterialiseAndSort", "UnfoldAndMultiply"])
+def test_a_baseline_finds_what_search_finds(benchmarks, baseline, patch, rng):
+    gpu, baselines = benchmarks
+    q, k = rng.integers(-3, 4, (2, 5, 2, 9, 11)).astype(np.float32)  # sums are exact
+    flow = gpu.inside_flow(rng, 5, 9, 11)[0, 0]
+    options = {"window": 4, "patch": patch, "topk": 6}
+    scores, offsets = getattr(baselines, baseline)(np).search(q, k, flow, **options)
+    wanted, places = (array[0] for array in shiftsearch.search(q, k, flow, **options))
+    np.testing.assert_array_equal(scores, wanted)
+    np.testing.assert_array_equal(shiftsearch.score(q, k, offsets[None], patch=patch)[0], wanted)
+    clear = (np.diff(wanted, axis=-1) > 0).all(-1)  # nothing scores alike
+    np.testing.assert_array_equal(offsets[clear][:, :-1], places[clear][:, :-1])
+
+
+@pytest.mark.parametrize("patch", [1, 3, 4])
+def test_every_case_of_the_benchmark_is_right(benchmarks, patch):
+    """The very functions that are timed on a GPU, here on the CPU."""
+    gpu, baselines = benchmarks
+    baselines.CHUNK = 10_000
+    measured = []
+
+    def measure(run):
+        measured.append(run())
+        return {"ms": 1.0, "MB": 2.0}
+
+    rows = [gpu.compare(name, sides, measure) for name, sides in gpu.problems(cpu, 10, 2, patch, "float32")]
+    assert len(rows) == 20
+    assert sum("unfold ms" in row for row in rows) == 6
+    assert len(measured) == 20 + 7
+    assert all(str(row["case"]) in gpu.line(row) for row in rows)
+
+
+def test_a_wrong_baseline_is_noticed(benchmarks):
+    gpu, _ = benchmarks
+    sides = {"shiftsearch": lambda: (np.ones(3),), "sort": lambda: (np.full(3, 1.001),)}
+    with pytest.raises(SystemExit, match=r"search, sort: differs by 1\.0e-03"):
+        gpu.compare("search", sides, None)
+    places = np.zeros((5, 3), int)
+    sides = {"shiftsearch": lambda: (places,), "sort": lambda: (places + 1,)}
+    with pytest.raises(SystemExit, match=r"only 0\.0% of the places"):
+        gpu.compare("search", sides, None)
+
+
+def test_without_a_gpu_it_says_so_in_a_line():
+    done = subprocess.run([sys.executable, str(FOLDER / "gpu.py"), "--quick"], capture_output=True, text=True)
+    if done.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert done.stderr.startswith("nothing is timed without a GPU: ")
+    assert done.stderr.count("\n") == 1
