@@ -1,6 +1,6 @@
 """Learns the flow between two frames by gradient descent: search and aggregate let gradients through to it.
 
-A coarse flow is upsampled, followed to half-way between pixels, and changed until what it leads to looks like the frame.
+A coarse flow is upsampled, followed to places between pixels, and changed until what is there looks like the frame.
 
 python examples/align_autograd.py
 """

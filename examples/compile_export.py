@@ -26,7 +26,7 @@ def main(backend="inductor"):
     expected = [layer(video) for video in (small, large)]
     expected_slope = torch.autograd.grad(expected[1].square().sum(), layer.q.weight)[0]
 
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)  # fullgraph: a graph break is an error
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)  # a graph break would be an error
     found = [compiled(video) for video in (small, large)]
     slope = torch.autograd.grad(found[1].square().sum(), layer.q.weight)[0]
     differences = [max(map(largest_difference, found, expected)), largest_difference(slope, expected_slope)]
@@ -37,7 +37,7 @@ def main(backend="inductor"):
         torch.export.save(torch.export.export(layer.eval(), (small,), dynamic_shapes={"x": sizes}), path)
         program = torch.export.load(path).module()  # where `import shiftsearch` was run
     differences.append(largest_difference(program(large), expected[1]))
-    print(f"{backend}: results differ by {differences[0]:.1e}, gradients by {differences[1]:.1e} from those not compiled")
+    print(f"compiled by {backend}: results differ by {differences[0]:.1e}, gradients by {differences[1]:.1e}")
     print(f"exported at {tuple(small.shape)}, loaded, run at {tuple(large.shape)}: differs by {differences[2]:.1e}")
     return differences
 

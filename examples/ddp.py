@@ -24,7 +24,7 @@ def loss_of(layer, videos):
 
 
 def main(steps=3):
-    """Returns how far the weights are from those of one process with the whole batch; on the CPU by default torchrun's."""
+    """Returns how far the weights are from those of one process with the whole batch."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     on_gpus = torch.cuda.device_count() >= world
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpus else torch.device("cpu")
@@ -39,7 +39,8 @@ def main(steps=3):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        print(f"process {rank} of {world}, step {step}: loss {losses[1].item():.5f} of its part, {losses[0].item():.5f} of all")
+        whole, part = (loss.item() for loss in losses)
+        print(f"process {rank} of {world}, step {step}: loss {part:.5f} of its part, {whole:.5f} of all")
     apart = max((a - b).abs().max().item() for a, b in zip(alone.parameters(), together.parameters(), strict=True))
     dist.destroy_process_group()
     assert apart < 1e-5, apart

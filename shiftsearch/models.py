@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,9 +18,9 @@ from shiftsearch.ops.search import match
 def estimate_flow(video):
     """Flow between neighbouring frames by block matching from coarse to fine: rough, but hardly disturbed by noise.
 
-    Grey frames are averaged over 8 x 8, 4 x 4, 2 x 2 pixels, then taken as they are. Each time the best of the 5 x 5 places
-    around the flow so far is taken, by patches of 5 x 5: motion of up to 30 pixels is found. It has no gradient, and is
-    in single precision also under autocast.
+    Grey frames are averaged over 8 x 8, 4 x 4, 2 x 2 pixels, then taken as they are. Each time the best of the 5 x 5
+    places around the flow so far is taken, by patches of 5 x 5: motion of up to 30 pixels is found. It has no gradient,
+    and is in single precision also under autocast.
 
     Args:
         video: (B, T, C, H, W) in any range
@@ -32,6 +34,8 @@ def estimate_flow(video):
         torch.Size([1, 3, 2, 40, 48])
     """
     B, T, _, H, W = video.shape
+    if B * (T - 1) == 0:
+        return 2 * (video.new_zeros(B, T, 2, H, W, dtype=torch.float32),)
     with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
         grey = video.float().mean(2)
         frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
@@ -55,7 +59,8 @@ class ShiftedUNet(nn.Module):
     """A denoiser of video: a U-shaped network whose blocks attend to the places that shifted search finds.
 
     Each level, at half the resolution of the one above, searches once, in its first block, around where the flow leads.
-    All its blocks, on the way down and up again, score the places found by features of their own, and attend to the best.
+    All its blocks, on the way down and up again, score the places found by features of their own, and attend to the
+    best.
     What comes out is the video plus what the network adds to it, which is nothing before training.
 
     Args:
@@ -64,15 +69,16 @@ class ShiftedUNet(nn.Module):
         heads: of each level
         head_dim: channels of a head; a level has `heads * head_dim` channels
         key_dim: channels of a head by which places are compared
-        window, radius, patch: of the search, see `shiftsearch.search`. window=1 is no search: attention to where the flow
-            leads and nowhere else
+        window, radius, patch: of the search, see `shiftsearch.search`. window=1 is no search: attention to where the
+            flow leads and nowhere else
         keep: places that the search keeps; where a window has fewer, all of them
         topk: of those, the best that a block attends to
         motion: whether windows lie where the flow leads, or at the pixel itself in all frames
         noise_level: whether forward is told how strong the noise is
 
-    State dict: `head.0`, `.2`, `.4`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, with `.weight` and `.bias`;
-    `levels.<level>.down.<n>` and `.up.<n>` are blocks: `norm`, `attention` (see `ShiftedAttention`), `mix.0` to `mix.4`.
+    State dict: `head`, `features.0`, `features.2`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, each
+    with `.weight` and `.bias`; `levels.<level>.down.<n>` and `.up.<n>` are blocks: `norm`, `attention` (see
+    `ShiftedAttention`), `mix.0` to `mix.4`.
 
     Example:
         >>> network = ShiftedUNet(depths=(1, 1), heads=(1, 2), window=5)
@@ -93,10 +99,12 @@ class ShiftedUNet(nn.Module):
         _check_options(self.options)
         self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
         dims = [n * head_dim for n in heads]
-        self.head = nn.Sequential(  # before the first search: a pixel alone is too noisy to be compared
-            nn.Conv2d(channels + noise_level, dims[0], 3, padding=1), nn.GELU(),
-            nn.Conv2d(dims[0], dims[0], 3, padding=1), nn.GELU(), nn.Conv2d(dims[0], dims[0], 3, padding=1),
-        )  # fmt: skip
+        self.head = nn.Conv2d(channels + noise_level, dims[0], 3, padding=1)
+        self.features = nn.Sequential(  # before the first search: a pixel alone is too noisy to be compared
+            nn.Conv2d(dims[0], dims[0], 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(dims[0], dims[0], 3, padding=1),
+        )
         self.tail = nn.Conv2d(dims[0], channels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
@@ -111,7 +119,7 @@ class ShiftedUNet(nn.Module):
                 "topk": min(topk, search.options["topk"]),
             }  # fmt: skip
             self.levels.append(_Level(search, depth, depth if n < len(depths) - 1 else 0, attention))
-        steps = list(zip(dims, dims[1:], strict=False))
+        steps = list(itertools.pairwise(dims))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps)
 
@@ -119,13 +127,16 @@ class ShiftedUNet(nn.Module):
         """The video without its noise.
 
         Args:
-            video: (B, T, channels, H, W) in the range 0 to 1, at least 2 * radius + 1 frames of any size; B may be missing
+            video: (B, T, channels, H, W) in the range 0 to 1, at least 2 * radius + 1 frames of any size; B may be
+                missing
             sigma: with noise_level=True the standard deviation of the noise, a number or a tensor (B,), in that range
             flow: (forward, backward), each (B, T, 2, H, W), as in `shiftsearch.search`; None is `estimate_flow(video)`
         """
         self._check(video, sigma, flow)
         if video.ndim == 4:
             return self(video[None], sigma, None if flow is None else [one[None] for one in flow])[0]
+        if len(video) == 0:
+            return video.clone()
         *_, H, W = video.shape
         unit = 2 ** (len(self.levels) - 1)
         margin = (0, -W % unit, 0, -H % unit)
@@ -137,6 +148,7 @@ class ShiftedUNet(nn.Module):
         else:
             flow = [F.pad(one, margin) for one in flow]
         x, skipped = _each_frame(self.head, self._with_noise_level(whole, sigma)), []
+        x = x + _each_frame(self.features, x)
         for n, level in enumerate(self.levels):
             x = x if n == 0 else _each_frame(self.shrink[n - 1], x)
             size = x.shape[-2:]
@@ -159,16 +171,18 @@ class ShiftedUNet(nn.Module):
 
     def _check(self, video, sigma, flow) -> None:
         name, shape = type(self).__name__, tuple(video.shape)
-        if not (video.ndim in (4, 5) and shape[-3] == self.channels and min(shape[-2:]) > 0 and video.is_floating_point()):
+        fits = video.ndim in (4, 5) and shape[-3] == self.channels and min(shape[-2:]) > 0
+        if not (fits and video.is_floating_point()):
             found = f"{video.dtype} of shape {shape}"
             raise ShiftsearchError(f"{name}: video is {found}, expected floats of shape (B, T, {self.channels}, H, W)")
-        if shape[-4] < 2 * self.radius + 1:
-            raise ShiftsearchError(f"{name}: video has {shape[-4]} frames, expected at least 2 * radius + 1 = {2 * self.radius + 1}")
+        least = 2 * self.radius + 1
+        if shape[-4] < least:
+            raise ShiftsearchError(f"{name}: video has {shape[-4]} frames, expected at least 2 * radius + 1 = {least}")
         if (sigma is None) == self.noise_level:
             expected = "a number or a tensor (B,)" if self.noise_level else "None, since noise_level=False"
             raise ShiftsearchError(f"{name}: sigma is {sigma!r}, expected {expected}")
         if isinstance(sigma, torch.Tensor) and sigma.numel() != 1 and tuple(sigma.shape) != shape[:-4]:
-            raise ShiftsearchError(f"{name}: sigma has shape {tuple(sigma.shape)}, expected {shape[:-4]} as the batch of video")
+            raise ShiftsearchError(f"{name}: sigma has shape {tuple(sigma.shape)}, expected {shape[:-4]}, as the batch")
         if flow is None:
             return
         if not isinstance(flow, (tuple, list)) or len(flow) != 2:
@@ -212,7 +226,7 @@ class _Level(nn.Module):
         self.up = nn.ModuleList(_Block(**attention) for _ in range(up))
 
     def find(self, x, flow):
-        """Offsets of the places most like each query to the first block. It learns to compare by its attention to them."""
+        """Offsets of the places most like each query to the first block, which learns by attending to them."""
         first = self.down[0]
         x = first.norm(x.detach()).movedim(2, -1)
         q, k = (layer(x).movedim(-1, 2).detach() for layer in (first.attention.q, first.attention.k))
@@ -225,9 +239,12 @@ class _Block(nn.Module):
         self.norm = _Norm(dim)
         self.attention = ShiftedAttention(dim, window=1, refine=True, **attention)
         self.mix = nn.Sequential(
-            _Norm(dim), nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim), nn.GELU(),
+            _Norm(dim),
+            nn.Conv2d(dim, 2 * dim, 1),
+            nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim),
+            nn.GELU(),
             nn.Conv2d(2 * dim, dim, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, x, places):
         x = x + self.attention(self.norm(x), places)
