@@ -54,7 +54,7 @@ class Size:
 
 SIZES = {
     "tiny": Size({"depths": (1,), "heads": (1,), "head_dim": 4, "window": 3}, 3, 8, 1, 6, 2e-3, (1, 3, 16)),
-    "toy": Size({"depths": (1, 1), "heads": (1, 2), "patch": 3}, 3, 32, 2, 300, 3e-3, (3, 5, 64)),
+    "toy": Size({"depths": (1, 1), "heads": (1, 2), "patch": 3}, 3, 32, 2, 240, 3e-3, (3, 5, 64)),
     "paper": Size({}, 10, 256, 2, 600_000, 2e-4, (8, 10, 256), 8),
 }
 

@@ -59,9 +59,8 @@ class ShiftedUNet(nn.Module):
     """A denoiser of video: a U-shaped network whose blocks attend to the places that shifted search finds.
 
     Each level, at half the resolution of the one above, searches once, in its first block, around where the flow leads.
-    All its blocks, on the way down and up again, score the places found by features of their own, and attend to the
-    best.
-    What comes out is the video plus what the network adds to it, which is nothing before training.
+    All its blocks, on the way down and up again, score the places found by features of their own and attend to the
+    best. What comes out is the video plus what the network adds to it, which is nothing before training.
 
     Args:
         channels: of the video, 3 for colour and 1 for grey
