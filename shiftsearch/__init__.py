@@ -6,6 +6,7 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
+from shiftsearch.video.chunks import chunks, scene_cuts
 
 __version__ = "0.1.0"
 
@@ -13,6 +14,7 @@ __all__ = [
     "ShiftsearchError",
     "aggregate",
     "chain_flow",
+    "chunks",
     "coverage",
     "fold",
     "gather",
@@ -20,6 +22,7 @@ __all__ = [
     "neighbours",
     "refine",
     "scatter",
+    "scene_cuts",
     "score",
     "search",
     "stack",

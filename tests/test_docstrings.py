@@ -9,9 +9,9 @@ import pytest
 import shiftsearch
 
 
-@pytest.mark.parametrize("name", ["aggregate", "flow", "gather", "score", "search"])
+@pytest.mark.parametrize("name", ["ops.aggregate", "ops.flow", "ops.gather", "ops.score", "ops.search", "video.chunks"])
 def test_examples_of(name):
-    module = importlib.import_module(f"shiftsearch.ops.{name}")
+    module = importlib.import_module(f"shiftsearch.{name}")
     seen = {"np": np, **{public: getattr(shiftsearch, public) for public in shiftsearch.__all__}}
     result = doctest.testmod(module, extraglobs=seen)
     assert result.attempted > 0

@@ -24,7 +24,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
-    "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops", "", "doctor", "__main__",
+    "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops",
+    "video.frames", "video.chunks", "video.flow", "video.align", "video", "", "doctor", "__main__",
 ]  # fmt: skip
 
 
@@ -114,6 +115,8 @@ SIGNATURES = {
     ),
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
+    "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
+    "scene_cuts": ({"frames": NEEDED}, {}),
 }
 
 

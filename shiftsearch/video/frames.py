@@ -1,0 +1,96 @@
+"""Frames as decoders give them, and as the ops want them.
+
+| axes | what it is |
+| --- | --- |
+| (H, W) | one grey frame |
+| (H, W, C) | one frame, where the last axis is 1 to 4 long |
+| (T, H, W) | a grey clip, of any other last axis |
+| (T, H, W, C) | a clip |
+
+Whole numbers use their full range, whatever the depth of the file was: 255 or 65535 is white. Floats have
+black at 0 and white at 1, and may lie outside: nothing is clipped. 10-bit frames of 0 to 1023 in uint16 are
+very dark frames here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shiftsearch._call import transform
+from shiftsearch.errors import ShiftsearchError
+
+WHITE = {"uint8": 255, "uint16": 65535}
+DTYPES = (*WHITE, "float16", "float32", "float64")
+CHANNELS = range(1, 5)  # grey, grey and alpha, colour, colour and alpha
+
+
+def process(op: str, function, **clips):
+    """`function(xp, *native)` of clips as planar floats; its results come back as the first clip was.
+
+    Args:
+        op: whom errors name
+        function: is called with the array module of where the clips live, and each clip as `planar` gives it. It must
+            not write into them. It returns an array (T', C', H', W') on the scale 0..1, or a tuple of such
+        clips: arrays of one library and device, laid out as this module says
+
+    Returns:
+        what the function returned, in the library, layout and dtype of the first clip: see `restored`
+    """
+
+    def natively(xp, *arrays):
+        native = [planar(op, name, array) for name, array in zip(clips, arrays, strict=True)]
+        found = function(xp, *native)
+        if isinstance(found, tuple):
+            return tuple(restored(xp, result, arrays[0]) for result in found)
+        return restored(xp, found, arrays[0])
+
+    return transform(op, natively, DTYPES, **clips)
+
+
+def planar(op: str, name: str, array):
+    """Frames of a NumPy or CuPy array as (T, C, H, W) on the scale 0..1: float64 if it is that, or else float32.
+
+    Floats that fit are not copied.
+    """
+    colour, clip = layout(op, name, array.shape)
+    array = array if clip else array[None]
+    array = array.transpose(0, 3, 1, 2) if colour else array[:, None]
+    kind = array.dtype.name
+    native = array.astype("float64" if kind == "float64" else "float32", copy=False)
+    return native / WHITE[kind] if kind in WHITE else native
+
+
+def restored(xp, result, like):
+    """(T', C', H', W') on the scale 0..1 in the layout and dtype of `like`, in memory of its own.
+
+    The axes of time and channels are left out if `like` has none and they are 1 long. Whole numbers are rounded to the
+    nearest (half to even) and clipped, what is no number is 0.
+    """
+    colour, clip = layout("restored", "like", like.shape)
+    kind = like.dtype.name
+    if kind in WHITE:
+        result = xp.rint(xp.fmin(xp.fmax(result * WHITE[kind], 0), WHITE[kind]))
+    with np.errstate(over="ignore"):  # float16 ends at 65504
+        result = result.transpose(0, 2, 3, 1).astype(kind, order="C")
+    result = result if colour or result.shape[3] > 1 else result[..., 0]
+    return result if clip or len(result) > 1 else result[0]
+
+
+def layout(op: str, name: str, shape: tuple[int, ...]) -> tuple[bool, bool]:
+    """Whether frames of this shape have an axis of channels, and one of time."""
+    axes = len(shape)
+    colour = axes in (3, 4) and shape[-1] in CHANNELS
+    if axes not in (2, 3, 4) or (axes == 4 and not colour):
+        hint = ""
+        if axes == 4 and shape[1] in CHANNELS:
+            hint = ": channels come last, as in frames.transpose(0, 2, 3, 1), or permute in torch"
+        elif axes == 5:
+            hint = ": one clip at a time"
+        raise ShiftsearchError(
+            f"{op}: {name} has shape {tuple(shape)}, expected (T, H, W) or (T, H, W, C) with 1 to 4 channels{hint}"
+        )
+    if 0 in shape:
+        raise ShiftsearchError(
+            f"{op}: {name} has shape {tuple(shape)}, expected at least one frame of at least one pixel"
+        )
+    return colour, axes - colour == 3
