@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 
 import shiftsearch
 from shiftsearch.video import cli
@@ -14,10 +15,8 @@ from shiftsearch.video import cli
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command: 0 if all is well, 1 if not, 2 if the command is not understood, 130 if it is interrupted."""
     args = _parser().parse_args(arguments)
-    try:
+    with suppress(ValueError):  # signals are for the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up as after Ctrl-C
-    except ValueError:
-        pass  # not the main thread
     try:
         code = args.run(args) or 0
         sys.stdout.flush()

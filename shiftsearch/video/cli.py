@@ -144,7 +144,6 @@ def _flow(args):
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
             look = shiftsearch.flow.to_color
         preview = _Preview(args.preview, clip.length)
-        ...
 
 
 @contextmanager

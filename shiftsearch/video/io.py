@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.files import whole
 
 _LATE = 0.5  # seconds that a file may end before it says
+_RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
+_LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}  # by axes and bits
 _STATES_LENGTH = ("matroska", "mov")  # formats that write their length down; others have FFmpeg guess it
 
 
@@ -100,11 +103,13 @@ def _said(path, what: str):
         raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
 
 
-def _quality() -> tuple[int, int]:
-    """How to scale colour planes up and down so that a frame that is read and written comes out as it was."""
+def _scaling() -> tuple[int, int]:
+    """How colour planes are made finer and coarser, so that a frame that is read and written comes out as it was.
+
+    Values are repeated and averaged. FULL_CHR would read them half a pixel beside where they are written.
+    """
     flags = _av().video.reformatter.Interpolation
-    exact = flags.ACCURATE_RND | flags.FULL_CHR_H_INT | flags.FULL_CHR_H_INP
-    return int(flags.POINT | exact), int(flags.AREA | exact)
+    return int(flags.POINT | flags.ACCURATE_RND), int(flags.AREA | flags.ACCURATE_RND | flags.FULL_CHR_H_INP)
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -115,140 +120,142 @@ class Reader:
         self.path = Path(path)
         self.first, self.end = _span(frames)
         _check_there(self.path)
-        av = _av()
+        self.damaged = self._count = 0
+        self.begin = Fraction(0)  # the time in the file that becomes 0 of what is written
+        self.until = None  # when the last frame that is wanted ends
+        self.times = deque()  # of frames that were given out and are not written yet
+        self.packets = deque()  # of sound and subtitles, not written yet
+        self.followed = False  # whether there is somebody who writes those
         with _said(self.path, "cannot be read"):
-            self._container = av.open(f"file:{self.path}", metadata_errors="replace")
+            self._container = _av().open(f"file:{self.path}", metadata_errors="replace")
         try:
             self._open()
         except BaseException:
             self.close()
             raise
-        self.damaged = 0
-        self.times = deque()  # of frames that were given out and not written yet, in seconds
-        self.packets = None  # of sound and subtitles, if somebody wants them
-        self.until = None  # the time when the last frame that is wanted ends
-        self.begin = Fraction(0)  # the time that becomes 0
-        self.turned = False  # columns have become rows
-        self._last_time = None
 
     def _open(self):
-        pictures = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not pictures:
+        container = self._container
+        moving = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not moving:
             raise ShiftsearchError(f"{self.path}: has no video, expected a video file")
-        self.stream = pictures[0]
+        self.stream = moving[0]
+        if self.stream.codec_context is None:
+            raise ShiftsearchError(f"{self.path}: its video has a format that FFmpeg does not know")
         self.stream.thread_type = "AUTO"
-        context = self.stream.codec_context
-        if not context.width or not context.height or context.format is None:
-            raise ShiftsearchError(f"{self.path}: the video has no size, expected a whole video file")
-        self.format = context.format.name
-        self.bits = max(part.bits for part in context.format.components)
-        self.grey = self.format.startswith(("gray", "mono", "ya"))
-        self.width, self.height = context.width, context.height
+        self.others = [s for s in container.streams if s.type in ("audio", "subtitle")]
+        pictures = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        self.codec = None if pictures else self.stream.codec_context.codec.canonical_name
+        self.metadata = dict(container.metadata)
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
-        self.metadata = dict(self._container.metadata)
         self.length = self._expected()
-        self.others = [s for s in self._container.streams if s.type in ("audio", "subtitle")]
+        self._packets = container.demux([self.stream, *self.others])
+        self._frames = self._decoded()
+        self._head = next(self._frames, None)  # says more than the file's header does
+        if self._head is None:
+            raise ShiftsearchError(f"{self.path}: no frame can be decoded, expected a whole video file")
+        form = self._head.format
+        self.format = form.name
+        self.bits = max(part.bits for part in form.components)
+        self.grey = form.name.startswith(("gray", "mono", "ya"))
+        self._turns = round(self._head.rotation / 90) % 4 if self._head.rotation % 90 == 0 else 0
+        self.turned = self._turns % 2 == 1  # columns become rows
+        size = self._head.width, self._head.height
+        self.width, self.height = size[::-1] if self.turned else size
 
     def _expected(self) -> int | None:
-        total = self.stream.frames
-        if not total and self._container.duration:
-            total = round(self._container.duration * self.rate / 1_000_000)
+        total = self.stream.frames or round((self._container.duration or 0) * self.rate / 1_000_000)
         if not total:
             return None
         return max(0, min(total, self.end if self.end is not None else total) - self.first)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        count = 0
-        for frame in self._decoded():
-            array, time = self._array(frame, count), self._time(frame)
-            count += 1
-            if count <= self.first:
+        last = None
+        for number, frame in enumerate(chain([self._head], self._frames)):
+            time = last = self._time(frame, last)
+            if number < self.first:
                 continue
-            if count == self.first + 1 and self.first:
+            if number == self.first and self.first:
                 self.begin = time
-            self.times.append(time)
-            if count == self.end:
+            if self.followed:
+                self.times.append(time)
+            if number + 1 == self.end:
                 self.until = time + 1 / self.rate
-            yield array
-            if count == self.end:
+            yield self._array(frame, number)
+            if number + 1 == self.end:
                 self._rest_of_sound()
                 return
-        if count <= self.first:
-            raise ShiftsearchError(f"{self.path}: has {count} frames, expected more than {self.first} of them")
+        if self._count <= self.first:
+            raise ShiftsearchError(f"{self.path}: has {self._count} frames, expected more than {self.first}")
 
     def _decoded(self):
         """Frames in order. What is broken before the first whole one is skipped, as recordings begin anywhere."""
-        av, count = _av(), 0
-        for packet in self._demuxed(lambda: count):
-            with _said(self.path, self._broken(count)):
-                try:
+        for packet in self._demuxed():
+            try:
+                with _said(self.path, self._broken()):
                     found = packet.decode()
-                except av.error.InvalidDataError:
-                    if count:
-                        raise
-                    continue
+            except ShiftsearchError:
+                if self._count:
+                    raise
+                continue
             for frame in found:
                 self.damaged += frame.is_corrupt
+                self._count += 1
                 yield frame
-                count += 1
-        if not count:
-            raise ShiftsearchError(f"{self.path}: no frame can be decoded, expected a whole video file")
 
-    def _demuxed(self, count):
+    def _demuxed(self):
         """Packets of the video; those of the other streams are put aside."""
-        stated, ended = self._stated_length(), 0
-        self._demuxer = self._container.demux([self.stream, *self.others])
+        ended = 0
         while True:
-            with _said(self.path, self._broken(count())):
-                packet = next(self._demuxer, None)
+            with _said(self.path, self._broken()):
+                packet = next(self._packets, None)
             if packet is None:
                 break
+            if packet.is_corrupt and self._count:
+                raise ShiftsearchError(f"{self.path}: {self._broken()}")
             if packet.dts is not None:
                 ended = max(ended, _at(packet) + (packet.duration or 0) * packet.time_base)
-            if packet.is_corrupt and count():
-                raise ShiftsearchError(f"{self.path}: {self._broken(count())}")
             if packet.stream is self.stream:
                 yield packet
-            elif self.packets is not None and packet.dts is not None:
-                self.packets.append(packet)
-        if ended + _LATE < stated:
-            raise ShiftsearchError(f"{self.path}: {self._broken(count(), f', {float(ended):.1f} of {stated:.1f} s')}")
-
-    def _stated_length(self) -> float:
+            elif packet.dts is not None:
+                self._put_aside(packet)
         states = self._container.format.name.startswith(_STATES_LENGTH)
-        return self._container.duration / 1e6 if states and self._container.duration else 0.0
+        stated = (self._container.duration or 0) / 1e6 if states else 0
+        if ended + _LATE < stated:
+            raise ShiftsearchError(f"{self.path}: {self._broken(f', {float(ended):.1f} of {stated:.1f} s')}")
 
-    def _broken(self, count: int, where: str = "") -> str:
-        whole = f"; frames {self.first}:{count} can be read" if count > self.first else ""
-        return f"is broken after {count} frames{where}{whole}"
+    def _broken(self, where: str = "") -> str:
+        whole = f"; frames {self.first}:{self._count} can be read" if self._count > self.first else ""
+        return f"is broken after {self._count} frames{where}{whole}"
+
+    def _put_aside(self, packet):
+        if self.followed or self._count == 0:  # who writes is there before the second frame is read
+            self.packets.append(packet)
 
     def _rest_of_sound(self):
         """Sound comes a little later in a file than the frames that it belongs to."""
-        for packet in self._demuxer if self.packets is not None and self.others else ():
+        for packet in self._packets if self.followed and self.others else ():
             if packet.dts is None or packet.dts * packet.time_base > self.until + 1:
                 return
             if packet.stream is not self.stream:
-                self.packets.append(packet)
+                self._put_aside(packet)
 
-    def _array(self, frame, count: int) -> np.ndarray:
-        deep, (up, _) = self.bits > 8, _quality()
-        form = ("gray16le" if deep else "gray") if self.grey else ("rgb48le" if deep else "rgb24")
-        with _said(self.path, f"frame {count} cannot be converted"):
-            array = frame.to_ndarray(format=form, width=self.width, height=self.height, interpolation=up)
-        turns = round(frame.rotation / 90) % 4 if frame.rotation % 90 == 0 else 0
-        self.turned = bool(turns % 2)
-        return np.ascontiguousarray(np.rot90(array, turns))
-
-    def _time(self, frame) -> Fraction:
+    def _time(self, frame, last) -> Fraction:
         """When a frame is shown; frames follow one another even where a file says otherwise."""
-        time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
-        last = self._last_time
-        if time is None:
-            time = last + 1 / self.rate if last is not None else Fraction(0)
-        elif last is not None and time <= last:
-            time = last + Fraction(frame.time_base)
-        self._last_time = time
-        return time
+        if frame.pts is None:
+            return last + 1 / self.rate if last is not None else Fraction(0)
+        time = frame.pts * Fraction(frame.time_base)
+        return time if last is None or time > last else last + Fraction(frame.time_base)
+
+    def _array(self, frame, number: int) -> np.ndarray:
+        options = {"width": self._head.width, "height": self._head.height, "interpolation": _scaling()[0]}
+        deep = self.bits > 8 or not (self.grey or self.format.startswith(_RGB))  # FFmpeg is more exact with 16 bits
+        options["format"] = _LAYOUTS[2 if self.grey else 3, 16 if deep else 8]
+        with _said(self.path, f"frame {number} cannot be converted"):
+            array = frame.to_ndarray(**options)
+        if deep and self.bits <= 8:
+            array = (array - (array >> 8) + 128 >> 8).astype(np.uint8)  # divided by 257, rounded
+        return np.ascontiguousarray(np.rot90(array, self._turns))
 
     def close(self):
         self._container.close()
@@ -280,129 +287,112 @@ def _check_there(path: Path):
 
 # --- writing ----------------------------------------------------------------------------------------
 _CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # hardly visible losses
-_QUIET = {"libx265": {"x265-params": "log-level=error"}}
-_SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "h263p"}  # their quality is a number 1..31
+_SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv"}  # their quality is a number 1..31
 _EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 _STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
 _PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have another name than their files
+_METADATA = ("title", "artist", "date", "comment", "copyright")
 
 
 class Writer:
     """See `write`."""
 
     def __init__(self, path, part: Path, like: Reader | None, rate, codec: str | None, crf: int | None):
-        self.path, self._like, self._codec, self._crf = Path(path), like, codec, crf
+        self.path, self._like = Path(path), like
         self._rate = Fraction(rate) if like is None else like.rate
         self.left_out: list[str] = []
-        self._count, self._last = 0, None
+        self._count, self._last = 0, float("-inf")
         options = {} if "%" in part.name else {"update": "1"}  # for pictures: there is one, its name has no number
         self._container = _av().open(f"file:{part}", "w", container_options=options, metadata_errors="replace")
-        self._format = self._container.format
-        self._single = bool(options) and self._format.name == "image2"
-        self._encoder = self._choose()  # before the first frame is computed
+        self._single = bool(options) and self._container.format.name == "image2"
+        self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
         if like is not None:
-            like.packets = deque()
+            like.followed = True
 
-    def _choose(self):
-        if self._codec is not None:
-            wanted = [self._codec]
+    def _chosen(self, codec: str | None, crf: int | None):
+        """The encoder that is wanted, or else that of the source, or else what is usual for this kind of file."""
+        if codec is not None:
+            wanted = [codec]
         elif self._container.format.name == "image2":
             ending = self.path.suffix[1:].lower()
             wanted = [_PICTURES.get(ending, ending)]
         else:
-            source = [] if self._like is None else [self._like.stream.codec_context.codec.canonical_name]
-            wanted = [*source, self._container.default_video_codec]
+            source = self._like.codec if self._like is not None else None
+            wanted = [name for name in (source, self._container.default_video_codec) if name]
         reasons = []
         for name in wanted:
             try:
-                codec = _av().Codec(name, "w")
-                if codec.type != "video":
-                    raise ValueError(f"{name} is for {codec.type}")
-                self._stream = self._container.add_stream(codec.name, rate=self._rate, options=self._options(codec.name))
-                return codec
+                encoder = _av().Codec(name, "w")
+                if encoder.type != "video":
+                    raise ValueError(f"{name} is for {encoder.type}")
+                options = _options(self.path, encoder.name, crf)
+                return encoder, self._container.add_stream(encoder.name, rate=self._rate, options=options)
             except _av().codec.codec.UnknownCodecError:
-                reasons.append(f"there is no encoder for {name}")
+                reasons.append(f"there is no encoder {name}")
+            except ShiftsearchError:
+                raise
             except ValueError as error:
                 reasons.append(str(error))
-        raise ShiftsearchError(f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file")
-
-    def _options(self, encoder: str) -> dict[str, str]:
-        if self._crf is not None and encoder not in _CRF:
-            raise ShiftsearchError(f"{self.path}: {encoder} has no crf, expected one of {', '.join(_CRF)}, or no crf")
-        os.environ.setdefault("SVT_LOG", "1")  # or libsvtav1 prints its settings
-        options = dict(_QUIET.get(encoder, {}))
-        if encoder in _CRF:
-            options["crf"] = str(_CRF[encoder] if self._crf is None else self._crf)
-        elif encoder in _SCALED:
-            options |= {"flags": "+qscale", "global_quality": str(2 * 118)}  # 118 is FFmpeg's unit
-        if encoder == "libvpx-vp9":
-            options["b"] = "0"
-        return options
+        raise ShiftsearchError(
+            f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file"
+        )
 
     def write(self, frame: np.ndarray) -> None:
         """Adds a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them."""
-        form = _form(self.path, frame)
-        if self._count == 0:
-            self._start(*frame.shape[:2])
-        elif frame.shape[:2] != (self._stream.height, self._stream.width):
-            raise ShiftsearchError(
-                f"{self.path}: frame {self._count} has shape {frame.shape}, expected "
-                f"{self._stream.height} x {self._stream.width} pixels as frame 0 has"
-            )
+        form = _layout(self.path, frame)
+        size = frame.shape[1], frame.shape[0]
+        if not self._count:
+            self._start(*size)
         elif self._single:
             raise ShiftsearchError(f'{self.path}: is one picture, expected a video, or a name as "name.%04d.png"')
+        elif size != (self._stream.width, self._stream.height):
+            raise ShiftsearchError(
+                f"{self.path}: frame {self._count} is {size[0]} x {size[1]}, expected "
+                f"{self._stream.width} x {self._stream.height} as frame 0"
+            )
         with _said(self.path, "cannot be written"):
             picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form)
-            picture = picture.reformat(
-                format=self._stream.pix_fmt, interpolation=_quality()[1], dst_colorspace=self._matrix, dst_color_range=self._range
-            )
-            picture.time_base, picture.pts = self._tick, self._stamp()
+            picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_scaling()[1], **self._colour)
+            time = self._like.times.popleft() if self._like is not None else self._count / self._rate
+            begin = self._like.begin if self._like is not None else 0
+            self._last = max(self._last + 1, round((time - begin) / self._tick))  # where ticks are too coarse, it counts on
+            picture.time_base, picture.pts = self._tick, self._last
             self._container.mux(self._stream.encode(picture))
-            self._count += 1
-            self._copy_packets(self._time)
+            self._copy_packets(time)
+        self._count += 1
 
-    def _stamp(self) -> int:
-        """The time of a frame in ticks; it counts on where ticks are too coarse."""
-        if self._like is None:
-            self._time = self._count / self._rate
-            return self._count
-        self._time = self._like.times.popleft()
-        ticks = round((self._time - self._like.begin) / self._tick)
-        self._last = ticks if self._last is None else max(self._last + 1, ticks)
-        return self._last
-
-    def _start(self, height: int, width: int):
-        stream, like = self._stream, self._like
-        context = stream.codec_context
+    def _start(self, width: int, height: int):
+        stream, context = self._stream, self._stream.codec_context
         stream.width, stream.height = width, height
         stream.pix_fmt = self._pixels(width, height)
-        steady = self._encoder.name in _STEADY or not int(self._format.flags) & _av().format.Flags.variable_fps.value
-        self._tick = 1 / self._rate if steady or like is None else Fraction(like.stream.time_base)
+        varies = int(self._container.format.flags) & _av().format.Flags.variable_fps.value
+        counted = self._like is None or not varies or self._encoder.name in _STEADY
+        self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
         context.time_base = self._tick
-        self._matrix = self._range = None
-        rgb = stream.pix_fmt.startswith(("rgb", "bgr", "gbr", "pal"))
-        if stream.pix_fmt.startswith("yuvj"):
-            context.color_range = self._range = 2
-        elif like is not None and not rgb:
-            source = like.stream.codec_context
-            context.color_range = self._range = source.color_range
-            context.colorspace = self._matrix = source.colorspace
-        if like is not None:
-            source = like.stream.codec_context
-            context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
-            shape = source.sample_aspect_ratio
-            if shape:
-                stream.sample_aspect_ratio = 1 / shape if like.turned else shape
-            self._container.metadata.update({k: v for k, v in like.metadata.items() if k in ("title", "comment", "artist", "date")})
-        self._copies = {}
-        for other in () if like is None else like.others:
-            try:
-                self._copies[other.index] = self._container.add_stream_from_template(other)
-                self._copies[other.index].metadata.update(other.metadata)
-            except (ValueError, _av().FFmpegError):
-                self.left_out.append(f"{other.type} ({other.codec_context.name if other.codec_context else 'unknown'})")
+        self._colour, self._copies = {}, {}
+        if self._like is not None:
+            self._start_like(self._like)
         with _said(self.path, f"{self._encoder.name} cannot write {width} x {height} pixels as {stream.pix_fmt} here"):
             self._container.start_encoding()
+
+    def _start_like(self, like: Reader):
+        """What is kept: colour properties, the shape of pixels, a title, sound and subtitles."""
+        context, source = self._stream.codec_context, like.stream.codec_context
+        context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
+        if not context.pix_fmt.startswith(_RGB):
+            full = context.pix_fmt.startswith("yuvj")
+            context.color_range, context.colorspace = 2 if full else source.color_range, source.colorspace
+            self._colour = {"dst_color_range": context.color_range, "dst_colorspace": context.colorspace}
+        shape = source.sample_aspect_ratio
+        if shape:
+            context.sample_aspect_ratio = 1 / shape if like.turned else shape
+        self._container.metadata.update({key: like.metadata[key] for key in _METADATA if key in like.metadata})
+        for other in like.others:
+            try:
+                copy = self._copies[other.index] = self._container.add_stream_from_template(other)
+                copy.metadata.update(other.metadata)
+            except (ValueError, _av().FFmpegError):
+                self.left_out.append(f"{other.type} ({other.codec_context.name if other.codec_context else 'unknown'})")
 
     def _pixels(self, width: int, height: int) -> str:
         """The pixel format: that of the source if the encoder takes it, or else the nearest to it."""
@@ -410,24 +400,23 @@ class Writer:
         if self._encoder.name == "mjpeg":
             offered = [name for name in offered if name.startswith("yuvj")]
         wanted = self._like.format if self._like is not None else "yuv420p"
-        deep = self._like is not None and self._like.bits > 8
-        if wanted not in offered and wanted.startswith(("rgb", "bgr", "gbr", "pal", "0", "a")):
-            plain = "yuv420p10le" if deep else "yuv420p"  # what every player shows
+        if wanted not in offered and wanted.startswith(_RGB):
+            plain = "yuv420p10le" if self._like.bits > 8 else "yuv420p"  # what every player shows
             wanted = plain if plain in offered else wanted
         if self._encoder.name in _EVEN and (width % 2 or height % 2):
-            offered = [name for name in offered if "444" in name or name.startswith(("gray", "gbr"))] or offered
+            offered = [name for name in offered if "444" in name or name.startswith(("gray", *_RGB))] or offered
         if wanted in offered or not offered:
             return wanted
         nearest, _ = _av().codec.codec.find_best_pix_fmt_of_list(offered, wanted)
         return nearest.name if nearest is not None else offered[0]
 
     def _copy_packets(self, end):
-        """Sound and subtitles from `begin` to `end`, in seconds of the source."""
+        """Sound and subtitles up to a time of the source."""
         like = self._like
         while like is not None and like.packets and _at(like.packets[0]) < end:
             packet = like.packets.popleft()
             stream = self._copies.get(packet.stream.index)
-            if stream is None or _at(packet) < like.begin:
+            if stream is None or (like.first and _at(packet) < like.begin):
                 continue
             shift = round(like.begin / packet.time_base)
             packet.dts -= shift
@@ -450,11 +439,25 @@ class Writer:
             self._container.close()
 
 
+def _options(path, encoder: str, crf: int | None) -> dict[str, str]:
+    if crf is not None and encoder not in _CRF:
+        raise ShiftsearchError(f"{path}: {encoder} has no crf, expected one of {', '.join(_CRF)}, or no crf")
+    os.environ.setdefault("SVT_LOG", "1")  # or libsvtav1 prints its settings
+    options = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
+    if encoder in _CRF:
+        options["crf"] = str(_CRF[encoder] if crf is None else crf)
+    if encoder == "libvpx-vp9":
+        options["b"] = "0"  # quality decides alone
+    if encoder in _SCALED:
+        options |= {"flags": "+qscale", "global_quality": str(2 * 118)}  # 118 is FFmpeg's unit
+    return options
+
+
 def _at(packet) -> Fraction:
     return (packet.dts if packet.pts is None else packet.pts) * Fraction(packet.time_base)
 
 
-def _form(path, frame) -> str:
+def _layout(path, frame) -> str:
     kind = getattr(frame, "dtype", None)
     kind = {"uint8": 8, "uint16": 16}.get(getattr(kind, "name", ""))
     shape = getattr(frame, "shape", ())
@@ -462,4 +465,4 @@ def _form(path, frame) -> str:
         raise ShiftsearchError(
             f"{path}: a frame is {getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}, expected uint8 or uint16 (H, W) or (H, W, 3)"
         )
-    return {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}[len(shape), kind]
+    return _LAYOUTS[len(shape), kind]
