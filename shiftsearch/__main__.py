@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(args):
-    from shiftsearch.demo import main  # numba and all that: not for --help
+    from shiftsearch import demo  # numba and all that: not for --help
 
-    main(args.output)
+    demo.run(args.output)
 
 
 def _doctor(args):

@@ -12,10 +12,10 @@ import numpy as np
 
 import shiftsearch
 from shiftsearch.backends.cpu.pool import threads
-from shiftsearch.video.picture import eight_bits, row, write_png
+from shiftsearch.video.files import whole
+from shiftsearch.video.picture import eight_bits, png, row
 
 _LIMITS = 0.25, 0.5, 1, 2  # pixels
-_PATCH = 7
 
 
 def moving_clip(frames, height, width, seed=0):
@@ -59,27 +59,27 @@ def as_offsets(flow):
     return offsets
 
 
-def main(picture="shiftsearch-demo.png", frames=5, height=96, width=128) -> dict[str, tuple[float, float]]:
+def run(picture, frames=5, height=96, width=128) -> dict[str, tuple[float, float]]:
     """Prints the table, writes the picture and returns {row: (mean end-point error in pixels, PSNR in dB)}."""
-    clean, truth = moving_clip(frames, height, width)
-    noisy = clean + np.float32(0.1) * np.random.default_rng(2).standard_normal(clean.shape, np.float32)
-    print(f"{frames} frames of {width} x {height}, noise 10 %, {threads()} threads", flush=True)
+    with whole(picture) as part:
+        clean, truth = moving_clip(frames, height, width)
+        noisy = clean + np.float32(0.1) * np.random.default_rng(2).standard_normal(clean.shape, np.float32)
+        print(f"{frames} frames of {width} x {height}, noise 10 %, {threads()} threads", flush=True)
 
-    given = a_little_off(truth)
-    shared = {"patch": _PATCH, "topk": 1, "per_frame": True, "penalty": 0.05}
-    start = time.perf_counter()
-    _, whole = shiftsearch.search(noisy, noisy, given, window=9, skip="own_frame", **shared)
-    _, half = shiftsearch.refine(noisy, noisy, whole, window=3, step=0.5, subpixel=True, **shared)
-    seconds = time.perf_counter() - start
+        given = a_little_off(truth)
+        shared = {"patch": 7, "topk": 1, "per_frame": True, "penalty": 0.05}
+        start = time.perf_counter()
+        _, there = shiftsearch.search(noisy, noisy, given, window=9, skip="own_frame", **shared)
+        _, finer = shiftsearch.refine(noisy, noisy, there, window=3, step=0.5, subpixel=True, **shared)
+        seconds = time.perf_counter() - start
 
-    found = {"flow only": as_offsets(given), "search, 9 x 9 pixels": whole, "and 3 x 3 half pixels": half}
-    rows = {name: _judged(clean, truth, offsets) for name, offsets in found.items()}
-    _print_table(rows)
-    print(f"\nThe searches took {seconds:.1f} s, kernels compiled on the way if this is the first time.")
-    if picture is not None:
-        write_png(picture, _picture(clean, truth, given, half))
-        print(f"{picture}: frame | next frame by flow only | by search | errors of the flow | of the search")
-    return {name: (errors.mean(), psnr) for name, (errors, psnr) in rows.items()}
+        found = {"flow alone": as_offsets(given), "search, 9 x 9 pixels": there, "refine, 3 x 3 half pixels": finer}
+        rows = {name: _judged(clean, truth, offsets) for name, offsets in found.items()}
+        _print_table(rows)
+        print(f"\nThe searches took {seconds:.1f} s; kernels are compiled when they run the first time.")
+        part.write_bytes(png(_picture(clean, truth, found["flow alone"], finer)))
+    print(f"{picture}: a frame | the next one moved onto it by flow | by search | how far off is the flow | the search")
+    return {name: (float(errors.mean()), float(psnr)) for name, (errors, psnr) in rows.items()}
 
 
 def _judged(clean, truth, offsets):
@@ -107,18 +107,18 @@ def _moved(clip, offsets):
 
 
 def _print_table(rows):
-    print(f"\n{'':24} end-point error in pixels              moved onto the frame")
-    print(f"{'':24} mean  " + " ".join(f"<{limit:<5g}" for limit in _LIMITS) + "  PSNR in dB")
+    print(f"\n{'':26} end-point error in pixels             moved onto the frame")
+    print(f"{'':26} mean  " + " ".join(f"<{limit:<5g}" for limit in _LIMITS) + " PSNR in dB")
     for name, (errors, psnr) in rows.items():
         shares = " ".join(f"{(errors < limit).mean():<6.0%}" for limit in _LIMITS)
-        print(f"{name:24} {errors.mean():.2f}  {shares} {psnr:5.1f}       " + "#" * round(20 * errors.mean()))
+        print(f"{name:26} {errors.mean():.2f}  {shares} {psnr:<11.1f}" + "#" * round(psnr))
 
 
 def _picture(clean, truth, given, found):
-    """Frame, the next one moved onto it by the flow and by what was found, and how far each is off (white: 3 pixels)."""
+    """A frame, the next one moved onto it in both ways, and how far off both are (white: 3 pixels)."""
     t = len(clean) // 2
-    shades = [clean[t], *(_moved(clean, offsets)[0, t] for offsets in (as_offsets(given), found))]
+    shades = [clean[t], _moved(clean, given)[0, t], _moved(clean, found)[0, t]]
     frames = [np.clip(128 + 50 * frame.transpose(1, 2, 0), 0, 255).astype(np.uint8) for frame in shades]
-    errors = [np.nan_to_num(_errors(truth, offsets)[t, 0]) for offsets in (as_offsets(given), found)]
+    errors = [np.nan_to_num(_errors(truth, offsets)[t, 0]) for offsets in (given, found)]
     maps = [eight_bits(np.clip(85 * error, 0, 255).astype(np.uint8)) for error in errors]
     return row(*frames, *maps).repeat(2, axis=0).repeat(2, axis=1)

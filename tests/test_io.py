@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from fractions import Fraction
@@ -230,9 +229,14 @@ def test_frames_of_other_kinds_are_refused(tmp_path):
     for frame in (np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8), "frame", np.zeros((1, 4, 4, 3), np.uint8)):
         with pytest.raises(ShiftsearchError, match="expected uint8 or uint16"), io.write(tmp_path / "a.mkv", rate=25) as out:
             out.write(frame)
-    with pytest.raises(ShiftsearchError, match="frame 1 is 20 x 16, expected 16 x 16"), io.write(tmp_path / "a.mkv", rate=25) as out:
-        out.write(np.zeros((16, 16), np.uint8))
-        out.write(np.zeros((16, 20), np.uint8))
+
+    def grows():
+        with io.write(tmp_path / "a.mkv", rate=25) as out:
+            out.write(np.zeros((16, 16), np.uint8))
+            out.write(np.zeros((16, 20), np.uint8))
+
+    with pytest.raises(ShiftsearchError, match="frame 1 is 20 x 16, expected 16 x 16"):
+        grows()
     assert os.listdir(tmp_path) == []
 
 
@@ -296,22 +300,27 @@ def test_bits_that_flipped_end_well_or_with_one_line(tmp_path, name):
         for at in rng.integers(0, len(bad), 40):
             bad[at] = rng.integers(256)
         (tmp_path / f"bad-{name}").write_bytes(bad)
+        said = None
         try:
             frames = frames_of(tmp_path / f"bad-{name}")
         except ShiftsearchError as error:
-            assert "\n" not in str(error)
-        else:
-            assert frames.ndim == 4
+            said = str(error)
+        assert frames.ndim == 4 if said is None else "\n" not in said
 
 
 # --- whole or not at all ----------------------------------------------------------------------------
 def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path):
     source, target = make(tmp_path / "a.mp4"), tmp_path / "b.mp4"
     target.write_text("older")
-    for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), io.read(source) as clip, io.write(target, clip) as out:
+
+    def stopped(error):
+        with io.read(source) as clip, io.write(target, clip) as out:
             out.write(next(iter(clip)))
             raise error
+
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            stopped(error)
         assert target.read_text() == "older"
     with pytest.raises(ShiftsearchError, match="no frame was written"), io.write(target, rate=25):
         pass
@@ -346,7 +355,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit):
         "        for frame in clip: out.write(frame)\n"
         "except ShiftsearchError as error: print(error)"
     )
-    assert resource.RLIMIT_FSIZE is not None
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "b.mkv: cannot be written: File too large" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack, contextmanager
-from itertools import zip_longest
+from itertools import pairwise, starmap, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.files import whole
-from shiftsearch.video.picture import before_and_after, write_png
+from shiftsearch.video.picture import before_and_after, png
 
 
 def add_commands(commands) -> None:
@@ -26,8 +26,8 @@ def add_commands(commands) -> None:
     ))  # fmt: skip
     align.add_argument("--to", default="previous", metavar="previous|next|N", type=_target,
                        help="what frames are moved onto: the frame before, the one after, or frame N (default previous)")  # fmt: skip
-    align.add_argument("--window", type=int, default=argparse.SUPPRESS, help="pixels around the flow that are searched")
-    align.add_argument("--patch", type=int, default=argparse.SUPPRESS, help="side of the patches that are compared")
+    align.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
+    align.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
     _add_flow(align)
     _add_output(align)
 
@@ -36,8 +36,7 @@ def add_commands(commands) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     ))  # fmt: skip
-    denoise.add_argument("--sigma", type=_sigma, default="auto",
-                         help="how strong the noise is: its standard deviation where white is 255, or auto (default auto)")  # fmt: skip
+    denoise.add_argument("--sigma", type=_number, help="standard deviation of the noise, white is 255 (default: estimated)")
     denoise.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
     denoise.add_argument("--radius", type=int, default=2, help="frames that are used each way (default 2)")
     _add_output(denoise)
@@ -46,8 +45,9 @@ def add_commands(commands) -> None:
         "shiftsearch flow in.mp4 -o motion.mp4",
         "shiftsearch flow in.mp4 -o motion.npy    # (T - 1, 2, H, W): dx, dy in pixels",
     ))  # fmt: skip
+    flow.add_argument("--longest", type=_number, metavar="PIXELS", help="motion of full colour (default: width / 32)")
     _add_flow(flow)
-    _add_output(flow)
+    _add_codec(flow)
 
     compare = commands.add_parser("compare", help="PSNR and SSIM of one file against another", **_texts((
         "shiftsearch compare original.mp4 denoised.mp4",
@@ -83,9 +83,13 @@ def _add_flow(parser):
 
 
 def _add_output(parser):
-    parser.add_argument("--codec", help="h264, hevc, vp9, av1, prores, ffv1 (no loss) ... (default: that of the input)")
-    parser.add_argument("--crf", type=int, help="quality of h264, hevc, vp9 and av1; 0 is best (default about 20)")
+    _add_codec(parser)
     parser.add_argument("--preview", metavar="PNG", help="also write before | after | difference | flow of the middle frame")
+
+
+def _add_codec(parser):
+    parser.add_argument("--codec", help="h264, hevc, vp9, av1, prores, ffv1 (no loss) ... (default: that of the input)")
+    parser.add_argument("--crf", type=int, help="quality of h264, hevc, vp9 and av1, 0 is best (default about 20)")
 
 
 def _frames(text: str) -> tuple[int, int | None]:
@@ -104,32 +108,43 @@ def _target(text: str):
     raise argparse.ArgumentTypeError(f"{text!r} is not previous, next or the number of a frame")
 
 
-def _sigma(text: str):
+def _number(text: str) -> float | None:
+    if text == "auto":
+        return None
     try:
-        return text if text == "auto" else float(text)
+        return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor auto") from None
 
 
 # --- commands ---------------------------------------------------------------------------------------
 def _align(args):
-    options = {name: getattr(args, name) for name in ("window", "patch") if name in args}
-    _convert(args, lambda frames: shiftsearch.align_stream(frames, to=args.to, flow=args.flow, **options))
+    options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
+    options["flow"] = None if args.flow == "none" else args.flow
+    if isinstance(args.to, str):
+        _convert(args, lambda frames: shiftsearch.align_stream(frames, args.to, **options))
+        return
+    with io.read(args.input, (args.to, args.to + 1)) as clip:
+        (reference,) = clip
+    _convert(args, lambda frames: (shiftsearch.align(reference, frame, **options) for frame in frames))
 
 
 def _denoise(args):
-    _convert(args, lambda frames: shiftsearch.denoise_stream(frames, args.sigma, quality=args.quality, radius=args.radius))
+    options = {"quality": args.quality, "radius": args.radius}
+    _convert(args, lambda frames: shiftsearch.denoise_stream(frames, args.sigma, **options))
 
 
 def _convert(args, function):
-    """Frames of the input, through `function` from iterator to iterator, to the output."""
+    """The frames of the input, through a function from iterators to iterators, to the output and the preview."""
     with ExitStack() as stack:
         clip = stack.enter_context(io.read(args.input, args.frames))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
-        preview = _Preview(args.preview, clip.length)
+        part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
+        preview = _Preview(clip.length)
         for frame in _progress(preview.after(function(preview.before(clip))), clip.length, args.quiet):
             out.write(frame)
-        preview.write()
+        if part is not None:
+            part.write_bytes(png(preview.picture()))
     _remark(clip, out)
 
 
@@ -139,18 +154,25 @@ def _flow(args):
         clip = stack.enter_context(io.read(args.input, args.frames))
         if Path(args.output).suffix == ".npy":
             out = stack.enter_context(_npy(args.output, clip.path))
-            look = np.asarray
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
-            look = shiftsearch.flow.to_color
-        preview = _Preview(args.preview, clip.length)
+        count = 0
+        for motion in _progress(starmap(method, pairwise(clip)), clip.length and clip.length - 1, args.quiet):
+            colours = shiftsearch.flow.to_color(motion, longest=args.longest or clip.width / 32)
+            out.write(motion if isinstance(out, _Npy) else colours)
+            count += 1
+        if not count:
+            raise ShiftsearchError(f"{clip.path}: has one frame, expected two at least, between which there is motion")
+    _remark(clip, out)
 
 
 @contextmanager
 def _npy(path, read):
-    """A .npy file of arrays of one shape, as many as there will be; `write` adds one."""
+    """A .npy file of arrays of one shape, however many there will be."""
     with whole(path, read) as part, part.open("wb") as file:
-        yield _Npy(file)
+        out = _Npy(file)
+        yield out
+        out.finish()
 
 
 class _Npy:
@@ -161,23 +183,27 @@ class _Npy:
 
     def write(self, array):
         if not self._count:
-            self._head(array)
+            self._kind, self._shape = array.dtype.str, array.shape
+            self._head()
         self._count += 1
-        self._file.write(np.ascontiguousarray(array).tobytes())
+        self._file.write(array.tobytes())
 
-    def _head(self, array):
-        """NumPy leaves room in the header for more digits of the first axis."""
+    def finish(self):
         self._file.seek(0)
-        about = {"descr": array.dtype.str, "fortran_order": False, "shape": (self._count, *array.shape)}
+        self._head()
+
+    def _head(self):
+        """NumPy leaves room in the header for more digits of the first axis."""
+        about = {"descr": self._kind, "fortran_order": False, "shape": (self._count, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, about)
 
 
 def _remark(clip, out):
-    """What the user should know although it is no error."""
+    """What is no error, but good to know."""
     if clip.damaged:
         print(f"{clip.path}: {clip.damaged} frames are damaged, and were taken as the decoder mended them", file=sys.stderr)
     if out.left_out:
-        print(f"{out.path}: this kind of file cannot hold {', '.join(out.left_out)}: left out", file=sys.stderr)
+        print(f"{out.path}: such a file cannot hold {' and '.join(out.left_out)}, left out", file=sys.stderr)
 
 
 def _progress(items, total, quiet):
@@ -185,35 +211,34 @@ def _progress(items, total, quiet):
         from tqdm import tqdm
     except ImportError:
         raise ShiftsearchError('the progress bar needs tqdm: pip install "shiftsearch[video]"') from None
-    return tqdm(items, total=total, unit="frame", disable=True if quiet else None)  # None: where it is no terminal
+    return tqdm(items, total=total, unit="frame", disable=True if quiet else None)  # None: unless it is a terminal
 
 
 # --- preview ----------------------------------------------------------------------------------------
 class _Preview:
     """Keeps the frames of the middle as they pass, before and after."""
 
-    def __init__(self, path, length):
-        self._path, self._at = path, (length or 0) // 2
-        self._before = self._neighbour = self._after = None
+    def __init__(self, length):
+        self._middle = (length or 0) // 2
+        self._previous = self._before = self._after = None
 
     def before(self, frames):
         for number, frame in enumerate(frames):
-            if number <= self._at:
-                self._neighbour, self._before = self._before, frame
+            if number <= self._middle:
+                self._previous, self._before = self._before, frame
             yield frame
 
     def after(self, frames):
         for number, frame in enumerate(frames):
-            if number <= self._at:
+            if number <= self._middle:
                 self._after = frame
             yield frame
 
-    def write(self):
-        if self._path is None:
-            return
-        previous = self._before if self._neighbour is None else self._neighbour
-        flow = shiftsearch.flow.to_color(shiftsearch.flow.dis(previous, self._before))
-        write_png(self._path, before_and_after(self._before, self._after, flow))
+    def picture(self):
+        """Before | after | difference | flow from the frame before."""
+        previous = self._before if self._previous is None else self._previous
+        motion = shiftsearch.flow.dis(previous, self._before)
+        return before_and_after(self._before, self._after, shiftsearch.flow.to_color(motion))
 
 
 # --- compare ----------------------------------------------------------------------------------------

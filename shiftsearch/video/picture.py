@@ -7,8 +7,6 @@ import zlib
 
 import numpy as np
 
-from shiftsearch.video.files import whole
-
 _GAP = 4  # white columns between pictures
 _GAIN = 4  # of differences
 
@@ -33,15 +31,13 @@ def eight_bits(frame) -> np.ndarray:
     return frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=-1)
 
 
-def write_png(path, picture: np.ndarray) -> None:
-    """A picture (H, W, 3) of uint8 as a file, which appears when it is complete."""
+def png(picture: np.ndarray) -> bytes:
+    """A picture (H, W, 3) of uint8 as a PNG file."""
     height, width, _ = picture.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], axis=1)  # 0: no filter
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
-    data = b"".join(struct.pack(">I", len(body)) + name + body + _checksum(name + body) for name, body in parts)
-    with whole(path) as part:
-        part.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(body)) + name + body + _checksum(name + body) for name, body in parts)
 
 
 def _checksum(data: bytes) -> bytes:
