@@ -21,6 +21,10 @@ from shiftsearch.video.files import whole
 _LATE = 0.5  # seconds that a file may end before it says
 _RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
 _LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}  # by axes and bits
+# FFmpeg's numbers for how colour planes are made finer and coarser: values are repeated and averaged, rounded exactly,
+# so that a frame that is read and written comes out as it was
+_FINER = 0x10 | 0x40000
+_COARSER = 0x20 | 0x40000 | 0x4000
 _STATES_LENGTH = ("matroska", "mov")  # formats that write their length down; others have FFmpeg guess it
 
 
@@ -101,15 +105,6 @@ def _said(path, what: str):
     except (av.FFmpegError, OSError, MemoryError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
-
-
-def _scaling() -> tuple[int, int]:
-    """How colour planes are made finer and coarser, so that a frame that is read and written comes out as it was.
-
-    Values are repeated and averaged. FULL_CHR would read them half a pixel beside where they are written.
-    """
-    flags = _av().video.reformatter.Interpolation
-    return int(flags.POINT | flags.ACCURATE_RND), int(flags.AREA | flags.ACCURATE_RND | flags.FULL_CHR_H_INP)
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -248,7 +243,7 @@ class Reader:
         return time if last is None or time > last else last + Fraction(frame.time_base)
 
     def _array(self, frame, number: int) -> np.ndarray:
-        options = {"width": self._head.width, "height": self._head.height, "interpolation": _scaling()[0]}
+        options = {"width": self._head.width, "height": self._head.height, "interpolation": _FINER}
         deep = self.bits > 8 or not (self.grey or self.format.startswith(_RGB))  # FFmpeg is more exact with 16 bits
         options["format"] = _LAYOUTS[2 if self.grey else 3, 16 if deep else 8]
         with _said(self.path, f"frame {number} cannot be converted"):
@@ -352,7 +347,8 @@ class Writer:
             )
         with _said(self.path, "cannot be written"):
             picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form)
-            picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_scaling()[1], **self._colour)
+            picture.colorspace = self._matrix
+            picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_COARSER, dst_color_range=self._range)
             time = self._like.times.popleft() if self._like is not None else self._count / self._rate
             begin = self._like.begin if self._like is not None else 0
             self._last = max(self._last + 1, round((time - begin) / self._tick))  # where ticks are too coarse, it counts on
@@ -369,7 +365,8 @@ class Writer:
         counted = self._like is None or not varies or self._encoder.name in _STEADY
         self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
         context.time_base = self._tick
-        self._colour, self._copies = {}, {}
+        self._matrix, self._range = 2, 0  # not specified: what FFmpeg takes then
+        self._copies = {}
         if self._like is not None:
             self._start_like(self._like)
         with _said(self.path, f"{self._encoder.name} cannot write {width} x {height} pixels as {stream.pix_fmt} here"):
@@ -382,7 +379,7 @@ class Writer:
         if not context.pix_fmt.startswith(_RGB):
             full = context.pix_fmt.startswith("yuvj")
             context.color_range, context.colorspace = 2 if full else source.color_range, source.colorspace
-            self._colour = {"dst_color_range": context.color_range, "dst_colorspace": context.colorspace}
+            self._matrix, self._range = context.colorspace, context.color_range
         shape = source.sample_aspect_ratio
         if shape:
             context.sample_aspect_ratio = 1 / shape if like.turned else shape
