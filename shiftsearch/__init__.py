@@ -6,6 +6,8 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
+from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
+from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
 
 __version__ = "0.1.0"
@@ -13,6 +15,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ShiftsearchError",
     "aggregate",
+    "align",
+    "align_clip",
+    "align_stream",
     "chain_flow",
     "chunks",
     "coverage",

@@ -9,8 +9,10 @@ import pytest
 import shiftsearch
 
 
-@pytest.mark.parametrize("name", ["ops.aggregate", "ops.flow", "ops.gather", "ops.score", "ops.search", "video.chunks"])
+@pytest.mark.parametrize("name", ["ops.aggregate", "ops.flow", "ops.gather", "ops.score", "ops.search", "video.align", "video.chunks", "video.flow"])
 def test_examples_of(name):
+    if name in ("video.align", "video.flow"):
+        pytest.importorskip("cv2")
     module = importlib.import_module(f"shiftsearch.{name}")
     seen = {"np": np, **{public: getattr(shiftsearch, public) for public in shiftsearch.__all__}}
     result = doctest.testmod(module, extraglobs=seen)

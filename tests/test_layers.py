@@ -77,15 +77,15 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_optional_libraries_have_one_home(path):
-    homes = {"numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda"}
+    homes = {"numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda", "cv2": "video.flow"}
     for module in imports(path):
         library = module.split(".")[0]
         assert name_of(path).startswith(homes.get(library, "")), f"{path} imports {library}"
-    assert not {module.split(".")[0] for module in imports(path, top_only=True)} & {"torch", "cupy", "ml_dtypes"}
+    assert not {module.split(".")[0] for module in imports(path, top_only=True)} & {"torch", "cupy", "ml_dtypes", "cv2"}
 
 
 def test_import_loads_nothing_heavy():
-    code = "import sys, shiftsearch; print([m for m in ('numba', 'llvmlite', 'torch', 'cupy', 'ml_dtypes', 'scipy') if m in sys.modules])"
+    code = "import sys, shiftsearch; print([m for m in ('numba', 'llvmlite', 'torch', 'cupy', 'ml_dtypes', 'scipy', 'cv2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=HOME)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
@@ -97,6 +97,10 @@ _OF_SEARCH = {
     "border": "reflect", "subpixel": False, "slide": True, "penalty": 0.0, "anchor": None, "skip": None, "per_frame": False,
 }  # fmt: skip
 _OF_MATCH = {name: value for name, value in _OF_SEARCH.items() if name != "radius"}
+_OF_ALIGN = {
+    "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
+    "return_offsets": False, "max_memory": "1GiB",
+}  # fmt: skip
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
@@ -115,6 +119,9 @@ SIGNATURES = {
     ),
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
+    "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
+    "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
+    "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
 }
