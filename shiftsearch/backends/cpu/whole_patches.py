@@ -7,6 +7,7 @@ candidates, as in `places`.
 
 from __future__ import annotations
 
+import functools
 import math
 from functools import partial
 from typing import NamedTuple
@@ -58,6 +59,37 @@ def _first(offset, at, n, p):
     return place - p.patch // 2 + p.margin
 
 
+# four at a time, all read before one is written: LLVM makes a vector of them and need not ask whether memory overlaps
+@inline
+def _copy(out, to, values, at, n):
+    for j in range(0, n - 3, 4):
+        a, b, c, d = values[at + j], values[at + j + 1], values[at + j + 2], values[at + j + 3]
+        out[to + j], out[to + j + 1], out[to + j + 2], out[to + j + 3] = a, b, c, d
+    for j in range(n - n % 4, n):
+        out[to + j] = values[at + j]
+
+
+@inline
+def _add(out, to, values, at, n, weight):
+    for j in range(0, n - 3, 4):
+        i, k = to + j, at + j
+        a, b, c, d = weight * values[k], weight * values[k + 1], weight * values[k + 2], weight * values[k + 3]
+        a, b, c, d = out[i] + a, out[i + 1] + b, out[i + 2] + c, out[i + 3] + d
+        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
+    for j in range(n - n % 4, n):
+        out[to + j] += weight * values[at + j]
+
+
+@inline
+def _add_same(out, to, value, n):
+    for j in range(0, n - 3, 4):
+        i = to + j
+        a, b, c, d = out[i] + value, out[i + 1] + value, out[i + 2] + value, out[i + 3] + value
+        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
+    for j in range(n - n % 4, n):
+        out[to + j] += value
+
+
 @kernel("out")
 def _gather(v, offsets, rows, columns, out, p, first, last):
     """Patches of rows of queries, counted through all frames."""
@@ -80,9 +112,7 @@ def _gather(v, offsets, rows, columns, out, p, first, last):
                             for j in range(P):
                                 result[to + j] = 0
                         elif inside:
-                            start = (plane + rows[top + i]) * W + left - p.margin
-                            for j in range(P):
-                                result[to + j] = video[start + j]
+                            _copy(result, to, video, (plane + rows[top + i]) * W + left - p.margin, P)
                         else:
                             start = (plane + rows[top + i]) * W
                             for j in range(P):
@@ -116,13 +146,13 @@ def _fold(patches, strides, weights, offsets, rows, columns, out, bands, p, firs
                             at = patch + f * strides[4] + i * strides[5]
                             start = ((s * F + f) * H + rows[top + i]) * W
                             if inside and step == 1:
-                                start += left - p.margin
+                                _add(result, start + left - p.margin, values, at, P, weight)
+                            elif inside and step == 0:
+                                _add_same(result, start + left - p.margin, weight * values[at], P)
+                            else:
                                 for j in range(P):
-                                    result[start + j] += weight * values[at + j]
-                                continue
-                            for j in range(P):
-                                if columns[left + j] >= 0:
-                                    result[start + columns[left + j]] += weight * values[at + j * step]
+                                    if columns[left + j] >= 0:
+                                        result[start + columns[left + j]] += weight * values[at + j * step]
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -131,21 +161,24 @@ def covers(offsets, p: Patches) -> bool:
     return offsets.dtype == np.int32 and p.dilation == 1
 
 
-def _layout(p: Patches) -> _Layout:
-    return _Layout(p.patch, p.stride, *p.origin, p.border == "reflect", 2 * p.patch)
-
-
-def _table(n: int, p: Patches):
+@functools.lru_cache(64)
+def _table(n: int, margin: int, mirror: bool):
     """The pixel at each position of an axis, from `margin` before the frame to as far behind it; -1 where there is none."""
-    at = np.arange(-2 * p.patch, n + 2 * p.patch)
-    return reflect(at, n).astype(np.int64) if p.border == "reflect" else np.where((at >= 0) & (at < n), at, -1)
+    at = np.arange(-margin, n + margin)
+    return reflect(at, n).astype(np.int64) if mirror else np.where((at >= 0) & (at < n), at, -1)
+
+
+def _prepared(p: Patches, H: int, W: int):
+    margin, mirror = 2 * p.patch, p.border == "reflect"
+    tables = _table(H, margin, mirror), _table(W, margin, mirror)
+    return _Layout(p.patch, p.stride, *p.origin, mirror, margin), tables
 
 
 def gather(v, offsets, p: Patches):
     heads, (H, W) = offsets.shape[1], v.shape[-2:]
     F = v.shape[2] // heads
     out = np.empty((*offsets.shape[:-1], F, p.patch, p.patch), v.dtype)
-    layout, tables, cost = _layout(p), (_table(H, p), _table(W, p)), math.prod(offsets.shape[2:6]) * p.patch**2 * F
+    layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
     for b, g in np.ndindex(offsets.shape[:2]):
         video = np.ascontiguousarray(v[b, :, g * F : (g + 1) * F])
         work = partial(_gather, video, offsets[b, g], *tables, out[b, g], layout)
@@ -156,7 +189,7 @@ def gather(v, offsets, p: Patches):
 def fold(patches, weights, offsets, p: Patches, *, size):
     (T, H, W), F, heads = size, patches.shape[-3], offsets.shape[1]
     out = np.zeros((offsets.shape[0], T, heads * F, H, W), patches.dtype)
-    layout, tables, cost = _layout(p), (_table(H, p), _table(W, p)), math.prod(offsets.shape[2:6]) * p.patch**2 * F
+    layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
     workers = pool.threads()
     bands = max(1, min(-(-3 * workers // T), H // _BAND)) if workers > 1 else 1
     for b, g in np.ndindex(offsets.shape[:2]):
