@@ -9,6 +9,7 @@ from shiftsearch.ops.search import match, refine, search
 from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
+from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,9 @@ __all__ = [
     "chain_flow",
     "chunks",
     "coverage",
+    "denoise",
+    "denoise_overlap",
+    "denoise_stream",
     "fold",
     "gather",
     "match",

@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
     "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops",
-    "video.frames", "video.chunks", "video.flow", "video.align", "video", "", "doctor", "__main__",
+    "video.frames", "video.chunks", "video.flow", "video.align", "video.denoise", "video", "", "doctor", "__main__",
 ]  # fmt: skip
 
 
@@ -101,6 +101,7 @@ _OF_ALIGN = {
     "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
     "return_offsets": False, "max_memory": "1GiB",
 }  # fmt: skip
+_OF_DENOISE = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
@@ -122,6 +123,9 @@ SIGNATURES = {
     "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
     "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
     "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
+    "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
+    "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
+    "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
 }
