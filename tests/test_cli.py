@@ -60,6 +60,17 @@ def test_denoise(tmp_path, quality):
     assert abs(after.astype(int) - expected).max() <= 2  # what colours lose on their way through a file
 
 
+def test_sigma_is_on_the_scale_of_8_bits_whatever_the_depth(tmp_path):
+    source, clean = noisy(tmp_path / "a.mkv")
+    with io.read(source) as clip, io.write(tmp_path / "deep.mkv", rate=25, codec="ffv1") as out:
+        for frame in clip:
+            out.write(frame * np.uint16(257))
+    assert main(["denoise", str(tmp_path / "deep.mkv"), "-o", str(tmp_path / "b.mkv"), "--sigma", "20"]) == 0
+    found = frames_of(tmp_path / "b.mkv")
+    assert found.dtype == np.uint16
+    assert psnr(found, clean * np.uint16(257)) > psnr(frames_of(source), clean) + 5
+
+
 @pytest.mark.parametrize("to", ["previous", "next", "2"])
 def test_align(tmp_path, to):
     source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 4, form="bgr0", audio=None)

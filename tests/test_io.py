@@ -213,6 +213,26 @@ def test_without_a_clip_a_rate_is_needed(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(3, 20, 30), (3, 19, 31, 3)])
+def test_arrays_are_kept_to_the_bit_without_loss(tmp_path, dtype, shape):
+    frames = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    with io.write(tmp_path / "a.mkv", rate=25, codec="ffv1") as out:
+        for frame in frames:
+            out.write(frame)
+    found = frames_of(tmp_path / "a.mkv")
+    assert (found.dtype, found.shape) == (frames.dtype, frames.shape)
+    np.testing.assert_array_equal(found, frames)
+
+
+def test_colours_from_a_grey_source_stay_colours(tmp_path):
+    source = make(tmp_path / "a.mkv", "ffv1", form="gray10le", audio=None)
+    through(source, tmp_path / "b.mkv", change=lambda frame: np.stack([frame, frame // 2, frame // 3], -1))
+    assert frames_of(tmp_path / "b.mkv").shape == (10, 48, 64, 3)
+    (colour,) = {tuple(frame[5, 7] // 1000) for frame in frames_of(tmp_path / "b.mkv", (3, 4))}
+    assert colour[0] > colour[1] > colour[2]
+
+
 def test_codecs_that_do_not_fit_are_named(tmp_path):
     source = make(tmp_path / "a.mp4")
     for name, codec, said in [("b.mp4", "nonsense", "no encoder nonsense"), ("b.mp4", "aac", "is for audio"), ("b.webm", "h264", "expected another codec")]:

@@ -25,7 +25,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
     "errors", "_source", "_geometry", "_op", "definition", "backends", "_call", "ops.flow", "ops",
-    "video.frames", "video.chunks", "video.flow", "video.align", "video.denoise", "video", "", "doctor", "__main__",
+    "video.frames", "video.chunks", "video.flow", "video.align", "video.denoise",
+    "video.files", "video.picture", "video.io", "video", "", "vapoursynth", "video.cli", "demo", "doctor", "__main__",
 ]  # fmt: skip
 
 

@@ -337,7 +337,7 @@ class Writer:
         form = _layout(self.path, frame)
         size = frame.shape[1], frame.shape[0]
         if not self._count:
-            self._start(*size)
+            self._start(*size, form)
         elif self._single:
             raise ShiftsearchError(f'{self.path}: is one picture, expected a video, or a name as "name.%04d.png"')
         elif size != (self._stream.width, self._stream.height):
@@ -357,10 +357,10 @@ class Writer:
             self._copy_packets(time)
         self._count += 1
 
-    def _start(self, width: int, height: int):
+    def _start(self, width: int, height: int, form: str):
         stream, context = self._stream, self._stream.codec_context
         stream.width, stream.height = width, height
-        stream.pix_fmt = self._pixels(width, height)
+        stream.pix_fmt = self._pixels(width, height, form)
         varies = int(self._container.format.flags) & _av().format.Flags.variable_fps.value
         counted = self._like is None or not varies or self._encoder.name in _STEADY
         self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
@@ -391,14 +391,15 @@ class Writer:
             except (ValueError, _av().FFmpegError):
                 self.left_out.append(f"{other.type} ({other.codec_context.name if other.codec_context else 'unknown'})")
 
-    def _pixels(self, width: int, height: int) -> str:
+    def _pixels(self, width: int, height: int, form: str) -> str:
         """The pixel format: that of the source if the encoder takes it, or else the nearest to it."""
-        offered = [form.name for form in self._encoder.video_formats or ()]
+        like = self._like if self._like is not None and (form.startswith("gray") or not self._like.grey) else None
+        wanted, deep = (form, form.endswith("le")) if like is None else (like.format, like.bits > 8)
+        offered = [offer.name for offer in self._encoder.video_formats or ()]
         if self._encoder.name == "mjpeg":
             offered = [name for name in offered if name.startswith("yuvj")]
-        wanted = self._like.format if self._like is not None else "yuv420p"
-        if wanted not in offered and wanted.startswith(_RGB):
-            plain = "yuv420p10le" if self._like.bits > 8 else "yuv420p"  # what every player shows
+        if wanted not in offered and wanted.startswith(_RGB) and self._encoder.lossy:
+            plain = "yuv420p10le" if deep else "yuv420p"  # what every player shows
             wanted = plain if plain in offered else wanted
         if self._encoder.name in _EVEN and (width % 2 or height % 2):
             offered = [name for name in offered if "444" in name or name.startswith(("gray", *_RGB))] or offered
