@@ -3,8 +3,9 @@
     from shiftsearch.vapoursynth import Align, Denoise
     clip = Denoise(clip, sigma=8, radius=2)
 
-Frames are computed in groups of fixed places in the clip, so a frame is the same whatever was asked for before it.
-VapourSynth asks for frames in any order; a group is computed once while it stays in its cache.
+Frames are computed in groups of fixed places in the clip, with those around that they depend on. So a frame is the same
+whatever was asked for before it; frames that are asked for in order cost least, as a group is computed once while it
+stays in VapourSynth's cache.
 """
 
 from __future__ import annotations
@@ -14,118 +15,124 @@ import numpy as np
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 
-_GROUP = 8  # frames
 
-
-def Denoise(clip, sigma="auto", radius=2, planes=None, quality="fast"):
-    """A clip with less noise: `shiftsearch.denoise` of each plane, or of all of them together where they are RGB.
+def Denoise(clip, sigma=None, radius=2, planes=None, quality="fast", flow="dis"):
+    """A clip with less noise: `shiftsearch.denoise` of each plane, or of all three together where they are RGB.
 
     Args:
         clip: a VideoNode of constant format and size
         sigma: standard deviation of the noise where white is 255, whatever the format; a list has one for each plane.
-            "auto" estimates it, in each group of 8 frames
+            None estimates it, frame by frame
         radius: frames that are used each way
         planes: numbers of the planes to denoise, all by default; the others are left as they are
-        quality: "fast" or "high"
+        quality, flow: as in `shiftsearch.denoise`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
     """
     known = _known("Denoise", clip)
-    chosen = _planes("Denoise", clip, planes)
+    chosen = _planes(clip, planes)
     sigmas = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
     if len(sigmas) != known.num_planes:
         raise ShiftsearchError(f"Denoise: sigma has {len(sigmas)} values, expected one or {known.num_planes}")
-    scaled = [s if isinstance(s, str) else s / 255 for s in sigmas]
+    sigmas = [None if s is None else s / 255 for s in sigmas]
+    options = {"radius": radius, "quality": quality, "flow": flow}
 
     def denoised(frames, kept):
-        options = {"radius": radius, "quality": quality}
-        planes = [np.stack(plane) for plane in zip(*frames, strict=True)]
-        if _is_rgb(known):
-            together = shiftsearch.denoise(np.stack(planes, -1), scaled[0], **options)
-            done = dict(enumerate(np.moveaxis(together, -1, 0)))
+        clips = [np.stack(plane) for plane in zip(*frames, strict=True)]
+        if known.name.startswith("RGB"):
+            done = shiftsearch.denoise(np.stack(clips, -1), sigmas[0], **options)
+            clips = [done[..., p] if p in chosen else plane for p, plane in enumerate(clips)]
         else:
-            done = {p: shiftsearch.denoise(planes[p], scaled[p], **options) for p in chosen}
-        return [[done[p][t] if p in chosen else planes[p][t] for p in range(len(planes))] for t in kept]
+            clips = [_denoised(c, sigmas[p], options) if p in chosen else c for p, c in enumerate(clips)]
+        return [[plane[t] for plane in clips] for t in kept]
 
-    return _in_groups(clip, denoised, reach=2 * radius)
+    return _in_groups(clip, denoised, 16, shiftsearch.denoise_overlap(radius=radius, quality=quality))
+
+
+def _denoised(plane, sigma, options):
+    """(T, H, W): with an axis of channels, as frames may be as narrow as a colour has channels."""
+    return shiftsearch.denoise(plane[..., None], sigma, **options)[..., 0]
 
 
 def Align(clip, to="previous", flow="dis", **options):
     """Each frame moved onto its neighbour, or all of them onto one: `shiftsearch.align`.
 
-    Flow is that of the first plane, and the other planes follow: colour of half the size is brought to full size for
-    it, and back.
+    Flow is that of the first plane, and the search is of all of them: colours of half the size are brought to full size
+    for it, and back.
 
     Args:
         clip: a VideoNode of constant format and size
         to: "previous", "next" or the number of a frame. A frame that has no such neighbour stays as it is
-        flow: a function's name in `shiftsearch.flow`: "dis", "farneback" or "none"
-        options: window, patch, penalty, subpixel, output, interp, as in `shiftsearch.align`
+        flow: "dis", "farneback" or None
+        options: window, patch, penalty, subpixel, output and interp as in `shiftsearch.align`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
     """
     known = _known("Align", clip)
     steps = {"previous": -1, "next": 1}
-    if not (to in steps or (isinstance(to, int) and 0 <= to < clip.num_frames)):
+    if to not in steps and (isinstance(to, bool) or not isinstance(to, int) or not 0 <= to < clip.num_frames):
         raise ShiftsearchError(f"Align: to is {to!r}, expected previous, next or a number of 0 to {clip.num_frames - 1}")
-    method = getattr(shiftsearch.flow, flow)
+    if flow not in ("dis", "farneback", None):
+        raise ShiftsearchError(f"Align: flow is {flow!r}, expected dis, farneback or None")
     factors = 1 << known.subsampling_h, 1 << known.subsampling_w
+
+    def motion(reference, frame):
+        return getattr(shiftsearch.flow, flow or "none")(reference[..., :1], frame[..., :1])
 
     def aligned(frames, kept):
         whole = [_one_size(frame, factors) for frame in frames]
         moved = []
         for t in kept:
             at = t + steps[to] if to in steps else len(whole) - 1
-            if not 0 <= at < len(whole):
+            if 0 <= at < len(whole):
+                found = shiftsearch.align(whole[at], whole[t], motion, **options)
+                moved.append(_own_sizes(found, factors))
+            else:
                 moved.append(frames[t])
-                continue
-            motion = method(whole[at][..., 0], whole[t][..., 0])
-            found = shiftsearch.align(whole[at], whole[t], motion, **options)
-            moved.append(_own_sizes(found, factors))
         return moved
 
-    return _in_groups(clip, aligned, reach=1 if to in steps else 0, also=None if to in steps else to)
+    reach = 1 if to in steps else 0
+    return _in_groups(clip, aligned, 8, reach, None if to in steps else to)
 
 
 # --- groups of frames -------------------------------------------------------------------------------
-def _in_groups(clip, function, reach, also=None):
-    """A clip of `function(frames, kept)`, which gets the planes of a group's frames as floats and returns those of `kept`.
+def _in_groups(clip, function, size, reach, also=None):
+    """A clip of `function(frames, kept)`, which gets frames as lists of planes of floats and returns those of `kept`.
 
-    Groups are single frames of a helper clip, `_GROUP` frames tall, so that VapourSynth itself looks after threads
-    and caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame
-    `also` comes last.
+    Groups are single frames of a helper clip, `size` frames tall, so that VapourSynth itself looks after threads and
+    caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame `also`
+    comes last.
     """
     import vapoursynth
 
-    core, length = vapoursynth.core, clip.num_frames
-    count = -(-length // _GROUP)
-    places = range(-reach, _GROUP + reach)
+    core, length, height = vapoursynth.core, clip.num_frames, clip.height
+    count = -(-length // size)
+    places = range(-reach, size + reach)
+    missing = count * size + reach - length
     padded = clip[:1] * reach + clip if reach else clip
-    padded = padded + clip[-1:] * (count * _GROUP + reach - length) if count * _GROUP + reach > length else padded
-    sources = [padded[place + reach :: _GROUP][:count] for place in places]
+    padded = padded + clip[-1:] * missing if missing else padded
+    sources = [padded[place + reach :: size][:count] for place in places]
     if also is not None:
         sources.append(clip[also : also + 1] * count)
-    tall = core.std.BlankClip(clip, height=clip.height * _GROUP, length=count, keep=True)
+    tall = core.std.BlankClip(clip, height=height * size, length=count, keep=True)
 
     def group(n, f):
-        there = [i for i, place in enumerate(places) if 0 <= n * _GROUP + place < length]
-        kept = [k for k, i in enumerate(there) if 0 <= places[i] < _GROUP]
+        there = [i for i, place in enumerate(places) if 0 <= n * size + place < length]
+        kept = [k for k, i in enumerate(there) if 0 <= places[i] < size]
         chosen = there if also is None else [*there, len(places)]
         result = function([_floats(f[1 + i]) for i in chosen], kept)
         out = f[0].copy()
         for number, planes in enumerate(result):
             for p, plane in enumerate(planes):
-                whole = np.asarray(out[p])
-                height = len(whole) // _GROUP
-                whole[number * height : (number + 1) * height] = _samples(plane, out.format)
+                rows = np.asarray(out[p])
+                rows[number * len(plane) : (number + 1) * len(plane)] = _samples(plane, out.format)
         return out
 
     done = core.std.ModifyFrame(tall, [tall, *sources], group)
-    height = clip.height
-    rows = [core.std.Crop(done, top=i * height, bottom=(_GROUP - 1 - i) * height) for i in range(_GROUP)]
-    result = core.std.Interleave(rows)[:length]
+    parts = [core.std.Crop(done, top=i * height, bottom=(size - 1 - i) * height) for i in range(size)]
+    result = core.std.Interleave(parts)[:length]
     if clip.fps:
         result = core.std.AssumeFPS(result, src=clip)
     return core.std.CopyFrameProps(result, clip)
@@ -152,12 +159,8 @@ def _samples(plane: np.ndarray, known) -> np.ndarray:
 
 def _one_size(planes, factors) -> np.ndarray:
     """Planes as (H, W, C), coarser ones repeated."""
-    height, width = planes[0].shape
-    finer = [
-        plane if plane.shape == planes[0].shape else plane.repeat(factors[0], 0).repeat(factors[1], 1)[:height, :width]
-        for plane in planes
-    ]
-    return np.stack(finer, -1)
+    first, *others = planes
+    return np.stack([first, *(plane.repeat(factors[0], 0).repeat(factors[1], 1) for plane in others)], -1)
 
 
 def _own_sizes(frame, factors) -> list[np.ndarray]:
@@ -172,18 +175,15 @@ def _is_integer(known) -> bool:
     return int(known.sample_type) == 0
 
 
-def _is_rgb(known) -> bool:
-    return known.num_planes == 3 and known.name.startswith("RGB")
-
-
 def _known(function, clip):
-    if getattr(clip, "format", None) is None or not clip.width or not clip.height:
+    if not getattr(clip, "num_frames", 0) or clip.format is None or not clip.width or not clip.height:
         raise ShiftsearchError(f"{function}: clip is {clip!r:.60}, expected a VideoNode of constant format and size")
     return clip.format
 
 
-def _planes(function, clip, planes) -> list[int]:
-    chosen = list(range(clip.format.num_planes)) if planes is None else [planes] if isinstance(planes, int) else list(planes)
-    if not chosen or any(p not in range(clip.format.num_planes) for p in chosen):
-        raise ShiftsearchError(f"{function}: planes is {planes!r}, expected numbers from 0 to {clip.format.num_planes - 1}")
+def _planes(clip, planes) -> list[int]:
+    there = range(clip.format.num_planes)
+    chosen = list(there) if planes is None else [planes] if isinstance(planes, int) else list(planes)
+    if not chosen or any(p not in there for p in chosen):
+        raise ShiftsearchError(f"Denoise: planes is {planes!r}, expected numbers from 0 to {there[-1]}")
     return chosen

@@ -172,7 +172,7 @@ def test_sound_that_cannot_be_kept_is_said(tmp_path):
 def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
     (tmp_path / "text.mp4").write_text("no video\n" * 999)
     (tmp_path / "empty.mp4").touch()
-    whole = make(tmp_path / "whole.mkv", frames=60)
+    whole = make(tmp_path / "whole.mkv", frames=40)
     (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     there = sorted(os.listdir(tmp_path))
     for name, said in [("text.mp4", "cannot be read"), ("empty.mp4", "is empty"), ("cut.mkv", "frames 0:"), ("none.mp4", "does not exist"), (".", "is no file")]:
@@ -235,7 +235,7 @@ def test_help_has_examples_and_loads_nothing_heavy():
 # --- stopped ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
-    source = make(tmp_path / "a.mkv", size=(320, 240), frames=250)
+    source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
     (tmp_path / "b.mkv").write_text("older")
     command = [*RUN, "align", source, "-o", tmp_path / "b.mkv"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
