@@ -73,7 +73,9 @@ def Align(clip, to="previous", flow="dis", **options):
     known = _known("Align", clip)
     steps = {"previous": -1, "next": 1}
     if to not in steps and (isinstance(to, bool) or not isinstance(to, int) or not 0 <= to < clip.num_frames):
-        raise ShiftsearchError(f"Align: to is {to!r}, expected previous, next or a number of 0 to {clip.num_frames - 1}")
+        raise ShiftsearchError(
+            f"Align: to is {to!r}, expected previous, next or a number of 0 to {clip.num_frames - 1}"
+        )
     if flow not in ("dis", "farneback", None):
         raise ShiftsearchError(f"Align: flow is {flow!r}, expected dis, farneback or None")
     factors = 1 << known.subsampling_h, 1 << known.subsampling_w

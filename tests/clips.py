@@ -28,7 +28,9 @@ def make(path, codec="libx264", size=(64, 48), frames=10, rate=25, form="yuv420p
         sound = out.add_stream(audio, rate=48000) if audio else None
         for number, shades in enumerate(waves(frames, *size)):
             frame = av.VideoFrame.from_ndarray(shades, format="rgb48le")
-            frame = frame.reformat(format=form, dst_colorspace=colour.get("colorspace"), dst_color_range=colour.get("color_range"))
+            frame = frame.reformat(
+                format=form, dst_colorspace=colour.get("colorspace"), dst_color_range=colour.get("color_range")
+            )
             if times is not None:
                 frame.time_base, frame.pts = Fraction(1, 1000), times[number]
             out.mux(video.encode(frame))

@@ -52,19 +52,30 @@ def test_depth_and_colour_decide_dtype_and_shape(tmp_path, codec, form, dtype, a
     assert frames.max() > 0.65 * white
 
 
-@pytest.mark.parametrize("form", ["yuv420p", "yuv422p10le", "yuv444p", "gray", "gray10le", "gbrp12le", "bgr0", "yuv420p12le"])
+@pytest.mark.parametrize(
+    "form", ["yuv420p", "yuv422p10le", "yuv444p", "gray", "gray10le", "gbrp12le", "bgr0", "yuv420p12le"]
+)
 @pytest.mark.parametrize("size", [(64, 48), (37, 23)])
 def test_what_is_read_and_written_without_loss_is_nearly_what_it_was(tmp_path, form, size):
-    """Grey and RGB to the bit. Of others there are roundings, and with odd sizes colours that move by a part of a pixel."""
+    """Grey and RGB to the bit. Others are rounded, and with odd sizes their colours move by a part of a pixel."""
     source = make(tmp_path / "a.mkv", "ffv1", size, frames=2, form=form, audio=None)
     through(source, tmp_path / "b.mkv")
     for a, b in zip(decoded(source), decoded(tmp_path / "b.mkv"), strict=True):
         assert (a.format.name, a.width, a.height) == (b.format.name, b.width, b.height) == (form, *size)
         unit = 1 << a.format.components[0].bits - 8
-        limits = [0] * 3 if form[0] in "gb" else [2 * unit] * 3 if size == (64, 48) or "444" in form else [2 * unit, 9 * unit, 9 * unit]
+        limits = (
+            [0] * 3
+            if form[0] in "gb"
+            else [2 * unit] * 3
+            if size == (64, 48) or "444" in form
+            else [2 * unit, 9 * unit, 9 * unit]
+        )
         kind = np.uint8 if unit == 1 else np.uint16
         for one, other, limit in zip(a.planes, b.planes, limits, strict=False):
-            samples = [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width].astype(int) for plane in (one, other)]
+            samples = [
+                np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width].astype(int)
+                for plane in (one, other)
+            ]
             assert abs(samples[0] - samples[1]).max() <= limit
 
 
@@ -133,7 +144,8 @@ def test_upright(tmp_path):
 # --- what belongs to them ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "codec", "audio"),
-    [("a.mp4", "libx264", "aac"), ("a.mkv", "libx265", "flac"), ("a.avi", "mpeg4", "libmp3lame"), ("a.mov", "prores_ks", "pcm_s16le"),
+    [("a.mp4", "libx264", "aac"), ("a.mkv", "libx265", "flac"), ("a.avi", "mpeg4", "libmp3lame"),
+     ("a.mov", "prores_ks", "pcm_s16le"),
      ("a.webm", "libvpx-vp9", "libopus"), ("a.ts", "libx264", "aac"), ("a.mpg", "mpeg2video", "mp2")],
 )  # fmt: skip
 def test_codec_rate_times_and_sound_are_kept(tmp_path, name, codec, audio):
@@ -235,7 +247,11 @@ def test_colours_from_a_grey_source_stay_colours(tmp_path):
 
 def test_codecs_that_do_not_fit_are_named(tmp_path):
     source = make(tmp_path / "a.mp4")
-    for name, codec, said in [("b.mp4", "nonsense", "no encoder nonsense"), ("b.mp4", "aac", "is for audio"), ("b.webm", "h264", "expected another codec")]:
+    for name, codec, said in [
+        ("b.mp4", "nonsense", "no encoder nonsense"),
+        ("b.mp4", "aac", "is for audio"),
+        ("b.webm", "h264", "expected another codec"),
+    ]:
         with pytest.raises(ShiftsearchError, match=said):
             through(source, tmp_path / name, codec=codec)
     with pytest.raises(ShiftsearchError, match="mpeg4 has no crf"):
@@ -246,8 +262,17 @@ def test_codecs_that_do_not_fit_are_named(tmp_path):
 
 
 def test_frames_of_other_kinds_are_refused(tmp_path):
-    for frame in (np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8), "frame", np.zeros((1, 4, 4, 3), np.uint8)):
-        with pytest.raises(ShiftsearchError, match="expected uint8 or uint16"), io.write(tmp_path / "a.mkv", rate=25) as out:
+    for frame in (
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        "frame",
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ):
+        with (
+            pytest.raises(ShiftsearchError, match="expected uint8 or uint16"),
+            io.write(tmp_path / "a.mkv", rate=25) as out,
+        ):
             out.write(frame)
 
     def grows():
@@ -271,7 +296,8 @@ def test_files_that_are_no_video(tmp_path):
         source = av.open("sine=duration=0.2:sample_rate=48000", format="lavfi")
         out.mux([packet for frame in source.decode(audio=0) for packet in stream.encode(frame)] + stream.encode(None))
     said = {
-        "text.mp4": "cannot be read", "empty.mp4": "is empty", "noise.mkv": "cannot be read", "folder.mp4": "is no file",
+        "text.mp4": "cannot be read", "empty.mp4": "is empty",
+        "noise.mkv": "cannot be read", "folder.mp4": "is no file",
         "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "cannot be read",
     }  # fmt: skip
     for name, reason in said.items():
@@ -281,11 +307,16 @@ def test_files_that_are_no_video(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx264")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx264")]
+)
 def test_truncated_files_say_how_far_they_can_be_read(tmp_path, name, codec):
     source = make(tmp_path / name, codec, size=(320, 240), frames=60, audio=None)
     if name == "a.mp4":  # with its index in front
-        with av.open(str(source)) as old, av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as new:
+        with (
+            av.open(str(source)) as old,
+            av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as new,
+        ):
             stream = new.add_stream_from_template(old.streams.video[0])
             for packet in old.demux(video=0):
                 if packet.dts is not None:
@@ -355,7 +386,8 @@ def test_targets_that_cannot_be(tmp_path):
     (tmp_path / "link.mp4").symlink_to(source)
     os.link(source, tmp_path / "hard.mp4")
     for target, said in [
-        (source, "is the file that is read"), (tmp_path / "link.mp4", "is the file that is read"), (tmp_path / "hard.mp4", "is the file that is read"),
+        (source, "is the file that is read"), (tmp_path / "link.mp4", "is the file that is read"),
+        (tmp_path / "hard.mp4", "is the file that is read"),
         (tmp_path, "is no file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is no file"),
     ]:  # fmt: skip
         with pytest.raises(ShiftsearchError, match=said):
@@ -375,7 +407,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit):
         "        for frame in clip: out.write(frame)\n"
         "except ShiftsearchError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "b.mkv: cannot be written: File too large" in done.stdout
     assert os.listdir(tmp_path) == ["a.mkv"]

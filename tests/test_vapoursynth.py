@@ -48,7 +48,9 @@ class Clip:
 
     def __add__(self, other):
         first = self.num_frames
-        return self._like(lambda n: self.get_frame(n) if n < first else other.get_frame(n - first), first + other.num_frames)
+        return self._like(
+            lambda n: self.get_frame(n) if n < first else other.get_frame(n - first), first + other.num_frames
+        )
 
     def __mul__(self, times):
         assert times > 0
@@ -85,11 +87,15 @@ def cropped(clip, top, bottom):
 
 def interleaved(clips):
     count = len(clips)
-    return clips[0]._like(lambda n: clips[n % count].get_frame(n // count), count * clips[0].num_frames, clips[0].fps * count)
+    return clips[0]._like(
+        lambda n: clips[n % count].get_frame(n // count), count * clips[0].num_frames, clips[0].fps * count
+    )
 
 
 def with_props(clip, source):
-    return clip._like(lambda n: Frame(clip.format, clip.get_frame(n).planes, source.get_frame(n).props), clip.num_frames)
+    return clip._like(
+        lambda n: Frame(clip.format, clip.get_frame(n).planes, source.get_frame(n).props), clip.num_frames
+    )
 
 
 STAND_IN = SimpleNamespace(
@@ -101,9 +107,11 @@ STAND_IN = SimpleNamespace(
     )
 )  # fmt: skip
 FORMATS = {  # name: (floats?, bits, planes, subsampling of columns and rows)
-    "GRAY8": (False, 8, 1, 0, 0), "GRAY10": (False, 10, 1, 0, 0), "GRAY32": (False, 32, 1, 0, 0), "GRAYH": (True, 16, 1, 0, 0),
+    "GRAY8": (False, 8, 1, 0, 0), "GRAY10": (False, 10, 1, 0, 0),
+    "GRAY32": (False, 32, 1, 0, 0), "GRAYH": (True, 16, 1, 0, 0),
     "YUV420P8": (False, 8, 3, 1, 1), "YUV420P10": (False, 10, 3, 1, 1), "YUV422P16": (False, 16, 3, 1, 0),
-    "YUV444PS": (True, 32, 3, 0, 0), "RGB24": (False, 8, 3, 0, 0), "RGB30": (False, 10, 3, 0, 0), "RGBS": (True, 32, 3, 0, 0),
+    "YUV444PS": (True, 32, 3, 0, 0), "RGB24": (False, 8, 3, 0, 0),
+    "RGB30": (False, 10, 3, 0, 0), "RGBS": (True, 32, 3, 0, 0),
 }  # fmt: skip
 
 
@@ -112,19 +120,30 @@ def planes_of(name, length, height=24, width=32):
     floats, bits, count, across, down = FORMATS[name]
     rng = np.random.default_rng(0)
     still = rng.random((height // 2, width // 2)).repeat(2, 0).repeat(2, 1)
-    kind = {16: "float16", 32: "float32"}[bits] if floats else {8: "uint8", 10: "uint16", 16: "uint16", 32: "uint32"}[bits]
+    kind = (
+        {16: "float16", 32: "float32"}[bits] if floats else {8: "uint8", 10: "uint16", 16: "uint16", 32: "uint32"}[bits]
+    )
     white = 1 if floats else 2**bits - 1
     clip = []
     for t in range(length):
         whole = np.roll(still, (t, -2 * t), (0, 1)) * 0.6 + 0.2 + 0.03 * rng.standard_normal(still.shape)
-        planes = [whole if p == 0 or name.startswith("RGB") else whole[:: 1 << down, :: 1 << across] for p in range(count)]
+        planes = [
+            whole if p == 0 or name.startswith("RGB") else whole[:: 1 << down, :: 1 << across] for p in range(count)
+        ]
         clip.append([(plane * white).astype(kind) for plane in planes])
     return clip
 
 
 def stand_in(name, length):
     floats, bits, count, across, down = FORMATS[name]
-    known = SimpleNamespace(name=name, sample_type=int(floats), bits_per_sample=bits, num_planes=count, subsampling_w=across, subsampling_h=down)
+    known = SimpleNamespace(
+        name=name,
+        sample_type=int(floats),
+        bits_per_sample=bits,
+        num_planes=count,
+        subsampling_w=across,
+        subsampling_h=down,
+    )
     frames = planes_of(name, length)
     return Clip(lambda n: Frame(known, frames[n], {"number": n}), length, known, 24, 32, Fraction(30000, 1001))
 

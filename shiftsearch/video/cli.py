@@ -25,7 +25,7 @@ def add_commands(commands) -> None:
         "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
     ))  # fmt: skip
     align.add_argument("--to", default="previous", metavar="previous|next|N", type=_target,
-                       help="what frames are moved onto: the frame before, the one after, or frame N (default previous)")  # fmt: skip
+                       help="the frame that each is moved onto: before it, after it, or frame N (default previous)")  # fmt: skip
     align.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
     align.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
     _add_flow(align)
@@ -36,7 +36,9 @@ def add_commands(commands) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     ))  # fmt: skip
-    denoise.add_argument("--sigma", type=_number, help="standard deviation of the noise, white is 255 (default: estimated)")
+    denoise.add_argument(
+        "--sigma", type=_number, help="standard deviation of the noise, white is 255 (default: estimated)"
+    )
     denoise.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
     denoise.add_argument("--radius", type=int, default=2, help="frames that are used each way (default 2)")
     _add_output(denoise)
@@ -63,7 +65,9 @@ def add_commands(commands) -> None:
 def _command(commands, name, run, text, examples):
     parser = commands.add_parser(name, help=text, **_texts(examples))
     parser.add_argument("input", help="a video file, or pictures by number as shot.%%04d.png")
-    parser.add_argument("-o", "--output", required=True, help="the file to write; one of this name is replaced at the end")
+    parser.add_argument(
+        "-o", "--output", required=True, help="the file to write; one of this name is replaced at the end"
+    )
     _add_frames(parser)
     parser.set_defaults(run=run)
     return parser
@@ -79,12 +83,16 @@ def _add_frames(parser):
 
 
 def _add_flow(parser):
-    parser.add_argument("--flow", choices=["dis", "farneback", "none"], default="dis", help="optical flow (default dis)")
+    parser.add_argument(
+        "--flow", choices=["dis", "farneback", "none"], default="dis", help="optical flow (default dis)"
+    )
 
 
 def _add_output(parser):
     _add_codec(parser)
-    parser.add_argument("--preview", metavar="PNG", help="also write before | after | difference | flow of the middle frame")
+    parser.add_argument(
+        "--preview", metavar="PNG", help="also write before | after | difference | flow of the middle frame"
+    )
 
 
 def _add_codec(parser):
@@ -140,7 +148,7 @@ def _denoise(args):
 
 
 def _convert(args, function):
-    """The frames of the input, through `function(frames, clip)`, which gives an iterator, to the output and the preview."""
+    """The frames of the input through `function(frames, clip)`, an iterator, to the output and the preview."""
     with ExitStack() as stack:
         clip = stack.enter_context(io.read(args.input, args.frames))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
@@ -206,7 +214,10 @@ class _Npy:
 def _remark(clip, out):
     """What is no error, but good to know."""
     if clip.damaged:
-        print(f"{clip.path}: {clip.damaged} frames are damaged, and were taken as the decoder mended them", file=sys.stderr)
+        print(
+            f"{clip.path}: {clip.damaged} frames are damaged, and were taken as the decoder mended them",
+            file=sys.stderr,
+        )
     if out.left_out:
         print(f"{out.path}: such a file cannot hold {' and '.join(out.left_out)}, left out", file=sys.stderr)
 
@@ -278,8 +289,12 @@ def _score(one, other) -> tuple[float, float]:
         one, other = (frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, -1) for frame in (one, other))
     side = min(one.shape[:2])
     if side < 3:
-        raise ShiftsearchError(f"compare: frames have {one.shape[0]} x {one.shape[1]} pixels, expected at least 3 x 3 for SSIM")
+        raise ShiftsearchError(
+            f"compare: frames have {one.shape[0]} x {one.shape[1]} pixels, expected at least 3 x 3 for SSIM"
+        )
     with np.errstate(divide="ignore"):  # equal frames: infinite
         psnr = peak_signal_noise_ratio(one, other, data_range=1)
     channels = -1 if one.ndim == 3 else None
-    return psnr, structural_similarity(one, other, data_range=1, win_size=min(7, side - 1 + side % 2), channel_axis=channels)
+    return psnr, structural_similarity(
+        one, other, data_range=1, win_size=min(7, side - 1 + side % 2), channel_axis=channels
+    )

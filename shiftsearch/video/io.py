@@ -1,6 +1,6 @@
 """Video files as iterators of frames, and frames as video files: the only module that knows PyAV, and so FFmpeg.
 
-One frame is in memory at a time. What is not looked at is kept: times of frames, colour properties, sound and subtitles.
+One frame is in memory at a time. What is not looked at is kept: times, colour properties, sound and subtitles.
 """
 
 from __future__ import annotations
@@ -351,7 +351,9 @@ class Writer:
             picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_COARSER, dst_color_range=self._range)
             time = self._like.times.popleft() if self._like is not None else self._count / self._rate
             begin = self._like.begin if self._like is not None else 0
-            self._last = max(self._last + 1, round((time - begin) / self._tick))  # where ticks are too coarse, it counts on
+            self._last = max(
+                self._last + 1, round((time - begin) / self._tick)
+            )  # where ticks are too coarse, it counts on
             picture.time_base, picture.pts = self._tick, self._last
             self._container.mux(self._stream.encode(picture))
             self._copy_packets(time)
@@ -461,6 +463,7 @@ def _layout(path, frame) -> str:
     shape = getattr(frame, "shape", ())
     if kind is None or len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] != 3):
         raise ShiftsearchError(
-            f"{path}: a frame is {getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}, expected uint8 or uint16 (H, W) or (H, W, 3)"
+            f"{path}: a frame is {getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}, "
+            "expected uint8 or uint16 (H, W) or (H, W, 3)"
         )
     return _LAYOUTS[len(shape), kind]
