@@ -19,7 +19,7 @@ _LIMITS = 0.25, 0.5, 1, 2  # pixels
 
 
 def moving_clip(frames, height, width, seed=0):
-    """A texture that turns, grows and drifts, (T, 3, H, W) of deviation 1, and its flow to neighbours (T, 2, 2, H, W)."""
+    """A texture (T, 3, H, W) that turns, grows and drifts, and its flow to neighbours (T, 2, 2, H, W)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     pixels = (x - width / 2) + 1j * (y - height / 2)

@@ -180,7 +180,7 @@ def align_stream(frames: Iterable, to="previous", flow="dis", *, return_offsets=
     """
     if to not in ("previous", "next"):
         raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
-    if not (flow is None or isinstance(flow, str) or callable(flow)):
+    if not _is_method("align_stream", flow):
         raise ShiftsearchError(
             f'align_stream: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
         )
@@ -226,9 +226,17 @@ def _lengths(spec, reference, frames) -> list[int | None]:
     return found[::-1]
 
 
+def _is_method(op: str, flow) -> bool:
+    """Whether flow is found for each pair of frames, and not given."""
+    if isinstance(flow, str) and flow not in flows.METHODS:
+        names = ", ".join(map(repr, flows.METHODS))
+        raise ShiftsearchError(f"{op}: flow is {flow!r}, expected one of {names}, None, an array or a function")
+    return flow is None or isinstance(flow, str) or callable(flow)
+
+
 def _flow_at(spec, flow, t: int, count: int | None):
     """What `flow` says of frame t of a clip of `count`, or of the one frame."""
-    if flow is None or isinstance(flow, str) or callable(flow):
+    if _is_method(spec.op, flow):
         return flow
 
     def natively(xp, array):
@@ -258,15 +266,11 @@ def _pair(spec, reference, frame, flow):
     """A frame, (H, W) or (H, W, C), warped onto a reference, or as it is if there is none; and its offsets (2, H, W)."""
     arrays = {"frames": frame}
     if reference is not None:
-        if isinstance(flow, str) and flow not in flows.METHODS:
-            names = ", ".join(map(repr, flows.METHODS))
-            raise ShiftsearchError(
-                f"{spec.op}: flow is {flow!r}, expected one of {names}, None, an array or a function"
-            )
-        flow = flow(reference, frame) if callable(flow) else flow
-        arrays |= {"reference": reference}
-        if not (flow is None or isinstance(flow, str)):
-            arrays |= {"flow": flow}
+        arrays["reference"] = reference
+        if callable(flow):
+            arrays["flow"] = flow(reference, frame)
+        elif not (flow is None or isinstance(flow, str)):
+            arrays["flow"] = flow
 
     def natively(xp, frame, reference=None, given=flow):
         target = planar(spec.op, "frames", frame)[0]
@@ -279,7 +283,8 @@ def _pair(spec, reference, frame, flow):
                 "of frames"
             )
         common = np.promote_types(wanted.dtype, target.dtype)
-        found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
+        with np.errstate(all="ignore"):  # frames that are not finite
+            found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
         return restored(xp, found[None], frame), offsets
 
     return transform(spec.op, natively, DTYPES, **arrays)
@@ -295,8 +300,7 @@ def _aligned(spec, xp, reference, target, flow):
     height, width = target.shape[1:]
     flow = xp.zeros((2, height, width)) if flow is None else _on_grid(spec, xp, flow, (height, width))
     out, offsets = xp.empty_like(target), xp.empty((2, height, width), "float32")
-    for tile in _tiles(spec, xp, flow, len(target), _Box(0, height, 0, width)):
-        keep, box = tile
+    for keep, box in _tiles(spec, xp, flow, len(target), _Box(0, height, 0, width)):
         found = _aligned_box(spec, xp, reference[box.of], target[box.of], flow[box.of], level)
         for whole, part in zip((out, offsets), found, strict=True):
             whole[keep.of] = part[keep.within(box).of]
@@ -338,25 +342,26 @@ def _aligned_box(spec, xp, reference, target, flow, level: float):
         reference, target, flow, window=spec.window, patch=spec.patch, topk=min(2, spec.window**2), anchor="flow",
         subpixel=spec.subpixel, penalty=min(spec.penalty * values * level**2, 1e6),
     )  # fmt: skip
-    leaves = scores[0, :, :, :1] - scores[0, :, :, -1:] > 4 * level**2 * (2 * values) ** 0.5
+    leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
     offsets = xp.where(leaves, places[0, :, :, -1], places[0, :, :, 0]).astype("float32")  # dy, dx
     return _warped(spec, xp, target, offsets), xp.moveaxis(offsets, -1, 0)[::-1]
 
 
 def _warped(spec, xp, target, offsets):
     """`aggregate` of one place per pixel: bilinear, or as 16 whole-pixel places with cubic weights."""
-    if spec.interp == "bicubic":
-        low = xp.floor(offsets)
-        near = xp.asarray(np.arange(-1, 3))
-        by_y, by_x = (_cubic(xp, (offsets - low)[..., axis, None] - near) for axis in (0, 1))
-        weights = (by_y[..., :, None] * by_x[..., None, :]).reshape(*offsets.shape[:2], 16)
-        steps = np.stack(np.meshgrid(range(-1, 3), range(-1, 3), indexing="ij"), -1).reshape(16, 2)
-        places = low[..., None, :].astype("int32") + xp.asarray(steps.astype(np.int32))
-    else:
-        weights, places = xp.ones((*offsets.shape[:2], 1)), offsets[..., None, :]
-    places = xp.concatenate([xp.zeros_like(places[..., :1]), places], -1)
+    taps = np.arange(-1, 3, dtype=np.int32) if spec.interp == "bicubic" else np.zeros(1, np.int32)
+    places = xp.zeros((*offsets.shape[:2], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
+    weights = xp.ones(places.shape[:-1], target.dtype)
+    for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
+        at, steps = offsets[:, :, axis, None, None], xp.asarray(taps.reshape(shape))
+        if spec.interp == "bicubic":
+            low = xp.floor(at)
+            weights *= _cubic(xp, at - low - steps.astype("float32"))
+            at = low.astype("int32")
+        places[..., axis + 1] = at + steps
+    places, weights = (x.reshape(1, 1, *offsets.shape[:2], len(taps) ** 2, *x.shape[4:]) for x in (places, weights))
     patch = spec.patch if spec.output == "patch" else 1
-    return aggregate(target[None], weights.astype(target.dtype)[None, None], places[None, None], patch=patch)[0]
+    return aggregate(target[None], weights, places, patch=patch)[0]
 
 
 def _cubic(xp, x):

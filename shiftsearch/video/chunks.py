@@ -155,13 +155,16 @@ def _thumbnail(op: str, xp, frame):
     """(1, h, w) of a frame, means of squares of its pixels and channels; and the variance that noise has in it, at most."""
     if layout(op, "frame", frame.shape)[1]:
         raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
-    native = planar(op, "frame", frame)
+    step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # of large frames, some pixels are enough
+    native = planar(op, "frame", frame[::step, ::step])
     native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # values beyond, or that are none, say nothing of a scene
     _, channels, height, width = native.shape
     side = max(1, min(height, width) // _SIDE)
     h, w = height // side, width // side
-    squares = native[:, :, : h * side, : w * side].reshape(1, channels, h, side, w, side)
-    return squares.mean((1, 3, 5)), squares.var((3, 5)).mean().reshape(1) / (channels * side**2)
+    squares = native[0, :, : h * side, : w * side].reshape(channels, h, side, w, side)
+    means = squares.mean(2).mean(-1)
+    spread = (squares**2).mean() - (means**2).mean()  # the mean variance within squares
+    return means.mean(0)[None], spread.reshape(1) / (channels * side**2)
 
 
 def _change(before, after) -> float:

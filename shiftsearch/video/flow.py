@@ -293,6 +293,7 @@ def check(reference, target, flow) -> Check:
 
     def natively(xp, a, b, flow):
         full = _finite(xp, _at_size("flow.check", "flow", flow, len(a), a.shape[-2:])).astype(a.dtype)
+        full = xp.broadcast_to(full, (len(a), *full.shape[1:]))
         errors = {name: _difference(xp, a, b, repair(xp, full)) for name, (repair, _, _) in _REPAIRS.items()}
         for name, error in errors.items():
             gains[name] = 10 * float(np.log10((errors["itself"] + _SMALL) / (error + _SMALL)))
@@ -345,7 +346,7 @@ _SMALL = 1e-6  # squared difference that nobody sees: 0.001 of white
 
 
 def _difference(xp, reference, target, flow) -> float:
-    """Mean squared difference where the flow stays inside the frame, or nearly all of it leads out: anywhere."""
+    """Mean squared difference where the flow stays inside the frame; everywhere, if it leads nearly all pixels out."""
     squared = ((warped(xp, target, flow) - reference) ** 2).mean(1)
     inside = _inside(xp, flow)
     return float(squared[inside].mean() if inside.mean() > 0.05 else squared.mean())
@@ -367,14 +368,13 @@ def warped(xp, target, flow):
 
 def _at_size(op: str, name: str, flow, frames: int, size):
     """Flow as (T, 2, H, W), upsampled if it is coarser."""
-    flow = checked(op, name, flow)
+    shape, (H, W) = tuple(checked(op, name, flow).shape), size
     flow = flow[None] if flow.ndim == 3 else flow
-    (h, w), (H, W) = flow.shape[-2:], size
-    if len(flow) not in (1, frames) or h > H or w > W:
+    if len(flow) not in (1, frames) or shape[-2] > H or shape[-1] > W:
         raise ShiftsearchError(
-            f"{op}: {name} has shape {tuple(flow.shape)}, expected ({frames}, 2, {H}, {W}) or coarser"
+            f"{op}: {name} has shape {shape}, expected ({frames}, 2, {H}, {W}), (2, {H}, {W}) or coarser"
         )
-    return flow if (h, w) == (H, W) else upsample_flow(flow, (H, W))
+    return flow if shape[-2:] == (H, W) else upsample_flow(flow, (H, W))
 
 
 def consistency(forward, backward, *, tolerance=1.0):
