@@ -25,7 +25,7 @@ def add_commands(commands) -> None:
         "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
     ))  # fmt: skip
     align.add_argument("--to", default="previous", metavar="previous|next|N", type=_target,
-                       help="the frame that each is moved onto: before it, after it, or N (default previous)")  # fmt: skip
+                       help="what each frame is moved onto: the one before, after, or N (default previous)")  # fmt: skip
     align.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
     align.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
     _add_flow(align)
