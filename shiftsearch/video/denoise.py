@@ -29,7 +29,7 @@ from shiftsearch.video import flow as flows
 from shiftsearch.video.align import AlignSpec
 from shiftsearch.video.chunks import _iterated as iterated
 from shiftsearch.video.chunks import with_scenes
-from shiftsearch.video.frames import DTYPES, layout, planar, restored
+from shiftsearch.video.frames import DTYPES, WHITE, layout, planar, restored
 
 
 # --- one pass over a scene ------------------------------------------------------------------------
@@ -54,6 +54,8 @@ class _Pass:
     shrink: Callable  # (xp, noisy, guide, sigma) of groups (q, n, pixels) to estimates and weights (q)
     window: int
     worst: float  # mean square difference of patches, in variances of the noise, from which they are not the same thing
+    guided: bool  # whether the guide is filtered with, or only searched in
+    each: int = 1  # patches of each frame in a group
     patch: int = 8
     stride: int = 4
 
@@ -103,7 +105,7 @@ class _Running:
         self.asked += 1
         offsets = _find(xp, frames, here, self.what)
         work = partial(_filter_band, xp, frames, here, offsets, self.what)
-        each = _QUERIES[xp.__name__] * len(frames) * len(frames[here].noisy) * self.what.patch**2 * 4 * 6
+        each = _QUERIES[xp.__name__] * len(frames) * len(frames[here].noisy) * self.what.each * self.what.patch**2 * 4 * 6
         for (top, bottom), sums, coverage in self.in_order(work, _bands(xp, offsets), each):
             for frame, s, c in zip(frames, sums, coverage, strict=True):
                 frame.sums[:, top:bottom] += s
@@ -111,29 +113,29 @@ class _Running:
 
 
 def _find(xp, frames: list[_Frame], here: int, what: _Pass):
-    """Offsets (h, w, n, 3) of n patches for each query of frame `here`: the best of each frame.
+    """Offsets (h, w, n, 3) of n patches for each query of frame `here`: the best `what.each` of each frame.
 
-    Where the best of another frame is not the same thing, the next best of the own frame takes its place.
+    Where a patch of another frame is not the same thing, the next best of the own frame takes its place.
     """
-    own, count = frames[here].planes[:1], len(frames)
+    own, others = frames[here].planes[:1], [s for s in range(len(frames)) if s != here]
+    each, count = what.each, what.each * len(frames)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
     _, best = match(own, own, topk=min(count, what.window**2), **options)
-    best = best[0].transpose(2, 0, 1, 3)
-    best = best[xp.minimum(xp.arange(count), len(best) - 1)]  # (n, h, w, 2)
-    others = [s for s in range(count) if s != here]
+    best = best[0].transpose(2, 0, 1, 3)  # (candidates, h, w, 2)
+    best = best[xp.minimum(xp.arange(count), len(best) - 1)]
     found = xp.zeros((*best.shape[:3], 3), xp.int32)
-    found[0, ..., 1:] = best[0]
+    found[:each, ..., 1:] = best[:each]
     if others:
         flow = _flow_to(xp, frames, here, others, best.shape[1:3], what.stride)
         keys = xp.stack([frames[s].planes[:1] for s in others])
-        scores, there = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=1, **options)
+        scores, there = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=each, **options)
         limit = what.worst * (frames[here].sigma * what.patch) ** 2
-        good = scores[:, 0, ..., 0] <= limit
-        rank = xp.cumsum(~good, axis=0, dtype=xp.int32)
-        spare = xp.take_along_axis(best, rank[..., None], axis=0)
-        dt = xp.asarray(others, xp.int32)[:, None, None] - here
-        found[1:, ..., 0] = xp.where(good, dt, 0)
-        found[1:, ..., 1:] = xp.where(good[..., None], there[:, 0, :, :, 0], spare)
+        good = scores[:, 0].transpose(0, 3, 1, 2).reshape(-1, *best.shape[1:3]) <= limit
+        there = there[:, 0].transpose(0, 3, 1, 2, 4).reshape(-1, *best.shape[1:])
+        spare = xp.take_along_axis(best, (each - 1 + xp.cumsum(~good, axis=0))[..., None], axis=0)
+        dt = xp.asarray([s - here for s in others for _ in range(each)], xp.int32)[:, None, None]
+        found[each:, ..., 0] = xp.where(good, dt, 0)
+        found[each:, ..., 1:] = xp.where(good[..., None], there, spare)
     return xp.ascontiguousarray(found.transpose(1, 2, 0, 3))
 
 
@@ -167,7 +169,7 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
         return patches.reshape(channels, -1, offsets.shape[2], patch * patch), patches.shape
 
     noisy, shape = groups("noisy")
-    guide = noisy if frames[here].guide is None else groups("guide")[0]
+    guide = groups("guide")[0] if what.guided else noisy
     estimates, weights = xp.empty_like(noisy), xp.empty(noisy.shape[:2], noisy.dtype)
     some = _AT_ONCE[xp.__name__]
     for n in range(0, noisy.shape[1], some):
@@ -219,6 +221,26 @@ def _wiener(xp, noisy, guide, sigma):
     spectrum *= gain
     gain *= gain
     return (along_back @ spectrum) @ within_back, 1 / (1 + gain.sum((-2, -1)))
+
+
+def _principal(xp, noisy, guide, sigma, *, least, gain):
+    """Projects a group onto its principal components, those of the guide, and weighs each by its variance.
+
+    Non-local Bayes: `gain` of a component's variance, in variances of the noise, if it is at least `least`.
+    """
+    n, pixels = guide.shape[-2:]
+    mean = guide.mean(-2, keepdims=True)
+    guide, noisy = guide - mean, noisy - mean
+    back = guide.transpose(0, 2, 1)
+    variances, axes = xp.linalg.eigh((back @ guide if pixels <= n else guide @ back) * np.float32(1 / n))
+    relative = variances / (sigma * sigma + 1e-20)
+    gains = xp.where(relative >= least, gain(xp.maximum(relative, least)), 0)
+    if pixels <= n:
+        shrunk = (noisy @ axes * gains[:, None]) @ axes.transpose(0, 2, 1)
+    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        scaled = gains / xp.maximum(n * variances, 1e-20)
+        shrunk = ((noisy @ back) @ (axes * scaled[:, None])) @ (axes.transpose(0, 2, 1) @ guide)
+    return shrunk + mean, 1 / (pixels / n + gains.sum(-1))
 
 
 class _Threads:
@@ -274,7 +296,10 @@ class _Motion:
             yield self.before
 
     def _between(self, xp, reference, target):
-        return flows.measure(self.op, xp, self.method, reference.small, target.small, reference.sigma / 2)
+        return flows.measure(self.op, xp, self.method, reference.small, target.small, min(reference.sigma / 2, _BLURRED))
+
+
+_BLURRED = 0.2  # more noise than this is not blurred more
 
 
 def _small(xp, frame: _Frame):
@@ -310,12 +335,15 @@ def _flow_at(xp, flow, places, size):
 
 
 # --- a scene --------------------------------------------------------------------------------------
-_PASSES = {
-    "fast": (
-        _Pass(partial(_threshold, factor=2.85), window=3, worst=4.5),
-        _Pass(_wiener, window=5, worst=1.0),
-    ),
-}
+_FAST = (
+    _Pass(partial(_threshold, factor=2.85), window=3, worst=4.5, guided=False),
+    _Pass(_wiener, window=5, worst=1.0, guided=True),
+)
+_HIGH = (
+    _Pass(partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), window=11, worst=4.0, guided=False, each=20),
+    _Pass(partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), window=11, worst=4.0, guided=True, each=8),
+)
+_PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
 
 class _Scene:
@@ -488,8 +516,11 @@ def _peeked(op: str, frames):
 
 
 def _spec(op: str, sigma, frames, quality, radius, max_memory) -> DenoiseSpec:
-    automatic = sigma is None or (isinstance(sigma, str) and sigma == "auto")
-    return DenoiseSpec(op, None if automatic else flows.noise_scale(op, sigma, frames), quality, radius, max_memory)
+    level = None
+    if not (sigma is None or (isinstance(sigma, str) and sigma == "auto")):
+        level = flows.noise_scale(op, sigma, None)
+        level /= 255 if str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE else 1
+    return DenoiseSpec(op, level, quality, radius, max_memory)
 
 
 def _stream(spec, frames, flow):
