@@ -24,8 +24,8 @@ def add_commands(commands) -> None:
         "shiftsearch align in.mkv -o out.mkv --to next --window 13 --codec ffv1",
         "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
     ))  # fmt: skip
-    align.add_argument("--to", default="previous", metavar="previous|next|N", type=_target,
-                       help="what each frame is moved onto: the one before, after, or N (default previous)")  # fmt: skip
+    to = "what each frame is moved onto: the one before, the one after, or frame N (default previous)"
+    align.add_argument("--to", default="previous", metavar="previous|next|N", type=_target, help=to)
     align.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
     align.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
     _add_flow(align)
@@ -130,31 +130,26 @@ def _align(args):
     options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
     options["flow"] = None if args.flow == "none" else args.flow
     if isinstance(args.to, str):
-        _convert(args, lambda frames, _: shiftsearch.align_stream(frames, args.to, **options))
+        _convert(args, lambda frames: shiftsearch.align_stream(frames, args.to, **options))
         return
     with io.read(args.input, (args.to, args.to + 1)) as clip:
         (reference,) = clip
-    _convert(args, lambda frames, _: (shiftsearch.align(reference, frame, **options) for frame in frames))
+    _convert(args, lambda frames: (shiftsearch.align(reference, frame, **options) for frame in frames))
 
 
 def _denoise(args):
     options = {"quality": args.quality, "radius": args.radius}
-
-    def denoised(frames, clip):
-        sigma = args.sigma * (257 if clip.bits > 8 else 1) if args.sigma is not None else None  # on the scale of frames
-        return shiftsearch.denoise_stream(frames, sigma, **options)
-
-    _convert(args, denoised)
+    _convert(args, lambda frames: shiftsearch.denoise_stream(frames, args.sigma, **options))
 
 
 def _convert(args, function):
-    """The frames of the input through `function(frames, clip)`, an iterator, to the output and the preview."""
+    """The frames of the input through a function of iterators to the output and the preview."""
     with ExitStack() as stack:
         clip = stack.enter_context(io.read(args.input, args.frames))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
         preview = _Preview(clip.length)
-        for frame in _progress(preview.after(function(preview.before(clip), clip)), clip.length, args.quiet):
+        for frame in _progress(preview.after(function(preview.before(clip))), clip.length, args.quiet):
             out.write(frame)
         if part is not None:
             part.write_bytes(png(preview.picture()))
