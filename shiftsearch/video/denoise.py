@@ -8,11 +8,13 @@ follow, on threads, or on memory.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -108,10 +110,11 @@ class _Running:
         work = partial(_filter_band, xp, frames, here, offsets, self.what)
         bands = _bands(xp, offsets)
         each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * self.what.patch**2 * len(frames[here].noisy)
-        for (top, bottom), sums, coverage in self.in_order(work, bands, each):
-            for frame, s, c in zip(frames, sums, coverage, strict=True):
-                frame.sums[:, top:bottom] += s
-                frame.coverage[:, top:bottom] += c
+        with _blas_alone():
+            for (top, bottom), sums, coverage in self.in_order(work, bands, each):
+                for frame, s, c in zip(frames, sums, coverage, strict=True):
+                    frame.sums[:, top:bottom] += s
+                    frame.coverage[:, top:bottom] += c
 
 
 def _candidates(xp, frames: list[_Frame], here: int, there: list[int], what: _Pass, topk: int):
@@ -251,16 +254,32 @@ def _principal(xp, noisy, guide, sigma, *, least, gain):
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
     guide, noisy = guide - mean, noisy - mean
-    back = guide.transpose(0, 2, 1)
-    variances, axes = xp.linalg.eigh((back @ guide if pixels <= n else guide @ back) * np.float32(1 / n))
+    back = xp.ascontiguousarray(guide.transpose(0, 2, 1))
+    if pixels <= n:
+        variances, axes = xp.linalg.eigh((back @ guide) * np.float32(1 / n))
+    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
     relative = variances / (sigma * sigma + 1e-20)
     gains = xp.where(relative >= least, gain(xp.maximum(relative, least)), 0)
     if pixels <= n:
-        shrunk = (noisy @ axes * gains[:, None]) @ axes.transpose(0, 2, 1)
-    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        shrunk = noisy @ ((axes * gains[:, None]) @ axes.transpose(0, 2, 1))
+    else:
         scaled = gains / xp.maximum(n * variances, 1e-20)
-        shrunk = ((noisy @ back) @ (axes * scaled[:, None])) @ (axes.transpose(0, 2, 1) @ guide)
+        shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
     return shrunk + mean, 1 / (pixels / n + gains.sum(-1))
+
+
+@cache
+def _blas():
+    try:
+        return importlib.import_module("threadpoolctl").ThreadpoolController()
+    except ImportError:
+        return None
+
+
+def _blas_alone():
+    """Keeps NumPy's BLAS from starting threads beside ours, for which it would wait longer than it computes."""
+    return _blas().limit(limits=1, user_api="blas") if _blas() else nullcontext()
 
 
 class _Threads:
@@ -360,9 +379,14 @@ _FAST = (
     _Pass(_wiener, _of_each_frame, window=5, guided=True, worst=1.0),
 )
 _HIGH = (
-    _Pass(partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), _of_all_frames, window=11, guided=False, searched=False, count=100),
-    _Pass(partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), _of_all_frames, window=11, guided=True, count=40),
-)
+    _Pass(
+        partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), _of_all_frames,
+        window=11, guided=False, searched=False, count=50, patch=6, stride=3,
+    ),
+    _Pass(
+        partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), _of_all_frames, window=11, guided=True, count=40
+    ),
+)  # fmt: skip
 _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
 
@@ -461,8 +485,8 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
         sigma: standard deviation of the noise, on the scale 0..255 for whole numbers, of the frames' own for floats;
             None or "auto" estimates it, frame by frame
         quality: "fast" filters groups of a patch of each frame in two passes, by thresholds and Wiener filters of their
-            cosine transforms; "high" goes on with groups of a hundred patches and filters their principal components,
-            in two more passes, which takes some 20 times as long
+            cosine transforms; "high" goes on with groups of some 50 patches and filters their principal components,
+            in two more passes, which takes some 15 times as long
         radius: frames each way to look at, where the scene has them
         flow: where to search: "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None is no
             motion; a pair (forward, backward) of (T, 2, h, w), from each frame to the next and to the one before, in
