@@ -23,7 +23,6 @@ import numpy as np
 from shiftsearch._call import transform
 from shiftsearch._geometry import query_grid
 from shiftsearch._op import Spec
-from shiftsearch.backends.cpu.pool import threads
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.search import match
@@ -297,11 +296,12 @@ class _Threads:
 
     def in_order(self, work, bands, each: int):
         """`work` of each band, which takes `each` bytes."""
-        at_once = min(2 * threads(), len(bands), int(self.most // each))
-        if at_once < 2 or threads() < 2:
+        threads = importlib.import_module("shiftsearch.backends.cpu.pool").threads()  # which loads numba
+        at_once = min(2 * threads, len(bands), int(self.most // each))
+        if at_once < 2 or threads < 2:
             yield from map(work, bands)
             return
-        self.pool = self.pool or ThreadPoolExecutor(threads(), thread_name_prefix="shiftsearch-denoise")
+        self.pool = self.pool or ThreadPoolExecutor(threads, thread_name_prefix="shiftsearch-denoise")
         pending = deque()
         for band in bands:
             if len(pending) == at_once:
