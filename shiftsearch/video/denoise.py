@@ -8,11 +8,13 @@ follow, on threads, or on memory.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -28,7 +30,7 @@ from shiftsearch.video import flow as flows
 from shiftsearch.video.align import AlignSpec
 from shiftsearch.video.chunks import _iterated as iterated
 from shiftsearch.video.chunks import with_scenes
-from shiftsearch.video.frames import DTYPES, WHITE, layout, planar, restored
+from shiftsearch.video.frames import DTYPES, layout, planar, restored
 
 
 # --- one pass over a scene ------------------------------------------------------------------------
@@ -38,12 +40,9 @@ class _Frame:
     def __init__(self, noisy, alpha, sigma, flow):
         self.noisy, self.alpha, self.sigma, self.flow = noisy, alpha, sigma, flow
         self.guide = None  # what the pass before made of it
+        self.searched = noisy[0]  # where patches are compared
         self.forward = self.backward = None  # flow to the next frame and to the one before
         self.sums = self.coverage = self.small = None
-
-    @property
-    def planes(self):
-        return self.noisy if self.guide is None else self.guide
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,12 @@ class _Pass:
     """What is searched and how it is filtered."""
 
     shrink: Callable  # (xp, noisy, guide, sigma) of groups (q, n, pixels) to estimates and weights (q)
+    find: Callable  # (xp, frames, here, this) to offsets (n, h, w, 3) of groups of n patches
     window: int
-    worst: float  # mean square difference of patches, in variances of the noise, from which they are not the same thing
     guided: bool  # whether the guide is filtered with, or only searched in
-    each: int = 1  # patches of each frame in a group
+    worst: float = math.inf  # mean square difference of patches, in variances of noise, of what is not the same thing
+    searched: bool = True  # whether the next pass searches in what this one made
+    count: int = 0  # patches of a group, if that is not the number of frames
     patch: int = 8
     stride: int = 4
 
@@ -73,10 +74,9 @@ class _Running:
         frame.sums, frame.coverage = xp.zeros_like(frame.noisy), xp.zeros_like(frame.noisy)
         self.arrived += 1
         ahead = 2 * self.radius + 1
-        if self.arrived >= ahead:
-            while self.asked + self.radius < self.arrived:
-                first = max(self.asked - self.radius, 0)
-                self._ask(xp, range(first, first + ahead))
+        while self.arrived >= ahead and self.asked + self.radius < self.arrived:
+            first = max(self.asked - self.radius, 0)
+            self._ask(xp, range(first, first + ahead))
         # the last frames of a scene look back 2 * radius frames: those from here on may still be the last
         while self.done + ahead < self.arrived:
             yield self._ready(xp)
@@ -96,63 +96,86 @@ class _Running:
         hit = frame.coverage > 0  # everywhere, unless a pixel is no number
         frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
         frame.sums = frame.coverage = None
+        if self.what.searched:
+            frame.searched = frame.guide[0]
         return frame
 
     def _ask(self, xp, numbers: range):
         """The groups of the next frame of queries, among frames of these numbers."""
         frames, here = [self.held[n] for n in numbers], self.asked - numbers.start
         self.asked += 1
-        offsets = _find(xp, frames, here, self.what)
+        offsets = self.what.find(xp, frames, here, self.what)
+        offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
         work = partial(_filter_band, xp, frames, here, offsets, self.what)
-        each = _QUERIES[xp.__name__] * len(frames) * len(frames[here].noisy) * self.what.each * self.what.patch**2 * 4 * 6
-        for (top, bottom), sums, coverage in self.in_order(work, _bands(xp, offsets), each):
-            for frame, s, c in zip(frames, sums, coverage, strict=True):
-                frame.sums[:, top:bottom] += s
-                frame.coverage[:, top:bottom] += c
+        bands = _bands(xp, offsets)
+        each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * self.what.patch**2 * len(frames[here].noisy)
+        with _blas_alone():
+            for (top, bottom), sums, coverage in self.in_order(work, bands, each):
+                for frame, s, c in zip(frames, sums, coverage, strict=True):
+                    frame.sums[:, top:bottom] += s
+                    frame.coverage[:, top:bottom] += c
 
 
-def _find(xp, frames: list[_Frame], here: int, what: _Pass):
-    """Offsets (h, w, n, 3) of n patches for each query of frame `here`: the best `what.each` of each frame.
-
-    Where a patch of another frame is not the same thing, the next best of the own frame takes its place.
-    """
-    own, others = frames[here].planes[:1], [s for s in range(len(frames)) if s != here]
-    each, count = what.each, what.each * len(frames)
+def _candidates(xp, frames: list[_Frame], here: int, there: list[int], what: _Pass, topk: int):
+    """The best `topk` of each frame `there` for each query of frame `here`: scores (n, k, h, w), offsets (n, k, h, w, 3)."""
+    own, *keys = (frames[s].searched[None] for s in [here, *there])
+    flow = _flow_to(xp, frames, here, there, query_grid(*own.shape[1:], what.stride), what.stride)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
-    _, best = match(own, own, topk=min(count, what.window**2), **options)
-    best = best[0].transpose(2, 0, 1, 3)  # (candidates, h, w, 2)
-    best = best[xp.minimum(xp.arange(count), len(best) - 1)]
-    found = xp.zeros((*best.shape[:3], 3), xp.int32)
-    found[:each, ..., 1:] = best[:each]
-    if others:
-        flow = _flow_to(xp, frames, here, others, best.shape[1:3], what.stride)
-        keys = xp.stack([frames[s].planes[:1] for s in others])
-        scores, there = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=each, **options)
-        limit = what.worst * (frames[here].sigma * what.patch) ** 2
-        good = scores[:, 0].transpose(0, 3, 1, 2).reshape(-1, *best.shape[1:3]) <= limit
-        there = there[:, 0].transpose(0, 3, 1, 2, 4).reshape(-1, *best.shape[1:])
-        spare = xp.take_along_axis(best, (each - 1 + xp.cumsum(~good, axis=0))[..., None], axis=0)
-        dt = xp.asarray([s - here for s in others for _ in range(each)], xp.int32)[:, None, None]
-        found[each:, ..., 0] = xp.where(good, dt, 0)
-        found[each:, ..., 1:] = xp.where(good[..., None], there, spare)
-    return xp.ascontiguousarray(found.transpose(1, 2, 0, 3))
+    scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
+    offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
+    offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
+    offsets[..., 1:] = places[:, 0].transpose(0, 3, 1, 2, 4)
+    return scores[:, 0].transpose(0, 3, 1, 2), offsets
+
+
+def _of_each_frame(xp, frames, here, what: _Pass):
+    """The best patch of each frame, (n, h, w, 3), the own first.
+
+    Where that is not the same thing, the next best of the own frame takes its place.
+    """
+    others = [s for s in range(len(frames)) if s != here]
+    _, (own,) = _candidates(xp, frames, here, [here], what, min(len(frames), what.window**2))
+    if not others:
+        return own[:1]
+    scores, found = _candidates(xp, frames, here, others, what, 1)
+    good = scores[:, 0] <= what.worst * (frames[here].sigma * what.patch) ** 2
+    rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
+    spare = xp.take_along_axis(own, rank[..., None], axis=0)
+    return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
+
+
+def _of_all_frames(xp, frames, here, what: _Pass):
+    """The best `what.count` patches of all frames, (n, h, w, 3)."""
+    each = min(what.count, _EACH, what.window**2)
+    scores, offsets = _candidates(xp, frames, here, list(range(len(frames))), what, each)
+    scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
+    if len(scores) <= what.count:
+        return offsets
+    best = xp.argpartition(scores, what.count, axis=0)[: what.count]
+    return xp.take_along_axis(offsets, best[..., None], axis=0)
+
+
+_EACH = 48  # candidates of a frame among which groups of many are chosen
 
 
 # --- bands of queries -----------------------------------------------------------------------------
-_QUERIES = {"numpy": 2048, "cupy": 65536}  # in a band: enough to be worth a call
-_AT_ONCE = {"numpy": 256, "cupy": 65536}  # of them filtered at once: what fits the cache, what fills the device
+_BAND = {"numpy": 8192, "cupy": 1 << 22}  # patches of a band: enough to be worth a call
+_AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # of them filtered at once: what fits the cache, what fills the device
 
 
 def _bands(xp, offsets):
     """Slices of rows of queries."""
-    h, w = offsets.shape[:2]
-    rows = max(1, _QUERIES[xp.__name__] // w)
+    h, w, n = offsets.shape[:3]
+    rows = max(1, _BAND[xp.__name__] // (w * n))
     return [slice(first, min(first + rows, h)) for first in range(0, h, rows)]
 
 
 def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
-    """Filters the groups of a band: ((top, bottom), sums and coverage (T, C, bottom - top, W) of these rows of frames)."""
-    patch, stride, (channels, H, W) = what.patch, what.stride, frames[here].noisy.shape
+    """Filters the groups of a band: the rows (top, bottom) that it reaches, and what it adds to them.
+
+    These are sums and coverage, (T, C, bottom - top, W) both.
+    """
+    patch, stride, (channels, H, W), sigma = what.patch, what.stride, frames[here].noisy.shape, frames[here].sigma
     at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[rows, ..., 1]
     first = min(rows.start, max(int(at.min()) - patch, 0) // stride)  # row of queries where what is read begins
     top, bottom = first * stride, min(max(int(at.max()), rows.stop * stride) + patch + 1, H)
@@ -170,11 +193,11 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
     noisy, shape = groups("noisy")
     guide = groups("guide")[0] if what.guided else noisy
     estimates, weights = xp.empty_like(noisy), xp.empty(noisy.shape[:2], noisy.dtype)
-    some = _AT_ONCE[xp.__name__]
+    some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):
         for c in range(channels):
             part = c, slice(n, n + some)
-            estimates[part], weights[part] = what.shrink(xp, noisy[part], guide[part], frames[here].sigma)
+            estimates[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
     weights = weights.reshape(channels, 1, *shape[2:4], 1)
     all_weights = xp.zeros(places.shape[:-1], weights.dtype)
     all_weights[:, here, band[1]] = weights[:, 0]
@@ -230,16 +253,32 @@ def _principal(xp, noisy, guide, sigma, *, least, gain):
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
     guide, noisy = guide - mean, noisy - mean
-    back = guide.transpose(0, 2, 1)
-    variances, axes = xp.linalg.eigh((back @ guide if pixels <= n else guide @ back) * np.float32(1 / n))
+    back = xp.ascontiguousarray(guide.transpose(0, 2, 1))
+    if pixels <= n:
+        variances, axes = xp.linalg.eigh((back @ guide) * np.float32(1 / n))
+    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
     relative = variances / (sigma * sigma + 1e-20)
     gains = xp.where(relative >= least, gain(xp.maximum(relative, least)), 0)
     if pixels <= n:
-        shrunk = (noisy @ axes * gains[:, None]) @ axes.transpose(0, 2, 1)
-    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        shrunk = noisy @ ((axes * gains[:, None]) @ axes.transpose(0, 2, 1))
+    else:
         scaled = gains / xp.maximum(n * variances, 1e-20)
-        shrunk = ((noisy @ back) @ (axes * scaled[:, None])) @ (axes.transpose(0, 2, 1) @ guide)
+        shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
     return shrunk + mean, 1 / (pixels / n + gains.sum(-1))
+
+
+@cache
+def _blas():
+    try:
+        return importlib.import_module("threadpoolctl").ThreadpoolController()
+    except ImportError:
+        return None
+
+
+def _blas_alone():
+    """Keeps NumPy's BLAS from starting threads beside ours, for which it would wait longer than it computes."""
+    return _blas().limit(limits=1, user_api="blas") if _blas() else nullcontext()
 
 
 class _Threads:
@@ -257,13 +296,14 @@ class _Threads:
 
     def in_order(self, work, bands, each: int):
         """`work` of each band, which takes `each` bytes."""
-        from shiftsearch.backends.cpu.pool import threads  # loads numba
+        from shiftsearch.backends.cpu.pool import threads as threads_of_a_call  # loads numba
 
-        at_once = min(2 * threads(), len(bands), int(self.most // each))
-        if at_once < 2 or threads() < 2:
+        threads = threads_of_a_call()
+        at_once = min(2 * threads, len(bands), int(self.most // each))
+        if at_once < 2 or threads < 2:
             yield from map(work, bands)
             return
-        self.pool = self.pool or ThreadPoolExecutor(threads(), thread_name_prefix="shiftsearch-denoise")
+        self.pool = self.pool or ThreadPoolExecutor(threads, thread_name_prefix="shiftsearch-denoise")
         pending = deque()
         for band in bands:
             if len(pending) == at_once:
@@ -337,13 +377,18 @@ def _flow_at(xp, flow, places, size):
 
 # --- a scene --------------------------------------------------------------------------------------
 _FAST = (
-    _Pass(partial(_threshold, factor=2.85), window=3, worst=4.5, guided=False),
-    _Pass(_wiener, window=5, worst=1.0, guided=True),
+    _Pass(partial(_threshold, factor=2.85), _of_each_frame, window=3, guided=False, worst=4.5),
+    _Pass(_wiener, _of_each_frame, window=5, guided=True, worst=1.0),
 )
 _HIGH = (
-    _Pass(partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), window=11, worst=4.0, guided=False, each=20),
-    _Pass(partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), window=11, worst=4.0, guided=True, each=8),
-)
+    _Pass(
+        partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), _of_all_frames,
+        window=11, guided=False, searched=False, count=50, patch=6, stride=3,
+    ),
+    _Pass(
+        partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), _of_all_frames, window=11, guided=True, count=40
+    ),
+)  # fmt: skip
 _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
 
@@ -421,14 +466,14 @@ def denoise_overlap(*, quality="fast", radius=2) -> int:
         quality, radius: as in `denoise`
 
     Returns:
-        number of frames: 2 * radius for each pass, and one for the flow
+        number of frames: 2 * radius for each pass, and one
 
     Example:
         >>> denoise_overlap(radius=2)
         9
     """
     spec = DenoiseSpec("denoise_overlap", None, quality, radius)
-    return 2 * spec.radius * len(_PASSES[quality]) + 1
+    return 2 * spec.radius * len(_PASSES[spec.quality]) + 1
 
 
 def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB"):
@@ -441,8 +486,9 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
             `shiftsearch.video.frames`. Three channels are a colour, the last of two or four is alpha, which stays
         sigma: standard deviation of the noise, on the scale 0..255 for whole numbers, of the frames' own for floats;
             None or "auto" estimates it, frame by frame
-        quality: "fast" filters groups of 2 * radius + 1 patches in two passes, by thresholds and Wiener filters of their
-            cosine transforms
+        quality: "fast" filters groups of a patch of each frame in two passes, by thresholds and Wiener filters of their
+            cosine transforms; "high" goes on with groups of some 50 patches and filters their principal components,
+            in two more passes, which takes some 15 times as long
         radius: frames each way to look at, where the scene has them
         flow: where to search: "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None is no
             motion; a pair (forward, backward) of (T, 2, h, w), from each frame to the next and to the one before, in
@@ -492,8 +538,7 @@ def denoise_stream(frames: Iterable, sigma=None, *, quality="fast", radius=2, fl
         sigma, quality, radius, max_memory: as in `denoise`
 
     Returns:
-        iterator over the denoised frames, in order: those of `denoise`, bit for bit. The first comes when
-        `denoise_overlap` frames of the scene have been read
+        iterator over the denoised frames, in order: those of `denoise`, bit for bit
 
     Example:
         >>> clip = (np.full((48, 64), 100 + t, np.uint8) for t in range(9))
@@ -517,10 +562,8 @@ def _peeked(op: str, frames):
 
 
 def _spec(op: str, sigma, frames, quality, radius, max_memory) -> DenoiseSpec:
-    level = None
-    if not (sigma is None or (isinstance(sigma, str) and sigma == "auto")):
-        level = flows.noise_scale(op, sigma, None)
-        level /= 255 if str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE else 1
+    estimated = sigma is None or (isinstance(sigma, str) and sigma == "auto")
+    level = None if estimated else flows.noise_scale(op, sigma, frames)
     return DenoiseSpec(op, level, quality, radius, max_memory)
 
 
