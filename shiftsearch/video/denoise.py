@@ -245,11 +245,16 @@ def _wiener(xp, noisy, guide, sigma):
     return (along_back @ spectrum) @ within_back, 1 / (1 + gain.sum((-2, -1)))
 
 
+_ROUNDING = 1e-6  # of a group's largest variance, below which single precision knows no components
+
+
 def _principal(xp, noisy, guide, sigma, *, least, gain):
     """Projects a group onto its principal components, those of the guide, and weighs each by its variance.
 
     Non-local Bayes: `gain` of a component's variance, in variances of the noise, if it is at least `least`.
     """
+    if sigma == 0:  # all of it is signal, and the smallest components are what rounding made of it
+        return noisy, xp.ones(len(noisy), noisy.dtype)
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
     guide, noisy = guide - mean, noisy - mean
@@ -259,7 +264,8 @@ def _principal(xp, noisy, guide, sigma, *, least, gain):
     else:  # fewer patches than pixels: the components follow from products of patches with each other
         variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
     relative = variances / (sigma * sigma + 1e-20)
-    gains = xp.where(relative >= least, gain(xp.maximum(relative, least)), 0)
+    stands_out = (relative >= least) & (variances > _ROUNDING * variances[:, -1:])
+    gains = xp.where(stands_out, gain(xp.maximum(relative, least)), 0)
     if pixels <= n:
         shrunk = noisy @ ((axes * gains[:, None]) @ axes.transpose(0, 2, 1))
     else:
