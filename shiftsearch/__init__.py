@@ -12,6 +12,7 @@ from shiftsearch.ops.search import match, refine, search
 from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
+from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
 
 if "torch" in sys.modules:  # its saved programs call the ops by name
     from shiftsearch import _torch as _torch
@@ -27,6 +28,9 @@ __all__ = [
     "chain_flow",
     "chunks",
     "coverage",
+    "denoise",
+    "denoise_overlap",
+    "denoise_stream",
     "fold",
     "gather",
     "match",

@@ -1,20 +1,57 @@
-"""The command line: `shiftsearch doctor`."""
+"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `demo` and `doctor`."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+from contextlib import suppress
 
 import shiftsearch
+from shiftsearch.video import cli
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs a command: 0 if all is well, 1 if not, 2 if the command is not understood, 130 if it is interrupted."""
+    args = _parser().parse_args(arguments)
+    with suppress(ValueError):  # signals are for the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up as after Ctrl-C
+    try:
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except shiftsearch.ShiftsearchError as error:
+        print(f"shiftsearch {args.command}: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read what is printed has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except KeyboardInterrupt:
+        print(f"shiftsearch {args.command}: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shiftsearch", description="Shifted non-local search in video.")
     parser.add_argument("--version", action="version", version=f"shiftsearch {shiftsearch.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
-    parser.parse_args(arguments)
-    from shiftsearch.doctor import examine  # numba and all that: not for --help
+    cli.add_commands(commands)
+    demo = commands.add_parser("demo", help="what search does to flow that is a little off: a table and a picture")
+    demo.add_argument("-o", "--output", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
+    demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _demo(args):
+    from shiftsearch import demo  # numba and all that: not for --help
+
+    demo.run(args.output)
+
+
+def _doctor(args):
+    from shiftsearch.doctor import examine
 
     return 0 if examine() else 1
 

@@ -40,7 +40,7 @@ def forward(op: Op, spec: Spec, arrays: dict) -> dict:
             with _room(spec.op, native):
                 outputs = op.forward(home.backend, spec, **_inputs(op, home, whole))
         for name, output in outputs.items():
-            output = output.astype(native_dtype(op.dtype(name, spec, given[op.values[0]])), copy=False)
+            output = _rounded(output, op.dtype(name, spec, given[op.values[0]]))
             outputs[name] = home.give(home.backend.xp.ascontiguousarray(output if batched else output[0]))
         return outputs
 
@@ -86,7 +86,13 @@ def _gradient(xp, found, of):
     """As an array like the input that it is a gradient of."""
     if found is None:
         return xp.zeros(of.shape, of.dtype)
-    return xp.ascontiguousarray(found.astype(of.dtype, copy=False).reshape(of.shape))
+    return xp.ascontiguousarray(_rounded(found, _dtype(of)).reshape(of.shape))
+
+
+def _rounded(array, dtype: str):
+    """In this dtype. What is too large for it becomes infinite, silently."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(native_dtype(dtype), copy=False)
 
 
 def transform(op: str, function, dtypes=None, **arrays):

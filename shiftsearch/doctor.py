@@ -25,7 +25,9 @@ from shiftsearch.ops.score import SCORE, ScoreSpec
 from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
 
 _SIZE = 3, 4, 9, 11  # frames, channels, rows, columns
-_PACKAGES = ("numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "torch")
+_PACKAGES = (
+    "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "torch", "av", "opencv-python-headless", "scikit-image", "tqdm",
+)  # fmt: skip
 _TOLERANCE = 1e-4  # of the largest value, in single precision
 
 

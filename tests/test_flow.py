@@ -67,7 +67,7 @@ def test_all_dtypes_of_frames_give_the_same_flow(cv2):
     here, there = (np.clip(np.rint(255 * frame), 0, 255).astype(np.uint8) for frame in pair())
     expected = flow.dis(here, there, sigma=10)
     np.testing.assert_array_equal(
-        flow.dis(here.astype(np.uint16) * 257, there.astype(np.uint16) * 257, sigma=2570), expected
+        flow.dis(here.astype(np.uint16) * 257, there.astype(np.uint16) * 257, sigma=10), expected
     )
     for dtype in (np.float32, np.float64):
         frames = [frame.astype(dtype) / 255 for frame in (here, there)]

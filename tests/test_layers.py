@@ -25,8 +25,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
     "errors", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
-    "ops.flow", "ops.score", "ops", "video.frames", "video.chunks", "video.flow", "video.align", "video", "", "nn", "models",
-    "doctor", "__main__",
+    "ops.flow", "ops.score", "ops", "video.frames", "video.chunks", "video.flow", "video.align", "video.denoise",
+    "video.files", "video.picture", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
+    "__main__",
 ]  # fmt: skip
 
 
@@ -78,7 +79,9 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_optional_libraries_have_one_home(path):
-    homes = {"numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda", "cv2": "video.flow"}
+    homes = {
+        "numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda", "av": "video.io", "tqdm": "video.cli",
+        "skimage": "video.cli", "vapoursynth": "vapoursynth", "cv2": "video.flow"}
     for module in imports(path):
         library = module.split(".")[0]
         assert name_of(path).startswith(homes.get(library, "")), f"{path} imports {library}"
@@ -104,6 +107,7 @@ _OF_ALIGN = {
     "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
     "return_offsets": False, "max_memory": "1GiB",
 }  # fmt: skip
+_OF_DENOISE = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
@@ -125,6 +129,9 @@ SIGNATURES = {
     "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
     "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
     "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
+    "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
+    "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
+    "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
 }

@@ -19,13 +19,13 @@ def test_the_examples_run_and_print_what_their_comments_say(capsys):
             continue
         exec(compile(block, "README.md", "exec"), shared)
         said += re.findall(r"^print\(.*\)  # ([^:\n]*)", block, re.MULTILINE)
-    assert len(said) == 3
+    assert len(said) == 4
     assert capsys.readouterr().out.splitlines() == [text.strip() for text in said]
 
 
 def test_the_table_of_ops_is_the_package():
-    table = README.split("## Ops")[1].split("## ")[0]
-    named = set(re.findall(r"`(\w+)`", table))
+    tables = README.split("## Frames of video")[1].split("## ")[0] + README.split("## Ops")[1].split("## ")[0]
+    named = set(re.findall(r"`(\w+)`", tables))
     assert set(shiftsearch.__all__) - {"ShiftsearchError"} <= named
 
 
@@ -34,7 +34,7 @@ def test_every_link_leads_somewhere():
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("command", ["pip install . && python examples/demo.py", 'pip install ".[test]" && pytest -n auto --dist loadgroup'])
+@pytest.mark.parametrize("command", ["pip install . && shiftsearch demo", 'pip install ".[test]" && pytest -n auto --dist loadgroup'])
 def test_ci_runs_the_commands_that_the_readme_gives(command):
     script = ROOT / ".ci" / "run"
     if not script.exists():  # an sdist

@@ -74,7 +74,7 @@ def align(
         window: candidates per side around where the flow leads; 1 warps by the flow alone
         patch: pixels per side that are compared
         penalty: how much noise speaks against leaving the flow, see the module
-        sigma: standard deviation of the noise on the scale of the frames (0..255 for uint8), 0 to trust the frames;
+        sigma: standard deviation of the noise of 255 for whole numbers, of 1 for floats, 0 to trust the frames;
             None estimates it for each pair of frames, from the finest diagonal wavelets by their median
         subpixel: keeps the fraction of the flow; False searches and shows whole pixels only
         output: "patch" shows the mean of the patches that overlap at a pixel, "pixel" the pixel alone

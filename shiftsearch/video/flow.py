@@ -29,7 +29,7 @@ def dis(reference, target, *, sigma=None):
     Args:
         reference: a frame or a clip, see `shiftsearch.video.frames`
         target: the same; one frame goes with every frame of a clip
-        sigma: standard deviation of the noise on the scale of the frames (0..255 for uint8), if there is some:
+        sigma: standard deviation of the noise of 255 for whole numbers, of 1 for floats, if there is some:
             the frames are then blurred by sigma / 20 pixels for 0..255, and at least 1, before they are compared
 
     Returns:
@@ -115,11 +115,12 @@ def _measured(method: str, reference, target, sigma):
 
 
 def noise_scale(op: str, sigma, frames) -> float:
-    """`sigma` on the scale of the frames, on the scale 0..1."""
+    """`sigma`, of 255 for whole numbers of any depth and of 1 for floats, on the scale 0..1."""
     fits = isinstance(sigma, (int, float, np.number)) and not isinstance(sigma, bool) and 0 <= sigma < float("inf")
     if not fits:
         raise ShiftsearchError(f"{op}: sigma is {sigma!r}, expected a number from 0 or None")
-    return float(sigma) / WHITE.get(str(getattr(frames, "dtype", "")).rpartition(".")[2], 1)
+    whole = str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE
+    return float(sigma) / (255 if whole else 1)
 
 
 def _opencv(op: str):

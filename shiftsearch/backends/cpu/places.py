@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cpu import pool, whole_places
+from shiftsearch.backends.cpu import pool, whole_patches, whole_places
 from shiftsearch.backends.cpu.jit import exact, inline, kernel
 from shiftsearch.backends.cpu.simd import after, pointer
 
@@ -652,6 +652,8 @@ def slope(q, k, c, offsets, p: Patches):
 
 
 def gather(v, offsets, p: Patches):
+    if whole_patches.covers(offsets, p):
+        return whole_patches.gather(v, offsets, p)
     heads = _Heads(offsets, p, v.shape[2] // offsets.shape[1])
     out = np.empty((*offsets.shape[:-1], heads.channels, p.patch, p.patch), v.dtype)
     for b, g in heads:
@@ -662,6 +664,8 @@ def gather(v, offsets, p: Patches):
 def fold(patches, c, offsets, p: Patches, *, size):
     (B, G), (T, H, W), F = offsets.shape[:2], size, patches.shape[-3]
     c = np.broadcast_to(np.ones((), patches.dtype), offsets.shape[:-1]) if c is None else c
+    if whole_patches.covers(offsets, p):
+        return whole_patches.fold(patches, c, offsets, p, size=size)
     out, heads = np.empty((B, T, G * F, H, W), patches.dtype), _Heads(offsets, p, F)
     for b, g in heads:
         sums = np.zeros((T, H, W * F), patches.dtype)

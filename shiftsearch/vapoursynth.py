@@ -1,0 +1,191 @@
+"""Aligning and denoising in VapourSynth scripts, for clips of any constant format. Needs Python 3.12 or later.
+
+    from shiftsearch.vapoursynth import Align, Denoise
+    clip = Denoise(clip, sigma=8, radius=2)
+
+Frames are computed in groups of fixed places in the clip, with those around that they depend on. So a frame is the same
+whatever was asked for before it; frames that are asked for in order cost least, as a group is computed once while it
+stays in VapourSynth's cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import shiftsearch
+from shiftsearch.errors import ShiftsearchError
+
+
+def Denoise(clip, sigma=None, radius=2, planes=None, quality="fast", flow="dis"):
+    """A clip with less noise: `shiftsearch.denoise` of each plane, or of all three together where they are RGB.
+
+    Args:
+        clip: a VideoNode of constant format and size
+        sigma: standard deviation of the noise where white is 255, whatever the format; a list has one for each plane.
+            None estimates it, frame by frame
+        radius: frames that are used each way
+        planes: numbers of the planes to denoise, all by default; the others are left as they are
+        quality, flow: as in `shiftsearch.denoise`
+
+    Returns:
+        VideoNode of the same format, size and length, with the properties of the frames of `clip`
+    """
+    known = _known("Denoise", clip)
+    chosen = _planes(clip, planes)
+    sigmas = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
+    if len(sigmas) != known.num_planes:
+        raise ShiftsearchError(f"Denoise: sigma has {len(sigmas)} values, expected one or {known.num_planes}")
+    sigmas = [None if s is None else s / 255 for s in sigmas]
+    options = {"radius": radius, "quality": quality, "flow": flow}
+
+    def denoised(frames, kept):
+        clips = [np.stack(plane) for plane in zip(*frames, strict=True)]
+        if known.name.startswith("RGB"):
+            done = shiftsearch.denoise(np.stack(clips, -1), sigmas[0], **options)
+            clips = [done[..., p] if p in chosen else plane for p, plane in enumerate(clips)]
+        else:
+            clips = [_denoised(c, sigmas[p], options) if p in chosen else c for p, c in enumerate(clips)]
+        return [[plane[t] for plane in clips] for t in kept]
+
+    return _in_groups(clip, denoised, 16, shiftsearch.denoise_overlap(radius=radius, quality=quality))
+
+
+def _denoised(plane, sigma, options):
+    """(T, H, W): with an axis of channels, as frames may be as narrow as a colour has channels."""
+    return shiftsearch.denoise(plane[..., None], sigma, **options)[..., 0]
+
+
+def Align(clip, to="previous", flow="dis", **options):
+    """Each frame moved onto its neighbour, or all of them onto one: `shiftsearch.align`.
+
+    Flow is that of the first plane, and the search is of all of them: colours of half the size are brought to full size
+    for it, and back.
+
+    Args:
+        clip: a VideoNode of constant format and size
+        to: "previous", "next" or the number of a frame. A frame that has no such neighbour stays as it is
+        flow: "dis", "farneback" or None
+        options: window, patch, penalty, subpixel, output and interp as in `shiftsearch.align`
+
+    Returns:
+        VideoNode of the same format, size and length, with the properties of the frames of `clip`
+    """
+    known = _known("Align", clip)
+    steps = {"previous": -1, "next": 1}
+    if to not in steps and (isinstance(to, bool) or not isinstance(to, int) or not 0 <= to < clip.num_frames):
+        raise ShiftsearchError(
+            f"Align: to is {to!r}, expected previous, next or a number of 0 to {clip.num_frames - 1}"
+        )
+    if flow not in ("dis", "farneback", None):
+        raise ShiftsearchError(f"Align: flow is {flow!r}, expected dis, farneback or None")
+    factors = 1 << known.subsampling_h, 1 << known.subsampling_w
+
+    def motion(reference, frame):
+        return getattr(shiftsearch.flow, flow or "none")(reference[..., :1], frame[..., :1])
+
+    def aligned(frames, kept):
+        whole = [_one_size(frame, factors) for frame in frames]
+        moved = []
+        for t in kept:
+            at = t + steps[to] if to in steps else len(whole) - 1
+            if 0 <= at < len(whole):
+                found = shiftsearch.align(whole[at], whole[t], motion, **options)
+                moved.append(_own_sizes(found, factors))
+            else:
+                moved.append(frames[t])
+        return moved
+
+    reach = 1 if to in steps else 0
+    return _in_groups(clip, aligned, 8, reach, None if to in steps else to)
+
+
+# --- groups of frames -------------------------------------------------------------------------------
+def _in_groups(clip, function, size, reach, also=None):
+    """A clip of `function(frames, kept)`, which gets frames as lists of planes of floats and returns those of `kept`.
+
+    Groups are single frames of a helper clip, `size` frames tall, so that VapourSynth itself looks after threads and
+    caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame `also`
+    comes last.
+    """
+    import vapoursynth
+
+    core, length, height = vapoursynth.core, clip.num_frames, clip.height
+    count = -(-length // size)
+    places = range(-reach, size + reach)
+    missing = count * size + reach - length
+    padded = clip[:1] * reach + clip if reach else clip
+    padded = padded + clip[-1:] * missing if missing else padded
+    sources = [padded[place + reach :: size][:count] for place in places]
+    if also is not None:
+        sources.append(clip[also : also + 1] * count)
+    tall = core.std.BlankClip(clip, height=height * size, length=count, keep=True)
+
+    def group(n, f):
+        there = [i for i, place in enumerate(places) if 0 <= n * size + place < length]
+        kept = [k for k, i in enumerate(there) if 0 <= places[i] < size]
+        chosen = there if also is None else [*there, len(places)]
+        result = function([_floats(f[1 + i]) for i in chosen], kept)
+        out = f[0].copy()
+        for number, planes in enumerate(result):
+            for p, plane in enumerate(planes):
+                rows = np.asarray(out[p])
+                rows[number * len(plane) : (number + 1) * len(plane)] = _samples(plane, out.format)
+        return out
+
+    done = core.std.ModifyFrame(tall, [tall, *sources], group)
+    parts = [core.std.Crop(done, top=i * height, bottom=(size - 1 - i) * height) for i in range(size)]
+    result = core.std.Interleave(parts)[:length]
+    if clip.fps:
+        result = core.std.AssumeFPS(result, src=clip)
+    return core.std.CopyFrameProps(result, clip)
+
+
+# --- formats ----------------------------------------------------------------------------------------
+def _white(known) -> float:
+    """What is 255 in 8 bits."""
+    return float(255 << known.bits_per_sample - 8) if _is_integer(known) else 1.0
+
+
+def _floats(frame) -> list[np.ndarray]:
+    """Planes as floats, white is 1."""
+    kind = np.float64 if frame.format.bits_per_sample > 16 and _is_integer(frame.format) else np.float32
+    return [np.asarray(frame[p]).astype(kind) / kind(_white(frame.format)) for p in range(frame.format.num_planes)]
+
+
+def _samples(plane: np.ndarray, known) -> np.ndarray:
+    """And back."""
+    if not _is_integer(known):
+        return plane
+    return np.clip(np.rint(plane.astype(float) * _white(known)), 0, 2**known.bits_per_sample - 1)
+
+
+def _one_size(planes, factors) -> np.ndarray:
+    """Planes as (H, W, C), coarser ones repeated."""
+    first, *others = planes
+    return np.stack([first, *(plane.repeat(factors[0], 0).repeat(factors[1], 1) for plane in others)], -1)
+
+
+def _own_sizes(frame, factors) -> list[np.ndarray]:
+    """And back: means over the pixels of a coarser one."""
+    first, *others = np.moveaxis(frame, -1, 0)
+    down, across = factors
+    height, width = first.shape
+    return [first] + [other.reshape(height // down, down, width // across, across).mean((1, 3)) for other in others]
+
+
+def _is_integer(known) -> bool:
+    return int(known.sample_type) == 0
+
+
+def _known(function, clip):
+    if not getattr(clip, "num_frames", 0) or clip.format is None or not clip.width or not clip.height:
+        raise ShiftsearchError(f"{function}: clip is {clip!r:.60}, expected a VideoNode of constant format and size")
+    return clip.format
+
+
+def _planes(clip, planes) -> list[int]:
+    there = range(clip.format.num_planes)
+    chosen = list(there) if planes is None else [planes] if isinstance(planes, int) else list(planes)
+    if not chosen or any(p not in there for p in chosen):
+        raise ShiftsearchError(f"Denoise: planes is {planes!r}, expected numbers from 0 to {there[-1]}")
+    return chosen

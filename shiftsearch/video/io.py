@@ -1,0 +1,469 @@
+"""Video files as iterators of frames, and frames as video files: the only module that knows PyAV, and so FFmpeg.
+
+One frame is in memory at a time. What is not looked at is kept: times, colour properties, sound and subtitles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.files import whole
+
+_LATE = 0.5  # seconds that a file may end before it says
+_RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
+_LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}  # by axes and bits
+# FFmpeg's numbers for how colour planes are made finer and coarser: values are repeated and averaged, rounded exactly,
+# so that a frame that is read and written comes out as it was
+_FINER = 0x10 | 0x40000
+_COARSER = 0x20 | 0x40000 | 0x4000
+_STATES_LENGTH = ("matroska", "mov")  # formats that write their length down; others have FFmpeg guess it
+
+
+def read(path, frames=(0, None)) -> Reader:
+    """The frames of a video file, one by one.
+
+    Files of 8 bits give uint8, deeper ones uint16 at full range: 65535 is white. Colour is RGB, (H, W, 3), grey is
+    (H, W); an alpha channel is left out. Frames are upright: what a phone notes as a rotation is done.
+
+    Args:
+        path: a file that FFmpeg can read, a picture, or pictures by number as "shot.%04d.png"
+        frames: (first, end) of the frames to take, counted from 0; None is the end of the file
+
+    Returns:
+        Reader, which is iterated once, best in a `with` statement. It has `width`, `height`, `rate` (frames per second,
+        a fraction), `length` (how many frames, as far as the file says, or None), `bits`, `grey`, `damaged` (how many
+        frames the decoder had to patch up so far)
+
+    Example:
+        >>> with read("clip.mp4") as clip:  # doctest: +SKIP
+        ...     frames = np.stack(list(clip))
+    """
+    return Reader(path, frames)
+
+
+@contextmanager
+def write(path, like=None, *, rate=None, codec=None, crf=None) -> Iterator[Writer]:
+    """A video file to write frames to, for a `with` statement. It is there when it is complete, or not at all.
+
+    Args:
+        path: its ending says which kind of file it becomes; a file of this name is replaced at the end. Pictures by
+            number as "shot.%04d.png" are possible
+        like: the Reader that the frames come from. Then times, rate, colour properties, sound, subtitles and, where the
+            file can hold it, the codec are as there; frames are written in the order they were read
+        rate: frames per second, needed without `like`
+        codec: how frames are coded: "h264", "hevc", "vp9", "av1", "prores", "ffv1" (without loss) and others of FFmpeg
+        crf: quality of h264, hevc, vp9 and av1: 0 is best; about 20 by default
+
+    Returns:
+        Writer with `write(frame)` for frames as `read` gives them, and `left_out`, what of the sound and subtitles this
+        kind of file cannot hold
+
+    Example:
+        >>> with read("in.mp4") as clip, write("out.mkv", like=clip) as out:  # doctest: +SKIP
+        ...     for frame in clip:
+        ...         out.write(255 - frame)
+    """
+    if like is None and (rate is None or rate <= 0):
+        raise ShiftsearchError(f"{path}: rate is {rate}, expected frames per second, or like, a Reader")
+    with whole(path, like.path if like is not None else None) as part:
+        with _said(path, "cannot be written"):
+            writer = Writer(path, part, like, rate, codec, crf)
+        try:
+            yield writer
+            writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+def _av():
+    try:
+        import av
+        import av.codec.codec
+    except ImportError as error:
+        raise ShiftsearchError(f'video files need PyAV: pip install "shiftsearch[video]" ({error})') from None
+    return av
+
+
+@contextmanager
+def _said(path, what: str):
+    """FFmpeg's errors as this package says them, on one line."""
+    av = _av()
+    try:
+        yield
+    except ShiftsearchError:
+        raise
+    except (av.FFmpegError, OSError, MemoryError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
+
+
+# --- reading ----------------------------------------------------------------------------------------
+class Reader:
+    """See `read`."""
+
+    def __init__(self, path, frames=(0, None)):
+        self.path = Path(path)
+        self.first, self.end = _span(frames)
+        _check_there(self.path)
+        self.damaged = self._count = 0
+        self.begin = Fraction(0)  # the time in the file that becomes 0 of what is written
+        self.until = None  # when the last frame that is wanted ends
+        self.times = deque()  # of frames that were given out and are not written yet
+        self.packets = deque()  # of sound and subtitles, not written yet
+        self.followed = False  # whether there is somebody who writes those
+        with _said(self.path, "cannot be read"):
+            self._container = _av().open(f"file:{self.path}", metadata_errors="replace")
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self):
+        container = self._container
+        moving = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not moving:
+            raise ShiftsearchError(f"{self.path}: has no video, expected a video file")
+        self.stream = moving[0]
+        if self.stream.codec_context is None:
+            raise ShiftsearchError(f"{self.path}: its video has a format that FFmpeg does not know")
+        self.stream.thread_type = "AUTO"
+        self.others = [s for s in container.streams if s.type in ("audio", "subtitle")]
+        pictures = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        self.codec = None if pictures else self.stream.codec_context.codec.canonical_name
+        self.metadata = dict(container.metadata)
+        self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+        self.length = self._expected()
+        self._packets = container.demux([self.stream, *self.others])
+        self._frames = self._decoded()
+        self._head = next(self._frames, None)  # says more than the file's header does
+        if self._head is None:
+            raise ShiftsearchError(f"{self.path}: no frame can be decoded, expected a whole video file")
+        form = self._head.format
+        self.format = form.name
+        self.bits = max(part.bits for part in form.components)
+        self.grey = form.name.startswith(("gray", "mono", "ya"))
+        self._turns = round(self._head.rotation / 90) % 4 if self._head.rotation % 90 == 0 else 0
+        self.turned = self._turns % 2 == 1  # columns become rows
+        size = self._head.width, self._head.height
+        self.width, self.height = size[::-1] if self.turned else size
+
+    def _expected(self) -> int | None:
+        total = self.stream.frames or round((self._container.duration or 0) * self.rate / 1_000_000)
+        if not total:
+            return None
+        return max(0, min(total, self.end if self.end is not None else total) - self.first)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        last = None
+        for number, frame in enumerate(chain([self._head], self._frames)):
+            time = last = self._time(frame, last)
+            if number < self.first:
+                continue
+            if number == self.first and self.first:
+                self.begin = time
+            if self.followed:
+                self.times.append(time)
+            if number + 1 == self.end:
+                self.until = time + 1 / self.rate
+            yield self._array(frame, number)
+            if number + 1 == self.end:
+                self._rest_of_sound()
+                return
+        if self._count <= self.first:
+            raise ShiftsearchError(f"{self.path}: has {self._count} frames, expected more than {self.first}")
+
+    def _decoded(self):
+        """Frames in order. What is broken before the first whole one is skipped, as recordings begin anywhere."""
+        for packet in self._demuxed():
+            try:
+                with _said(self.path, self._broken()):
+                    found = packet.decode()
+            except ShiftsearchError:
+                if self._count:
+                    raise
+                continue
+            for frame in found:
+                self.damaged += frame.is_corrupt
+                self._count += 1
+                yield frame
+
+    def _demuxed(self):
+        """Packets of the video; those of the other streams are put aside."""
+        ended = 0
+        while True:
+            with _said(self.path, self._broken()):
+                packet = next(self._packets, None)
+            if packet is None:
+                break
+            if packet.is_corrupt and self._count:
+                raise ShiftsearchError(f"{self.path}: {self._broken()}")
+            if packet.dts is not None:
+                ended = max(ended, _at(packet) + (packet.duration or 0) * packet.time_base)
+            if packet.stream is self.stream:
+                yield packet
+            elif packet.dts is not None:
+                self._put_aside(packet)
+        states = self._container.format.name.startswith(_STATES_LENGTH)
+        stated = (self._container.duration or 0) / 1e6 if states else 0
+        if ended + _LATE < stated:
+            raise ShiftsearchError(f"{self.path}: {self._broken(f', {float(ended):.1f} of {stated:.1f} s')}")
+
+    def _broken(self, where: str = "") -> str:
+        whole = f"; frames {self.first}:{self._count} can be read" if self._count > self.first else ""
+        return f"is broken after {self._count} frames{where}{whole}"
+
+    def _put_aside(self, packet):
+        if self.followed or self._count == 0:  # who writes is there before the second frame is read
+            self.packets.append(packet)
+
+    def _rest_of_sound(self):
+        """Sound comes a little later in a file than the frames that it belongs to."""
+        for packet in self._packets if self.followed and self.others else ():
+            if packet.dts is None or packet.dts * packet.time_base > self.until + 1:
+                return
+            if packet.stream is not self.stream:
+                self._put_aside(packet)
+
+    def _time(self, frame, last) -> Fraction:
+        """When a frame is shown; frames follow one another even where a file says otherwise."""
+        if frame.pts is None:
+            return last + 1 / self.rate if last is not None else Fraction(0)
+        time = frame.pts * Fraction(frame.time_base)
+        return time if last is None or time > last else last + Fraction(frame.time_base)
+
+    def _array(self, frame, number: int) -> np.ndarray:
+        options = {"width": self._head.width, "height": self._head.height, "interpolation": _FINER}
+        deep = self.bits > 8 or not (self.grey or self.format.startswith(_RGB))  # FFmpeg is more exact with 16 bits
+        options["format"] = _LAYOUTS[2 if self.grey else 3, 16 if deep else 8]
+        with _said(self.path, f"frame {number} cannot be converted"):
+            array = frame.to_ndarray(**options)
+        if deep and self.bits <= 8:
+            array = (array - (array >> 8) + 128 >> 8).astype(np.uint8)  # divided by 257, rounded
+        return np.ascontiguousarray(np.rot90(array, self._turns))
+
+    def close(self):
+        self._container.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def _span(frames) -> tuple[int, int | None]:
+    first, end = frames
+    if first < 0 or (end is not None and end <= first):
+        raise ShiftsearchError(f"frames are {first}:{'' if end is None else end}, expected first < end, counted from 0")
+    return first, end
+
+
+def _check_there(path: Path):
+    if "%" in path.name:  # numbered pictures, FFmpeg finds them
+        return
+    if not path.exists():
+        raise ShiftsearchError(f"{path}: does not exist, expected a video file")
+    if not path.is_file():
+        raise ShiftsearchError(f"{path}: is no file, expected a video file")
+    if not path.stat().st_size:
+        raise ShiftsearchError(f"{path}: is empty, expected a video file")
+
+
+# --- writing ----------------------------------------------------------------------------------------
+_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # hardly visible losses
+_SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv"}  # their quality is a number 1..31
+_EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
+_STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
+_PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have another name than their files
+_METADATA = ("title", "artist", "date", "comment", "copyright")
+
+
+class Writer:
+    """See `write`."""
+
+    def __init__(self, path, part: Path, like: Reader | None, rate, codec: str | None, crf: int | None):
+        self.path, self._like = Path(path), like
+        self._rate = Fraction(rate) if like is None else like.rate
+        self.left_out: list[str] = []
+        self._count, self._last = 0, float("-inf")
+        options = {} if "%" in part.name else {"update": "1"}  # for pictures: there is one, its name has no number
+        self._container = _av().open(f"file:{part}", "w", container_options=options, metadata_errors="replace")
+        self._single = bool(options) and self._container.format.name == "image2"
+        self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
+        if like is not None:
+            like.followed = True
+
+    def _chosen(self, codec: str | None, crf: int | None):
+        """The encoder that is wanted, or else that of the source, or else what is usual for this kind of file."""
+        if codec is not None:
+            wanted = [codec]
+        elif self._container.format.name == "image2":
+            ending = self.path.suffix[1:].lower()
+            wanted = [_PICTURES.get(ending, ending)]
+        else:
+            source = self._like.codec if self._like is not None else None
+            wanted = [name for name in (source, self._container.default_video_codec) if name]
+        reasons = []
+        for name in wanted:
+            try:
+                encoder = _av().Codec(name, "w")
+                if encoder.type != "video":
+                    raise ValueError(f"{name} is for {encoder.type}")
+                options = _options(self.path, encoder.name, crf)
+                return encoder, self._container.add_stream(encoder.name, rate=self._rate, options=options)
+            except _av().codec.codec.UnknownCodecError:
+                reasons.append(f"there is no encoder {name}")
+            except ShiftsearchError:
+                raise
+            except ValueError as error:
+                reasons.append(str(error))
+        raise ShiftsearchError(
+            f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file"
+        )
+
+    def write(self, frame: np.ndarray) -> None:
+        """Adds a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them."""
+        form = _layout(self.path, frame)
+        size = frame.shape[1], frame.shape[0]
+        if not self._count:
+            self._start(*size, form)
+        elif self._single:
+            raise ShiftsearchError(f'{self.path}: is one picture, expected a video, or a name as "name.%04d.png"')
+        elif size != (self._stream.width, self._stream.height):
+            raise ShiftsearchError(
+                f"{self.path}: frame {self._count} is {size[0]} x {size[1]}, expected "
+                f"{self._stream.width} x {self._stream.height} as frame 0"
+            )
+        with _said(self.path, "cannot be written"):
+            picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form)
+            picture.colorspace = self._matrix
+            picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_COARSER, dst_color_range=self._range)
+            time = self._like.times.popleft() if self._like is not None else self._count / self._rate
+            begin = self._like.begin if self._like is not None else 0
+            self._last = max(
+                self._last + 1, round((time - begin) / self._tick)
+            )  # where ticks are too coarse, it counts on
+            picture.time_base, picture.pts = self._tick, self._last
+            self._container.mux(self._stream.encode(picture))
+            self._copy_packets(time)
+        self._count += 1
+
+    def _start(self, width: int, height: int, form: str):
+        stream, context = self._stream, self._stream.codec_context
+        stream.width, stream.height = width, height
+        stream.pix_fmt = self._pixels(width, height, form)
+        varies = int(self._container.format.flags) & _av().format.Flags.variable_fps.value
+        counted = self._like is None or not varies or self._encoder.name in _STEADY
+        self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
+        context.time_base = self._tick
+        self._matrix, self._range = 2, 0  # not specified: what FFmpeg takes then
+        self._copies = {}
+        if self._like is not None:
+            self._start_like(self._like)
+        with _said(self.path, f"{self._encoder.name} cannot write {width} x {height} pixels as {stream.pix_fmt} here"):
+            self._container.start_encoding()
+
+    def _start_like(self, like: Reader):
+        """What is kept: colour properties, the shape of pixels, a title, sound and subtitles."""
+        context, source = self._stream.codec_context, like.stream.codec_context
+        context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
+        if not context.pix_fmt.startswith(_RGB):
+            full = context.pix_fmt.startswith("yuvj")
+            context.color_range, context.colorspace = 2 if full else source.color_range, source.colorspace
+            self._matrix, self._range = context.colorspace, context.color_range
+        shape = source.sample_aspect_ratio
+        if shape:
+            context.sample_aspect_ratio = 1 / shape if like.turned else shape
+        self._container.metadata.update({key: like.metadata[key] for key in _METADATA if key in like.metadata})
+        for other in like.others:
+            try:
+                copy = self._copies[other.index] = self._container.add_stream_from_template(other)
+                copy.metadata.update(other.metadata)
+            except (ValueError, _av().FFmpegError):
+                self.left_out.append(f"{other.type} ({other.codec_context.name if other.codec_context else 'unknown'})")
+
+    def _pixels(self, width: int, height: int, form: str) -> str:
+        """The pixel format: that of the source if the encoder takes it, or else the nearest to it."""
+        like = self._like if self._like is not None and (form.startswith("gray") or not self._like.grey) else None
+        wanted, deep = (form, form.endswith("le")) if like is None else (like.format, like.bits > 8)
+        offered = [offer.name for offer in self._encoder.video_formats or ()]
+        if self._encoder.name == "mjpeg":
+            offered = [name for name in offered if name.startswith("yuvj")]
+        if wanted not in offered and wanted.startswith(_RGB) and self._encoder.lossy:
+            plain = "yuv420p10le" if deep else "yuv420p"  # what every player shows
+            wanted = plain if plain in offered else wanted
+        if self._encoder.name in _EVEN and (width % 2 or height % 2):
+            offered = [name for name in offered if "444" in name or name.startswith(("gray", *_RGB))] or offered
+        if wanted in offered or not offered:
+            return wanted
+        nearest, _ = _av().codec.codec.find_best_pix_fmt_of_list(offered, wanted)
+        return nearest.name if nearest is not None else offered[0]
+
+    def _copy_packets(self, end):
+        """Sound and subtitles up to a time of the source."""
+        like = self._like
+        while like is not None and like.packets and _at(like.packets[0]) < end:
+            packet = like.packets.popleft()
+            stream = self._copies.get(packet.stream.index)
+            if stream is None or (like.first and _at(packet) < like.begin):
+                continue
+            shift = round(like.begin / packet.time_base)
+            packet.dts -= shift
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.stream = stream
+            self._container.mux(packet)
+
+    def finish(self):
+        """Writes what the encoder still holds, and the rest of the sound."""
+        if not self._count:
+            raise ShiftsearchError(f"{self.path}: no frame was written, expected at least one")
+        with _said(self.path, "cannot be written"):
+            self._container.mux(self._stream.encode(None))
+            until = self._like.until if self._like is not None else None
+            self._copy_packets(float("inf") if until is None else until)
+            self._container.close()
+
+    def abandon(self):
+        with suppress(Exception):  # the trailer, which may not fit on the disk
+            self._container.close()
+
+
+def _options(path, encoder: str, crf: int | None) -> dict[str, str]:
+    if crf is not None and encoder not in _CRF:
+        raise ShiftsearchError(f"{path}: {encoder} has no crf, expected one of {', '.join(_CRF)}, or no crf")
+    os.environ.setdefault("SVT_LOG", "1")  # or libsvtav1 prints its settings
+    options = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
+    if encoder in _CRF:
+        options["crf"] = str(_CRF[encoder] if crf is None else crf)
+    if encoder == "libvpx-vp9":
+        options["b"] = "0"  # quality decides alone
+    if encoder in _SCALED:
+        options |= {"flags": "+qscale", "global_quality": str(2 * 118)}  # 118 is FFmpeg's unit
+    return options
+
+
+def _at(packet) -> Fraction:
+    return (packet.dts if packet.pts is None else packet.pts) * Fraction(packet.time_base)
+
+
+def _layout(path, frame) -> str:
+    kind = getattr(frame, "dtype", None)
+    kind = {"uint8": 8, "uint16": 16}.get(getattr(kind, "name", ""))
+    shape = getattr(frame, "shape", ())
+    if kind is None or len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] != 3):
+        raise ShiftsearchError(
+            f"{path}: a frame is {getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}, "
+            "expected uint8 or uint16 (H, W) or (H, W, 3)"
+        )
+    return _LAYOUTS[len(shape), kind]

@@ -1,0 +1,309 @@
+"""The command line on real files, as somebody would use it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from clips import decoded, make, psnr, streams
+
+import shiftsearch
+from shiftsearch.__main__ import main
+from shiftsearch.video import io
+
+pytest.importorskip("av")
+pytest.importorskip("cv2")
+pytest.importorskip("tqdm")
+
+RUN = [sys.executable, "-W", "error", "-m", "shiftsearch"]
+MAIN = "from shiftsearch.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(*arguments, **options):
+    return subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def frames_of(path, span=(0, None)):
+    with io.read(path, span) as clip:
+        return np.stack(list(clip))
+
+
+def noisy(path, frames=6, sigma=20, codec="ffv1", **options):
+    """A file of waves under noise, and what they were without."""
+    clean = make(path.with_name("clean.mkv"), "ffv1", (80, 56), frames, form="yuv444p", audio=None)
+    rng = np.random.default_rng(0)
+    with io.read(clean) as clip, io.write(path, clip, codec=codec, **options) as out:
+        for frame in clip:
+            out.write(np.clip(frame + sigma * rng.standard_normal(frame.shape), 0, 255).astype(np.uint8))
+    return path, frames_of(clean)
+
+
+# --- what commands do -------------------------------------------------------------------------------
+@pytest.mark.parametrize("quality", ["fast", "high"])
+def test_denoise(tmp_path, quality):
+    source, clean = noisy(tmp_path / "a.mkv")
+    before = frames_of(source)
+    code = main(
+        ["denoise", str(source), "-o", str(tmp_path / "b.mkv"), "--sigma", "20", "--quality", quality, "--radius", "1"]
+    )
+    assert code == 0
+    after = frames_of(tmp_path / "b.mkv")
+    assert psnr(after, clean) > psnr(before, clean) + 5
+    expected = shiftsearch.denoise(before, 20, quality=quality, radius=1)
+    assert abs(after.astype(int) - expected).max() <= 2  # what colours lose on their way through a file
+
+
+def test_sigma_is_on_the_scale_of_8_bits_whatever_the_depth(tmp_path):
+    source, clean = noisy(tmp_path / "a.mkv")
+    with io.read(source) as clip, io.write(tmp_path / "deep.mkv", rate=25, codec="ffv1") as out:
+        for frame in clip:
+            out.write(frame * np.uint16(257))
+    assert main(["denoise", str(tmp_path / "deep.mkv"), "-o", str(tmp_path / "b.mkv"), "--sigma", "20"]) == 0
+    found = frames_of(tmp_path / "b.mkv")
+    assert found.dtype == np.uint16
+    assert psnr(found, clean * np.uint16(257)) > psnr(frames_of(source), clean) + 5
+
+
+@pytest.mark.parametrize("to", ["previous", "next", "2"])
+def test_align(tmp_path, to):
+    source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 4, form="bgr0", audio=None)
+    assert main(["align", str(source), "-o", str(tmp_path / "b.mkv"), "--to", to, "--window", "5", "--patch", "1"]) == 0
+    expected = shiftsearch.align_clip(frames_of(source), int(to) if to == "2" else to, window=5, patch=1)
+    np.testing.assert_array_equal(frames_of(tmp_path / "b.mkv"), expected)
+
+
+def test_align_without_flow_is_a_search_around_each_pixel(tmp_path):
+    source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 3, form="bgr0", audio=None)
+    assert main(["align", str(source), "-o", str(tmp_path / "b.mkv"), "--flow", "none"]) == 0
+    np.testing.assert_array_equal(frames_of(tmp_path / "b.mkv"), shiftsearch.align_clip(frames_of(source), flow=None))
+
+
+def test_flow_in_colours_and_as_numbers(tmp_path):
+    source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 12, form="bgr0", audio=None)
+    for name in ("b.npy", "b.mkv"):
+        assert main(["flow", str(source), "-o", str(tmp_path / name), "--longest", "4"]) == 0
+    frames, found = frames_of(source), np.load(tmp_path / "b.npy")
+    np.testing.assert_array_equal(found, shiftsearch.flow.dis(frames[:-1], frames[1:]))
+    np.testing.assert_array_equal(frames_of(tmp_path / "b.mkv"), shiftsearch.flow.to_color(found, longest=4))
+
+
+def test_frames_take_their_sound_along_and_ten_bits_stay(tmp_path):
+    source = make(tmp_path / "a.mkv", size=(80, 56), frames=30, form="yuv420p10le")
+    assert main(["align", str(source), "-o", str(tmp_path / "b.mp4"), "--frames", "10:16", "--flow", "none"]) == 0
+    found = decoded(tmp_path / "b.mp4")
+    assert [frame.format.name for frame in found] == ["yuv420p10le"] * 6
+    assert [frame.time for frame in found] == pytest.approx([n / 25 for n in range(6)])
+    (kept,), (all_,) = streams(tmp_path / "b.mp4")["audio"], streams(source)["audio"]
+    assert [data for _, data in kept[1]] == [data for time, data in all_[1] if 0.4 <= time < 0.64]
+
+
+def test_preview(tmp_path):
+    source, _ = noisy(tmp_path / "a.mkv", frames=3)
+    arguments = ["denoise", str(source), "-o", str(tmp_path / "b.mkv"), "--preview", str(tmp_path / "look.png")]
+    assert main(arguments) == 0
+    (picture,) = frames_of(tmp_path / "look.png")
+    assert picture.shape == (56, 4 * 80 + 12, 3)
+    np.testing.assert_array_equal(picture[:, :80], frames_of(source)[1])
+    assert abs(picture[:, 84:164].astype(int) - frames_of(tmp_path / "b.mkv")[1]).max() <= 2
+    gray = 128 + 4 * (picture[:, 84:164].astype(int) - picture[:, :80])
+    np.testing.assert_array_equal(picture[:, 168:248], np.clip(gray, 0, 255))
+
+
+def test_compare(tmp_path, capsys):
+    skimage = pytest.importorskip("skimage.metrics")
+    source, _ = noisy(tmp_path / "a.mkv", frames=3)
+    a, b = frames_of(tmp_path / "clean.mkv"), frames_of(source)
+    assert main(["compare", str(tmp_path / "clean.mkv"), str(source)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    scores = [psnr(*pair) for pair in zip(a, b, strict=True)]
+    likeness = [skimage.structural_similarity(*pair, channel_axis=-1) for pair in zip(a, b, strict=True)]
+    assert said[0] == "3 frames of 80 x 56"
+    assert said[3].split() == [
+        "PSNR",
+        "in",
+        "dB",
+        f"{np.mean(scores):.2f}",
+        f"{min(scores):.2f}",
+        str(np.argmin(scores)),
+    ]
+    assert said[4].split() == ["SSIM", f"{np.mean(likeness):.4f}", f"{min(likeness):.4f}", str(np.argmin(likeness))]
+    assert main(["compare", str(source), str(source), "--frames", "1:2"]) == 0
+    assert capsys.readouterr().out.splitlines()[3].split()[3:] == ["inf", "inf", "1"]
+
+
+def test_compare_of_files_that_do_not_fit(tmp_path, capsys):
+    pytest.importorskip("skimage")
+    for name, size, frames in [
+        ("a.mkv", (64, 48), 4),
+        ("b.mkv", (48, 64), 4),
+        ("c.mkv", (64, 48), 3),
+        ("d.mkv", (2, 2), 3),
+    ]:
+        make(tmp_path / name, "ffv1", size, frames, audio=None)
+    for one, other, said in [
+        ("a", "b", "is 48 x 64, expected 64 x 48"),
+        ("a", "c", "ends after 3 frames"),
+        ("d", "d", "at least 3 x 3"),
+    ]:
+        assert main(["compare", str(tmp_path / f"{one}.mkv"), str(tmp_path / f"{other}.mkv")]) == 1
+        assert said in capsys.readouterr().err
+    make(tmp_path / "grey.mkv", "ffv1", frames=4, form="gray16le", audio=None)
+    assert main(["compare", str(tmp_path / "a.mkv"), str(tmp_path / "grey.mkv")]) == 0  # of other depth and colours
+
+
+# --- what is said -----------------------------------------------------------------------------------
+def test_a_pipe_gets_results_only_and_a_terminal_a_bar(tmp_path):
+    source = make(tmp_path / "a.mkv", audio=None)
+    done = run("flow", source, "-o", tmp_path / "b.mkv")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for quiet in ([], ["--quiet"]):
+        mine, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 99, 0, 0))
+        subprocess.run([*RUN, "flow", source, "-o", tmp_path / "b.mkv", *quiet], stderr=theirs, check=True)
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(mine, 9999):
+                said += part
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        os.close(mine)
+        assert (b"9/9" in said and b"frame/s" in said) != bool(quiet)
+
+
+def test_sound_that_cannot_be_kept_is_said(tmp_path):
+    done = run("flow", make(tmp_path / "a.mp4"), "-o", tmp_path / "b.gif")
+    assert done.returncode == 0
+    assert done.stderr == f"{tmp_path / 'b.gif'}: such a file cannot hold audio (aac), left out\n"
+
+
+@pytest.mark.parametrize("command", ["align", "denoise", "flow", "compare"])
+def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
+    (tmp_path / "text.mp4").write_text("no video\n" * 999)
+    (tmp_path / "empty.mp4").touch()
+    whole = make(tmp_path / "whole.mkv", frames=40)
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    there = sorted(os.listdir(tmp_path))
+    for name, said in [
+        ("text.mp4", "cannot be read"),
+        ("empty.mp4", "is empty"),
+        ("cut.mkv", "frames 0:"),
+        ("none.mp4", "does not exist"),
+        (".", "is no file"),
+    ]:
+        rest = [tmp_path / name] if command == "compare" else ["-o", tmp_path / "out.mkv"]
+        assert main([command, *map(str, [tmp_path / name, *rest])]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"shiftsearch {command}: {tmp_path}")
+        assert said in err
+        assert len(err.splitlines()) == 1
+        assert sorted(os.listdir(tmp_path)) == there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frames", "5"], "'5' is not A:B"),
+        (["--frames", "7:3"], "expected first < end"), (["--frames", "90:"], "has 10 frames"),
+        (["--codec", "nonsense"], "no encoder nonsense"),
+        (["--window", "-1"], "window"), (["--to", "99"], "has 10 frames"),
+        (["--to", "sideways"], "'sideways' is not previous"),
+        (["--crf", "x"], "invalid int"), (["--preview", "/no/x.png"], "no folder"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_said_and_leave_nothing(tmp_path, capsys, arguments, said):
+    source = make(tmp_path / "a.mp4")
+    try:
+        code = main(["align", str(source), "-o", str(tmp_path / "b.mp4"), "--flow", "none", *arguments])
+    except SystemExit as left:  # argparse
+        code = left.code
+    assert code in (1, 2)
+    assert said in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize(("missing", "command", "pip"), [
+    ("av", "flow", 'pip install "shiftsearch[video]"'), ("cv2", "flow", 'pip install "shiftsearch[video]"'),
+    ("tqdm", "flow", 'pip install "shiftsearch[video]"'), ("skimage.metrics", "compare", "pip install"),
+])  # fmt: skip
+def test_what_is_missing_is_named_with_what_installs_it(tmp_path, missing, command, pip):
+    source = make(tmp_path / "a.mkv", frames=2, audio=None)
+    rest = [source] if command == "compare" else ["-o", tmp_path / "b.mkv"]
+    code = f"import sys; sys.modules[{missing!r}] = None; {MAIN}"
+    done = subprocess.run([sys.executable, "-c", code, command, source, *rest], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert pip in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+def test_help_has_examples_and_loads_nothing_heavy():
+    for command in ("align", "denoise", "flow", "compare"):
+        done = run(command, "--help")
+        assert done.returncode == 0
+        assert f"shiftsearch {command} " in done.stdout.split("examples:")[1]
+    code = (
+        "import sys; from shiftsearch.__main__ import _parser; _parser();"
+        "print([m for m in ('av', 'cv2', 'tqdm', 'skimage', 'numba', 'torch', 'scipy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- stopped ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
+    source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
+    (tmp_path / "b.mkv").write_text("older")
+    command = [*RUN, "align", source, "-o", tmp_path / "b.mkv"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not any(name.startswith(".shiftsearch") for name in os.listdir(tmp_path)) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "shiftsearch align: interrupted, nothing was written"
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "b.mkv"]
+    assert (tmp_path / "b.mkv").read_text() == "older"
+
+
+def test_a_full_disk(tmp_path):
+    source = make(tmp_path / "a.mkv", "ffv1", (320, 240), audio=None)
+    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); {MAIN}"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "flow", source, "-o", tmp_path / "b.mkv"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"shiftsearch flow: {tmp_path / 'b.mkv'}: cannot be written: File too large\n",
+    )
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
+    pytest.importorskip("skimage")
+    source = make(tmp_path / "a.mkv", frames=2, audio=None)
+    done = subprocess.run(
+        f"{' '.join(RUN)} compare {source} {source} | true", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
+def test_times_that_vary_survive_the_command(tmp_path):
+    times = [0, 40, 50, 133, 500, 505]
+    source = make(tmp_path / "a.mkv", frames=6, times=times, audio=None)
+    assert main(["align", str(source), "-o", str(tmp_path / "b.mp4"), "--flow", "none"]) == 0
+    assert [Fraction(round(1000 * frame.time)) for frame in decoded(tmp_path / "b.mp4")] == times

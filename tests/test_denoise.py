@@ -1,0 +1,339 @@
+"""Denoising removes noise and nothing else, and what comes out does not depend on how it was computed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+import numpy as np
+import pytest
+
+import shiftsearch as ss
+from shiftsearch import ShiftsearchError
+
+filters = importlib.import_module("shiftsearch.video.denoise")
+QUALITIES = tuple(filters._PASSES)
+SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes its time
+
+
+@functools.cache
+def scene(frames=8, height=64, width=80, channels=1, seed=0):
+    """A smooth texture with edges, 0..1, that moves by (1, 2) pixels a frame, (T, H, W, C) or (T, H, W)."""
+    rng = np.random.default_rng(seed)
+    H, W = height + frames, width + 2 * frames
+    f = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.fftfreq(W)) + 0.01
+    noise = rng.standard_normal((channels, H, W))
+    still = np.real(np.fft.ifft2(np.fft.fft2(noise) / f**1.6))
+    still = 0.5 + 0.13 * still / still.std((1, 2), keepdims=True) + 0.2 * (np.hypot(*np.mgrid[-H // 2 : H // 2, -W // 2 : W // 2][:, :H, :W]) < 20)
+    clip = np.stack([still[:, t : t + height, 2 * t : 2 * t + width] for t in range(frames)])
+    return clip.transpose(0, 2, 3, 1) if channels > 1 else clip[:, 0]
+
+
+def with_noise(clip, sigma, seed=1):
+    return clip + sigma * np.random.default_rng(seed).standard_normal(clip.shape)
+
+
+def psnr(a, b):
+    return -10 * np.log10(((a - b) ** 2).mean())
+
+
+@functools.cache
+def motion(frames=8, height=64, width=80):
+    """What the scene's frames do, as (forward, backward)."""
+    forward = np.broadcast_to(np.float32([-2, -1])[:, None, None], (frames, 2, height, width))
+    return forward, -forward
+
+
+# --- quality ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("quality", "gain"), [("fast", 8.5), ("high", 7.5)])
+def test_noise_goes(quality, gain):
+    clip = scene(*SIZES[quality])
+    noisy = with_noise(clip, 0.1)
+    assert psnr(ss.denoise(noisy, 0.1, quality=quality), clip) > psnr(noisy, clip) + gain
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_frames_around_help_and_so_does_flow(quality):
+    clip = scene(*SIZES[quality])
+    noisy = with_noise(clip, 0.1)
+    alone, still, led = (
+        psnr(ss.denoise(noisy, 0.1, quality=quality, radius=radius, flow=flow), clip)
+        for radius, flow in ((0, None), (2, None), (2, motion(*SIZES[quality])))
+    )
+    assert still > alone + 0.3
+    assert led > alone + 1
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_measured_flow_is_as_good_as_the_true_one(quality):
+    pytest.importorskip("cv2")
+    clip = scene(*SIZES[quality])
+    noisy = with_noise(clip, 0.1)
+    measured, true = (psnr(ss.denoise(noisy, 0.1, quality=quality, flow=flow), clip) for flow in ("dis", motion(*SIZES[quality])))
+    assert measured > true - 0.3
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_colours_help_each_other(quality):
+    grey = scene(*SIZES[quality])[:5]
+    clip = np.stack([grey, 0.8 * grey + 0.1, 0.5 * grey + 0.2], -1)
+    noisy = with_noise(clip, 0.1)
+    apart = [ss.denoise(noisy[..., c], 0.1, quality=quality, flow=None) for c in range(3)]
+    assert psnr(ss.denoise(noisy, 0.1, quality=quality, flow=None), clip) > psnr(np.stack(apart, -1), clip) + 1
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_detail_is_kept_where_there_is_no_noise(quality):
+    clip = scene(5, 40, 48)
+    np.testing.assert_allclose(ss.denoise(clip, 0, quality=quality, flow=None), clip, atol=2e-5)
+    assert psnr(ss.denoise(with_noise(clip, 0.01), 0.01, quality=quality, flow=None), clip) > 40
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_a_frame_of_another_thing_does_no_harm(quality):
+    """What is not the same thing is not filtered with it: a white flash between frames leaves no ghost."""
+    clip = scene(7, 48, 56).copy()
+    clip[3, 10:22, 10:22] = np.random.default_rng(3).random((12, 12)) > 0.5
+    noisy, around = with_noise(clip, 0.05), [1, 2, 4, 5]
+    assert not list(ss.scene_cuts(noisy))
+    changed = ss.denoise(noisy, 0.05, quality=quality, flow=None)[around]
+    as_it_was = ss.denoise(with_noise(scene(7, 48, 56), 0.05), 0.05, quality=quality, flow=None)[around]
+    assert psnr(changed, clip[around]) > psnr(as_it_was, clip[around]) - 0.5
+
+
+# --- the same, however it is computed ---------------------------------------------------------------
+@functools.cache
+def example(frames=11, quality="fast"):
+    height, width = {"fast": (40, 52), "high": (19, 26)}[quality]
+    return (255 * with_noise(scene(frames, height, width, 3), 0.1).clip(0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_a_stream_gives_the_same(quality):
+    clip = example(8, quality)
+    found = list(ss.denoise_stream(iter(clip), 25, quality=quality, radius=1))
+    np.testing.assert_array_equal(found, ss.denoise(clip, 25, quality=quality, radius=1))
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_threads_give_the_same(quality, threads, monkeypatch):
+    monkeypatch.setattr(filters, "_BAND", {"numpy": 300})  # many bands
+    clip = example(5, quality)
+    few = ss.denoise(clip, 25, quality=quality, radius=1)
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", threads)
+    np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1), few)
+    np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1, max_memory=1), few)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("radius", [0, 1])
+def test_chunks_give_the_same(quality, radius):
+    clip, overlap = example(19, quality), ss.denoise_overlap(quality=quality, radius=radius)
+    chunks = ss.chunks(19, 10, overlap)
+    parts = [ss.denoise(clip[c.read], 25, quality=quality, radius=radius)[c.keep] for c in chunks]
+    np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(clip, 25, quality=quality, radius=radius))
+
+
+def test_less_overlap_does_not():
+    clip = example(15) / 255
+    chunks = ss.chunks(15, 8, ss.denoise_overlap(radius=1) - 1)
+    parts = [ss.denoise(clip[c.read], 0.1, radius=1)[c.keep] for c in chunks]
+    assert (np.concatenate(parts) != ss.denoise(clip, 0.1, radius=1)).any()
+
+
+def test_scenes_are_kept_apart():
+    one, other = scene(6, seed=0), 1 - scene(6, seed=5)
+    clip = with_noise(np.concatenate([one, other]), 0.05)
+    assert list(ss.scene_cuts(clip)) == [6]
+    apart = [ss.denoise(part, 0.05) for part in (clip[:6], clip[6:])]
+    np.testing.assert_array_equal(ss.denoise(clip, 0.05), np.concatenate(apart))
+
+
+def test_a_stream_holds_few_frames():
+    """It asks for a frame only when it needs one, and gives one back for each."""
+    asked = 0
+
+    def frames():
+        nonlocal asked
+        for frame in np.tile(example(4), (10, 1, 1, 1)):
+            asked += 1
+            yield frame
+
+    for given, _ in enumerate(ss.denoise_stream(frames(), 25, radius=1, flow=None)):
+        assert asked <= given + ss.denoise_overlap(radius=1) + 3
+    assert asked == 40
+
+
+# --- frames of all kinds ----------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+def test_dtypes_mean_the_same(dtype):
+    clip = with_noise(scene(3, 32, 40), 0.05).clip(0, 1)
+    whole = np.issubdtype(dtype, np.integer)
+    given = (clip * np.iinfo(dtype).max).round().astype(dtype) if whole else clip.astype(dtype)
+    found = ss.denoise(given, 12.75 if whole else 0.05, flow=None)
+    assert found.dtype == dtype
+    assert found.shape == given.shape
+    np.testing.assert_allclose(found / (np.iinfo(dtype).max if whole else 1), ss.denoise(clip, 0.05, flow=None), atol=0.02)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 5), (2, 3, 5), (3, 9, 7), (1, 30, 31), (4, 17, 5), (2, 1, 40, 3), (5, 6, 6, 2), (4, 9, 8, 4), (7, 5), (7, 9, 3), (6, 2, 2, 3)]
+)  # fmt: skip
+def test_any_size_will_do(quality, shape):
+    clip = np.random.default_rng(0).random(shape, np.float32)
+    found = ss.denoise(clip, 0.1, quality=quality)
+    assert found.shape == shape
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert abs(found.mean() - clip.mean()) < 0.1
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("value", [0, 3, 255])
+@pytest.mark.parametrize("sigma", [0, 20, None])
+def test_what_is_constant_stays(quality, value, sigma):
+    clip = np.full((4, 20, 24, 3), value, np.uint8)
+    np.testing.assert_array_equal(ss.denoise(clip, sigma, quality=quality), clip)
+
+
+def test_alpha_stays():
+    clip = example(3)
+    alpha = np.arange(clip[..., 0].size).astype(np.uint8).reshape(*clip.shape[:3], 1)
+    alpha[1:] = alpha[0]  # what changes from frame to frame would be a new scene
+    found = ss.denoise(np.concatenate([clip, alpha], -1), 25, flow=None)
+    np.testing.assert_array_equal(found[..., 3:], alpha)
+    np.testing.assert_array_equal(found[..., :3], ss.denoise(clip, 25, flow=None))
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_where_it_is(quality, bad):
+    clip = with_noise(scene(5, 40, 48), 0.05)
+    holed, black = clip.copy(), clip.copy()
+    holed[2, 20, 20], black[2, 20, 20] = bad, 0
+    np.testing.assert_array_equal(*(ss.denoise(x, 0.05, quality=quality, flow=None) for x in (holed, black)))
+
+
+def test_the_input_is_not_written_to():
+    clip = example(3).copy()
+    clip.flags.writeable = False
+    ss.denoise(clip, 25)
+
+
+def test_any_strides():
+    clip = with_noise(scene(4, 40, 48), 0.05)
+    wanted = ss.denoise(clip, 0.05, flow=None)
+    np.testing.assert_array_equal(ss.denoise(np.asfortranarray(clip), 0.05, flow=None), wanted)
+    np.testing.assert_array_equal(ss.denoise(np.repeat(clip, 2, 2)[..., ::2], 0.05, flow=None), wanted)
+
+
+def test_torch_tensors_come_back():
+    torch = pytest.importorskip("torch")
+    clip = example(4)
+    found = ss.denoise(torch.from_numpy(clip), 25, flow=tuple(map(torch.from_numpy, flow_of(clip))))
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.numpy(), ss.denoise(clip, 25, flow=flow_of(clip)))
+    streamed = list(ss.denoise_stream(torch.from_numpy(clip), 25, flow=None))
+    np.testing.assert_array_equal(torch.stack(streamed).numpy(), ss.denoise(clip, 25, flow=None))
+
+
+# --- flow -------------------------------------------------------------------------------------------
+def flow_of(clip):
+    forward = np.broadcast_to(np.float32([-2, -1])[:, None, None], (len(clip), 2, *clip.shape[1:3])).copy()
+    return forward, -forward
+
+
+def test_flow_may_be_arrays_or_a_function_or_coarse():
+    clip = example(5)
+    wanted = ss.denoise(clip, 25, flow=flow_of(clip))
+    coarse = tuple(np.ascontiguousarray(flow[..., :10, :13] / 4) for flow in flow_of(clip))
+    np.testing.assert_array_equal(ss.denoise(clip, 25, flow=coarse), wanted)
+
+    def function(reference, target):
+        here, there = (next(n for n, f in enumerate(clip) if (f == x).all()) for x in (reference, target))
+        assert abs(here - there) == 1
+        return flow_of(clip)[0 if there > here else 1][here]
+
+    np.testing.assert_array_equal(ss.denoise(clip, 25, flow=function), wanted)
+
+
+def test_flow_that_is_no_number_is_no_motion():
+    clip = example(4)
+    forward, backward = (np.full_like(flow, np.nan) for flow in flow_of(clip))
+    backward[:, 1] = np.inf
+    np.testing.assert_array_equal(ss.denoise(clip, 25, flow=(forward, backward)), ss.denoise(clip, 25, flow=None))
+    wild = tuple(1e9 * flow for flow in flow_of(clip))
+    assert ss.denoise(clip, 25, flow=wild).shape == clip.shape
+
+
+# --- the noise --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sigma", [0, 5, 10, 20, 50])
+def test_the_noise_is_found_and_texture_is_not_noise(sigma):
+    y, x = np.mgrid[:144, :176]
+    stripes = 127 + 100 * np.sin(x / 3) * np.cos(y / 4)
+    assert abs(filters._noise(np, with_noise(stripes, sigma)) - sigma) < 0.05 * sigma + 0.5
+
+
+def test_noise_that_is_not_given_is_found():
+    clip = scene(5)
+    noisy = with_noise(clip, 0.1)
+    given, found, auto = (ss.denoise(noisy, sigma, flow=None) for sigma in (0.1, None, "auto"))
+    np.testing.assert_array_equal(found, auto)
+    assert abs(psnr(found, clip) - psnr(given, clip)) < 0.3
+
+
+# --- errors -----------------------------------------------------------------------------------------
+CLIP = np.zeros((3, 16, 16), np.float32)
+FLOW = np.zeros((3, 2, 16, 16), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"sigma": -1}, "sigma"), ({"sigma": np.nan}, "sigma"), ({"sigma": "much"}, "sigma"), ({"sigma": True}, "sigma"),
+        ({"sigma": np.inf}, "sigma"), ({"sigma": [1, 2]}, "sigma"), ({"quality": "best"}, "quality"),
+        ({"radius": -1}, "radius"), ({"radius": 1.5}, "radius"), ({"radius": 10**9}, "radius"),
+        ({"flow": "raft"}, "flow"), ({"flow": 3}, "flow"), ({"flow": (FLOW,)}, "flow"), ({"flow": FLOW}, "flow"),
+        ({"flow": (FLOW, FLOW[:2])}, "backward"), ({"flow": (FLOW[0], FLOW[0])}, "forward"),
+        ({"flow": (FLOW.astype(int), FLOW)}, "forward"), ({"flow": (FLOW.repeat(2, 2), FLOW)}, "forward"),
+        ({"flow": lambda a, b: None}, "forward"), ({"flow": lambda a, b: np.zeros((3, 4))}, "forward"),
+        ({"max_memory": 0.5}, "max_memory"), ({"max_memory": "much"}, "max_memory"),
+        ({"frames": CLIP.astype(int)}, "frames"), ({"frames": None}, "frames"), ({"frames": [CLIP]}, "frames"),
+        ({"frames": CLIP[:0]}, "frames"), ({"frames": np.zeros((2, 5, 5, 9))}, "frames"), ({"frames": CLIP[0, 0]}, "frames"),
+    ],
+)  # fmt: skip
+def test_errors_name_what_is_wrong(arguments, named):
+    arguments = {"frames": CLIP, "sigma": 0.1, "flow": None, **arguments}
+    with pytest.raises(ShiftsearchError, match=rf"^denoise: .*{named}"):
+        ss.denoise(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"frames": 3}, "frames"), ({"frames": iter([1])}, "frame"), ({"frames": iter([CLIP])}, "frame"),
+        ({"frames": iter([CLIP[0], CLIP[0, :8]])}, "frame 1"), ({"flow": (FLOW, FLOW)}, "flow"), ({"sigma": -1}, "sigma"),
+    ],
+)  # fmt: skip
+def test_errors_of_streams_do_too(arguments, named):
+    with pytest.raises(ShiftsearchError, match=rf"^denoise_stream: .*{named}"):
+        list(ss.denoise_stream(**{"frames": iter(CLIP), "sigma": 0.1, **arguments}))
+
+
+def test_a_stream_of_nothing_gives_nothing():
+    assert list(ss.denoise_stream(iter(()))) == []
+
+
+def test_a_stream_that_is_left_leaves_no_threads():
+    stream = ss.denoise_stream(iter(example(13)), 25, radius=1)
+    next(stream)
+    stream.close()
+
+
+def test_overlap():
+    assert [ss.denoise_overlap(radius=r) for r in (0, 1, 2)] == [1, 5, 9]
+    assert ss.denoise_overlap(quality="high", radius=1) == 9
+    with pytest.raises(ShiftsearchError, match="denoise_overlap: quality"):
+        ss.denoise_overlap(quality="best")

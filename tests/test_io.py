@@ -1,0 +1,429 @@
+"""Video files: frames come out and go in as they were, with all that belongs to them, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from clips import decoded, make, psnr, streams
+
+from shiftsearch import ShiftsearchError
+from shiftsearch.video import io
+
+av = pytest.importorskip("av")
+
+
+def frames_of(path, span=(0, None)):
+    with io.read(path, span) as clip:
+        return np.stack(list(clip))
+
+
+def through(source, target, span=(0, None), change=lambda frame: frame, **options):
+    with io.read(source, span) as clip, io.write(target, clip, **options) as out:
+        for frame in clip:
+            out.write(change(frame))
+    return out
+
+
+# --- frames -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("codec", "form", "dtype", "axes"),
+    [
+        ("libx264", "yuv420p", "uint8", 4),
+        ("libx264", "yuv420p10le", "uint16", 4),
+        ("ffv1", "gray", "uint8", 3),
+        ("ffv1", "gray10le", "uint16", 3),
+        ("ffv1", "gray16le", "uint16", 3),
+        ("ffv1", "yuv444p12le", "uint16", 4),
+        ("ffv1", "bgr0", "uint8", 4),
+        ("ffv1", "yuva420p", "uint8", 4),
+    ],
+)
+def test_depth_and_colour_decide_dtype_and_shape(tmp_path, codec, form, dtype, axes):
+    frames = frames_of(make(tmp_path / "a.mkv", codec, form=form, audio=None))
+    assert frames.dtype == dtype
+    assert frames.shape == ((10, 48, 64), (10, 48, 64, 3))[axes - 3]
+    white = np.iinfo(dtype).max
+    assert frames.mean() == pytest.approx(white / 2, rel=0.02)  # the full range, whatever the file has
+    assert frames.max() > 0.65 * white
+
+
+@pytest.mark.parametrize(
+    "form", ["yuv420p", "yuv422p10le", "yuv444p", "gray", "gray10le", "gbrp12le", "bgr0", "yuv420p12le"]
+)
+@pytest.mark.parametrize("size", [(64, 48), (37, 23)])
+def test_what_is_read_and_written_without_loss_is_nearly_what_it_was(tmp_path, form, size):
+    """Grey and RGB to the bit. Others are rounded, and with odd sizes their colours move by a part of a pixel."""
+    source = make(tmp_path / "a.mkv", "ffv1", size, frames=2, form=form, audio=None)
+    through(source, tmp_path / "b.mkv")
+    for a, b in zip(decoded(source), decoded(tmp_path / "b.mkv"), strict=True):
+        assert (a.format.name, a.width, a.height) == (b.format.name, b.width, b.height) == (form, *size)
+        unit = 1 << a.format.components[0].bits - 8
+        limits = (
+            [0] * 3
+            if form[0] in "gb"
+            else [2 * unit] * 3
+            if size == (64, 48) or "444" in form
+            else [2 * unit, 9 * unit, 9 * unit]
+        )
+        kind = np.uint8 if unit == 1 else np.uint16
+        for one, other, limit in zip(a.planes, b.planes, limits, strict=False):
+            samples = [
+                np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width].astype(int)
+                for plane in (one, other)
+            ]
+            assert abs(samples[0] - samples[1]).max() <= limit
+
+
+@pytest.mark.parametrize(("matrix", "range_"), [(1, 1), (5, 1), (9, 1), (1, 2)])
+def test_colours_mean_the_same_before_and_after(tmp_path, matrix, range_):
+    colour = {"colorspace": matrix, "color_range": range_, "color_primaries": 1, "color_trc": 1}
+    source = make(tmp_path / "a.mp4", form="yuv444p", audio=None, **colour)
+    through(source, tmp_path / "b.mp4", crf=1)
+    for path in (source, tmp_path / "b.mp4"):
+        context = av.open(str(path)).streams.video[0].codec_context
+        assert {name: getattr(context, name) for name in colour} == colour
+    assert psnr(frames_of(source), frames_of(tmp_path / "b.mp4")) > 38
+
+
+def test_a_pixel_of_known_colour(tmp_path):
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    for name in ("a.png", "a.mkv", "a.mp4"):
+        with io.write(tmp_path / name, rate=25) as out:
+            out.write(red)
+        (found,) = frames_of(tmp_path / name)
+        assert abs(found.astype(int) - red).max() <= 3
+
+
+def test_frames_are_counted_from_zero_and_the_end_is_not_taken(tmp_path):
+    source = make(tmp_path / "a.mp4")
+    whole = frames_of(source)
+    for first, end in [(0, 1), (3, 7), (9, None), (4, 100), (0, None)]:
+        np.testing.assert_array_equal(frames_of(source, (first, end)), whole[first:end])
+    with io.read(source, (3, 7)) as clip:
+        assert (clip.length, clip.rate, clip.width, clip.height, clip.bits, clip.grey) == (4, 25, 64, 48, 8, False)
+
+
+@pytest.mark.parametrize("span", [(-1, None), (3, 3), (5, 2)])
+def test_spans_without_frames_are_refused(tmp_path, span):
+    with pytest.raises(ShiftsearchError, match="expected first < end"):
+        io.read(make(tmp_path / "a.mp4"), span)
+
+
+def test_a_span_after_the_end_is_an_error(tmp_path):
+    with pytest.raises(ShiftsearchError, match="has 10 frames, expected more than 10"):
+        frames_of(make(tmp_path / "a.mp4"), (10, None))
+
+
+def test_upright(tmp_path):
+    """A phone's film: the frames lie on their side, and the file says so."""
+    make(tmp_path / "a.mp4", audio=None)
+    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "turned.mp4"), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("needs PyAV 18")
+        stream.set_display_rotation(90)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    (angle,) = {frame.rotation for frame in decoded(tmp_path / "turned.mp4")}
+    turned = frames_of(tmp_path / "turned.mp4")
+    np.testing.assert_array_equal(turned, np.rot90(frames_of(tmp_path / "a.mp4"), angle // 90, axes=(1, 2)))
+    with io.read(tmp_path / "turned.mp4") as clip:
+        assert (clip.width, clip.height) == (48, 64)
+    through(tmp_path / "turned.mp4", tmp_path / "b.mp4", crf=1)
+    assert psnr(frames_of(tmp_path / "b.mp4"), turned) > 30
+
+
+# --- what belongs to them ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "codec", "audio"),
+    [("a.mp4", "libx264", "aac"), ("a.mkv", "libx265", "flac"), ("a.avi", "mpeg4", "libmp3lame"),
+     ("a.mov", "prores_ks", "pcm_s16le"),
+     ("a.webm", "libvpx-vp9", "libopus"), ("a.ts", "libx264", "aac"), ("a.mpg", "mpeg2video", "mp2")],
+)  # fmt: skip
+def test_codec_rate_times_and_sound_are_kept(tmp_path, name, codec, audio):
+    form = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    source = make(tmp_path / name, codec, form=form, audio=audio)
+    assert through(source, tmp_path / f"out-{name}").left_out == []
+    before, after = streams(source), streams(tmp_path / f"out-{name}")
+    assert before["video"][0][0] == after["video"][0][0]
+    assert [b for _, b in before["audio"][0][1]] == [b for _, b in after["audio"][0][1]]  # bit for bit
+    start = [min(frame.time for frame in decoded(path)) for path in (source, tmp_path / f"out-{name}")]
+    sound = [found["audio"][0][1][0][0] for found in (before, after)]
+    assert sound[0] - start[0] == pytest.approx(sound[1] - start[1], abs=0.05)  # together as they were
+    times = [[f.time for f in decoded(path)] for path in (source, tmp_path / f"out-{name}")]
+    np.testing.assert_allclose(np.diff(times[0]), np.diff(times[1]), atol=2e-3)
+    assert [f.format.name for f in decoded(tmp_path / f"out-{name}")] == [form] * 10
+
+
+def test_times_that_vary_are_kept(tmp_path):
+    times = [0, 40, 50, 133, 134, 500, 505, 900, 1000, 2500]
+    source = make(tmp_path / "a.mkv", times=times, audio=None)
+    through(source, tmp_path / "b.mp4")
+    assert [round(1000 * frame.time) for frame in decoded(tmp_path / "b.mp4")] == times
+    through(source, tmp_path / "c.mkv", (4, 8))
+    assert [round(1000 * frame.time) for frame in decoded(tmp_path / "c.mkv")] == [0, 366, 371, 766]
+
+
+def test_a_span_takes_its_sound_along(tmp_path):
+    source = make(tmp_path / "a.mp4", frames=50)
+    through(source, tmp_path / "b.mp4", (10, 30))
+    (_, before), (_, after) = streams(source)["audio"][0], streams(tmp_path / "b.mp4")["audio"][0]
+    kept = [(time - 0.4, data) for time, data in before if 0.4 <= time < 1.2]
+    assert [data for _, data in after] == [data for _, data in kept]
+    np.testing.assert_allclose([time for time, _ in after], [time for time, _ in kept], atol=1e-3)
+    assert decoded(tmp_path / "b.mp4")[0].time == 0
+
+
+def test_sound_that_the_file_cannot_hold_is_named(tmp_path):
+    assert through(make(tmp_path / "a.mp4"), tmp_path / "b.gif").left_out == ["audio (aac)"]
+
+
+def test_ten_bits_stay_ten_bits(tmp_path):
+    source = make(tmp_path / "a.mkv", form="yuv420p10le")
+    through(source, tmp_path / "b.mp4", codec="hevc", crf=4)
+    assert {frame.format.name for frame in decoded(tmp_path / "b.mp4")} == {"yuv420p10le"}
+    assert psnr(frames_of(source), frames_of(tmp_path / "b.mp4")) > 30
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "b.avi", "b.webm", "b.gif", "b.mov"])
+def test_odd_sizes(tmp_path, name):
+    source = make(tmp_path / "a.mkv", "ffv1", (37, 23), audio=None)
+    through(source, tmp_path / name)
+    assert frames_of(tmp_path / name).shape == (10, 23, 37, 3)
+
+
+def test_pictures_by_number_and_single_ones(tmp_path):
+    source = make(tmp_path / "a.mp4")
+    through(source, tmp_path / "p.%03d.png")
+    assert sorted(p.name for p in tmp_path.glob("p.*")) == [f"p.{n:03d}.png" for n in range(1, 11)]
+    np.testing.assert_array_equal(frames_of(tmp_path / "p.%03d.png"), frames_of(source))
+    through(tmp_path / "p.%03d.png", tmp_path / "b.mp4")
+    assert streams(tmp_path / "b.mp4")["video"][0][0] == "h264"
+    through(source, tmp_path / "one.png", (4, 5))
+    np.testing.assert_array_equal(frames_of(tmp_path / "one.png"), frames_of(source)[4:5])
+    with pytest.raises(ShiftsearchError, match="is one picture"):
+        through(source, tmp_path / "two.png")
+    assert not list(tmp_path.glob("two*"))
+
+
+def test_without_a_clip_a_rate_is_needed(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 65536, (3, 20, 30), np.uint16)
+    with io.write(tmp_path / "a.mkv", rate=Fraction(30000, 1001), codec="ffv1") as out:
+        for frame in frames:
+            out.write(frame)
+    with io.read(tmp_path / "a.mkv") as clip:
+        assert clip.rate == pytest.approx(29.97, abs=0.01)
+    with pytest.raises(ShiftsearchError, match="rate is None"), io.write(tmp_path / "b.mkv"):
+        pass
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(3, 20, 30), (3, 19, 31, 3)])
+def test_arrays_are_kept_to_the_bit_without_loss(tmp_path, dtype, shape):
+    frames = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    with io.write(tmp_path / "a.mkv", rate=25, codec="ffv1") as out:
+        for frame in frames:
+            out.write(frame)
+    found = frames_of(tmp_path / "a.mkv")
+    assert (found.dtype, found.shape) == (frames.dtype, frames.shape)
+    np.testing.assert_array_equal(found, frames)
+
+
+def test_colours_from_a_grey_source_stay_colours(tmp_path):
+    source = make(tmp_path / "a.mkv", "ffv1", form="gray10le", audio=None)
+    through(source, tmp_path / "b.mkv", change=lambda frame: np.stack([frame, frame // 2, frame // 3], -1))
+    assert frames_of(tmp_path / "b.mkv").shape == (10, 48, 64, 3)
+    (colour,) = {tuple(frame[5, 7] // 1000) for frame in frames_of(tmp_path / "b.mkv", (3, 4))}
+    assert colour[0] > colour[1] > colour[2]
+
+
+def test_codecs_that_do_not_fit_are_named(tmp_path):
+    source = make(tmp_path / "a.mp4")
+    for name, codec, said in [
+        ("b.mp4", "nonsense", "no encoder nonsense"),
+        ("b.mp4", "aac", "is for audio"),
+        ("b.webm", "h264", "expected another codec"),
+    ]:
+        with pytest.raises(ShiftsearchError, match=said):
+            through(source, tmp_path / name, codec=codec)
+    with pytest.raises(ShiftsearchError, match="mpeg4 has no crf"):
+        through(source, tmp_path / "b.mp4", codec="mpeg4", crf=20)
+    with pytest.raises(ShiftsearchError, match="cannot be written"):
+        through(source, tmp_path / "b.unknown")
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_frames_of_other_kinds_are_refused(tmp_path):
+    for frame in (
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        "frame",
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ):
+        with (
+            pytest.raises(ShiftsearchError, match="expected uint8 or uint16"),
+            io.write(tmp_path / "a.mkv", rate=25) as out,
+        ):
+            out.write(frame)
+
+    def grows():
+        with io.write(tmp_path / "a.mkv", rate=25) as out:
+            out.write(np.zeros((16, 16), np.uint8))
+            out.write(np.zeros((16, 20), np.uint8))
+
+    with pytest.raises(ShiftsearchError, match="frame 1 is 20 x 16, expected 16 x 16"):
+        grows()
+    assert os.listdir(tmp_path) == []
+
+
+# --- files that are no good -------------------------------------------------------------------------
+def test_files_that_are_no_video(tmp_path):
+    (tmp_path / "text.mp4").write_text("This is no video, only a text with the name of one.\n" * 99)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mkv").write_bytes(np.random.default_rng(0).bytes(9999))
+    (tmp_path / "folder.mp4").mkdir()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        stream = out.add_stream("aac", rate=48000)
+        source = av.open("sine=duration=0.2:sample_rate=48000", format="lavfi")
+        out.mux([packet for frame in source.decode(audio=0) for packet in stream.encode(frame)] + stream.encode(None))
+    said = {
+        "text.mp4": "cannot be read", "empty.mp4": "is empty",
+        "noise.mkv": "cannot be read", "folder.mp4": "is no file",
+        "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "cannot be read",
+    }  # fmt: skip
+    for name, reason in said.items():
+        with pytest.raises(ShiftsearchError, match=reason) as raised:
+            frames_of(tmp_path / name)
+        assert name in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx264")]
+)
+def test_truncated_files_say_how_far_they_can_be_read(tmp_path, name, codec):
+    source = make(tmp_path / name, codec, size=(320, 240), frames=60, audio=None)
+    if name == "a.mp4":  # with its index in front
+        with (
+            av.open(str(source)) as old,
+            av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as new,
+        ):
+            stream = new.add_stream_from_template(old.streams.video[0])
+            for packet in old.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    new.mux(packet)
+        source = tmp_path / "fast.mp4"
+    data = source.read_bytes()
+    broken = tmp_path / f"broken-{name}"
+    broken.write_bytes(data[: len(data) * 6 // 10])
+    (tmp_path / f"out-{name}").write_text("older")
+    with pytest.raises(ShiftsearchError, match=r"is broken after \d+ frames.*; frames 0:\d+ can be read") as raised:
+        through(broken, tmp_path / f"out-{name}")
+    assert (tmp_path / f"out-{name}").read_text() == "older"
+    count = int(str(raised.value).split("frames 0:")[1].split()[0])
+    np.testing.assert_array_equal(frames_of(broken, (0, count)), frames_of(source)[:count])
+
+
+def test_a_file_that_lost_its_index_is_an_error(tmp_path):
+    data = make(tmp_path / "a.mp4", frames=50).read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ShiftsearchError, match="cannot be read"):
+        io.read(tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_bits_that_flipped_end_well_or_with_one_line(tmp_path, name):
+    source = make(tmp_path / name, "mpeg4" if name == "a.avi" else "libx264", frames=30)
+    data = source.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        bad = bytearray(data)
+        for at in rng.integers(0, len(bad), 40):
+            bad[at] = rng.integers(256)
+        (tmp_path / f"bad-{name}").write_bytes(bad)
+        said = None
+        try:
+            frames = frames_of(tmp_path / f"bad-{name}")
+        except ShiftsearchError as error:
+            said = str(error)
+        assert frames.ndim == 4 if said is None else "\n" not in said
+
+
+# --- whole or not at all ----------------------------------------------------------------------------
+def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path):
+    source, target = make(tmp_path / "a.mp4"), tmp_path / "b.mp4"
+    target.write_text("older")
+
+    def stopped(error):
+        with io.read(source) as clip, io.write(target, clip) as out:
+            out.write(next(iter(clip)))
+            raise error
+
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            stopped(error)
+        assert target.read_text() == "older"
+    with pytest.raises(ShiftsearchError, match="no frame was written"), io.write(target, rate=25):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "b.mp4"]
+    through(source, target)
+    assert len(frames_of(target)) == 10
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "b.mp4"]
+
+
+def test_targets_that_cannot_be(tmp_path):
+    source = make(tmp_path / "a.mp4")
+    (tmp_path / "link.mp4").symlink_to(source)
+    os.link(source, tmp_path / "hard.mp4")
+    for target, said in [
+        (source, "is the file that is read"), (tmp_path / "link.mp4", "is the file that is read"),
+        (tmp_path / "hard.mp4", "is the file that is read"),
+        (tmp_path, "is no file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is no file"),
+    ]:  # fmt: skip
+        with pytest.raises(ShiftsearchError, match=said):
+            through(source, target)
+    assert len(frames_of(source)) == 10
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "hard.mp4", "link.mp4"]
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit):
+    make(tmp_path / "a.mkv", "ffv1", (320, 240))
+    code = (
+        "import resource, sys; from shiftsearch.video import io; from shiftsearch import ShiftsearchError\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "try:\n"
+        "    with io.read(sys.argv[1]) as clip, io.write(sys.argv[2], clip) as out:\n"
+        "        for frame in clip: out.write(frame)\n"
+        "except ShiftsearchError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "b.mkv: cannot be written: File too large" in done.stdout
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    """What waits between reading and writing: the times and the sound of a few frames."""
+    source = make(tmp_path / "a.mkv", frames=200)
+    with io.read(source) as clip, io.write(tmp_path / "b.mkv", clip) as out:
+        most = 0
+        for frame in clip:
+            out.write(frame)
+            most = max(most, len(clip.times) + len(clip.packets))
+    assert most < 60
+    with io.read(source) as clip:
+        for _ in clip:
+            assert len(clip.times) + len(clip.packets) < 60
