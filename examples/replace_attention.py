@@ -66,8 +66,7 @@ def main(steps=50):
     after = loss_after(network, steps)
     print(f"mean squared error after {steps} steps: window attention {before:.4f}, shifted search {after:.4f}")
 
-    frames, support = torch.randn(2, 1, 1, 16, 32, 32)
-    flow = torch.zeros(1, 1, 1, 2, 32, 32)
+    frames, support, flow = *torch.randn(2, 1, 1, 16, 32, 32), torch.zeros(1, 1, 1, 2, 32, 32)
     for offsets in ("predict", "search"):  # guided deformable attention: the other line
         layer = GuidedDeformableAttention(16, heads=2, offsets=offsets)
         weights = sum(p.numel() for p in layer.parameters())
