@@ -90,6 +90,8 @@ def _register(op: Op) -> None:
     def save(ctx, inputs, output):
         outputs = dict(zip(op.outputs, output if isinstance(output, tuple) else (output,), strict=True))
         ctx.set_materialize_grads(False)
+        if not any(needed for key, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if key not in op.values):
+            ctx.mark_non_differentiable(*(outputs[key] for key, kind in op.outputs.items() if kind == "offset"))
         ctx.save_for_backward(*inputs[: len(arrays)], *(outputs[key] for key in op.keeps))
         ctx.options = inputs[len(arrays) :]
 

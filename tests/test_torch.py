@@ -182,6 +182,15 @@ def test_whole_results_have_no_gradient_and_rounded_flow_a_gradient_of_zero():
     assert (grad == 0).all()
 
 
+def test_offsets_have_a_gradient_only_if_what_leads_there_has_one():
+    tensors = CALLS["search"].tensors()
+    assert CALLS["search"](tensors)[1].requires_grad
+    tensors["flow"] = tensors["flow"].detach()
+    scores, offsets = CALLS["search"](tensors)
+    assert scores.requires_grad
+    assert not offsets.requires_grad
+
+
 def test_without_gradients_nothing_is_recorded():
     tensors = CALLS["aggregate"].tensors()
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -384,7 +393,7 @@ def test_expanded_batches_are_copies(call):
     torch.testing.assert_close(grad, wanted.expand_as(grad))
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "upsample_flow"])
+@pytest.mark.parametrize("name", CALLS)
 def test_an_empty_batch_gives_an_empty_result(name):
     call = CALLS[name]
     whole, empty = call.tensors(), call.tensors(batch=0)

@@ -167,7 +167,7 @@ def upsample_flow(flow, size: tuple[int, int]):
 
 
 def _check_coarse(shape) -> None:
-    if len(shape) < 3 or shape[-3] != 2 or 0 in shape:
+    if len(shape) < 3 or shape[-3] != 2 or 0 in shape[-2:]:
         raise ShiftsearchError(f"upsample_flow: flow has shape {tuple(shape)}, expected (..., 2, h, w)")
 
 
