@@ -14,7 +14,7 @@ from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
 
-if "torch" in sys.modules:  # its saved programs call the ops by name
+if sys.modules.get("torch"):  # its saved programs call the ops by name
     from shiftsearch import _torch as _torch
 
 __version__ = "0.1.0"

@@ -132,8 +132,8 @@ def test_search_is_its_definition(search, dtype, seed, whole, followed):
     expected = SEARCH.forward(definition, SearchSpec("search", **options), **native)
     close = tolerance(dtype, options["patch"] ** 2 * C, expected["scores"])
     assert scores.dtype == dtype
-    assert offsets.dtype == (np.float32 if options["subpixel"] else np.int32)
-    same = (offsets == expected["offsets"]).all(-1)
+    assert offsets.dtype == (dtype if options["subpixel"] else np.int32)
+    same = (offsets == expected["offsets"].astype(offsets.dtype)).all(-1)
     assert np.count_nonzero(~same) <= (0 if whole else 0.02 * same.size)
     known = same | (options["penalty"] == 0)
     np.testing.assert_allclose(scores, np.where(known, expected["scores"], scores), rtol=0, atol=close)
