@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
@@ -37,6 +38,14 @@ class Spec:
         fits = isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
         self.check(fits, name, f"a number from {least:g} to {most:g}")
         object.__setattr__(self, name, float(value))
+
+    def memory(self, name: str) -> None:
+        """Checks that a field is a number of bytes, or text such as "2GiB", and makes it a float."""
+        value = getattr(self, name)
+        text = f"{value}B" if type(value) is int else value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B", text) if isinstance(text, str) else None
+        self.check(found is not None, name, 'a number of bytes, or text such as "500MB" or "2GiB"')
+        object.__setattr__(self, name, float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
 
     def choice(self, name: str, *choices) -> None:
         value = getattr(self, name)

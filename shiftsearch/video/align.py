@@ -13,7 +13,6 @@ Without noise both are 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,13 +47,7 @@ class AlignSpec(Spec):
         self.switch("subpixel")
         self.choice("output", "patch", "pixel")
         self.choice("interp", "bilinear", "bicubic")
-        object.__setattr__(self, "max_memory", self._bytes())
-
-    def _bytes(self) -> float:
-        text = f"{self.max_memory}B" if type(self.max_memory) is int else self.max_memory
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B", text) if isinstance(text, str) else None
-        self.check(found is not None, "max_memory", 'a number of bytes, or text such as "500MB" or "2GiB"')
-        return float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+        self.memory("max_memory")
 
 
 def align(

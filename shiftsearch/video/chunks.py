@@ -131,7 +131,7 @@ def scene_cuts(frames: Iterable) -> Iterator[int]:
 def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
     """Each frame with whether it begins a scene, as the first does."""
     before = shape = None
-    for number, frame in enumerate(_iterated(op, frames)):
+    for number, frame in enumerate(iterated(op, frames)):
         thumbnail = transform(op, lambda xp, array: _thumbnail(op, xp, array), DTYPES, frame=frame)
         shape = shape or tuple(frame.shape)
         if tuple(frame.shape) != shape:
@@ -142,7 +142,7 @@ def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
         before = thumbnail
 
 
-def _iterated(op: str, frames):
+def iterated(op: str, frames):
     try:
         return iter(frames)
     except TypeError:

@@ -27,9 +27,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
-from shiftsearch.video.align import AlignSpec
-from shiftsearch.video.chunks import _iterated as iterated
-from shiftsearch.video.chunks import with_scenes
+from shiftsearch.video.chunks import iterated, with_scenes
 from shiftsearch.video.frames import DTYPES, layout, planar, restored
 
 
@@ -428,7 +426,7 @@ class DenoiseSpec(Spec):
     def __post_init__(self):
         self.choice("quality", *_PASSES)
         self.whole("radius", least=0, most=32)
-        object.__setattr__(self, "max_memory", AlignSpec._bytes(self))
+        self.memory("max_memory")
 
 
 _OPPONENT = np.float32([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt(np.float32([[3], [2], [6]]))
