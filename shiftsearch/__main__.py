@@ -14,17 +14,22 @@ from shiftsearch.video import cli
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command: 0 if all is well, 1 if not, 2 if the command is not understood, 130 if it is interrupted."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     args = _parser().parse_args(arguments)
-    with suppress(ValueError):  # signals are for the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up as after Ctrl-C
+    for name in ("SIGTERM", "SIGHUP"):  # cleaned up as after Ctrl-C
+        with suppress(ValueError, AttributeError):  # signals are for the main thread, and not all for every system
+            if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+                signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         code = args.run(args) or 0
         sys.stdout.flush()
         return code
     except shiftsearch.ShiftsearchError as error:
         print(f"shiftsearch {args.command}: {error}", file=sys.stderr)
-    except BrokenPipeError:  # whoever read what is printed has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:  # of what is printed
+        if not isinstance(error, BrokenPipeError):  # whoever read it has left
+            print(f"shiftsearch {args.command}: cannot print: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still wants to print there
     except KeyboardInterrupt:
         print(f"shiftsearch {args.command}: interrupted, nothing was written", file=sys.stderr)
         return 130

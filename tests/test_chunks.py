@@ -145,6 +145,14 @@ def test_what_is_no_number_makes_no_warning_and_no_cut(rng):
     assert cuts_of(clip) == []
 
 
+def test_frames_of_two_libraries_are_no_clip():
+    torch = pytest.importorskip("torch")
+    frame = np.zeros((9, 9))
+    for function in (ss.scene_cuts, ss.align_stream, ss.denoise_stream):
+        with pytest.raises(ShiftsearchError, match=rf"{function.__name__}: arrays are of different kinds \(frame from torch"):
+            list(function([frame, torch.from_numpy(frame)]))
+
+
 def test_torch_frames_have_the_same_scenes(rng):
     torch = pytest.importorskip("torch")
     clip = np.concatenate([scene(rng, 3, 48, 64), scene(rng, 3, 48, 64)])
@@ -157,7 +165,11 @@ def test_torch_frames_have_the_same_scenes(rng):
         (3, "scene_cuts: frames is a int, expected a clip or an iterator over frames"),
         (
             [np.zeros((4, 5)), np.zeros((5, 4))],
-            r"scene_cuts: frame 1 has shape \(5, 4\), expected \(4, 5\) as frame 0 has",
+            r"scene_cuts: frame 1 is float64 \(5, 4\), expected float64 \(4, 5\) as frame 0",
+        ),
+        (
+            [np.zeros((4, 5)), np.zeros((4, 5), np.uint8)],
+            r"scene_cuts: frame 1 is uint8 \(4, 5\), expected float64 \(4, 5\) as frame 0",
         ),
         ([np.zeros((4, 9, 9, 3))], r"scene_cuts: frame has shape \(4, 9, 9, 3\), expected \(H, W\) or \(H, W, C\)"),
         ([None], "scene_cuts: frame is None"),

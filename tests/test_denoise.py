@@ -268,14 +268,16 @@ def test_flow_that_is_no_number_is_no_motion():
     assert ss.denoise(clip, 25, flow=wild).shape == clip.shape
 
 
+@pytest.mark.parametrize("quality", ["fast", "high"])
+def test_values_beyond_all_measure_are_no_error(quality, rng):
+    clip = rng.standard_normal((3, 24, 30))
+    for scale, dtype in ((1e300, "float64"), (3e38, "float32"), (6e4, "float16")):
+        found = ss.denoise((scale * clip.clip(-1, 1)).astype(dtype), quality=quality, radius=1)
+        assert found.dtype == dtype
+        assert np.isfinite(found).all()
+
+
 # --- the noise --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sigma", [0, 5, 10, 20, 50])
-def test_the_noise_is_found_and_texture_is_not_noise(sigma):
-    y, x = np.mgrid[:144, :176]
-    stripes = 127 + 100 * np.sin(x / 3) * np.cos(y / 4)
-    assert abs(filters._noise(np, with_noise(stripes, sigma)) - sigma) < 0.05 * sigma + 0.5
-
-
 def test_noise_that_is_not_given_is_found():
     clip = scene(5)
     noisy = with_noise(clip, 0.1)

@@ -191,11 +191,23 @@ def test_check_of_measured_coarse_and_no_flow(cv2):
     here, there, motion = varied()
     assert flow.check(here, there, flow.dis(here, there)).ok
     assert flow.check(here, there, flow.coarse(motion)).ok
-    assert flow.check(here, here, 0 * motion).ok
+    for nothing in (0 * motion, np.nan * motion):
+        found = flow.check(here, there, nothing)
+        assert found.ok
+        assert found.message.startswith("flow cannot be told right from wrong: it brings the target 0.0 dB")
     clip = np.stack([there, there])
     assert "inverted" in flow.check(here, clip, -np.stack([motion, motion])).message
     assert flow.check(here, clip, motion).message == flow.check(here, there, motion).message
     assert not flow.check(here, here, motion[::-1] + 3).ok
+
+
+def test_check_of_a_flow_whose_rows_are_columns():
+    here, there, motion = varied((64, 64))
+    found = flow.check(here, there, motion.transpose(0, 2, 1))
+    assert found.message.startswith("flow looks transposed (x before y in the array): swapping its rows and columns")
+    here, there, motion = varied((48, 64))
+    with pytest.raises(ShiftsearchError, match="its rows and columns look swapped"):
+        flow.check(here, there, motion.transpose(0, 2, 1))
 
 
 def test_check_copes_with_flow_that_is_not_finite_or_leads_nowhere():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shiftsearch import ShiftsearchError
+from shiftsearch._arrays import transform
 from shiftsearch.video import frames
 
 SHAPES = {
@@ -25,6 +26,17 @@ def clip_of(shape, dtype, rng):
     return rng.standard_normal(shape).astype(dtype)
 
 
+def through(function, **clips):
+    """`function(xp, *planes)` of clips, and back as the first of them was."""
+
+    def natively(xp, *arrays):
+        found = function(xp, *(frames.planar("op", name, array) for name, array in zip(clips, arrays, strict=True)))
+        several = tuple(frames.restored(xp, x, arrays[0]) for x in (found if isinstance(found, tuple) else (found,)))
+        return several if isinstance(found, tuple) else several[0]
+
+    return transform("op", natively, frames.DTYPES, **clips)
+
+
 @pytest.mark.parametrize("dtype", frames.DTYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_there_and_back_is_the_same(name, dtype, rng):
@@ -35,7 +47,7 @@ def test_there_and_back_is_the_same(name, dtype, rng):
         seen.append((xp, array.shape, array.dtype.name))
         return array
 
-    result = frames.process("op", function, frames=clip)
+    result = through(function, frames=clip)
     assert seen == [(np, planar, "float64" if dtype == "float64" else "float32")]
     assert (type(result), result.dtype, result.flags.c_contiguous) == (np.ndarray, clip.dtype, True)
     np.testing.assert_array_equal(result, clip)
@@ -45,8 +57,8 @@ def test_there_and_back_is_the_same(name, dtype, rng):
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_every_whole_number_survives(dtype):
     levels = np.arange(frames.WHITE[dtype] + 1, dtype=dtype).reshape(1, 16, -1)
-    np.testing.assert_array_equal(frames.process("op", lambda xp, x: x, frames=levels), levels)
-    black, white = frames.process("op", lambda xp, x: x, frames=np.array([[[0, frames.WHITE[dtype]] * 4]], dtype))[
+    np.testing.assert_array_equal(through(lambda xp, x: x, frames=levels), levels)
+    black, white = through(lambda xp, x: x, frames=np.array([[[0, frames.WHITE[dtype]] * 4]], dtype))[
         0, 0, :2
     ]
     assert (black, white) == (0, frames.WHITE[dtype])
@@ -55,49 +67,49 @@ def test_every_whole_number_survives(dtype):
 def test_the_scale_is_0_to_1_and_channels_are_planes():
     clip = np.zeros((2, 3, 8, 3), np.uint8)
     clip[1, 2, 5] = 0, 51, 255
-    frames.process("op", lambda xp, x: np.testing.assert_allclose(x[1, :, 2, 5], [0, 0.2, 1]) or x, frames=clip)
+    through(lambda xp, x: np.testing.assert_allclose(x[1, :, 2, 5], [0, 0.2, 1]) or x, frames=clip)
 
 
 def test_whole_numbers_are_rounded_and_clipped_and_floats_are_neither():
     values = np.array([-0.1, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.1, np.inf, -np.inf, np.nan])
     clip = np.zeros((1, 1, 8), np.uint8)
-    result = frames.process("op", lambda xp, x: values.reshape(1, 1, 1, 8), frames=clip)
+    result = through(lambda xp, x: values.reshape(1, 1, 1, 8), frames=clip)
     assert result.tolist() == [[[0, 0, 1, 255, 255, 255, 0, 0]]]
-    result = frames.process("op", lambda xp, x: values.reshape(1, 1, 1, 8), frames=clip.astype(np.float32))
+    result = through(lambda xp, x: values.reshape(1, 1, 1, 8), frames=clip.astype(np.float32))
     np.testing.assert_array_equal(result[0, 0], values.astype(np.float32))
 
 
 def test_results_may_be_several_with_other_lengths_and_channels(rng):
     clip = clip_of((5, 6, 7), "uint8", rng)
-    shorter, colour, one = frames.process("op", lambda xp, x: (x[:2], x.repeat(3, 1), x[:1]), frames=clip)
+    shorter, colour, one = through(lambda xp, x: (x[:2], x.repeat(3, 1), x[:1]), frames=clip)
     assert (shorter.shape, colour.shape, one.shape) == ((2, 6, 7), (5, 6, 7, 3), (1, 6, 7))
-    several = frames.process("op", lambda xp, x: x.repeat(4, 0), frames=clip[0])
+    several = through(lambda xp, x: x.repeat(4, 0), frames=clip[0])
     assert several.shape == (4, 6, 7)
 
 
 def test_clips_keep_their_own_dtype_and_the_first_decides(rng):
     first, second = clip_of((2, 6, 7), "uint16", rng), clip_of((2, 6, 7), "float64", rng)
-    result = frames.process("op", lambda xp, x, y: x + 0 * y, first=first, second=second)
+    result = through(lambda xp, x, y: x + 0 * y, first=first, second=second)
     np.testing.assert_array_equal(result, first)
 
 
 def test_any_strides_will_do(rng):
     whole = clip_of((4, 12, 14, 3), "uint8", rng)
     for view in (whole[::-1, ::2, ::-2], whole.transpose(0, 2, 1, 3), whole[..., ::-1], whole[..., 0]):
-        np.testing.assert_array_equal(frames.process("op", lambda xp, x: x, frames=view), view)
+        np.testing.assert_array_equal(through(lambda xp, x: x, frames=view), view)
 
 
 def test_input_is_not_written(rng):
     clip = clip_of((2, 6, 7), "float32", rng)
     clip.flags.writeable = False
-    assert frames.process("op", lambda xp, x: x, frames=clip).flags.writeable
+    assert through(lambda xp, x: x, frames=clip).flags.writeable
 
 
 @pytest.mark.parametrize("dtype", frames.DTYPES)
 def test_torch_gives_torch(dtype, rng):
     torch = pytest.importorskip("torch")
     clip = clip_of((2, 6, 7, 3), dtype, rng)
-    result = frames.process("op", lambda xp, x: x, frames=torch.from_numpy(clip))
+    result = through(lambda xp, x: x, frames=torch.from_numpy(clip))
     assert isinstance(result, torch.Tensor)
     np.testing.assert_array_equal(result.numpy(), clip)
 
@@ -105,7 +117,7 @@ def test_torch_gives_torch(dtype, rng):
 def test_a_tensor_that_needs_a_gradient_is_an_error():
     torch = pytest.importorskip("torch")
     with pytest.raises(ShiftsearchError, match="op: frames requires a gradient"):
-        frames.process("op", lambda xp, x: x, frames=torch.zeros(2, 6, 7, requires_grad=True))
+        through(lambda xp, x: x, frames=torch.zeros(2, 6, 7, requires_grad=True))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +143,7 @@ def test_a_tensor_that_needs_a_gradient_is_an_error():
 )
 def test_what_is_no_clip_is_one_clear_error(clip, said):
     with pytest.raises(ShiftsearchError, match=said):
-        frames.process("op", lambda xp, x: x, frames=clip)
+        through(lambda xp, x: x, frames=clip)
 
 
 def test_arrays_on_a_device_stay_there(rng):
@@ -141,3 +153,17 @@ def test_arrays_on_a_device_stay_there(rng):
     result = frames.restored(Namespace(), frames.planar("op", "frames", clip), clip)
     assert isinstance(result, OnDevice)
     np.testing.assert_array_equal(result.get(), clip.get())
+
+
+# --- noise ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sigma", [0, 5, 10, 20, 50])
+def test_noise_is_found_and_texture_is_none(sigma, rng):
+    y, x = np.mgrid[:144, :176]
+    stripes = np.stack([127 + 100 * np.sin(x / 3) * np.cos(y / 4), 90 + 80 * np.cos((x + y) / 5)])
+    noisy = stripes + sigma * rng.standard_normal(stripes.shape)
+    assert abs(frames.noise_level(np, noisy) - sigma) < 0.05 * sigma + 0.5
+
+
+def test_noise_of_what_is_small_or_not_finite_is_none():
+    assert frames.noise_level(np, np.eye(5)[None, :4]) == frames.noise_level(np, np.eye(5)[None, :, :4]) == 0
+    assert frames.noise_level(np, np.full((1, 9, 9), np.nan)) == 0

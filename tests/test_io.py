@@ -12,7 +12,7 @@ import pytest
 from clips import decoded, make, psnr, streams
 
 from shiftsearch import ShiftsearchError
-from shiftsearch.video import io
+from shiftsearch.video import files, io
 
 av = pytest.importorskip("av")
 
@@ -182,6 +182,26 @@ def test_a_span_takes_its_sound_along(tmp_path):
     assert decoded(tmp_path / "b.mp4")[0].time == 0
 
 
+@pytest.mark.parametrize("ending", ["y4m", "ts", "mpg", "mov", "ogv", "mxf", "3gp", "flv", "webm", "wmv", "vob"])
+def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_path, ending):
+    """Some of FFmpeg's writers would take any codec, and make a file that nobody can read."""
+    for name, codec, form in (("a.webm", "libvpx-vp9", "yuv420p"), ("b.mkv", "ffv1", "yuv422p10le"), ("c.avi", "png", "rgb24")):
+        source = make(tmp_path / name, codec, (96, 64), frames=2, form=form, audio="libopus" if name == "a.webm" else "mp2")
+        target = tmp_path / f"out-{name}.{ending}"
+        through(source, target)
+        assert psnr(*((frame >> 8 if frame.dtype == np.uint16 else frame).astype(np.uint8) for frame in (
+            frames_of(source), frames_of(target)))) > 27  # fmt: skip
+        with pytest.raises(ShiftsearchError, match=r"cannot hold|does not support"):
+            through(source, target, codec="gif" if ending != "mov" else "vp9")
+
+
+def test_colours_without_a_matrix_get_one_that_is_noted(tmp_path):
+    source = make(tmp_path / "a.mov", "png", form="rgb24", audio=None)
+    through(source, tmp_path / "b.mkv", crf=1)
+    context = av.open(str(tmp_path / "b.mkv")).streams.video[0].codec_context
+    assert (context.pix_fmt, context.colorspace, context.color_range) == ("yuv420p", 6, 1)
+
+
 def test_sound_that_the_file_cannot_hold_is_named(tmp_path):
     assert through(make(tmp_path / "a.mp4"), tmp_path / "b.gif").left_out == ["audio (aac)"]
 
@@ -256,8 +276,16 @@ def test_codecs_that_do_not_fit_are_named(tmp_path):
             through(source, tmp_path / name, codec=codec)
     with pytest.raises(ShiftsearchError, match="mpeg4 has no crf"):
         through(source, tmp_path / "b.mp4", codec="mpeg4", crf=20)
-    with pytest.raises(ShiftsearchError, match="cannot be written"):
-        through(source, tmp_path / "b.unknown")
+    for crf in (-1, 52):
+        with pytest.raises(ShiftsearchError, match=f"crf is {crf}, expected 0 to 51 for libx264"):
+            through(source, tmp_path / "b.mp4", crf=crf)
+    for name, said in [
+        ("b.unknown", 'knows no such kind of file, expected a name as "b.mp4"'),
+        ("b", "knows no such kind of file"),
+        ("b.wav", "expected another codec"),
+    ]:
+        with pytest.raises(ShiftsearchError, match=said):
+            through(source, tmp_path / name)
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
@@ -291,6 +319,9 @@ def test_files_that_are_no_video(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "noise.mkv").write_bytes(np.random.default_rng(0).bytes(9999))
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "huge.y4m").write_bytes(b"YUV4MPEG2 W1000000 H1000000 F25:1 C420jpeg\nFRAME\n" + bytes(999))
+    (tmp_path / "none.y4m").write_bytes(b"YUV4MPEG2 W4 H4 F25:1 C420jpeg\n")
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x7f\xff\xff\xff" * 2 + bytes(99))
     with av.open(str(tmp_path / "sound.mp4"), "w") as out:
         stream = out.add_stream("aac", rate=48000)
         source = av.open("sine=duration=0.2:sample_rate=48000", format="lavfi")
@@ -298,7 +329,8 @@ def test_files_that_are_no_video(tmp_path):
     said = {
         "text.mp4": "cannot be read", "empty.mp4": "is empty",
         "noise.mkv": "cannot be read", "folder.mp4": "is no file",
-        "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "cannot be read",
+        "huge.y4m": "Invalid data", "none.y4m": "is broken after 0 frames|no frame", "huge.png": "no frame|cannot be read",
+        "x" * 300: "File name too long", "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "cannot be read",
     }  # fmt: skip
     for name, reason in said.items():
         with pytest.raises(ShiftsearchError, match=reason) as raised:
@@ -334,6 +366,47 @@ def test_truncated_files_say_how_far_they_can_be_read(tmp_path, name, codec):
     np.testing.assert_array_equal(frames_of(broken, (0, count)), frames_of(source)[:count])
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "form"),
+    [("a.mkv", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"), ("a.ts", "libx264", "yuv420p"),
+     ("a.mpg", "mpeg2video", "yuv420p"), ("a.flv", "flv", "yuv420p"), ("a.avi", "mpeg4", "yuv420p"),
+     ("a.gif", "gif", "rgb8"), ("a.y4m", "rawvideo", "yuv420p")],
+)  # fmt: skip
+def test_short_files_that_are_cut_off_are_no_whole_ones(tmp_path, name, codec, form):
+    data = make(tmp_path / name, codec, frames=8, form=form, audio=None).read_bytes()
+    whole = frames_of(tmp_path / name)
+    for share in (0.3, 0.6, 0.8):
+        (tmp_path / f"cut-{name}").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ShiftsearchError, match=r"is broken after|cannot be read|no frame can be decoded") as raised:
+            frames_of(tmp_path / f"cut-{name}")
+        if "frames 0:" in str(raised.value):
+            count = int(str(raised.value).split("frames 0:")[1].split()[0])
+            np.testing.assert_array_equal(frames_of(tmp_path / f"cut-{name}", (0, count)), whole[:count])
+
+
+def test_where_an_mp4_and_a_live_matroska_end(tmp_path):
+    def box(name, content, length=None):
+        return (8 + len(content) if length is None else length).to_bytes(4, "big") + name + content
+
+    long = b"\0\0\0\1mdat" + (16 + 9).to_bytes(8, "big") + bytes(9)
+    ends = {
+        box(b"ftyp", b"isom") + box(b"mdat", bytes(99)): False,
+        box(b"ftyp", b"isom") + box(b"mdat", bytes(99), 108): True,
+        box(b"ftyp", b"isom") + box(b"mdat", bytes(99), 0): False,  # to the end of the file
+        box(b"ftyp", b"isom") + long: False,
+        box(b"ftyp", b"isom") + long[:-1]: True,
+        box(b"ftyp", b"isom") + box(b"mdat", b"") + b"what somebody appended": False,
+        b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x01" + b"\xff" * 7 + bytes(9): False,  # of no stated length
+        b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x40\x09" + bytes(9): False,
+        b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x40\x09" + bytes(8): True,
+        b"\x1aE\xdf\xa3\x82ab": False,
+        b"something else": False,
+    }
+    for data, cut in ends.items():
+        (tmp_path / "a").write_bytes(data)
+        assert files.cut_off(tmp_path / "a", 0) == cut, data
+
+
 def test_a_file_that_lost_its_index_is_an_error(tmp_path):
     data = make(tmp_path / "a.mp4", frames=50).read_bytes()
     (tmp_path / "b.mp4").write_bytes(data[: len(data) // 2])
@@ -346,7 +419,7 @@ def test_bits_that_flipped_end_well_or_with_one_line(tmp_path, name):
     source = make(tmp_path / name, "mpeg4" if name == "a.avi" else "libx264", frames=30)
     data = source.read_bytes()
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(12):
         bad = bytearray(data)
         for at in rng.integers(0, len(bad), 40):
             bad[at] = rng.integers(256)
@@ -384,34 +457,38 @@ def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path):
 def test_targets_that_cannot_be(tmp_path):
     source = make(tmp_path / "a.mp4")
     (tmp_path / "link.mp4").symlink_to(source)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     os.link(source, tmp_path / "hard.mp4")
     for target, said in [
         (source, "is the file that is read"), (tmp_path / "link.mp4", "is the file that is read"),
         (tmp_path / "hard.mp4", "is the file that is read"),
         (tmp_path, "is no file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is no file"),
+        (tmp_path / ("b" * 300 + ".mp4"), "File name too long"),
     ]:  # fmt: skip
         with pytest.raises(ShiftsearchError, match=said):
             through(source, target)
     assert len(frames_of(source)) == 10
-    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "hard.mp4", "link.mp4"]
+    through(source, tmp_path / "loop.mp4")
+    assert len(frames_of(tmp_path / "loop.mp4")) == len(frames_of(source)) == 10
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "hard.mp4", "link.mp4", "loop.mp4"]
 
 
-@pytest.mark.parametrize("limit", [100, 20_000])
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit):
-    make(tmp_path / "a.mkv", "ffv1", (320, 240))
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    make(tmp_path / "a.mkv", "ffv1", (320, 240), frames=4)
     code = (
         "import resource, sys; from shiftsearch.video import io; from shiftsearch import ShiftsearchError\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "try:\n"
-        "    with io.read(sys.argv[1]) as clip, io.write(sys.argv[2], clip) as out:\n"
-        "        for frame in clip: out.write(frame)\n"
-        "except ShiftsearchError as error: print(error)"
+        "for limit in (20_000, 100):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "    try:\n"
+        "        with io.read(sys.argv[1]) as clip, io.write(sys.argv[2], clip) as out:\n"
+        "            for frame in clip: out.write(frame)\n"
+        "    except ShiftsearchError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "b.mkv: cannot be written: File too large" in done.stdout
+    assert done.stdout == 2 * f"{tmp_path / 'b.mkv'}: cannot be written: File too large\n"
     assert os.listdir(tmp_path) == ["a.mkv"]
 
 

@@ -26,7 +26,7 @@ from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
 from shiftsearch.video.chunks import with_scenes
-from shiftsearch.video.frames import DTYPES, layout, planar, restored
+from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def align(
         patch: pixels per side that are compared
         penalty: how much noise speaks against leaving the flow, see the module
         sigma: standard deviation of the noise of 255 for whole numbers, of 1 for floats, 0 to trust the frames;
-            None estimates it for each pair of frames, from the finest diagonal wavelets by their median
+            None estimates it for each pair of frames, see `shiftsearch.video.frames.noise_level`
         subpixel: keeps the fraction of the flow; False searches and shows whole pixels only
         output: "patch" shows the mean of the patches that overlap at a pixel, "pixel" the pixel alone
         interp: "bicubic" or "bilinear", of what is shown; searched is bilinearly
@@ -157,7 +157,7 @@ def align_stream(frames: Iterable, to="previous", flow="dis", *, return_offsets=
     """`align_clip` of any iterable of frames, of any length: two frames are kept at a time.
 
     Args:
-        frames: frames (H, W) or (H, W, C), all of one kind
+        frames: frames (H, W) or (H, W, C), all of one kind, each an array of its own
         to: "previous" or "next"
         flow: "dis", "farneback", None or a function, as in `align`
         return_offsets: as in `align`, and then (frame, offsets) are given
@@ -287,7 +287,7 @@ def _aligned(spec, xp, reference, target, flow):
     """(C, H, W) and the offsets (2, H, W) by which it was made of target."""
     level = spec.sigma
     if level is None:
-        level = float(np.hypot(_noise(xp, reference), _noise(xp, target)) / 2**0.5)
+        level = float(np.hypot(noise_level(xp, reference), noise_level(xp, target)) / 2**0.5)
     if isinstance(flow, str):
         flow = flows.measure(spec.op, xp, flow, reference, target, level)
     height, width = target.shape[1:]
@@ -298,17 +298,6 @@ def _aligned(spec, xp, reference, target, flow):
         for whole, part in zip((out, offsets), found, strict=True):
             whole[keep.of] = part[keep.within(box).of]
     return out, offsets
-
-
-def _noise(xp, frame) -> float:
-    """Standard deviation of the noise of a frame (C, H, W): the median of its finest diagonal Haar wavelets says it."""
-    _, height, width = frame.shape
-    if min(height, width) < 2:
-        return 0.0
-    a, b, c, d = (frame[:, i : height - 1 + i : 2, j : width - 1 + j : 2] for i in (0, 1) for j in (0, 1))
-    detail = xp.abs(a - b - c + d) / 2
-    level = float(xp.median(detail)) / 0.6745  # of a normal distribution, half lie within 0.6745 standard deviations
-    return level if np.isfinite(level) else 0.0
 
 
 def _on_grid(spec, xp, flow, size):

@@ -130,13 +130,14 @@ def scene_cuts(frames: Iterable) -> Iterator[int]:
 
 def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
     """Each frame with whether it begins a scene, as the first does."""
-    before = shape = None
+    before = first = None
     for number, frame in enumerate(iterated(op, frames)):
-        thumbnail = transform(op, lambda xp, array: _thumbnail(op, xp, array), DTYPES, frame=frame)
-        shape = shape or tuple(frame.shape)
-        if tuple(frame.shape) != shape:
+        last = {} if before is None else {"the frame before": before[0]}  # of one library and device
+        thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array), DTYPES, frame=frame, **last)
+        first = first or (tuple(frame.shape), frame.dtype)
+        if (tuple(frame.shape), frame.dtype) != first:
             raise ShiftsearchError(
-                f"{op}: frame {number} has shape {tuple(frame.shape)}, expected {shape} as frame 0 has"
+                f"{op}: frame {number} is {frame.dtype} {tuple(frame.shape)}, expected {first[1]} {first[0]} as frame 0"
             )
         yield frame, before is None or _change(before, thumbnail) > _CHANGE
         before = thumbnail

@@ -13,7 +13,7 @@ import numpy as np
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
-from shiftsearch.video.files import whole
+from shiftsearch.video.files import same, whole
 from shiftsearch.video.picture import before_and_after, png
 
 
@@ -47,7 +47,7 @@ def add_commands(commands) -> None:
         "shiftsearch flow in.mp4 -o motion.mp4",
         "shiftsearch flow in.mp4 -o motion.npy    # (T - 1, 2, H, W): dx, dy in pixels",
     ))  # fmt: skip
-    flow.add_argument("--longest", type=_number, metavar="PIXELS", help="motion of full colour (default: width / 32)")
+    flow.add_argument("--longest", type=float, metavar="PIXELS", help="motion of full colour (default: width / 32)")
     _add_flow(flow)
     _add_codec(flow)
 
@@ -148,6 +148,8 @@ def _convert(args, function):
         clip = stack.enter_context(io.read(args.input, args.frames))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
+        if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
+            raise ShiftsearchError(f"{args.preview}: expected another name than --output that ends in .png")
         preview = _Preview(clip.length)
         for frame in _progress(preview.after(function(preview.before(clip))), clip.length, args.quiet):
             out.write(frame)
@@ -165,8 +167,9 @@ def _flow(args):
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         count = 0
+        longest = clip.width / 32 if args.longest is None else args.longest
         for motion in _progress(starmap(method, pairwise(clip)), clip.length and clip.length - 1, args.quiet):
-            colours = shiftsearch.flow.to_color(motion, longest=args.longest or clip.width / 32)
+            colours = shiftsearch.flow.to_color(motion, longest=longest)
             out.write(motion if isinstance(out, _Npy) else colours)
             count += 1
         if not count:
@@ -210,7 +213,7 @@ def _remark(clip, out):
     """What is no error, but good to know."""
     if clip.damaged:
         print(
-            f"{clip.path}: {clip.damaged} frames are damaged, and were taken as the decoder mended them",
+            f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}",
             file=sys.stderr,
         )
     if out.left_out:
@@ -285,7 +288,7 @@ def _score(one, other) -> tuple[float, float]:
     side = min(one.shape[:2])
     if side < 3:
         raise ShiftsearchError(
-            f"compare: frames have {one.shape[0]} x {one.shape[1]} pixels, expected at least 3 x 3 for SSIM"
+            f"frames have {one.shape[1]} x {one.shape[0]} pixels, expected at least 3 x 3 for SSIM"
         )
     with np.errstate(divide="ignore"):  # equal frames: infinite
         psnr = peak_signal_noise_ratio(one, other, data_range=1)

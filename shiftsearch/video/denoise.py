@@ -28,7 +28,7 @@ from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
 from shiftsearch.video.chunks import iterated, with_scenes
-from shiftsearch.video.frames import DTYPES, layout, planar, restored
+from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored
 
 
 # --- one pass over a scene ------------------------------------------------------------------------
@@ -439,28 +439,21 @@ def _turned(xp, planes, basis):
     return xp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in basis])
 
 
+_FAR = 2.0**30  # times white; squares of sums of such values are still numbers
+
+
 def _taken(xp, spec, native, flow) -> _Frame:
     """A frame (C, H, W) on the scale 0..1, as the passes want it. What is no number is black."""
-    native = native.astype(np.float32, copy=False)
-    native = xp.where(xp.isfinite(native), native, 0)
+    native = xp.where(xp.isfinite(native), xp.clip(native, -_FAR, _FAR), 0).astype(np.float32, copy=False)
     colours = len(native) - 1 + len(native) % 2  # an even number of channels has alpha last
     planes = xp.ascontiguousarray(_turned(xp, native[:colours], _OPPONENT))
-    return _Frame(planes, native[colours:], _noise(xp, planes[0]) if spec.sigma is None else spec.sigma, flow)
+    return _Frame(planes, native[colours:], noise_level(xp, planes[:1]) if spec.sigma is None else spec.sigma, flow)
 
 
 def _given(xp, op: str, ready: list[_Frame], like) -> tuple:
     """Frames as the caller's are."""
     found = (xp.concatenate([_turned(xp, frame.guide, _OPPONENT.T), frame.alpha])[None] for frame in ready)
     return tuple(restored(xp, planes, like) for planes in found)
-
-
-def _noise(xp, plane) -> float:
-    """Standard deviation of the noise: the median of fourth differences along both axes, which stop what is smooth."""
-    for _ in range(2):
-        if plane.shape[0] < 5:
-            return 0.0
-        plane = (plane[:-4] - 4 * plane[1:-3] + 6 * plane[2:-2] - 4 * plane[3:-1] + plane[4:]).T
-    return float(xp.median(xp.abs(plane))) / (70 * 0.6745)  # half of a normal distribution is within 0.6745 deviations
 
 
 def denoise_overlap(*, quality="fast", radius=2) -> int:

@@ -77,6 +77,7 @@ def none(reference, target):
     return _pairwise("flow.none", lambda xp, a, b: xp.zeros((len(a), 2, *a.shape[2:]), np.float32), reference, target)
 
 
+_MOST_BLUR = 16.0  # pixels
 _LEAST = 32  # pixels per side: smaller frames are continued for OpenCV
 
 
@@ -99,7 +100,7 @@ def measure(op: str, xp, method: str, reference, target, level: float):
             "Give flow of another method as an array"
         )
     cv2 = _opencv(op)
-    blur = max(1.0, level * 255 / 20) if level else 0.0
+    blur = min(max(1.0, level * 255 / 20), _MOST_BLUR) if level else 0.0
     found = METHODS[method](cv2, *(_as_opencv_wants(cv2, frame, blur) for frame in (reference, target)))
     return np.ascontiguousarray(found.transpose(2, 0, 1)[:, : reference.shape[1], : reference.shape[2]])
 
@@ -116,9 +117,9 @@ def _measured(method: str, reference, target, sigma):
 
 def noise_scale(op: str, sigma, frames) -> float:
     """`sigma`, of 255 for whole numbers of any depth and of 1 for floats, on the scale 0..1."""
-    fits = isinstance(sigma, (int, float, np.number)) and not isinstance(sigma, bool) and 0 <= sigma < float("inf")
+    fits = isinstance(sigma, (int, float, np.number)) and not isinstance(sigma, bool) and 0 <= sigma <= 1e6
     if not fits:
-        raise ShiftsearchError(f"{op}: sigma is {sigma!r}, expected a number from 0 or None")
+        raise ShiftsearchError(f"{op}: sigma is {sigma!r}, expected a number from 0 to 1e6, or None")
     whole = str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE
     return float(sigma) / (255 if whole else 1)
 
@@ -304,14 +305,13 @@ def check(reference, target, flow) -> Check:
     motion = -gains.pop("no motion")
     del gains["itself"]
     best = max(gains, key=gains.get)
-    if gains[best] < 1 or gains[best] < 1 - motion:
-        what = (
-            f"{abs(motion):.1f} dB {'closer to' if motion >= 0 else 'farther from'} the reference than no motion does"
-        )
-        verdict = "right" if motion > -1 else "wrong, and no repair that is tried here helps"
-        return Check(motion > -1, f"flow looks {verdict}: it brings the target {what}", gains)
-    _, looks, repair = _REPAIRS[best]
-    return Check(False, f"flow looks {looks}: {repair} brings {gains[best]:.1f} dB", gains)
+    if gains[best] >= max(1, 1 - motion):
+        _, looks, repair = _REPAIRS[best]
+        return Check(False, f"flow looks {looks}: {repair} brings {gains[best]:.1f} dB", gains)
+    verdict = "flow looks right" if motion > 0.5 else "flow cannot be told right from wrong"
+    verdict = verdict if motion > -1 else "flow looks wrong, and no repair that is tried here helps"
+    than = f"{'closer to' if motion >= 0 else 'farther from'} the reference than no motion does"
+    return Check(motion > -1, f"{verdict}: it brings the target {abs(motion):.1f} dB {than}", gains)
 
 
 def _scaled(by_x, by_y=None):
@@ -333,6 +333,10 @@ _REPAIRS = {  # name: (repair, what the flow looks like, what the repair is)
     "swapped": (lambda xp, f: f[:, ::-1], "transposed (dy before dx)", "swapping its channels"),
     "swapped and negated": (
         lambda xp, f: -f[:, ::-1], "transposed and inverted", "swapping its channels and negating it",
+    ),
+    "rows and columns swapped": (
+        lambda xp, f: f.swapaxes(-1, -2) if f.shape[-1] == f.shape[-2] else f,
+        "transposed (x before y in the array)", "swapping its rows and columns",
     ),
     "dx negated": (_scaled(-1, 1), "mirrored (dx to the left)", "negating dx"),
     "dy negated": (_scaled(1, -1), "mirrored (dy upwards)", "negating dy"),
@@ -372,8 +376,9 @@ def _at_size(op: str, name: str, flow, frames: int, size):
     shape, (H, W) = tuple(checked(op, name, flow).shape), size
     flow = flow[None] if flow.ndim == 3 else flow
     if len(flow) not in (1, frames) or shape[-2] > H or shape[-1] > W:
+        hint = ": its rows and columns look swapped" if shape[-2:] == (W, H) else ""
         raise ShiftsearchError(
-            f"{op}: {name} has shape {shape}, expected ({frames}, 2, {H}, {W}), (2, {H}, {W}) or coarser"
+            f"{op}: {name} has shape {shape}, expected ({frames}, 2, {H}, {W}), (2, {H}, {W}) or coarser{hint}"
         )
     return flow if shape[-2:] == (H, W) else upsample_flow(flow, (H, W))
 

@@ -5,6 +5,7 @@ One frame is in memory at a time. What is not looked at is kept: times, colour p
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.video.files import whole
+from shiftsearch.video.files import check_there, cut_off, whole
 
 _LATE = 0.5  # seconds that a file may end before it says
 _RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
@@ -104,6 +105,8 @@ def _said(path, what: str):
         raise
     except (av.FFmpegError, OSError, MemoryError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if getattr(error, "errno", None) == errno.EBUSY:  # what some of FFmpeg's functions say of headers
+            reason = "Invalid data found when processing input"
         raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
 
 
@@ -114,14 +117,15 @@ class Reader:
     def __init__(self, path, frames=(0, None)):
         self.path = Path(path)
         self.first, self.end = _span(frames)
-        _check_there(self.path)
-        self.damaged = self._count = 0
+        if "%" not in self.path.name:  # numbered pictures, FFmpeg finds them
+            check_there(self.path)
+        self.damaged = self._count = self._used = 0
         self.begin = Fraction(0)  # the time in the file that becomes 0 of what is written
         self.until = None  # when the last frame that is wanted ends
         self.times = deque()  # of frames that were given out and are not written yet
         self.packets = deque()  # of sound and subtitles, not written yet
         self.followed = False  # whether there is somebody who writes those
-        with _said(self.path, "cannot be read"):
+        with _said(self.path, "cannot be read as a video"):
             self._container = _av().open(f"file:{self.path}", metadata_errors="replace")
         try:
             self._open()
@@ -185,6 +189,7 @@ class Reader:
 
     def _decoded(self):
         """Frames in order. What is broken before the first whole one is skipped, as recordings begin anywhere."""
+        frame = None
         for packet in self._demuxed():
             try:
                 with _said(self.path, self._broken()):
@@ -197,6 +202,10 @@ class Reader:
                 self.damaged += frame.is_corrupt
                 self._count += 1
                 yield frame
+        torn = frame is not None and frame.is_corrupt
+        if torn or (self.path.is_file() and cut_off(self.path, self._used)):  # numbered pictures are no file
+            self._count = max(0, self._count - 1)  # the last one may be a part of a frame
+            raise ShiftsearchError(f"{self.path}: {self._broken(': its end is missing')}")
 
     def _demuxed(self):
         """Packets of the video; those of the other streams are put aside."""
@@ -211,6 +220,7 @@ class Reader:
             if packet.dts is not None:
                 ended = max(ended, _at(packet) + (packet.duration or 0) * packet.time_base)
             if packet.stream is self.stream:
+                self._used = max(self._used, (packet.pos or 0) + packet.size)
                 yield packet
             elif packet.dts is not None:
                 self._put_aside(packet)
@@ -269,19 +279,22 @@ def _span(frames) -> tuple[int, int | None]:
     return first, end
 
 
-def _check_there(path: Path):
-    if "%" in path.name:  # numbered pictures, FFmpeg finds them
-        return
-    if not path.exists():
-        raise ShiftsearchError(f"{path}: does not exist, expected a video file")
-    if not path.is_file():
-        raise ShiftsearchError(f"{path}: is no file, expected a video file")
-    if not path.stat().st_size:
-        raise ShiftsearchError(f"{path}: is empty, expected a video file")
-
-
 # --- writing ----------------------------------------------------------------------------------------
 _CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # hardly visible losses
+_WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
+_HELD = {  # kinds of files for which FFmpeg does not know what can be read from them again, the usual codec first
+    "mpegts": "h264 hevc mpeg2video mpeg1video mpeg4 aac ac3 eac3 mp2 mp3 opus dvb_subtitle",
+    "mpeg": "mpeg2video mpeg1video mp2 mp3 ac3",
+    "mxf": "mpeg2video pcm_s16le pcm_s24le",
+    "ogg": "vp8 theora vorbis opus flac speex",
+    "ogv": "vp8 theora vorbis opus flac speex",
+    "mov": "h264 hevc mpeg4 mpeg2video prores dnxhd mjpeg png qtrle aac alac ac3 mp3 pcm_s16le pcm_s16be pcm_s24le "
+    "pcm_f32le mov_text",
+    "flv": "h264 hevc vp9 av1 flv1 aac mp3",
+    "3gp": "h264 mpeg4 aac amr_nb",
+    "yuv4mpegpipe": "rawvideo wrapped_avframe",
+}
+_HELD |= dict.fromkeys(("vob", "svcd", "dvd", "vcd"), _HELD["mpeg"] + " dvd_subtitle")
 _SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv"}  # their quality is a number 1..31
 _EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 _STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
@@ -298,8 +311,13 @@ class Writer:
         self.left_out: list[str] = []
         self._count, self._last = 0, float("-inf")
         options = {} if "%" in part.name else {"update": "1"}  # for pictures: there is one, its name has no number
-        self._container = _av().open(f"file:{part}", "w", container_options=options, metadata_errors="replace")
-        self._single = bool(options) and self._container.format.name == "image2"
+        options["strict"] = "-1"  # for Y4M of more than 8 bits
+        try:
+            self._container = _av().open(f"file:{part}", "w", container_options=options, metadata_errors="replace")
+        except ValueError:
+            raise ShiftsearchError(f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"') from None
+        self._single = "update" in options and self._container.format.name == "image2"
+        self._held = _HELD.get(self._container.format.name, "").split()
         self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
         if like is not None:
             like.followed = True
@@ -312,22 +330,25 @@ class Writer:
             ending = self.path.suffix[1:].lower()
             wanted = [_PICTURES.get(ending, ending)]
         else:
-            source = self._like.codec if self._like is not None else None
-            wanted = [name for name in (source, self._container.default_video_codec) if name]
+            usual = self._held[0] if self._held else self._container.default_video_codec
+            wanted = [self._like.codec if self._like is not None else None, usual]
+            wanted = [name for name in wanted if name not in (None, "none")]
         reasons = []
         for name in wanted:
             try:
                 encoder = _av().Codec(name, "w")
                 if encoder.type != "video":
                     raise ValueError(f"{name} is for {encoder.type}")
-                options = _options(self.path, encoder.name, crf)
-                return encoder, self._container.add_stream(encoder.name, rate=self._rate, options=options)
+                if self._held and encoder.canonical_name not in self._held:
+                    raise ValueError(f"such a file cannot hold {name}")
+                stream = self._container.add_stream(encoder.name, rate=self._rate)
             except _av().codec.codec.UnknownCodecError:
                 reasons.append(f"there is no encoder {name}")
-            except ShiftsearchError:
-                raise
             except ValueError as error:
                 reasons.append(str(error))
+            else:
+                stream.codec_context.options = _options(self.path, encoder.name, crf)
+                return encoder, stream
         raise ShiftsearchError(
             f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file"
         )
@@ -380,18 +401,24 @@ class Writer:
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if not context.pix_fmt.startswith(_RGB):
             full = context.pix_fmt.startswith("yuvj")
-            context.color_range, context.colorspace = 2 if full else source.color_range, source.colorspace
+            matrix, range_ = source.colorspace, source.color_range
+            if like.format.startswith(_RGB):  # has none: BT.601, and the range that every player expects
+                matrix, range_ = 6, 1
+            context.color_range, context.colorspace = 2 if full else range_, matrix
             self._matrix, self._range = context.colorspace, context.color_range
         shape = source.sample_aspect_ratio
         if shape:
             context.sample_aspect_ratio = 1 / shape if like.turned else shape
         self._container.metadata.update({key: like.metadata[key] for key in _METADATA if key in like.metadata})
         for other in like.others:
+            codec = other.codec_context.codec.canonical_name if other.codec_context is not None else "unknown"
             try:
+                if self._held and codec not in self._held:
+                    raise ValueError(codec)
                 copy = self._copies[other.index] = self._container.add_stream_from_template(other)
                 copy.metadata.update(other.metadata)
             except (ValueError, _av().FFmpegError):
-                self.left_out.append(f"{other.type} ({other.codec_context.name if other.codec_context else 'unknown'})")
+                self.left_out.append(f"{other.type} ({codec})")
 
     def _pixels(self, width: int, height: int, form: str) -> str:
         """The pixel format: that of the source if the encoder takes it, or else the nearest to it."""
@@ -400,6 +427,8 @@ class Writer:
         offered = [offer.name for offer in self._encoder.video_formats or ()]
         if self._encoder.name == "mjpeg":
             offered = [name for name in offered if name.startswith("yuvj")]
+        if wanted.startswith(_RGB) and self._container.format.name == "yuv4mpegpipe":
+            wanted = "yuv444p16le" if deep else "yuv444p"
         if wanted not in offered and wanted.startswith(_RGB) and self._encoder.lossy:
             plain = "yuv420p10le" if deep else "yuv420p"  # what every player shows
             wanted = plain if plain in offered else wanted
@@ -442,6 +471,8 @@ class Writer:
 def _options(path, encoder: str, crf: int | None) -> dict[str, str]:
     if crf is not None and encoder not in _CRF:
         raise ShiftsearchError(f"{path}: {encoder} has no crf, expected one of {', '.join(_CRF)}, or no crf")
+    if crf is not None and not 0 <= crf <= _WORST[encoder]:
+        raise ShiftsearchError(f"{path}: crf is {crf}, expected 0 to {_WORST[encoder]} for {encoder}")
     os.environ.setdefault("SVT_LOG", "1")  # or libsvtav1 prints its settings
     options = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
     if encoder in _CRF:
