@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from shiftsearch.video import cli
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command: 0 if all is well, 1 if not, 2 if the command is not understood, 130 if it is interrupted."""
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None if they are closed
     args = _parser().parse_args(arguments)
     for name in ("SIGTERM", "SIGHUP"):  # cleaned up as after Ctrl-C
         with suppress(ValueError, AttributeError):  # signals are for the main thread, and not all for every system
