@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 
 import numpy as np
 import pytest
@@ -297,7 +298,7 @@ FLOW = np.zeros((3, 2, 16, 16), np.float32)
         ({"sigma": -1}, "sigma"), ({"sigma": np.nan}, "sigma"), ({"sigma": "much"}, "sigma"), ({"sigma": True}, "sigma"),
         ({"sigma": np.inf}, "sigma"), ({"sigma": [1, 2]}, "sigma"), ({"quality": "best"}, "quality"),
         ({"radius": -1}, "radius"), ({"radius": 1.5}, "radius"), ({"radius": 10**9}, "radius"),
-        ({"flow": "raft"}, "flow"), ({"flow": 3}, "flow"), ({"flow": (FLOW,)}, "flow"), ({"flow": FLOW}, "flow"),
+        ({"flow": "raft"}, "flow"), ({"flow": 3}, "flow"), ({"flow": (FLOW,)}, "flow"), ({"flow": ()}, "flow"), ({"flow": FLOW}, "flow"),
         ({"flow": (FLOW, FLOW[:2])}, "backward"), ({"flow": (FLOW[0], FLOW[0])}, "forward"),
         ({"flow": (FLOW.astype(int), FLOW)}, "forward"), ({"flow": (FLOW.repeat(2, 2), FLOW)}, "forward"),
         ({"flow": lambda a, b: None}, "forward"), ({"flow": lambda a, b: np.zeros((3, 4))}, "forward"),
@@ -308,8 +309,9 @@ FLOW = np.zeros((3, 2, 16, 16), np.float32)
 )  # fmt: skip
 def test_errors_name_what_is_wrong(arguments, named):
     arguments = {"frames": CLIP, "sigma": 0.1, "flow": None, **arguments}
-    with pytest.raises(ShiftsearchError, match=rf"^denoise: .*{named}"):
+    with pytest.raises(ShiftsearchError, match=rf"^denoise: .*{named}") as raised:
         ss.denoise(**arguments)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -328,10 +330,26 @@ def test_a_stream_of_nothing_gives_nothing():
     assert list(ss.denoise_stream(iter(()))) == []
 
 
-def test_a_stream_that_is_left_leaves_no_threads():
-    stream = ss.denoise_stream(iter(example(13)), 25, radius=1)
+def test_a_stream_that_is_left_leaves_no_threads(monkeypatch, rng):
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("shiftsearch-denoise")]
+
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
+    clip = rng.integers(0, 256, (1, 208, 224), np.uint8).repeat(8, 0)
+    stream = ss.denoise_stream(clip, 25, radius=1, flow=None)
     next(stream)
+    assert threads()
     stream.close()
+    assert not threads()
+
+    def breaks_off():
+        yield from clip
+        raise RuntimeError("the camera is gone")
+
+    stream = ss.denoise_stream(breaks_off(), 25, radius=1, flow=None)
+    with pytest.raises(RuntimeError, match="the camera is gone"):
+        list(stream)
+    assert not threads()
 
 
 def test_overlap():

@@ -201,6 +201,14 @@ def test_check_of_measured_coarse_and_no_flow(cv2):
     assert not flow.check(here, here, motion[::-1] + 3).ok
 
 
+@pytest.mark.parametrize("length", [1e3, 3e38])
+def test_check_of_a_flow_that_leads_out_of_the_frame(length):
+    here, there, motion = varied()
+    found = flow.check(here, there, np.full_like(motion, length))
+    assert found.message == "flow looks wrong: it leads out of the frame nearly everywhere"
+    assert not found.ok
+
+
 def test_check_of_a_flow_whose_rows_are_columns():
     here, there, motion = varied((64, 64))
     found = flow.check(here, there, motion.transpose(0, 2, 1))

@@ -129,8 +129,8 @@ def align_clip(frames, to="previous", flow="dis", *, return_offsets=False, **opt
         True
     """
     spec = _spec("align_clip", frames, **options)
-    whole = hasattr(to, "__index__") and not isinstance(to, bool)
-    if not whole and to not in ("previous", "next"):
+    whole = isinstance(to, (int, np.integer)) and not isinstance(to, bool)
+    if not whole and not (isinstance(to, str) and to in ("previous", "next")):
         raise ShiftsearchError(f'align_clip: to is {to!r}, expected "previous", "next" or the number of a frame')
     count, _ = _lengths(spec, frames, frames)
     if count is None:
@@ -171,7 +171,7 @@ def align_stream(frames: Iterable, to="previous", flow="dis", *, return_offsets=
         >>> sum(1 for frame in align_stream(iter(clip), flow=None))
         5
     """
-    if to not in ("previous", "next"):
+    if not (isinstance(to, str) and to in ("previous", "next")):
         raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
     if not _is_method("align_stream", flow):
         raise ShiftsearchError(
@@ -236,7 +236,7 @@ def _flow_at(spec, flow, t: int, count: int | None):
         flows.checked(spec.op, "flow", array)
         return ()
 
-    transform(spec.op, natively, DTYPES, flow=flow)
+    transform(spec.op, natively, ("float16", "float32", "float64"), flow=flow)
     if len(flow.shape) == 3:
         return flow
     if count is None or len(flow) != count:

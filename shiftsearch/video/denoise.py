@@ -507,8 +507,9 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
     """
     spec = _spec("denoise", sigma, frames, quality, radius, max_memory)
     pair = flow if isinstance(flow, (tuple, list)) else ()
-    if pair and len(pair) != 2:
-        raise ShiftsearchError(f"denoise: flow is a {type(flow).__name__} of {len(pair)}, expected (forward, backward)")
+    if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
+        found = f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
+        raise ShiftsearchError(f"denoise: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
 
     def whole(xp, clip, *both):
         many = layout("denoise", "frames", clip.shape)[1]
@@ -569,8 +570,8 @@ def _stream(spec, frames, flow):
     method = flow if isinstance(flow, str) else None
     if not (flow is None or method in flows.METHODS or callable(flow) or isinstance(flow, tuple)):
         names = ", ".join(map(repr, flows.METHODS))
-        expected = f"one of {names}, None, a function or (forward, backward)"
-        raise ShiftsearchError(f"{spec.op}: flow is {flow!r}, expected {expected}")
+        also = " or a pair (forward, backward)" if spec.op == "denoise" else ""
+        raise ShiftsearchError(f"{spec.op}: flow is {flow!r}, expected one of {names}, None, a function{also}")
 
     def measured(number, before, frame):
         """From the frame before to this one, and back, if that is the caller's."""

@@ -291,14 +291,16 @@ def check(reference, target, flow) -> Check:
         >>> print(check(here, there, -flow))
         flow looks inverted (it leads from the target to the reference): negating it brings 49.9 dB
     """
-    gains = {}
+    gains, share = {}, {}
 
     def natively(xp, a, b, flow):
         full = _finite(xp, _at_size("flow.check", "flow", flow, len(a), a.shape[-2:])).astype(a.dtype)
         full = xp.broadcast_to(full, (len(a), *full.shape[1:]))
-        errors = {name: _difference(xp, a, b, repair(xp, full)) for name, (repair, _, _) in _REPAIRS.items()}
-        for name, error in errors.items():
-            gains[name] = 10 * float(np.log10((errors["itself"] + _SMALL) / (error + _SMALL)))
+        with np.errstate(over="ignore", invalid="ignore"):  # vectors that are too long as they are
+            found = {name: _difference(xp, a, b, repair(xp, full)) for name, (repair, _, _) in _REPAIRS.items()}
+        error, share["inside"] = found["itself"]
+        for name, (repaired, inside) in found.items():
+            gains[name] = 10 * float(np.log10((error + _SMALL) / (repaired + _SMALL))) if inside > _FEW else 0.0
         return a  # what counts are the gains
 
     _pairwise("flow.check", natively, reference, target, flow=flow)
@@ -308,6 +310,8 @@ def check(reference, target, flow) -> Check:
     if gains[best] >= max(1, 1 - motion):
         _, looks, repair = _REPAIRS[best]
         return Check(False, f"flow looks {looks}: {repair} brings {gains[best]:.1f} dB", gains)
+    if share["inside"] <= _FEW:
+        return Check(False, "flow looks wrong: it leads out of the frame nearly everywhere", gains)
     verdict = "flow looks right" if motion > 0.5 else "flow cannot be told right from wrong"
     verdict = verdict if motion > -1 else "flow looks wrong, and no repair that is tried here helps"
     than = f"{'closer to' if motion >= 0 else 'farther from'} the reference than no motion does"
@@ -347,14 +351,19 @@ _REPAIRS = {  # name: (repair, what the flow looks like, what the repair is)
         for factor in (2, 4, 8, 16, 0.5, 0.25, 0.125)
     },
 }  # fmt: skip
+_FEW = 0.05  # of all pixels
 _SMALL = 1e-6  # squared difference that nobody sees: 0.001 of white
 
 
-def _difference(xp, reference, target, flow) -> float:
-    """Mean squared difference where the flow stays inside the frame; everywhere, if it leads nearly all pixels out."""
+def _difference(xp, reference, target, flow) -> tuple[float, float]:
+    """Mean squared difference where the flow stays inside the frame, and the share of pixels where it does.
+
+    If that is next to nothing, it is the difference everywhere.
+    """
     squared = ((warped(xp, target, flow) - reference) ** 2).mean(1)
     inside = _inside(xp, flow)
-    return float(squared[inside].mean() if inside.mean() > 0.05 else squared.mean())
+    share = float(inside.mean())
+    return float(squared[inside].mean() if share > _FEW else squared.mean()), share
 
 
 def _inside(xp, flow):
