@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import shiftsearch as ss
 from shiftsearch import ShiftsearchError
 from shiftsearch._arrays import transform
 from shiftsearch.video import frames
@@ -153,6 +154,29 @@ def test_arrays_on_a_device_stay_there(rng):
     result = frames.restored(Namespace(), frames.planar("op", "frames", clip), clip)
     assert isinstance(result, OnDevice)
     np.testing.assert_array_equal(result.get(), clip.get())
+
+
+# --- progress ---------------------------------------------------------------------------------------
+def test_progress_is_shown_by_what_is_called_like_tqdm(rng):
+    clip = clip_of((3, 12, 16), "uint8", rng)
+
+    def counted(items, total):
+        seen.append(total)
+        for item in items:
+            seen.append("next")
+            yield item
+
+    calls = {
+        "denoise": lambda progress: ss.denoise(clip, 5, flow=None, radius=1, progress=progress),
+        "align": lambda progress: ss.align(clip[0], clip, None, progress=progress),
+        "align_clip": lambda progress: ss.align_clip(clip, 0, None, progress=progress),
+    }
+    for name, call in calls.items():
+        seen = []
+        np.testing.assert_array_equal(call(counted), call(None))
+        assert seen == [3, "next", "next", "next"]
+        with pytest.raises(ShiftsearchError, match=f"^{name}: progress is True, expected a function such as tqdm"):
+            call(True)
 
 
 # --- noise ------------------------------------------------------------------------------------------

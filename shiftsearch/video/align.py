@@ -26,7 +26,7 @@ from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
 from shiftsearch.video.chunks import with_scenes
-from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored
+from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored, watched
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class AlignSpec(Spec):
 
 def align(
     reference, frames, flow="dis", *, window=9, patch=3, penalty=0.05, sigma=None, subpixel=True, output="patch",
-    interp="bicubic", return_offsets=False, max_memory="1GiB",
+    interp="bicubic", return_offsets=False, max_memory="1GiB", progress=None,
 ):  # fmt: skip
     """Frames warped onto a reference: each pixel shows what the frame has where the reference's pixel went.
 
@@ -75,6 +75,7 @@ def align(
         return_offsets: gives where pixels were found, too
         max_memory: of what is computed at a time beside the frames: a number of bytes, or text such as "500MB". Larger
             frames are done in tiles. The result does not depend on it
+        progress: shows how far it is: a function such as tqdm, called with what to iterate over and `total`
 
     Returns:
         the frames as they came, warped; with `return_offsets` also a flow to the places that were found, float32
@@ -102,11 +103,12 @@ def align(
         (reference if of_reference is None else reference[t], frames if of_frames is None else frames[t])
         for t in range(count)
     )
-    found = [_pair(spec, *pair, _flow_at(spec, flow, t, count)) for t, pair in enumerate(pairs)]
+    numbered = enumerate(watched("align", progress, pairs, count))
+    found = [_pair(spec, *pair, _flow_at(spec, flow, t, count)) for t, pair in numbered]
     return _stacked(spec, found, return_offsets)
 
 
-def align_clip(frames, to="previous", flow="dis", *, return_offsets=False, **options):
+def align_clip(frames, to="previous", flow="dis", *, return_offsets=False, progress=None, **options):
     """Each frame of a clip warped onto the one before it, the one after it, or onto one frame of the clip.
 
     With "previous" and "next", a frame that has none in its scene stays as it is: see `scene_cuts`.
@@ -115,7 +117,7 @@ def align_clip(frames, to="previous", flow="dis", *, return_offsets=False, **opt
         frames: a clip, (T, H, W) or (T, H, W, C)
         to: "previous", "next" or the number of a frame
         flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto
-        return_offsets: as in `align`
+        return_offsets, progress: as in `align`
         options: as in `align`
 
     Returns:
@@ -148,7 +150,7 @@ def align_clip(frames, to="previous", flow="dis", *, return_offsets=False, **opt
         onto = before if to == "previous" else after
     found = [
         _pair(spec, None if r is None else frames[r], frames[t], _flow_at(spec, flow, t, count))
-        for t, r in enumerate(onto)
+        for t, r in enumerate(watched("align_clip", progress, onto, count))
     ]
     return _stacked(spec, found, return_offsets)
 

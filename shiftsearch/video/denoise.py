@@ -28,7 +28,7 @@ from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
 from shiftsearch.video.chunks import iterated, with_scenes
-from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored
+from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored, watched
 
 
 # --- one pass over a scene ------------------------------------------------------------------------
@@ -473,7 +473,7 @@ def denoise_overlap(*, quality="fast", radius=2) -> int:
     return 2 * spec.radius * len(_PASSES[spec.quality]) + 1
 
 
-def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB"):
+def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB", progress=None):
     """A clip without its noise: patches that are alike are found in frames around, and filtered together.
 
     White noise is what this is made for: equally strong everywhere, and independent from pixel to pixel.
@@ -492,6 +492,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
             pixels of their own grid, channel 0 = dx, 1 = dy; or a function of (reference, target) that gives (2, h, w)
         max_memory: of what is computed at a time beside the frames in reach: a number of bytes, or text such as
             "500MB". The result does not depend on it
+        progress: shows how far it is: a function such as tqdm, called with what to iterate over and `total`
 
     Returns:
         the frames as they came, without their noise. Scenes are found, and kept apart
@@ -520,7 +521,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
                 raise ShiftsearchError(
                     f"denoise: {name} has shape {tuple(array.shape)}, expected ({len(source)}, 2, H, W) or coarser"
                 )
-        for n, frame in enumerate(_stream(spec, source, both or flow)):
+        for n, frame in enumerate(watched("denoise", progress, _stream(spec, source, both or flow), len(source))):
             done[n] = frame
         return out
 

@@ -52,6 +52,15 @@ def restored(xp, result, like):
     return result if clip or len(result) > 1 else result[0]
 
 
+def watched(op: str, progress, items, total: int):
+    """The items as they pass, which `progress` shows: tqdm, or whatever else is called like that."""
+    if progress is None:
+        return items
+    if not callable(progress):
+        raise ShiftsearchError(f"{op}: progress is {progress!r}, expected a function such as tqdm, or None")
+    return progress(items, total=total)
+
+
 def noise_level(xp, planes) -> float:
     """Standard deviation of the white noise of planes (C, H, W): the median of their fourth differences along both axes.
 
