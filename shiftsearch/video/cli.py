@@ -281,7 +281,7 @@ def _score(one, other) -> tuple[float, float]:
     try:
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     except ImportError as error:
-        raise ShiftsearchError(f"compare needs scikit-image: pip install scikit-image ({error})") from None
+        raise ShiftsearchError(f'compare needs scikit-image: pip install "shiftsearch[video]" ({error})') from None
     one, other = (frame / np.float32(np.iinfo(frame.dtype).max) for frame in (one, other))
     if one.ndim != other.ndim:  # a grey frame against one in colour
         one, other = (frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, -1) for frame in (one, other))
