@@ -195,6 +195,14 @@ def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_pa
             through(source, target, codec="gif" if ending != "mov" else "vp9")
 
 
+@pytest.mark.parametrize("form", ["yuv422p", "yuv422p10le", "yuv444p10le"])
+def test_a_codec_that_wants_a_profile_gets_one(tmp_path, form):
+    source = make(tmp_path / "a.mkv", "ffv1", (256, 128), frames=2, form=form, audio=None)
+    through(source, tmp_path / "b.mov", codec="dnxhd")
+    assert {frame.format.name for frame in decoded(tmp_path / "b.mov")} == {form}
+    assert psnr(frames_of(source), frames_of(tmp_path / "b.mov")) > 40
+
+
 def test_colours_without_a_matrix_get_one_that_is_noted(tmp_path):
     source = make(tmp_path / "a.mov", "png", form="rgb24", audio=None)
     through(source, tmp_path / "b.mkv", crf=1)
@@ -343,7 +351,7 @@ def test_files_that_are_no_video(tmp_path):
     ("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx264")]
 )
 def test_truncated_files_say_how_far_they_can_be_read(tmp_path, name, codec):
-    source = make(tmp_path / name, codec, size=(320, 240), frames=60, audio=None)
+    source = make(tmp_path / name, codec, size=(128, 96), frames=60, audio=None)
     if name == "a.mp4":  # with its index in front
         with (
             av.open(str(source)) as old,
@@ -494,7 +502,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     """What waits between reading and writing: the times and the sound of a few frames."""
-    source = make(tmp_path / "a.mkv", frames=200)
+    source = make(tmp_path / "a.mkv", frames=120)
     with io.read(source) as clip, io.write(tmp_path / "b.mkv", clip) as out:
         most = 0
         for frame in clip:

@@ -282,19 +282,18 @@ def _span(frames) -> tuple[int, int | None]:
 # --- writing ----------------------------------------------------------------------------------------
 _CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # hardly visible losses
 _WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
-_HELD = {  # kinds of files for which FFmpeg does not know what can be read from them again, the usual codec first
-    "mpegts": "h264 hevc mpeg2video mpeg1video mpeg4 aac ac3 eac3 mp2 mp3 opus dvb_subtitle",
-    "mpeg": "mpeg2video mpeg1video mp2 mp3 ac3",
-    "mxf": "mpeg2video pcm_s16le pcm_s24le",
+_HELD = {  # what can be read again from kinds of files of which FFmpeg does not know that, the usual codec first
+    "mpegts": "h264 hevc mpeg2video mpeg1video mpeg4 aac aac_latm ac3 eac3 dts truehd mp2 mp3 opus pcm_bluray s302m "
+    "dvb_subtitle dvb_teletext hdmv_pgs_subtitle",
+    "mpeg": "mpeg2video mpeg1video mp2 mp3 ac3 dts pcm_dvd dvd_subtitle",
+    "mxf": "mpeg2video prores dnxhd pcm_s16le pcm_s24le",
     "ogg": "vp8 theora vorbis opus flac speex",
-    "ogv": "vp8 theora vorbis opus flac speex",
-    "mov": "h264 hevc mpeg4 mpeg2video prores dnxhd mjpeg png qtrle aac alac ac3 mp3 pcm_s16le pcm_s16be pcm_s24le "
-    "pcm_f32le mov_text",
-    "flv": "h264 hevc vp9 av1 flv1 aac mp3",
-    "3gp": "h264 mpeg4 aac amr_nb",
     "yuv4mpegpipe": "rawvideo wrapped_avframe",
 }
-_HELD |= dict.fromkeys(("vob", "svcd", "dvd", "vcd"), _HELD["mpeg"] + " dvd_subtitle")
+_HELD |= dict.fromkeys(("vob", "svcd", "dvd", "vcd"), _HELD["mpeg"]) | {"ogv": _HELD["ogg"]}
+_UNHELD = {("flv", "mpeg4")}  # what FFmpeg wrongly thinks could be
+_UNHELD |= {("mov", codec) for codec in ("vp8", "vp9", "av1", "rawvideo", "opus", "flac", "truehd")}
+_USUAL = {"flv": "h264", "3gp": "h264"}  # better than what FFmpeg thinks usual
 _SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv"}  # their quality is a number 1..31
 _EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 _STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
@@ -317,7 +316,6 @@ class Writer:
         except ValueError:
             raise ShiftsearchError(f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"') from None
         self._single = "update" in options and self._container.format.name == "image2"
-        self._held = _HELD.get(self._container.format.name, "").split()
         self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
         if like is not None:
             like.followed = True
@@ -330,7 +328,8 @@ class Writer:
             ending = self.path.suffix[1:].lower()
             wanted = [_PICTURES.get(ending, ending)]
         else:
-            usual = self._held[0] if self._held else self._container.default_video_codec
+            kind = self._container.format.name
+            usual = _USUAL.get(kind) or _HELD.get(kind, self._container.default_video_codec).split()[0]
             wanted = [self._like.codec if self._like is not None else None, usual]
             wanted = [name for name in wanted if name not in (None, "none")]
         reasons = []
@@ -339,8 +338,7 @@ class Writer:
                 encoder = _av().Codec(name, "w")
                 if encoder.type != "video":
                     raise ValueError(f"{name} is for {encoder.type}")
-                if self._held and encoder.canonical_name not in self._held:
-                    raise ValueError(f"such a file cannot hold {name}")
+                self._check_held(encoder.canonical_name)
                 stream = self._container.add_stream(encoder.name, rate=self._rate)
             except _av().codec.codec.UnknownCodecError:
                 reasons.append(f"there is no encoder {name}")
@@ -352,6 +350,12 @@ class Writer:
         raise ShiftsearchError(
             f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file"
         )
+
+    def _check_held(self, codec: str):
+        """That what is written can be read again, where FFmpeg does not see to that."""
+        kind = self._container.format.name
+        if (kind, codec) in _UNHELD or (kind in _HELD and codec not in _HELD[kind].split()):
+            raise ValueError(f"such a file cannot hold {codec}")
 
     def write(self, frame: np.ndarray) -> None:
         """Adds a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them."""
@@ -384,6 +388,9 @@ class Writer:
         stream, context = self._stream, self._stream.codec_context
         stream.width, stream.height = width, height
         stream.pix_fmt = self._pixels(width, height, form)
+        if self._encoder.name == "dnxhd":  # these profiles take any size
+            profiles = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx"}
+            context.options = {"profile": profiles.get(stream.pix_fmt, "dnxhr_444")}
         varies = int(self._container.format.flags) & _av().format.Flags.variable_fps.value
         counted = self._like is None or not varies or self._encoder.name in _STEADY
         self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
@@ -413,8 +420,7 @@ class Writer:
         for other in like.others:
             codec = other.codec_context.codec.canonical_name if other.codec_context is not None else "unknown"
             try:
-                if self._held and codec not in self._held:
-                    raise ValueError(codec)
+                self._check_held(codec)
                 copy = self._copies[other.index] = self._container.add_stream_from_template(other)
                 copy.metadata.update(other.metadata)
             except (ValueError, _av().FFmpegError):
