@@ -388,9 +388,6 @@ class Writer:
         stream, context = self._stream, self._stream.codec_context
         stream.width, stream.height = width, height
         stream.pix_fmt = self._pixels(width, height, form)
-        if self._encoder.name == "dnxhd":  # these profiles take any size
-            profiles = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx"}
-            context.options = {"profile": profiles.get(stream.pix_fmt, "dnxhr_444")}
         varies = int(self._container.format.flags) & _av().format.Flags.variable_fps.value
         counted = self._like is None or not varies or self._encoder.name in _STEADY
         self._tick = 1 / self._rate if counted else Fraction(self._like.stream.time_base)
@@ -399,6 +396,10 @@ class Writer:
         self._copies = {}
         if self._like is not None:
             self._start_like(self._like)
+        if self._encoder.name == "dnxhd":  # these profiles take any size; and no matrix means BT.709 there
+            profiles = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx"}
+            context.options = {"profile": profiles.get(stream.pix_fmt, "dnxhr_444")}
+            self._matrix = context.colorspace = 1 if self._matrix == 2 else self._matrix
         with _said(self.path, f"{self._encoder.name} cannot write {width} x {height} pixels as {stream.pix_fmt} here"):
             self._container.start_encoding()
 
