@@ -195,6 +195,28 @@ def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_pa
             through(source, target, codec="gif" if ending != "mov" else "vp9")
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1", "mpeg4"])
+def test_one_and_two_frames_have_their_times(tmp_path, codec):
+    source = make(tmp_path / "a.mkv", "ffv1", frames=2, audio=None)
+    for count in (1, 2, 2, 2, 2):
+        through(source, tmp_path / "b.mkv", (0, count), codec=codec)
+        assert [frame.time for frame in decoded(tmp_path / "b.mkv")] == [0, 0.04][:count]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("b.avi", "ffv1"), ("b.avi", "mpeg4"), ("b.y4m", None), ("b.avi", "mjpeg"), ("b.mpg", None), ("b.mov", "prores"),
+     ("b.webm", "vp8"), ("b.mkv", "mpeg4"), ("b.flv", "flv"), ("b.mov", "dnxhd")],
+)  # fmt: skip
+@pytest.mark.parametrize(("matrix", "range_"), [(1, 1), (1, 2), (9, 1)])
+def test_colours_stay_where_nothing_says_how_they_are_coded(tmp_path, name, codec, matrix, range_):
+    source = make(tmp_path / "a.mkv", "ffv1", (256, 128), frames=2, audio=None, colorspace=matrix, color_range=range_)
+    through(source, tmp_path / name, codec=codec)
+    before, after = frames_of(source), frames_of(tmp_path / name)
+    after = (after >> 8).astype(np.uint8) if after.dtype == np.uint16 else after
+    assert psnr(before, after) > 36
+
+
 @pytest.mark.parametrize("form", ["yuv422p", "yuv422p10le", "yuv444p10le"])
 def test_a_codec_that_wants_a_profile_gets_one(tmp_path, form):
     source = make(tmp_path / "a.mkv", "ffv1", (256, 128), frames=2, form=form, audio=None)

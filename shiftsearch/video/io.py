@@ -280,8 +280,10 @@ def _span(frames) -> tuple[int, int | None]:
 
 
 # --- writing ----------------------------------------------------------------------------------------
-_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # hardly visible losses
-_WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
+_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24, "libvpx": 8}  # hardly visible losses
+_WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63, "libvpx": 63}
+_NOTE_COLOURS = {"libx264", "libx265", "libvpx-vp9", "libsvtav1", "matroska", "webm"}  # codecs and kinds of files
+_NOTE_MATRIX = {"mpeg2video", "prores", "prores_ks", "dnxhd"}  # but not the range
 _HELD = {  # what can be read again from kinds of files of which FFmpeg does not know that, the usual codec first
     "mpegts": "h264 hevc mpeg2video mpeg1video mpeg4 aac aac_latm ac3 eac3 dts truehd mp2 mp3 opus pcm_bluray s302m "
     "dvb_subtitle dvb_teletext hdmv_pgs_subtitle",
@@ -351,6 +353,10 @@ class Writer:
             f"{self.path}: {' and '.join(reasons)}, expected another codec, as h264 or ffv1, or another kind of file"
         )
 
+    def _notes(self, what: set[str]) -> bool:
+        fixed = self._encoder.name in ("libvpx", "mjpeg")  # VP8 and JPEG know one kind of colours only
+        return not fixed and (self._encoder.name in what or self._container.format.name in what)
+
     def _check_held(self, codec: str):
         """That what is written can be read again, where FFmpeg does not see to that."""
         kind = self._container.format.name
@@ -408,12 +414,14 @@ class Writer:
         context, source = self._stream.codec_context, like.stream.codec_context
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if not context.pix_fmt.startswith(_RGB):
-            full = context.pix_fmt.startswith("yuvj")
             matrix, range_ = source.colorspace, source.color_range
-            if like.format.startswith(_RGB):  # has none: BT.601, and the range that every player expects
-                matrix, range_ = 6, 1
-            context.color_range, context.colorspace = 2 if full else range_, matrix
-            self._matrix, self._range = context.colorspace, context.color_range
+            if like.format.startswith(_RGB) or not (self._notes(_NOTE_COLOURS | _NOTE_MATRIX) or (matrix, range_) == (2, 0)):
+                matrix, range_ = 6, 1  # BT.601 and not the full range: what is expected if nothing is noted
+            elif not self._notes(_NOTE_COLOURS) and range_:
+                range_ = 1
+            if context.pix_fmt.startswith("yuvj"):
+                range_ = 2
+            self._matrix, self._range = context.colorspace, context.color_range = matrix, range_
         shape = source.sample_aspect_ratio
         if shape:
             context.sample_aspect_ratio = 1 / shape if like.turned else shape
@@ -434,6 +442,8 @@ class Writer:
         offered = [offer.name for offer in self._encoder.video_formats or ()]
         if self._encoder.name == "mjpeg":
             offered = [name for name in offered if name.startswith("yuvj")]
+        elif not self._notes(_NOTE_COLOURS):
+            wanted = wanted.replace("yuvj", "yuv")
         if wanted.startswith(_RGB) and self._container.format.name == "yuv4mpegpipe":
             wanted = "yuv444p16le" if deep else "yuv444p"
         if wanted not in offered and wanted.startswith(_RGB) and self._encoder.lossy:
@@ -465,7 +475,10 @@ class Writer:
         if not self._count:
             raise ShiftsearchError(f"{self.path}: no frame was written, expected at least one")
         with _said(self.path, "cannot be written"):
-            self._container.mux(self._stream.encode(None))
+            rest = self._stream.encode(None)
+            for packet in rest if self._count <= 2 else ():  # so few are in order, and libx265 gives them any dts
+                packet.dts = packet.pts
+            self._container.mux(rest)
             until = self._like.until if self._like is not None else None
             self._copy_packets(float("inf") if until is None else until)
             self._container.close()
@@ -484,8 +497,8 @@ def _options(path, encoder: str, crf: int | None) -> dict[str, str]:
     options = {"x265-params": "log-level=error"} if encoder == "libx265" else {}
     if encoder in _CRF:
         options["crf"] = str(_CRF[encoder] if crf is None else crf)
-    if encoder == "libvpx-vp9":
-        options["b"] = "0"  # quality decides alone
+    if encoder.startswith("libvpx"):
+        options["b"] = "0" if encoder == "libvpx-vp9" else "100M"  # quality decides alone
     if encoder in _SCALED:
         options |= {"flags": "+qscale", "global_quality": str(2 * 118)}  # 118 is FFmpeg's unit
     return options
