@@ -105,9 +105,10 @@ _OF_SEARCH = {
 _OF_MATCH = {name: value for name, value in _OF_SEARCH.items() if name != "radius"}
 _OF_ALIGN = {
     "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
-    "return_offsets": False, "max_memory": "1GiB",
+    "return_offsets": False, "max_memory": "1GiB", "progress": None,
 }  # fmt: skip
-_OF_DENOISE = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
+_OF_STREAM = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
+_OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
@@ -127,10 +128,10 @@ SIGNATURES = {
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
     "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
-    "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
+    "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False, "progress": None}),
     "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
-    "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
+    "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),

@@ -162,7 +162,7 @@ def _flow(args):
     method = getattr(shiftsearch.flow, args.flow)
     with ExitStack() as stack:
         clip = stack.enter_context(io.read(args.input, args.frames))
-        if Path(args.output).suffix == ".npy":
+        if Path(args.output).suffix.lower() == ".npy":
             out = stack.enter_context(_npy(args.output, clip.path))
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
