@@ -19,14 +19,12 @@ import numpy as np
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.files import check_there, cut_off, whole
 
-_LATE = 0.5  # seconds that a file may end before it says
 _RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
 _LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}  # by axes and bits
 # FFmpeg's numbers for how colour planes are made finer and coarser: values are repeated and averaged, rounded exactly,
 # so that a frame that is read and written comes out as it was
 _FINER = 0x10 | 0x40000
 _COARSER = 0x20 | 0x40000 | 0x4000
-_STATES_LENGTH = ("matroska", "mov")  # formats that write their length down; others have FFmpeg guess it
 
 
 def read(path, frames=(0, None)) -> Reader:
@@ -209,25 +207,18 @@ class Reader:
 
     def _demuxed(self):
         """Packets of the video; those of the other streams are put aside."""
-        ended = 0
         while True:
             with _said(self.path, self._broken()):
                 packet = next(self._packets, None)
             if packet is None:
-                break
+                return
             if packet.is_corrupt and self._count:
                 raise ShiftsearchError(f"{self.path}: {self._broken()}")
-            if packet.dts is not None:
-                ended = max(ended, _at(packet) + (packet.duration or 0) * packet.time_base)
             if packet.stream is self.stream:
                 self._used = max(self._used, (packet.pos or 0) + packet.size)
                 yield packet
             elif packet.dts is not None:
                 self._put_aside(packet)
-        states = self._container.format.name.startswith(_STATES_LENGTH)
-        stated = (self._container.duration or 0) / 1e6 if states else 0
-        if ended + _LATE < stated:
-            raise ShiftsearchError(f"{self.path}: {self._broken(f', {float(ended):.1f} of {stated:.1f} s')}")
 
     def _broken(self, where: str = "") -> str:
         whole = f"; frames {self.first}:{self._count} can be read" if self._count > self.first else ""
