@@ -40,7 +40,7 @@ def estimate_flow(video):
         grey = video.float().mean(2)
         frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
         others = torch.cat((grey[:, 1:], grey[:, :-1])).reshape(2 * B * (T - 1), 1, H, W)
-        flow = frames.new_zeros(len(frames), 2, 1, 1)
+        flow = frames.new_zeros(frames.shape[0], 2, 1, 1)
         for size in (8, 4, 2, 1):
             h, w = -(-H // size), -(-W // size)
             q, k = (F.interpolate(x, (h, w), mode="area") for x in (frames, others))
@@ -134,11 +134,11 @@ class ShiftedUNet(nn.Module):
         self._check(video, sigma, flow)
         if video.ndim == 4:
             return self(video[None], sigma, None if flow is None else [one[None] for one in flow])[0]
-        if len(video) == 0:
+        if video.shape[0] == 0:
             return video.clone()
         *_, H, W = video.shape
         unit = 2 ** (len(self.levels) - 1)
-        margin = (0, -W % unit, 0, -H % unit)
+        margin = (0, -(-W // unit) * unit - W, 0, -(-H // unit) * unit - H)
         whole = _each_frame(lambda frames: F.pad(frames, margin, mode="replicate"), video)
         if not self.motion:
             flow = None
