@@ -276,7 +276,7 @@ def test_attention_says_what_does_not_fit(video):
     with pytest.raises(ShiftsearchError, match="attend: v is a NoneType, expected a torch tensor"):
         nn.attend(video, video, None)
     for scale in ("big", torch.ones(3)):
-        with pytest.raises(ShiftsearchError, match="attend: scale is .* a tensor of 2, one for each head"):
+        with pytest.raises(ShiftsearchError, match=r"attend: scale is .* a tensor of 2, one for each head"):
             nn.attend(video, video, video, window=3, heads=2, scale=scale)
 
 
