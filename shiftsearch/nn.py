@@ -39,8 +39,8 @@ class _Op(nn.Module):
         op = self.function.__name__
         OPS[op].spec(op, **self.options)  # says what is wrong with them now, not at the first call
 
-    def forward(self, *tensors):
-        return type(self).function(*tensors, **self.options)
+    def forward(self, *tensors, **named):
+        return type(self).function(*tensors, **named, **self.options)
 
     def extra_repr(self) -> str:
         return _shown(self.options)

@@ -40,7 +40,7 @@ def close(found, expected, atol=1e-5):
 # --- ops as modules ---------------------------------------------------------------------------------
 def test_modules_are_their_ops(video, flow):
     options = {"window": 3, "topk": 4, "patch": 2, "subpixel": True}
-    scores, offsets = nn.ShiftedSearch(**options)(video, video, flow)
+    scores, offsets = nn.ShiftedSearch(**options)(video, video, flow=flow)
     expected = ss.search(video, video, flow, **options)
     assert torch.equal(scores, expected[0])
     assert torch.equal(offsets, expected[1])
@@ -48,7 +48,7 @@ def test_modules_are_their_ops(video, flow):
     assert torch.equal(nn.Refine(**fine)(video, video, offsets)[1], ss.refine(video, video, offsets, **fine)[1])
     weights = torch.softmax(-scores, -1)
     assert torch.equal(nn.Aggregate(patch=2)(video, weights, offsets), ss.aggregate(video, weights, offsets, patch=2))
-    assert torch.equal(nn.Stack(patch=2)(video, offsets, weights), ss.stack(video, offsets, weights, patch=2))
+    assert torch.equal(nn.Stack(patch=2)(v=video, offsets=offsets, weights=weights), ss.stack(video, offsets, weights, patch=2))
 
 
 @pytest.mark.parametrize("module", [nn.ShiftedSearch, nn.Refine, nn.Aggregate, nn.Stack])
