@@ -33,13 +33,13 @@ def run(op: Op, options: tuple, arrays: dict) -> tuple:
 
 
 def checked(spec: type[Spec], options: tuple) -> tuple:
-    """The fields of a spec, once it has checked them. A compiler asks when it computes shapes, and sizes are no numbers to it."""
+    """The fields of a spec, once it has checked them. A compiler, to which sizes are symbols, does so with shapes."""
     return options if torch.compiler.is_compiling() else dataclasses.astuple(spec(*options))
 
 
 def _autocast(op: Op, arrays: dict) -> dict:
-    """Within torch.autocast, values are in its dtype, as they are for matrix products. Coordinates and flow stay as they
-    are, and so do weights in single precision, which a softmax gives."""
+    """Within torch.autocast, values are in its dtype, as they are for matrix products. Coordinates and flow stay as
+    they are, and so do weights in single precision, which a softmax gives."""
     kind = arrays[op.values[0]].device.type
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return arrays
@@ -50,7 +50,7 @@ def _autocast(op: Op, arrays: dict) -> dict:
 
 
 def _transformed() -> bool:
-    """Whether torch.func's transforms or derivatives in forward mode are at work: they do not see gradients of operators."""
+    """Whether torch.func or derivatives in forward mode are at work, which do not see the gradients of operators."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -64,7 +64,7 @@ def _function(op: str, operator, setup_context, backward):
         return tuple(found) if isinstance(found, list) else found
 
     def jvp(ctx, *_):
-        raise ShiftsearchError(f"{op}: has no derivative in forward mode, expected one in reverse mode: torch.func.grad or vjp")
+        raise ShiftsearchError(f"{op}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
 
     def one_by_one(info, in_dims, *arguments):
         def call(n):
@@ -88,8 +88,8 @@ def upsample_flow(flow, height: int, width: int):
     h, w = flow.shape[-2:]
     wide = flow if flow.dtype == torch.float64 else flow.float()
     frames = torch.nn.functional.interpolate(wide.reshape(-1, 2, h, w), (height, width), mode="bilinear", align_corners=False)
-    ratio = torch.stack([frames.new_full((), n) for n in (width, height)]) / torch.stack([frames.new_full((), n) for n in (w, h)])
-    return (frames * ratio[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
+    fine, coarse = (torch.stack([frames.new_full((), n) for n in size]) for size in ((width, height), (w, h)))
+    return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
 
 
 def _register(op: Op) -> None:

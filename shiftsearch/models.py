@@ -38,7 +38,8 @@ def estimate_flow(video):
     if B * (T - 1) == 0:
         return 2 * (video.new_zeros(B, T, 2, H, W, dtype=torch.float32),)
     kind = video.device.type
-    with torch.no_grad(), torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    single = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with torch.no_grad(), single:
         grey = video.float().mean(2)
         frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
         others = torch.cat((grey[:, 1:], grey[:, :-1])).reshape(2 * B * (T - 1), 1, H, W)
@@ -220,7 +221,7 @@ def _check_options(options: dict) -> None:
 
 
 def _margin(H: int, W: int, unit: int) -> tuple[int, ...]:
-    """What `pad` adds for rows and columns that are multiples of `unit`. Compilers do not divide by remainders, hence no %."""
+    """What `pad` adds for rows and columns that are multiples of `unit`, in words that compilers know: they lack %."""
     return 0, -(-W // unit) * unit - W, 0, -(-H // unit) * unit - H
 
 

@@ -143,7 +143,7 @@ def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options)
     heads, several = known["heads"], isinstance(scale, torch.Tensor)
     if not (scale.numel() in (1, heads) if several else scale is None or isinstance(scale, Real)):
         found = f"a tensor of shape {tuple(scale.shape)}" if several else repr(scale)
-        raise ShiftsearchError(f"attend: scale is {found}, expected a number, or a tensor of {heads}, one for each head")
+        raise ShiftsearchError(f"attend: scale is {found}, expected a number or a tensor of {heads}, one for each head")
     weights = _weights(scores, _scale(scale, q.shape[-3], known), known["metric"])
     out = aggregate(v, weights, offsets, **_of_patches(known))
     return (out, weights, offsets) if return_attention else out
@@ -238,8 +238,8 @@ class ShiftedAttention(nn.Module):
         self.find = Refine(**options) if refine else ShiftedSearch(radius=radius, **options)
         if conv and (topk is None or self.find.options["per_frame"] or self.find.options["anchor"] == "flow"):
             raise ShiftsearchError(
-                f'ShiftedAttention: topk is {topk!r}, expected a whole number, and neither per_frame=True nor anchor="flow", '
-                "for a convolution over topk videos"
+                f"ShiftedAttention: topk is {topk!r}, expected a whole number, and neither per_frame=True nor "
+                'anchor="flow", for a convolution over topk videos'
             )
         self.dim, self.key_dim, self.conv = dim, key_dim, conv
         self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)

@@ -296,8 +296,9 @@ from cupy.cuda import compiler
 
 compiler._get_arch = lambda: "90"
 compiler._get_arch_for_options_for_nvrtc = lambda arch=None: ("-arch=sm_90", "cubin")
-compiler.function = SimpleNamespace(Module=lambda: SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None))
 loaded = []
+module = SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None)
+compiler.function = SimpleNamespace(Module=lambda: module)
 for n in range(4):
     compiler._compile_module_with_cache(f'extern "C" __global__ void ss_{n}(float* x) {{ *x = {n}; }}', ("-std=c++17",))
 sys.stdout.buffer.write(b"".join(loaded))

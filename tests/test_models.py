@@ -244,7 +244,8 @@ def test_compiled_it_is_the_same():
 
 def test_exported_it_takes_other_sizes():
     network, free = trained(depths=(1,), heads=(1,), window=1).eval(), torch.export.Dim.AUTO
-    program = torch.export.export(network, (torch.rand(2, 4, 3, 11, 15),), dynamic_shapes=[{0: free, 1: free, 3: free, 4: free}])
+    shapes = [{0: free, 1: free, 3: free, 4: free}]
+    program = torch.export.export(network, (torch.rand(2, 4, 3, 11, 15),), dynamic_shapes=shapes)
     video = torch.rand(3, 5, 3, 18, 13)
     torch.testing.assert_close(program.module()(video), network(video))
 

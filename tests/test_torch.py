@@ -76,7 +76,7 @@ CALLS = {
     "gather": Call(lambda v, offsets: ss.gather(v, offsets, patch=2, heads=2, queries=slice(1, 3)), "v offsets"),
     "fold": Call(_fold, "patches offsets weights"),
     "chain_flow": Call(lambda forward, backward: ss.chain_flow(forward, backward, radius=1), "forward backward"),
-    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (2 * coarse.shape[-2], 3 * coarse.shape[-1])), "coarse"),
+    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (coarse.shape[-2] * 2, coarse.shape[-1] * 3)), "coarse"),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 each_op = pytest.mark.parametrize(
@@ -208,10 +208,13 @@ def test_transforms_of_functions_give_the_same(call):
     single = {name: tensor.detach() for name, tensor in tensors.items()}
     both = tuple(torch.stack((tensor, 2 * tensor), 1) for tensor in single.values())
 
-    def outputs(*given):
-        return call(dict(zip(tensors, given, strict=True)))
+    def named(given):
+        return dict(zip(tensors, given, strict=True))
 
-    slopes = torch.func.grad(lambda *given: loss(call, dict(zip(tensors, given, strict=True))), tuple(range(len(tensors))))
+    def outputs(*given):
+        return call(named(given))
+
+    slopes = torch.func.grad(lambda *given: loss(call, named(given)), tuple(range(len(tensors))))
     mapped = torch.func.vmap(outputs, in_dims=1)(*both)
     each = torch.func.vmap(slopes, in_dims=1, randomness="same")(*both)
     for found, wanted in zip(mapped, expected, strict=True):
