@@ -194,8 +194,7 @@ class ShiftedAttention(nn.Module):
     """Attention over space and time where the keys of a query are the best places around where the flow leads.
 
     Linear maps of each pixel give q, k and v; `search` finds the `topk` keys most like each query; a softmax over their
-    scores weighs what is then summed, or stacked and convolved; a last map gives the output. The maps to q and k begin
-    as the same, so that before training, too, what is found is what is alike.
+    scores weighs what is then summed, or stacked and convolved; a last map gives the output.
 
     Args:
         dim: channels of the input and of the output
@@ -243,7 +242,6 @@ class ShiftedAttention(nn.Module):
             )
         self.dim, self.key_dim, self.conv = dim, key_dim, conv
         self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)
-        self.k.load_state_dict(self.q.state_dict())  # what is alike is near from the start: else places would be random
         self.out = nn.Linear(dim, dim)
         self.scale = float(_scale(scale, key_dim, self.find.options))
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(self.scale))) if learn_scale else None
@@ -340,7 +338,6 @@ class GuidedDeformableAttention(nn.Module):
         self.dim, self.heads, self.points, self.offsets = dim, heads, points, offsets
         self.window, self.step, self.reach = window, step, reach
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.k.load_state_dict(self.q.state_dict())  # what is alike is near from the start: else places would be random
         self.predict = _predictor(dim, hidden, 2 * heads * points) if offsets == "predict" else None
 
     def forward(self, x, support, flow):
