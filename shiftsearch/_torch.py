@@ -17,29 +17,68 @@ from shiftsearch.errors import ShiftsearchError
 
 _TYPES = {"int": "int", "int | None": "int?", "float": "float", "bool": "bool", "str": "str", "str | None": "str?",
           "tuple": "SymInt[]"}  # fmt: skip
+_AS_THEY_ARE = ("weights", "forward", "backward")  # values that are as precise under autocast as without
 _OPERATORS = {}  # by name of the op
+_FUNCTIONS = {}  # the same, as functions of autograd
 
 
 def run(op: Op, options: tuple, arrays: dict) -> tuple:
     """What the public functions call. `options` are the fields of the op's spec."""
-    if not torch.compiler.is_compiling():  # a compiler asks when it computes shapes
-        options = dataclasses.astuple(op.spec(*options))
+    options = checked(op.spec, options)
     arrays = _autocast(op, arrays)
-    found = _OPERATORS[op.name](*(arrays.get(name) for name in op.inputs), *options)
+    call = _FUNCTIONS[op.name].apply if _transformed() else _OPERATORS[op.name]
+    found = call(*(arrays.get(name) for name in op.inputs), *options)
     found = found if isinstance(found, tuple) else (found,)
     return found[: len(op.outputs) - len(op.hidden)]
 
 
+def checked(spec: type[Spec], options: tuple) -> tuple:
+    """The fields of a spec, once it has checked them. A compiler, to which sizes are symbols, does so with shapes."""
+    return options if torch.compiler.is_compiling() else dataclasses.astuple(spec(*options))
+
+
 def _autocast(op: Op, arrays: dict) -> dict:
-    """Within torch.autocast, values are in its dtype, as they are for matrix products. Coordinates stay as they are, and
-    so do weights in single precision, which a softmax gives."""
+    """Within torch.autocast, values are in its dtype, as they are for matrix products. Coordinates and flow stay as
+    they are, and so do weights in single precision, which a softmax gives."""
     kind = arrays[op.values[0]].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return arrays
     dtype = torch.get_autocast_dtype(kind)
-    values = [name for name in op.values if name != "weights" and name in arrays and arrays[name].dtype != torch.float64]
-    values = [name for name in values if arrays[name].is_floating_point()]
+    values = [name for name in op.values if name not in _AS_THEY_ARE and name in arrays]
+    values = [name for name in values if arrays[name].is_floating_point() and arrays[name].dtype != torch.float64]
     return {name: array.to(dtype) if name in values else array for name, array in arrays.items()}
+
+
+def _transformed() -> bool:
+    """Whether torch.func or derivatives in forward mode are at work, which do not see the gradients of operators."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def _function(op: str, operator, setup_context, backward):
+    """An operator as a function of autograd, which torch.func can differentiate and map over an axis."""
+
+    def forward(*arguments):
+        found = operator(*arguments)
+        return tuple(found) if isinstance(found, list) else found
+
+    def jvp(ctx, *_):
+        raise ShiftsearchError(f"{op}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
+
+    def one_by_one(info, in_dims, *arguments):
+        def call(n):
+            here = (x.select(d, n) if isinstance(d, int) else x for d, x in zip(in_dims, arguments, strict=True))
+            return function.apply(*here)
+
+        found = [call(n) for n in range(info.batch_size)]
+        if isinstance(found[0], torch.Tensor):
+            return torch.stack(found), 0
+        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+
+    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp, "vmap": one_by_one}
+    function = type(op, (torch.autograd.Function,), {name: staticmethod(part) for name, part in parts.items()})
+    return function
 
 
 def upsample_flow(flow, height: int, width: int):
@@ -49,8 +88,8 @@ def upsample_flow(flow, height: int, width: int):
     h, w = flow.shape[-2:]
     wide = flow if flow.dtype == torch.float64 else flow.float()
     frames = torch.nn.functional.interpolate(wide.reshape(-1, 2, h, w), (height, width), mode="bilinear", align_corners=False)
-    ratio = torch.stack((frames.new_full((), width / w), frames.new_full((), height / h)))
-    return (frames * ratio[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
+    fine, coarse = (torch.stack([frames.new_full((), n) for n in size]) for size in ((width, height), (w, h)))
+    return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
 
 
 def _register(op: Op) -> None:
@@ -101,7 +140,8 @@ def _register(op: Op) -> None:
         grads = grads[: len(op.outputs) - len(op.hidden)]
         if all(grad is None for grad in grads):
             return (*(None for _ in wanted), *nothing)
-        found = iter(backwards(*ctx.saved_tensors, *grads, *ctx.options, wanted))
+        call = backwards_function.apply if _transformed() else backwards
+        found = iter(call(*ctx.saved_tensors, *grads, *ctx.options, wanted))
         return (*(next(found) if needed else None for needed in wanted), *nothing)
 
     # --- backward ---
@@ -134,7 +174,9 @@ def _register(op: Op) -> None:
     forwards.register_autograd(slope, setup_context=save)
     backwards.register_fake(backward_shapes)
     backwards.register_autograd(no_second)
+    backwards_function = _function(op.name, backwards, lambda ctx, inputs, output: None, no_second)
     _OPERATORS[op.name] = getattr(torch.ops.shiftsearch, op.name)
+    _FUNCTIONS[op.name] = _function(op.name, _OPERATORS[op.name], save, slope)
 
 
 def _check(op: Op, spec: Spec, tensors: dict) -> None:

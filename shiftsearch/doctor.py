@@ -69,7 +69,20 @@ def _devices(xp):
         found = runtime.getDeviceProperties(index)
         memory, capability = found["totalGlobalMem"] / 2**30, f"{found['major']}.{found['minor']}"
         yield f"cuda:{index}       {found['name'].decode()}, {memory:.0f} GiB, compute capability {capability}"
-    yield f"cuda         driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}, NVRTC {xp.cuda.nvrtc.getVersion()}"
+    driver, there = (_dotted(version) for version in (runtime.driverGetVersion(), runtime.runtimeGetVersion()))
+    yield f"cuda         driver for CUDA {driver}, runtime {there}, {_compiler(xp)}"
+
+
+def _dotted(version: int) -> str:
+    """13.2 for 13020, which is how CUDA writes it."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _compiler(xp) -> str:
+    try:
+        return "NVRTC " + ".".join(map(str, xp.cuda.nvrtc.getVersion()))
+    except Exception:  # libraries that are missing are errors of many kinds; what to do is said of each op
+        return "no NVRTC"
 
 
 # --- every op ---------------------------------------------------------------------------------------
@@ -122,7 +135,8 @@ def _largest_error(backend, op, spec, inputs) -> float:
     slopes = op.backward(backend, spec, there, there_kept, there_arrive, inputs.keys())
     wanted_slopes = op.backward(definition, spec, inputs, kept, arrive, inputs.keys())
     pairs = [(found[name], wanted[name]) for name in wanted] + [(slopes[name], wanted_slopes[name]) for name in wanted_slopes]
-    return max(_difference(a if type(a) is np.ndarray else a.get(), b) for a, b in pairs)
+    # of which one may be no number: Python's max would pass over it
+    return float(np.max([_difference(a if type(a) is np.ndarray else a.get(), b) for a, b in pairs]))
 
 
 def _difference(found, wanted) -> float:

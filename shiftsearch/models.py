@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn import ShiftedAttention, ShiftedSearch
+from shiftsearch.nn import ShiftedAttention, ShiftedSearch, check_video
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.search import match
 
@@ -36,11 +37,13 @@ def estimate_flow(video):
     B, T, _, H, W = video.shape
     if B * (T - 1) == 0:
         return 2 * (video.new_zeros(B, T, 2, H, W, dtype=torch.float32),)
-    with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
+    kind = video.device.type
+    single = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with torch.no_grad(), single:
         grey = video.float().mean(2)
         frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
         others = torch.cat((grey[:, 1:], grey[:, :-1])).reshape(2 * B * (T - 1), 1, H, W)
-        flow = frames.new_zeros(len(frames), 2, 1, 1)
+        flow = frames.new_zeros(frames.shape[0], 2, 1, 1)
         for size in (8, 4, 2, 1):
             h, w = -(-H // size), -(-W // size)
             q, k = (F.interpolate(x, (h, w), mode="area") for x in (frames, others))
@@ -74,6 +77,9 @@ class ShiftedUNet(nn.Module):
         topk: of those, the best that a block attends to
         motion: whether windows lie where the flow leads, or at the pixel itself in all frames
         noise_level: whether forward is told how strong the noise is
+
+    It is compiled in one graph, one for sizes that are multiples of 2 ** (levels - 1) and one for others. Exported with
+    sizes that are free, and an example whose sizes are such multiples, it takes all that are.
 
     State dict: `head`, `features.0`, `features.2`, `tail`, `shrink.<level>` and `grow.<level>` are convolutions, each
     with `.weight` and `.bias`; `levels.<level>.down.<n>` and `.up.<n>` are blocks: `norm`, `attention` (see
@@ -134,11 +140,10 @@ class ShiftedUNet(nn.Module):
         self._check(video, sigma, flow)
         if video.ndim == 4:
             return self(video[None], sigma, None if flow is None else [one[None] for one in flow])[0]
-        if len(video) == 0:
+        if video.shape[0] == 0:
             return video.clone()
         *_, H, W = video.shape
-        unit = 2 ** (len(self.levels) - 1)
-        margin = (0, -W % unit, 0, -H % unit)
+        margin = _margin(H, W, 2 ** (len(self.levels) - 1))
         whole = _each_frame(lambda frames: F.pad(frames, margin, mode="replicate"), video)
         if not self.motion:
             flow = None
@@ -169,11 +174,11 @@ class ShiftedUNet(nn.Module):
         return torch.cat((video, plane.expand(B, T, 1, H, W)), 2)
 
     def _check(self, video, sigma, flow) -> None:
-        name, shape = type(self).__name__, tuple(video.shape)
-        fits = video.ndim in (4, 5) and shape[-3] == self.channels and min(shape[-2:]) > 0
-        if not (fits and video.is_floating_point()):
-            found = f"{video.dtype} of shape {shape}"
-            raise ShiftsearchError(f"{name}: video is {found}, expected floats of shape (B, T, {self.channels}, H, W)")
+        name = type(self).__name__
+        check_video(name, "video", video, self.channels)
+        shape = tuple(video.shape)
+        if min(shape[-2:]) == 0:
+            raise ShiftsearchError(f"{name}: video has shape {shape}, expected at least one pixel")
         least = 2 * self.radius + 1
         if shape[-4] < least:
             raise ShiftsearchError(f"{name}: video has {shape[-4]} frames, expected at least 2 * radius + 1 = {least}")
@@ -213,6 +218,11 @@ def _check_options(options: dict) -> None:
         raise ShiftsearchError(
             f"ShiftedUNet: depths is {depths!r} and heads is {heads!r}, expected a whole number for each level in both"
         )
+
+
+def _margin(H: int, W: int, unit: int) -> tuple[int, ...]:
+    """What `pad` adds for rows and columns that are multiples of `unit`, in words that compilers know: they lack %."""
+    return 0, -(-W // unit) * unit - W, 0, -(-H // unit) * unit - H
 
 
 class _Level(nn.Module):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import nn
 
-from shiftsearch._op import OPS
+from shiftsearch._op import OPS, Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, stack
 from shiftsearch.ops.score import score
@@ -37,8 +39,8 @@ class _Op(nn.Module):
         op = self.function.__name__
         OPS[op].spec(op, **self.options)  # says what is wrong with them now, not at the first call
 
-    def forward(self, *tensors):
-        return type(self).function(*tensors, **self.options)
+    def forward(self, *tensors, **named):
+        return type(self).function(*tensors, **named, **self.options)
 
     def extra_repr(self) -> str:
         return _shown(self.options)
@@ -50,6 +52,14 @@ def _options(function) -> dict[str, inspect.Parameter]:
 
 def _shown(options: dict) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def check_video(module: str, name: str, video, channels: int) -> None:
+    if not isinstance(video, torch.Tensor):
+        raise ShiftsearchError(f"{module}: {name} is a {type(video).__name__}, expected a torch tensor")
+    if not (video.is_floating_point() and video.ndim in (4, 5) and video.shape[-3] == channels):
+        found = f"{video.dtype} of shape {tuple(video.shape)}"
+        raise ShiftsearchError(f"{module}: {name} is {found}, expected floats of shape (B, T, {channels}, H, W)")
 
 
 class ShiftedSearch(_Op):
@@ -125,8 +135,15 @@ def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options)
         >>> attend(video, video, video, window=5, topk=4, heads=2).shape
         torch.Size([3, 4, 16, 24])
     """
+    for name, video in {"q": q, "k": k, "v": v}.items():
+        if not isinstance(video, torch.Tensor):
+            raise ShiftsearchError(f"attend: {name} is a {type(video).__name__}, expected a torch tensor")
     scores, offsets = search(q, k, flow, **options)
     known = {name: options.get(name, p.default) for name, p in _options(search).items()}
+    heads, several = known["heads"], isinstance(scale, torch.Tensor)
+    if not (scale.numel() in (1, heads) if several else scale is None or isinstance(scale, Real)):
+        found = f"a tensor of shape {tuple(scale.shape)}" if several else repr(scale)
+        raise ShiftsearchError(f"attend: scale is {found}, expected a number or a tensor of {heads}, one for each head")
     weights = _weights(scores, _scale(scale, q.shape[-3], known), known["metric"])
     out = aggregate(v, weights, offsets, **_of_patches(known))
     return (out, weights, offsets) if return_attention else out
@@ -148,8 +165,29 @@ def _weights(scores, scale, metric: str):
     """Softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
     scores = scores.clamp(-_FAR, _FAR)
     if isinstance(scale, torch.Tensor):
-        scale = scale.to(scores.dtype)[:, None, None, None, None]  # of each head
+        scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # of each head
     return torch.softmax(scores * (scale if metric == "dot" else -scale), -1)
+
+
+@dataclass(frozen=True)
+class _AttentionSpec(Spec):
+    """The options of `ShiftedAttention` that its search does not have."""
+
+    dim: int
+    heads: int
+    key_dim: int
+    scale: float | None
+    learn_scale: bool
+    conv: bool
+    refine: bool
+
+    def __post_init__(self):
+        self.whole("dim", "heads", "key_dim")
+        for name in ("dim", "key_dim"):
+            self.check(getattr(self, name) % self.heads == 0, name, f"a multiple of heads, which is {self.heads}")
+        self.switch("learn_scale", "conv", "refine")
+        if self.scale is not None:
+            self.real("scale", least=1e-6)
 
 
 class ShiftedAttention(nn.Module):
@@ -191,25 +229,29 @@ class ShiftedAttention(nn.Module):
     ):  # fmt: skip
         super().__init__()
         key_dim = dim if key_dim is None else key_dim
-        _divides("ShiftedAttention", dim=dim, key_dim=key_dim, heads=heads)
+        _AttentionSpec("ShiftedAttention", dim, heads, key_dim, scale, learn_scale, conv, refine)
         options = {
             "window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride, "metric": metric,
             "subpixel": subpixel, **options,
         }  # fmt: skip
-        if conv and not isinstance(topk, int):
-            raise ShiftsearchError(f"ShiftedAttention: topk is {topk!r}, expected a whole number for a convolution over them")
         self.find = Refine(**options) if refine else ShiftedSearch(radius=radius, **options)
+        if conv and (topk is None or self.find.options["per_frame"] or self.find.options["anchor"] == "flow"):
+            raise ShiftsearchError(
+                f"ShiftedAttention: topk is {topk!r}, expected a whole number, and neither per_frame=True nor "
+                'anchor="flow", for a convolution over topk videos'
+            )
         self.dim, self.key_dim, self.conv = dim, key_dim, conv
         self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.scale = float(_scale(scale, key_dim, self.find.options))
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(self.scale))) if learn_scale else None
-        self.mix = nn.Conv2d(topk * dim, dim, patch, padding="same", padding_mode="reflect") if conv else None
+        self.mix = nn.Conv2d(topk * dim, dim, patch, padding="same", padding_mode="replicate") if conv else None
 
-    def forward(self, x, where=None, *, return_attention=False):
-        """x: (B, T, C, H, W); where: flow, or with refine=True the offsets of an earlier layer."""
+    def forward(self, x, flow=None, *, return_attention=False):
+        """x: (B, T, C, H, W); flow: as in `shiftsearch.search`, or with refine=True the offsets of an earlier layer."""
+        check_video("ShiftedAttention", "x", x, self.dim)
         q, k, v = (_per_pixel(layer, x) for layer in (self.q, self.k, self.v))
-        scores, offsets = self.find(q, k, where)
+        scores, offsets = self.find(q, k, flow)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
         weights = _weights(scores, scale, self.find.options["metric"])
         of_patches = _of_patches(self.find.options)
@@ -225,12 +267,6 @@ class ShiftedAttention(nn.Module):
                        "learn_scale": self.log_scale is not None})  # fmt: skip
 
 
-def _divides(module: str, heads: int, **dims: int) -> None:
-    for name, dim in dims.items():
-        if not (isinstance(dim, int) and isinstance(heads, int) and dim > 0 and heads > 0 and dim % heads == 0):
-            raise ShiftsearchError(f"{module}: {name} is {dim!r} and heads is {heads!r}, expected whole multiples of heads")
-
-
 def _per_pixel(layer, video):
     """A linear layer on the channels of (..., C, H, W). The result is channels last in memory, as the kernels like it."""
     return layer(video.movedim(-3, -1)).movedim(-1, -3)
@@ -244,6 +280,29 @@ def _mixed(layer, videos):
 
 
 # --- guided deformable attention --------------------------------------------------------------------
+@dataclass(frozen=True)
+class _GuidedSpec(Spec):
+    dim: int
+    heads: int
+    points: int
+    offsets: str
+    window: int
+    step: float
+    reach: float
+    hidden: int
+
+    def __post_init__(self):
+        self.whole("dim", "heads", "points", "window", "hidden")
+        self.check(self.dim % self.heads == 0, "dim", f"a multiple of heads, which is {self.heads}")
+        self.choice("offsets", "predict", "search")
+        self.real("step", least=1e-6)
+        self.real("reach")
+        if self.offsets == "predict":
+            self.check(math.isqrt(self.points) ** 2 == self.points, "points", "a square number to predict")
+        else:
+            self.check(self.points <= self.window**2, "points", f"at most the {self.window**2} places of the window")
+
+
 class GuidedDeformableAttention(nn.Module):
     """Attention of frames to a few points of supporting frames, around where the flow leads; as in RVRT.
 
@@ -274,23 +333,18 @@ class GuidedDeformableAttention(nn.Module):
 
     def __init__(self, dim, heads=12, points=9, *, offsets="search", window=9, step=0.5, reach=10.0, hidden=None):
         super().__init__()
-        _divides("GuidedDeformableAttention", dim=dim, heads=heads)
-        if offsets not in ("predict", "search"):
-            raise ShiftsearchError(f"GuidedDeformableAttention: offsets is {offsets!r}, expected 'predict' or 'search'")
-        side = math.isqrt(points)
-        if offsets == "predict" and side**2 != points:
-            raise ShiftsearchError(f"GuidedDeformableAttention: points is {points!r}, expected a square number to predict")
+        hidden = dim if hidden is None else hidden
+        _GuidedSpec("GuidedDeformableAttention", dim, heads, points, offsets, window, step, reach, hidden)
         self.dim, self.heads, self.points, self.offsets = dim, heads, points, offsets
         self.window, self.step, self.reach = window, step, reach
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.predict = _predictor(dim, hidden or dim, 2 * heads * points) if offsets == "predict" else None
+        self.predict = _predictor(dim, hidden, 2 * heads * points) if offsets == "predict" else None
 
     def forward(self, x, support, flow):
         """x: (B, T, C, H, W); support: (B, S, C, H, W); flow (B, T, S, 2, H, W), from each frame of x to each of support."""
-        batched = x.ndim == 5
-        if not batched:
-            x, support, flow = x[None], support[None], flow[None]
         self._check(x, support, flow)
+        if x.ndim == 4:
+            return self(x[None], support[None], flow[None])[0]
         B, T, C, H, W = x.shape
         S = support.shape[1]
         pairs = (B, T, S, C, H, W)
@@ -308,21 +362,19 @@ class GuidedDeformableAttention(nn.Module):
         weights = torch.softmax(scores.flatten(-2) / math.sqrt(C // self.heads), -1)
         weights = weights.unflatten(-1, (S, self.points)).movedim(-2, 1).reshape(-1, self.heads, 1, H, W, self.points)
         found = aggregate(v, weights, offsets).reshape(B, T, S, C, H, W).sum(2)
-        out = _per_pixel(self.out, found)
-        return out if batched else out[0]
+        return _per_pixel(self.out, found)
 
     def _check(self, x, support, flow) -> None:
-        B, T, C, H, W = x.shape
-        if self.dim != C:
-            raise ShiftsearchError(f"GuidedDeformableAttention: x has {C} channels, expected {self.dim}")
-        for name, tensor, expected in (
-            ("support", support, (B, support.shape[1], C, H, W)),
-            ("flow", flow, (B, T, support.shape[1], 2, H, W)),
-        ):
-            if tuple(tensor.shape) != expected:
-                raise ShiftsearchError(
-                    f"GuidedDeformableAttention: {name} has shape {tuple(tensor.shape)}, expected {expected}"
-                )
+        name = "GuidedDeformableAttention"
+        check_video(name, "x", x, self.dim)
+        check_video(name, "support", support, self.dim)
+        S = support.shape[-4]
+        expected = {"support": (*x.shape[:-4], S, *x.shape[-3:]), "flow": (*x.shape[:-3], S, 2, *x.shape[-2:])}
+        for which, tensor in (("support", support), ("flow", flow)):
+            found = tuple(getattr(tensor, "shape", ()))
+            if found != expected[which]:
+                found = f"has shape {found}" if isinstance(tensor, torch.Tensor) else f"is a {type(tensor).__name__}"
+                raise ShiftsearchError(f"{name}: {which} {found}, expected a tensor of shape {expected[which]}")
 
     def _searched(self, q, k, flow):
         """The best points of a window around the flow, as offsets of clips of one frame."""

@@ -73,7 +73,7 @@ def _no_gpu() -> str | None:
     try:
         _gpu().xp.zeros(1)
     except Exception as error:  # whatever is missing
-        return f"no GPU: {type(error).__name__}"
+        return f"no GPU: {error}"
     return None
 
 

@@ -243,6 +243,9 @@ def lines(kernel: kernels.Kernel) -> int:
 
 
 def _print_table(names: list[str]) -> None:
+    unknown = set(names) - kernels.KERNELS.keys()
+    if unknown:
+        sys.exit(f"no kernel {', '.join(sorted(unknown))}, expected some of {', '.join(kernels.KERNELS)}")
     chosen = [kernels.KERNELS[name] for name in names or kernels.KERNELS]
     with workers() as pool:
         rows = [

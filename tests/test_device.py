@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -285,6 +287,41 @@ def cupy():
 def test_cupy_without_a_driver(cupy):
     with pytest.raises(ShiftsearchError, match=r"NVIDIA driver|no CUDA device"):
         device.Gpu()
+
+
+_COMPILES = """
+import sys
+from types import SimpleNamespace
+from cupy.cuda import compiler
+
+compiler._get_arch = lambda: "90"
+compiler._get_arch_for_options_for_nvrtc = lambda arch=None: ("-arch=sm_90", "cubin")
+loaded = []
+module = SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None)
+compiler.function = SimpleNamespace(Module=lambda: module)
+for n in range(4):
+    compiler._compile_module_with_cache(f'extern "C" __global__ void ss_{n}(float* x) {{ *x = {n}; }}', ("-std=c++17",))
+sys.stdout.buffer.write(b"".join(loaded))
+"""
+
+
+def test_binaries_on_disk_survive_damage_and_several_processes(cupy, tmp_path):
+    pytest.importorskip("nvrtc")
+
+    def processes(count):
+        environment = {**os.environ, "CUPY_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", _COMPILES]
+        started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(count)]
+        return [process.communicate()[0] for process in started]
+
+    first, again, _ = processes(3)
+    assert first == again != b""
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == 4, "nothing is left over"
+    for path, damaged in zip(files, (b"", b"no binary", files[min(files)][:-1], files[min(files)][::-1]), strict=True):
+        path.write_bytes(damaged)
+    assert processes(2) == [first, first]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_cupy_compiles_as_the_check_does(cupy, monkeypatch):

@@ -58,17 +58,45 @@ def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
     assert said.rstrip().endswith("wrong on cpu")
 
 
-@pytest.mark.emulated
-@pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
-def test_each_backend_is_examined(monkeypatch):
+def test_what_is_no_number_is_wrong(monkeypatch):
+    """Also in the gradients, which are compared last."""
+    right = cpu.push
+    monkeypatch.setattr(cpu, "push", lambda *arguments, **options: right(*arguments, **options) * np.float32(np.nan))
+    well, said = examined(monkeypatch, missing)
+    assert not well
+    assert "cpu   aggregate   WRONG is off by nan" in said
+
+
+def emulated(compiler=lambda: (13, 0)):
     emulator = emulate.Emulator()
     emulator.xp = Namespace()
     emulator.xp.cuda = _Devices()
-    well, said = examined(monkeypatch, lambda: Cuda(emulator))
+    emulator.xp.cuda.getVersion = compiler
+    return Cuda(emulator)
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
+def test_each_backend_is_examined(monkeypatch):
+    well, said = examined(monkeypatch, emulated)
     assert well, said
     assert "cuda:0       Emulated, 1 GiB, compute capability 9.0" in said
+    assert "cuda         driver for CUDA 13.2, runtime 12.9, NVRTC 13.0" in said
     assert said.count("cuda  ") >= 10
     assert said.rstrip().endswith("all well on cpu and cuda")
+
+
+def test_a_compiler_that_is_missing_is_said(monkeypatch):
+    def gone(*_, **__):
+        raise RuntimeError("libnvrtc.so")
+
+    backend = emulated(gone)
+    monkeypatch.setattr(backend.device, "launch", gone)
+    well, said = examined(monkeypatch, lambda: backend)
+    assert not well
+    assert "runtime 12.9, no NVRTC" in said
+    assert "cuda  score       WRONG RuntimeError: libnvrtc.so" in said
+    assert said.rstrip().endswith("wrong on cuda")
 
 
 class _Devices:
@@ -87,10 +115,7 @@ class _Devices:
         return {"name": b"Emulated", "totalGlobalMem": 2**30, "major": 9, "minor": 0}
 
     def driverGetVersion(self):
-        return 13000
+        return 13020
 
     def runtimeGetVersion(self):
-        return 13000
-
-    def getVersion(self):
-        return 13, 0
+        return 12090

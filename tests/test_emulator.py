@@ -95,6 +95,13 @@ def test_writes_at_the_end_that_is_not_guarded(name, guard):
         bug.run("fast", True, 0, guard)
 
 
+def test_what_was_read_outside_is_seen_when_it_is_written_outside():
+    kernel = 'extern "C" __global__ void ss_copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }'
+    x, y = np.ones(4, np.float32), np.zeros(4, np.float32)
+    with pytest.raises(EmulatorError, match="write just outside of argument 1"):
+        Emulator(guard="start").launch_text(kernel, "ss_copy", 1, 5, [x, y])
+
+
 def test_outputs_stay_when_a_launch_fails():
     y = np.zeros(4, np.float32)
     with pytest.raises(EmulatorError, match="byte 16 of 16"):

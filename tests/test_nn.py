@@ -40,7 +40,7 @@ def close(found, expected, atol=1e-5):
 # --- ops as modules ---------------------------------------------------------------------------------
 def test_modules_are_their_ops(video, flow):
     options = {"window": 3, "topk": 4, "patch": 2, "subpixel": True}
-    scores, offsets = nn.ShiftedSearch(**options)(video, video, flow)
+    scores, offsets = nn.ShiftedSearch(**options)(video, video, flow=flow)
     expected = ss.search(video, video, flow, **options)
     assert torch.equal(scores, expected[0])
     assert torch.equal(offsets, expected[1])
@@ -48,7 +48,7 @@ def test_modules_are_their_ops(video, flow):
     assert torch.equal(nn.Refine(**fine)(video, video, offsets)[1], ss.refine(video, video, offsets, **fine)[1])
     weights = torch.softmax(-scores, -1)
     assert torch.equal(nn.Aggregate(patch=2)(video, weights, offsets), ss.aggregate(video, weights, offsets, patch=2))
-    assert torch.equal(nn.Stack(patch=2)(video, offsets, weights), ss.stack(video, offsets, weights, patch=2))
+    assert torch.equal(nn.Stack(patch=2)(video, offsets, weights=weights), ss.stack(video, offsets, weights, patch=2))
 
 
 @pytest.mark.parametrize("module", [nn.ShiftedSearch, nn.Refine, nn.Aggregate, nn.Stack])
@@ -62,21 +62,30 @@ def test_modules_have_the_options_of_their_ops_and_show_them(module):
     assert not made.state_dict()
 
 
-def test_wrong_options_are_errors_when_a_module_is_made():
-    with pytest.raises(ShiftsearchError, match="search: window is 0"):
-        nn.ShiftedSearch(window=0)
-    with pytest.raises(ShiftsearchError, match="Stack: windows is no option, expected some of patch"):
-        nn.Stack(windows=3)
-    with pytest.raises(ShiftsearchError, match="ShiftedAttention: dim is 8 and heads is 3"):
-        nn.ShiftedAttention(8, heads=3)
-    with pytest.raises(ShiftsearchError, match="ShiftedAttention: key_dim is 5 and heads is 2"):
-        nn.ShiftedAttention(8, heads=2, key_dim=5)
-    with pytest.raises(ShiftsearchError, match="ShiftedAttention: topk is None"):
-        nn.ShiftedAttention(8, topk=None, conv=True)
-    with pytest.raises(ShiftsearchError, match="offsets is 'guess', expected 'predict' or 'search'"):
-        nn.GuidedDeformableAttention(12, offsets="guess")
-    with pytest.raises(ShiftsearchError, match="points is 8, expected a square number"):
-        nn.GuidedDeformableAttention(12, points=8, offsets="predict")
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (nn.ShiftedSearch, {"window": 0}, "search: window is 0"),
+        (nn.Stack, {"windows": 3}, "Stack: windows is no option, expected some of patch"),
+        (nn.ShiftedAttention, {"dim": 8, "heads": 3}, "dim is 8, expected a multiple of heads, which is 3"),
+        (nn.ShiftedAttention, {"dim": 8, "heads": 2, "key_dim": 5}, "ShiftedAttention: key_dim is 5"),
+        (nn.ShiftedAttention, {"dim": 8, "heads": True}, "ShiftedAttention: heads is True"),
+        (nn.ShiftedAttention, {"dim": 8, "topk": None, "conv": True}, "ShiftedAttention: topk is None"),
+        (nn.ShiftedAttention, {"dim": 8, "per_frame": True, "conv": True}, "topk is 10, expected .* neither"),
+        (nn.ShiftedAttention, {"dim": 8, "scale": 0}, "ShiftedAttention: scale is 0"),
+        (nn.ShiftedAttention, {"dim": 8, "scale": float("nan")}, "ShiftedAttention: scale is nan"),
+        (nn.ShiftedAttention, {"dim": 8, "scale": "big"}, "ShiftedAttention: scale is 'big'"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "offsets": "guess"}, "offsets is 'guess', expected one of"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "points": 8, "offsets": "predict"}, "points is 8, expected a square"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "points": 10, "window": 3}, "points is 10, expected at most the 9"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "points": 9.0}, "points is 9.0"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "hidden": 0}, "hidden is 0"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "reach": "far"}, "reach is 'far'"),
+    ],
+)
+def test_wrong_options_are_errors_when_a_module_is_made(module, options, message):
+    with pytest.raises(ShiftsearchError, match=message):
+        module(**options)
 
 
 # --- attention --------------------------------------------------------------------------------------
@@ -241,15 +250,42 @@ def test_both_ways_share_their_parameters(guided):
     close(single, searched(x, support, flow)[0])
 
 
-def test_shapes_that_do_not_fit_are_errors(guided):
-    layer = nn.GuidedDeformableAttention(C, heads=2)
-    x, support, flow = guided
-    with pytest.raises(ShiftsearchError, match=r"flow has shape .*, expected"):
-        layer(x, support, flow[:, :, :1])
-    with pytest.raises(ShiftsearchError, match="x has 4 channels, expected 8"):
-        layer(x[:, :, :4], support, flow)
-    with pytest.raises(ShiftsearchError, match="support has shape"):
-        layer(x, support[..., :5], flow)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, support, flow: (x, support, flow[:, :, :1]), r"flow has shape .*, expected"),
+        (lambda x, support, flow: (x, support, None), "flow is a NoneType, expected a tensor of shape"),
+        (lambda x, support, flow: (x[:, :, :4], support, flow), r"x is torch.float32 of shape .*, expected"),
+        (lambda x, support, flow: (x[0, 0], support, flow), "x is torch.float32 of shape"),
+        (lambda x, support, flow: (x.int(), support, flow), "x is torch.int32"),
+        (lambda x, support, flow: (x.numpy(), support, flow), "x is a ndarray, expected a torch tensor"),
+        (lambda x, support, flow: (x, support[..., :5], flow), "support has shape"),
+        (lambda x, support, flow: (x, support[0], flow), "support has shape"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(guided, change, message):
+    with pytest.raises(ShiftsearchError, match=f"GuidedDeformableAttention: {message}"):
+        nn.GuidedDeformableAttention(C, heads=2)(*change(*guided))
+
+
+def test_attention_says_what_does_not_fit(video):
+    layer = nn.ShiftedAttention(C, heads=2)
+    for wrong in (video[:, :, :4], video[0, 0], video.int(), None):
+        with pytest.raises(ShiftsearchError, match="ShiftedAttention: x is"):
+            layer(wrong)
+    with pytest.raises(ShiftsearchError, match="attend: v is a NoneType, expected a torch tensor"):
+        nn.attend(video, video, None)
+    for scale in ("big", torch.ones(3)):
+        with pytest.raises(ShiftsearchError, match=r"attend: scale is .* a tensor of 2, one for each head"):
+            nn.attend(video, video, video, window=3, heads=2, scale=scale)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, C, 1, 1), (1, 3, C, 1, 9), (0, 3, C, 4, 5), (3, C, 4, 5)])
+def test_any_frames_are_taken(shape):
+    """Also by the convolution, whose patch is then larger than the frame."""
+    options = {"heads": 2, "window": 3, "topk": 3, "patch": 5}
+    for layer in (nn.ShiftedAttention(C, **options), nn.ShiftedAttention(C, conv=True, **options)):
+        assert layer(torch.randn(shape), flow=None).shape == shape
 
 
 # --- as modules of torch ----------------------------------------------------------------------------

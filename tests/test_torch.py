@@ -76,7 +76,7 @@ CALLS = {
     "gather": Call(lambda v, offsets: ss.gather(v, offsets, patch=2, heads=2, queries=slice(1, 3)), "v offsets"),
     "fold": Call(_fold, "patches offsets weights"),
     "chain_flow": Call(lambda forward, backward: ss.chain_flow(forward, backward, radius=1), "forward backward"),
-    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (7, 9)), "coarse"),
+    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (coarse.shape[-2] * 2, coarse.shape[-1] * 3)), "coarse"),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 each_op = pytest.mark.parametrize(
@@ -199,6 +199,51 @@ def test_without_gradients_nothing_is_recorded():
     assert not CALLS["aggregate"]({name: tensor.detach() for name, tensor in tensors.items()})[0].requires_grad
 
 
+# --- torch.func ---------------------------------------------------------------------------------------
+@each_call
+def test_transforms_of_functions_give_the_same(call):
+    """Gradients, an axis that is mapped over, and gradients of each sample."""
+    tensors = call.tensors()
+    expected, grads = call(tensors), gradients(call, tensors)
+    single = {name: tensor.detach() for name, tensor in tensors.items()}
+    both = tuple(torch.stack((tensor, 2 * tensor), 1) for tensor in single.values())
+
+    def named(given):
+        return dict(zip(tensors, given, strict=True))
+
+    def outputs(*given):
+        return call(named(given))
+
+    slopes = torch.func.grad(lambda *given: loss(call, named(given)), tuple(range(len(tensors))))
+    mapped = torch.func.vmap(outputs, in_dims=1)(*both)
+    each = torch.func.vmap(slopes, in_dims=1, randomness="same")(*both)
+    for found, wanted in zip(mapped, expected, strict=True):
+        assert torch.equal(found[0], wanted)
+    for name, alone, one in zip(tensors, slopes(*single.values()), each, strict=True):
+        torch.testing.assert_close(alone, grads[name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one[0], grads[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # which torch itself calls
+@each_op
+def test_derivatives_in_forward_mode_are_refused(name):
+    tensors = {key: tensor.detach() for key, tensor in CALLS[name].tensors().items()}
+    given = tuple(tensors.values())
+
+    def function(*given):
+        return loss(CALLS[name], dict(zip(tensors, given, strict=True)))
+
+    refused = pytest.raises(ShiftsearchError, match=f"{name}: has no derivative in forward mode")
+    with refused:
+        torch.func.jvp(function, given, given)
+    with refused:
+        torch.func.hessian(function)(*given)
+    with torch.autograd.forward_ad.dual_level(), refused:
+        function(*(torch.autograd.forward_ad.make_dual(tensor, tensor) for tensor in given))
+    with pytest.raises(ShiftsearchError, match=f"{name}: .*differentiated again"):
+        torch.func.grad(lambda *given: torch.func.grad(function)(*given).sum())(*given)
+
+
 # --- torch.library, torch.compile, torch.export -----------------------------------------------------
 def _operator_arguments(call, monkeypatch):
     """What a public function hands to its operator, and then to the operator of its gradient."""
@@ -261,6 +306,13 @@ def test_compiled_functions_have_one_graph_for_all_sizes(call):
         for name, grad in gradients(compiled, tensors).items():
             torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
     assert counted.count == asked
+
+
+@each_call
+def test_tensors_without_memory_give_shapes(call):
+    expected, tensors = call(call.tensors()), call.tensors(device="meta")
+    for found, wanted in zip(call(tensors), expected, strict=True):
+        assert (found.device.type, found.shape, found.dtype) == ("meta", wanted.shape, wanted.dtype)
 
 
 def test_a_new_size_is_compiled_once_more_and_then_no_more():
@@ -350,6 +402,13 @@ def test_under_autocast_values_are_halves_and_scores_singles():
     assert torch.equal(offsets, expected[1])
     grads = torch.autograd.grad(out.float().sum() + scores.sum(), list(tensors.values()))
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+def test_under_autocast_flow_stays_as_it_is():
+    tensors = CALLS["chain_flow"].tensors(torch.float32)
+    expected = CALLS["chain_flow"](tensors)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(CALLS["chain_flow"](tensors)[0], expected)
 
 
 def test_under_autocast_mixed_values_and_doubles_are_taken():

@@ -157,12 +157,12 @@ def upsample_flow(flow, size: tuple[int, int]):
     """
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
-    spec = _SizeSpec("upsample_flow", *size)
     if are_tensors(flow):
         from shiftsearch import _torch
 
         _check_coarse(flow.shape)
-        return _torch.upsample_flow(flow, spec.height, spec.width)
+        return _torch.upsample_flow(flow, *_torch.checked(_SizeSpec, ("upsample_flow", *size))[1:])
+    spec = _SizeSpec("upsample_flow", *size)
     return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec), flow=flow)
 
 

@@ -254,7 +254,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _READ, _READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
-_UNWRITTEN = ctypes.create_string_buffer(b"\xff" * mmap.PAGESIZE)
+# Beside arrays. What a kernel reads there is no number, and must not look as if nothing was written when it is written.
+_UNREADABLE, _UNTOUCHED = 0xFF, 0xA5
+_UNWRITTEN = ctypes.create_string_buffer(bytes([_UNTOUCHED]) * mmap.PAGESIZE)
 _unwritten = ctypes.addressof(_UNWRITTEN)
 
 
@@ -291,7 +293,7 @@ class _Copy:
         self.address = buffer.high - self.size if at_end or not self.size else buffer.low
         self._slack = buffer.low if at_end else buffer.low + self.size
         self._slack_size = buffer.high - buffer.low - self.size
-        ctypes.memset(self._slack, 0xFF, self._slack_size)
+        ctypes.memset(self._slack, _UNTOUCHED if written else _UNREADABLE, self._slack_size)
         ctypes.memmove(self.address, source, self.size)
         if not written:
             _protect(buffer.low, buffer.high - buffer.low, _READ)
