@@ -35,7 +35,7 @@ from shiftsearch.backends.cpu.windows import (
 )
 
 _LARGEST_WINDOW = 16  # of the vector code: its accumulators live in registers
-_ROWS_AT_A_TIME = 2  # rows of tiles whose windows are placed at a time, which bounds scratch memory
+_AT_A_TIME = 4096  # windows that are placed at a time, or those of one row of tiles, which bounds scratch memory
 
 
 # --- tiles, by vector code ------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def _packing(task):
 
 
 @helper
-def _load_planes(q, q_shape, t, y0, x0, task, planes):
+def _load_planes(q, q_shape, t, y0, x0, task, codes, planes):
     """The pixels that the patches of a tile need, [row, channel, column]."""
     apart, half = task.stride * task.scale, task.patch // 2
     packed, side, length, _ = _packing(task)
@@ -102,8 +102,7 @@ def _load_planes(q, q_shape, t, y0, x0, task, planes):
                     for column in range(run):
                         put(to, column, get(pixels, mirror_index(x + column, q_shape.width) * step))
                 elif step == 1:
-                    for column in range(run):
-                        put(to, column, get(pixels, x + column))
+                    micro.copy(codes.copy, pixels, x, to, 0, run)
                 else:
                     for column in range(run):
                         put(to, column, get(pixels, (x + column) * step))
@@ -231,7 +230,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
         u, t, y0 = unit - first, unit // tile_rows, unit % tile_rows * TILE
         ny = TILE if y0 + TILE <= task.rows else task.rows - y0
         nx = TILE if x0 + TILE <= task.columns else task.columns - x0
-        _load_planes(q, q_shape, t, y0, x0, task, q_planes)
+        _load_planes(q, q_shape, t, y0, x0, task, codes, q_planes)
         turned = not task.wide
         for s in range(task.slots):
             boxed = False
@@ -341,6 +340,10 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)
     B, T, C, H, W = k.shape
+    if B > 1 and T == 1 and seeds is None:  # many clips of one frame are searched like one of many frames
+        flow = None if flow is None else flow.swapaxes(0, 2)
+        out, offsets, _ = select(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
+        return out.swapaxes(0, 2), offsets.swapaxes(0, 2), None
     slots = spec.search_slots() if seeds is None else seeds.shape[-2]
     task = _task(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
     shape = (B, spec.heads, T, task.rows, task.columns, task.kept)
@@ -375,9 +378,9 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
 
 def _options(spec, task: Task) -> Options | None:
     removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
-    ranks, candidates = spec.penalty > 0 or bool(spec.anchor) or removes, task.slots * task.window**2
+    ranks = spec.penalty > 0 or bool(spec.anchor) or removes
     simple = not (ranks or hides or spec.per_frame or task.overhangs)
-    if simple and task.kept <= BEST and candidates >= 2 * BEST and spec.topk is not None:
+    if simple and task.kept <= BEST and spec.topk is not None:
         return None
     return Options(
         topk=spec.topk or task.kept, all=spec.topk is None, per_frame=spec.per_frame, penalty=float(spec.penalty),
@@ -392,7 +395,7 @@ def _by_vectors(task: Task) -> bool:
 
 
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
-    codes = {"candidates": micro.build_candidates(dtype), "ranks": micro.build_ranks(dtype)}
+    codes = {name: getattr(micro, f"build_{name}")(dtype) for name in ("candidates", "ranks", "smallest", "copy")}
     if _by_vectors(task):
         codes["interpolate"] = micro.build_interpolate(dtype)
         if task.wide:
@@ -412,12 +415,13 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
     run, videos = (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
     work = _memory(task, tiles, simd.lanes(k.dtype.name))
     names = _names(task)
+    rows = max(1, _AT_A_TIME // (TILE * task.columns * task.slots))
 
     def some_rows(first, last):
         scratch = aligned(work.numbers, k.dtype), np.empty(work.integers, np.int32)
-        windows = room_for(_ROWS_AT_A_TIME * TILE * task.columns * task.slots)
-        for start in range(first, last, _ROWS_AT_A_TIME):
-            end = min(last, start + _ROWS_AT_A_TIME)
+        windows = room_for(rows * TILE * task.columns * task.slots)
+        for start in range(first, last, rows):
+            end = min(last, start + rows)
             place(start, end, around, order, task, windows)
             run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs)
 
@@ -486,7 +490,7 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
     height, width = H + 2 * pad, W + 2 * pad
     shape = (T, height, width, C) if channels_last else (T, height, C, width)
     size = math.prod(shape)
-    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype)
+    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype, np.empty)
     rows = out[:size].reshape(shape)
     columns = rows.swapaxes(2, 3) if channels_last else rows
     down, across = (reflect(np.arange(-pad, n + pad), n).astype(int) + pad for n in (H, W))
