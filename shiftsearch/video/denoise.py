@@ -21,7 +21,7 @@ from functools import cache, partial
 import numpy as np
 
 from shiftsearch._arrays import transform
-from shiftsearch._geometry import query_grid
+from shiftsearch._geometry import dct, query_grid
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.gather import fold, gather
@@ -139,7 +139,7 @@ def _of_each_frame(xp, frames, here, what: _Pass):
     scores, found = _candidates(xp, frames, here, others, what, 1)
     good = scores[:, 0] <= what.worst * (frames[here].sigma * what.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
-    spare = xp.take_along_axis(own, rank[..., None], axis=0)
+    spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
 
 
@@ -205,18 +205,10 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
 
 # --- shrinking ------------------------------------------------------------------------------------
 @cache
-def _dct(n: int) -> np.ndarray:
-    """Orthonormal, rows are frequencies."""
-    k, i = np.arange(n)[:, None], np.arange(n)
-    basis = np.cos(np.pi * (2 * i + 1) * k / (2 * n)) * np.sqrt(np.where(k, 2, 1) / n)
-    return basis.astype(np.float32)
-
-
-@cache
 def _bases(xp, n: int, pixels: int):
     """(along, within, their transposes): groups (n, pixels) become along @ (groups @ within)."""
-    of_patch = _dct(math.isqrt(pixels))
-    along, within = _dct(n), np.kron(of_patch, of_patch).T
+    of_patch = dct(math.isqrt(pixels))
+    along, within = dct(n), np.kron(of_patch, of_patch).T
     return [xp.asarray(np.ascontiguousarray(basis)) for basis in (along, within, along.T, within.T)]
 
 

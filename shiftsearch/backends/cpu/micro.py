@@ -355,11 +355,14 @@ def build_smallest(dtype: str) -> int:
         return [b.select(below, value, least), b.select(below, here, where)]
 
     least, where = f.loop(n, [infinite, ir.Constant(integers, [0] * BEST)], lanes, step=BEST)
+    low = least
     for by in (8, 4, 2, 1):
-        other, there = f.rotate(least, by), f.rotate(where, by)
-        earlier = b.and_(b.fcmp_ordered("==", other, least), b.icmp_signed("<", there, where))
-        better = b.or_(b.fcmp_ordered("<", other, least), earlier)
-        least, where = b.select(better, other, least), b.select(better, there, where)
+        other = f.rotate(low, by)
+        low = b.select(b.fcmp_ordered("<", other, low), other, low)
+    where = b.select(b.fcmp_ordered("==", least, low), where, ir.Constant(integers, [2**31 - 1] * BEST))
+    for by in (8, 4, 2, 1):
+        other = f.rotate(where, by)
+        where = b.select(b.icmp_signed("<", other, where), other, where)
     b.store(b.extract_element(where, i32(0)), f._at(position, 0))
     return f.compile()
 

@@ -12,19 +12,12 @@ import functools
 import numpy as np
 from llvmlite import ir
 
+from shiftsearch._geometry import dct
 from shiftsearch.backends.cpu import simd
 from shiftsearch.backends.cpu.simd import aligned
 
 _SIDE = 8  # of a patch
 _MOST = 17  # patches of a group: code grows with the square of it
-
-
-@functools.cache
-def dct(n: int) -> np.ndarray:
-    """Orthonormal, rows are frequencies."""
-    k, i = np.arange(n)[:, None], np.arange(n)
-    basis = np.cos(np.pi * (2 * i + 1) * k / (2 * n)) * np.sqrt(np.where(k, 2, 1) / n)
-    return basis.astype(np.float32)
 
 
 def covers(groups) -> bool:
