@@ -167,22 +167,32 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
 
 
 @inline
-def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores):
+def _outside(y, x, task):
+    """Whether a candidate scores infinite because it is outside the frame."""
+    return task.overhangs and (y < 0 or y > task.height - 1 or x < 0 or x > task.width - 1)
+
+
+@inline
+def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, block, scores):
     """Scores of one window of one query, whose patch begins at q_planes and q_last."""
     cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
     frame = get(windows.frame, at)
     if task.part == task.window:
         _compare(frame, cy - by, cx - bx, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores)
         return
-    for i in range(task.window):
-        y = candidate(cy, i, by, task.step)
-        for j in range(task.window):
-            x = candidate(cx, j, bx, task.step)
-            to = after(scores, i * task.window + j)
-            if task.overhangs and (y < 0 or y > task.height - 1 or x < 0 or x > task.width - 1):
-                put(to, 0, np.inf)
-            else:
-                _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, to)
+    for a in range(task.phases):
+        for b in range(task.phases):
+            y, x = candidate(cy, a, by, task.step), candidate(cx, b, bx, task.step)
+            if task.part > 1 or not _outside(y, x, task):
+                _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, block)
+            row = 0
+            for i in range(a, task.window, task.phases):
+                y, place = candidate(cy, i, by, task.step), row
+                for j in range(b, task.window, task.phases):
+                    outside = _outside(y, candidate(cx, j, bx, task.step), task)
+                    put(scores, i * task.window + j, np.inf if outside else get(block, place))
+                    place += 1
+                row += task.part
 
 
 @inline
@@ -221,7 +231,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
     names, out, offsets, origin = pointer(names), pointer(out), pointer(offsets), pointer(origin)
     scores, q_planes, q_last = after(numbers, work.scores), after(numbers, work.q_planes), after(numbers, work.q_last)
     near, fractions, sums = after(numbers, work.near), after(numbers, work.fractions), after(numbers, work.sums)
-    pixels, boxes = after(numbers, work.pixels), after(numbers, work.boxes)
+    pixels, boxes, block = after(numbers, work.pixels), after(numbers, work.boxes), after(numbers, work.part)
     each, C = task.window * task.window, task.channels
     tile_rows, tile_columns = (task.rows + TILE - 1) // TILE, (task.columns + TILE - 1) // TILE
     packed, side, length, stride = _packing(task)
@@ -250,7 +260,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
                         _direct_scores(first_of(u, a, x0 + b, task) + s, windows, task, shape, codes,
                                        after(q_planes, a * packed * C * length + b * packed),
                                        after(q_last, (a * packed * side + b * packed) * C), k, k_last,
-                                       near, fractions, sums, after(scores, (a * TILE + b) * stride + s * each))  # fmt: skip
+                                       near, fractions, sums, block, after(scores, (a * TILE + b) * stride + s * each))  # fmt: skip
         for a in range(ny):
             for b in range(nx):
                 finish(after(scores, (a * TILE + b) * stride), t, y0 + a, x0 + b, first_of(u, a, x0 + b, task),
@@ -367,12 +377,14 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     sure = spec.slide and min(H, W) - 1 >= spec.window * spec.step  # that a window finds room in the frame
     overhangs = p.border == "reflect" and not sure
+    phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window
     return Task(
         frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
         slots=slots, first_slot=int(spec.skip == "own_frame"), window=spec.window, patch=p.patch, stride=p.stride,
         scale=p.scale, dilation=p.dilation, channels=C, kept=spec.kept(slots), step=float(spec.step),
         whole_step=int(spec.step), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide, subpixel=spec.subpixel,
-        seeds=seeds, overhangs=overhangs, part=spec.window if spec.step == 1 else 1, wide=C % simd.lanes(dtype) == 0,
+        seeds=seeds, overhangs=overhangs, phases=phases, part=-(-spec.window // phases),
+        wide=C % simd.lanes(dtype) == 0,
     )  # fmt: skip
 
 
