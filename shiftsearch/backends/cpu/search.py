@@ -390,9 +390,9 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
 
 def _options(spec, task: Task) -> Options | None:
     removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
-    ranks = spec.penalty > 0 or bool(spec.anchor) or removes
+    ranks, candidates = spec.penalty > 0 or bool(spec.anchor) or removes, task.slots * task.window**2
     simple = not (ranks or hides or spec.per_frame or task.overhangs)
-    if simple and task.kept <= BEST and spec.topk is not None:
+    if simple and task.kept <= BEST and candidates >= 2 * BEST and spec.topk is not None:
         return None
     return Options(
         topk=spec.topk or task.kept, all=spec.topk is None, per_frame=spec.per_frame, penalty=float(spec.penalty),
