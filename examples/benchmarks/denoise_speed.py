@@ -129,9 +129,9 @@ def main():
         hold(*arguments.hold)
         return
     size, turns = ((96, 128), 1) if arguments.quick else ((480, 854), 2)
-    rows = [row for colour in (False, True) for row in speeds(size, colour, 8, turns)]
-    memory = {count: held(size, count) for count in (8, 24)}
+    memory = {count: held(size, count) for count in (8, 24)}  # first, because a process starts with its parent's peak
     print(", ".join(f"{count} frames in colour: {found} MiB" for count, found in memory.items()))
+    rows = [row for colour in (False, True) for row in speeds(size, colour, 8, turns)]
     libraries = ("numpy", "numba", "opencv-python-headless", "scikit-image")
     versions = {name: importlib.metadata.version(name) for name in libraries} | {"python": platform.python_version()}
     result = {
