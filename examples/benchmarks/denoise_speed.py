@@ -6,8 +6,8 @@ The clip is a texture that moves by (1, 2) pixels a frame, with noise of sigma 2
 others take it. Each line is the better of two turns, in which all methods take turns: seconds for each frame on the
 clock, and of all cores together. OpenCV's fastNlMeansDenoisingMulti looks at 5 frames, scikit-image's denoise_nl_means at
 one; both have the windows that they suggest (21 and 19 pixels, patches of 7 and 5). Memory is what a process of its own
-held at most while it took a stream of so many frames, beyond what it held before. Needs shiftsearch[video] and
-scikit-image.
+held at most while it took a stream of so many frames, beyond what it held before: a dozen or so are held at a time.
+Needs shiftsearch[video] and scikit-image.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main():
         hold(*arguments.hold)
         return
     size, turns = ((96, 128), 1) if arguments.quick else ((480, 854), 2)
-    memory = {count: held(size, count) for count in (8, 24)}  # first, because a process starts with its parent's peak
+    memory = {count: held(size, count) for count in (8, 24, 48)}  # first, because a process starts with its parent's peak
     print(", ".join(f"{count} frames in colour: {found} MiB" for count, found in memory.items()))
     rows = [row for colour in (False, True) for row in speeds(size, colour, 8, turns)]
     libraries = ("numpy", "numba", "opencv-python-headless", "scikit-image")
