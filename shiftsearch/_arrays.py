@@ -158,7 +158,12 @@ def native_dtype(name: str) -> np.dtype:
 
 
 def _dtype(array) -> str:
-    return array.dtype.name if array.dtype.isnative else str(array.dtype.str)
+    return _name(array.dtype)
+
+
+@cache
+def _name(dtype) -> str:
+    return dtype.name if dtype.isnative else str(dtype.str)
 
 
 def check_dtypes(op: Op, caller: str, given: dict[str, str]) -> None:

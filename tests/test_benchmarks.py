@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,16 @@ def test_without_a_gpu_it_says_so_in_a_line():
         pytest.skip("there is a GPU")
     assert done.stderr.startswith("nothing is timed without a GPU: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_denoising_is_timed(tmp_path):
+    for library in ("cv2", "skimage"):
+        pytest.importorskip(library)
+    file = tmp_path / "speed.json"
+    command = [sys.executable, str(FOLDER / "denoise_speed.py"), "--quick", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert {row["method"] for row in found["rows"]} == {"shiftsearch, fast", "OpenCV NLM multi", "scikit-image NLM"}
+    assert set(found["peak_MiB"]) == {"8", "24", "48"}
+    assert found["versions"]["numpy"] == np.__version__

@@ -143,6 +143,19 @@ def test_less_overlap_does_not():
     assert (np.concatenate(parts) != ss.denoise(clip, 0.1, radius=1)).any()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 17, 18])
+def test_vector_code_filters_as_arrays_do(n, monkeypatch, rng):
+    """On a GPU the same is done by array operations; groups of many patches are left to them here, too."""
+    noisy, guide = rng.standard_normal((2, 7, n, 64), np.float32)
+    noisy[0] = 0
+    results = []
+    for vectors in (filters._spectra, lambda xp, groups: None):
+        monkeypatch.setattr(filters, "_spectra", vectors)
+        results.append((*filters._threshold(np, noisy.copy(), None, 0.4, factor=2.5), *filters._wiener(np, noisy.copy(), guide, 0.7)))
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6)
+
+
 def test_scenes_are_kept_apart():
     one, other = scene(6, seed=0), 1 - scene(6, seed=5)
     clip = with_noise(np.concatenate([one, other]), 0.05)

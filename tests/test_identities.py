@@ -290,6 +290,24 @@ def test_match_is_a_search_of_one_frame(rng):
     equal(ss.match(q[:, 0], k[:, 0], **options), (scores[:, :, 0], offsets[:, :, 0, ..., 1:]))
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("window", "topk"), [(1, 1), (3, 1), (3, 4), (4, 9), (4, 16), (5, 1), (5, 5), (6, 2), (7, 1)])
+def test_a_match_of_many_pairs_is_that_of_each(window, topk, dtype, heads, rng):
+    """With ties, and with what is no number: both must rank the same, by vector code or not."""
+    q, k = rng.integers(0, 2, (2, 3, 2, 12, 17)).astype(dtype)
+    k[0, 0, 5, 5], k[2] = np.nan, np.inf
+    flow = rng.integers(-2, 3, (3, heads, 2, 6, 9)).astype(dtype)
+    options = {"window": window, "topk": topk, "patch": 2, "stride": 2, "heads": heads}
+    scores, offsets = ss.match(q, k, flow, **options)
+    for n in range(3):
+        one, places = ss.match(q[n : n + 1], k[n : n + 1], flow[n : n + 1], **options)
+        np.testing.assert_array_equal(scores[n : n + 1], one)
+        np.testing.assert_array_equal(offsets[n : n + 1], places)
+    every = ss.match(q, k, flow, **{**options, "topk": None})[0]
+    np.testing.assert_array_equal(scores, np.sort(every, -1)[..., :topk])
+
+
 def test_match_reads_fine_queries_where_coarse_ones_are(rng):
     q, k = rng.standard_normal((2, 3, 5, 6))
     fine = np.kron(q, np.ones((2, 2)))

@@ -21,7 +21,7 @@ from functools import cache, partial
 import numpy as np
 
 from shiftsearch._arrays import transform
-from shiftsearch._geometry import query_grid
+from shiftsearch._geometry import dct, query_grid
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.gather import fold, gather
@@ -40,6 +40,7 @@ class _Frame:
         self.guide = None  # what the pass before made of it
         self.searched = noisy[0]  # where patches are compared
         self.forward = self.backward = None  # flow to the next frame and to the one before
+        self.ways: dict = {}  # from its queries to other frames, as `_flow_to` found them
         self.sums = self.coverage = self.small = None
 
 
@@ -138,7 +139,7 @@ def _of_each_frame(xp, frames, here, what: _Pass):
     scores, found = _candidates(xp, frames, here, others, what, 1)
     good = scores[:, 0] <= what.worst * (frames[here].sigma * what.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
-    spare = xp.take_along_axis(own, rank[..., None], axis=0)
+    spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
 
 
@@ -157,7 +158,7 @@ _EACH = 48  # candidates of a frame among which groups of many are chosen
 
 
 # --- bands of queries -----------------------------------------------------------------------------
-_BAND = {"numpy": 8192, "cupy": 1 << 22}  # patches of a band: enough to be worth a call
+_BAND = {"numpy": 16384, "cupy": 1 << 22}  # patches of a band: enough to be worth a call
 _AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # of them filtered at once: what fits the cache, what fills the device
 
 
@@ -178,9 +179,8 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
     first = min(rows.start, max(int(at.min()) - patch, 0) // stride)  # row of queries where what is read begins
     top, bottom = first * stride, min(max(int(at.max()), rows.stop * stride) + patch + 1, H)
     band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), slice(None)
-    places = xp.zeros((query_grid(bottom - top, W, stride)[0], *offsets.shape[1:]), xp.int32)
-    places[band[1]] = offsets[rows]
-    places = xp.broadcast_to(places, (channels, len(frames), *places.shape))  # the same for each channel
+    places = offsets[first : first + query_grid(bottom - top, W, stride)[0]]
+    places = xp.broadcast_to(places, (channels, len(frames), *places.shape))  # the same for each channel, read in the band
     options = {"stride": stride, "queries": band}
 
     def groups(name):
@@ -190,39 +190,38 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
 
     noisy, shape = groups("noisy")
     guide = groups("guide")[0] if what.guided else noisy
-    estimates, weights = xp.empty_like(noisy), xp.empty(noisy.shape[:2], noisy.dtype)
+    weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):
         for c in range(channels):
             part = c, slice(n, n + some)
-            estimates[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
-    weights = weights.reshape(channels, 1, *shape[2:4], 1)
-    all_weights = xp.zeros(places.shape[:-1], weights.dtype)
-    all_weights[:, here, band[1]] = weights[:, 0]
-    size = len(frames), bottom - top, W
-    sums, coverage = fold(estimates.reshape(shape), places, all_weights, size=size, **options)
+            noisy[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
+    all_weights = xp.zeros((channels, *places.shape[2:4], 1), weights.dtype)
+    all_weights[:, band[1]] = weights.reshape(channels, -1, offsets.shape[1], 1)
+    all_weights = xp.broadcast_to(all_weights[:, None], places.shape[:-1])
+    sums, coverage = fold(noisy.reshape(shape), places, all_weights, size=(len(frames), bottom - top, W), **options)
     return (top, bottom), sums, coverage
 
 
 # --- shrinking ------------------------------------------------------------------------------------
 @cache
-def _dct(n: int) -> np.ndarray:
-    """Orthonormal, rows are frequencies."""
-    k, i = np.arange(n)[:, None], np.arange(n)
-    basis = np.cos(np.pi * (2 * i + 1) * k / (2 * n)) * np.sqrt(np.where(k, 2, 1) / n)
-    return basis.astype(np.float32)
-
-
-@cache
 def _bases(xp, n: int, pixels: int):
     """(along, within, their transposes): groups (n, pixels) become along @ (groups @ within)."""
-    of_patch = _dct(math.isqrt(pixels))
-    along, within = _dct(n), np.kron(of_patch, of_patch).T
+    of_patch = dct(math.isqrt(pixels))
+    along, within = dct(n), np.kron(of_patch, of_patch).T
     return [xp.asarray(np.ascontiguousarray(basis)) for basis in (along, within, along.T, within.T)]
+
+
+def _spectra(xp, groups):
+    """Vector code that does the same, or None; it overwrites groups."""
+    vectors = importlib.import_module("shiftsearch.backends.cpu.spectra") if xp is np else None  # loads numba
+    return vectors if vectors and vectors.covers(groups) else None
 
 
 def _threshold(xp, noisy, guide, sigma, *, factor):
     """Keeps the frequencies of a group that stand out of the noise."""
+    if _spectra(xp, noisy):
+        return _spectra(xp, noisy).threshold(noisy, factor * sigma)
     along, within, along_back, within_back = _bases(xp, *noisy.shape[-2:])
     spectrum = along @ (noisy @ within)
     keep = xp.abs(spectrum) > factor * sigma
@@ -233,6 +232,8 @@ def _threshold(xp, noisy, guide, sigma, *, factor):
 
 def _wiener(xp, noisy, guide, sigma):
     """Weighs each frequency of a group by how much of it is signal, as the guide says."""
+    if _spectra(xp, noisy):
+        return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + 1e-20)
     along, within, along_back, within_back = _bases(xp, *noisy.shape[-2:])
     gain = along @ (guide @ within)
     gain *= gain
@@ -359,14 +360,18 @@ def _small(xp, frame: _Frame):
 
 def _flow_to(xp, frames, here, others, grid, stride):
     """Flow (n - 1, 2, h, w) from the queries of frame `here` to the other frames, step by step from frame to frame."""
-    y, x = (xp.arange(n) * stride for n in grid)
-    start = xp.stack(xp.broadcast_arrays(x, y[:, None])).astype(np.float32)
-    led = {here: start}
-    for s in [*range(here + 1, len(frames)), *range(here - 1, -1, -1)]:
-        before = s - 1 if s > here else s + 1
-        flow = frames[before].forward if s > here else frames[before].backward
-        led[s] = led[before] if flow is None else led[before] + _flow_at(xp, flow, led[before], frames[here].noisy.shape[1:])
-    return xp.stack([led[s] - start for s in others])
+    ways = frames[here].ways.setdefault((here, len(frames), stride), {})  # the same in each pass
+    if not ways:
+        y, x = (xp.arange(n) * stride for n in grid)
+        start = xp.stack(xp.broadcast_arrays(x, y[:, None])).astype(np.float32)
+        led, ways[here] = {here: start}, xp.zeros_like(start)
+        for s in [*range(here + 1, len(frames)), *range(here - 1, -1, -1)]:
+            before = s - 1 if s > here else s + 1
+            flow = frames[before].forward if s > here else frames[before].backward
+            step = 0 if flow is None else _flow_at(xp, flow, led[before], frames[here].noisy.shape[1:])
+            led[s] = led[before] + step
+            ways[s] = led[s] - start
+    return xp.stack([ways[s] for s in others])
 
 
 def _flow_at(xp, flow, places, size):

@@ -18,6 +18,8 @@ class Codes(NamedTuple):
 
     candidates: int
     ranks: int
+    smallest: int
+    copy: int
     wide: int = 0
     small: int = 0
     interpolate: int = 0
@@ -110,9 +112,17 @@ def _sort_smallest(values, positions, n, k):
 @helper
 def _find_best(keys, n, k, numbers, integers, work, codes, best):
     """Positions of the k smallest of n keys, equal ones in order; writes behind the keys, and behind the k in `best`."""
-    found, positions = after(numbers, work.found), after(integers, work.positions)
+    found, positions, order = after(numbers, work.found), after(integers, work.positions), after(integers, work.ranks)
+    if k == 1:
+        micro.smallest(codes.smallest, keys, 0, best, 0, n)
+        return
+    if k <= BEST and n < 2 * BEST:
+        micro.ranks(codes.ranks, keys, 0, order, 0, n)
+        for i in range(n):
+            put(best, get(order, i), i)
+        return
     m = n
-    if k <= BEST and n >= 2 * BEST:
+    if k <= BEST:
         end = (n + BEST - 1) // BEST * BEST
         for i in range(n, end):
             put(keys, i, np.inf)
@@ -120,9 +130,9 @@ def _find_best(keys, n, k, numbers, integers, work, codes, best):
         while get(positions, m - 1) >= n:  # padding is as small as the rest if that is infinite
             m -= 1
         if m <= 4 * BEST:
-            micro.ranks(codes.ranks, found, 0, integers, work.ranks, m)
+            micro.ranks(codes.ranks, found, 0, order, 0, m)
             for i in range(m):
-                put(best, get(integers, work.ranks + i), get(positions, i))
+                put(best, get(order, i), get(positions, i))
             return
     else:
         for i in range(n):

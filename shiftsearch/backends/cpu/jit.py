@@ -45,6 +45,7 @@ class kernel:
 
     def __init__(self, *written: str, packed: tuple[str, ...] = (), calls_vector_code: bool = False):
         self.packed, self.quick, self.compiled = (*written, *packed), calls_vector_code, {}
+        self.owners = []  # of what is compiled
 
     def __call__(self, function):
         self.function, self.names = function, list(inspect.signature(function).parameters)
@@ -64,11 +65,14 @@ class kernel:
         signature = tuple(self._type(*pair) for pair in zip(self.names, arguments, strict=True))
         with _announced(), _quickly() if self.quick else contextlib.nullcontext():
             try:
-                return numba.njit(signature, cache=True, **_OPTIONS)(self.function)
+                found = numba.njit(signature, cache=True, **_OPTIONS)(self.function)
             except numba.core.errors.NumbaError:
                 raise
             except Exception:  # no folder to write to, a full disk, a damaged file: the cache only saves time
-                return numba.njit(signature, **_OPTIONS)(self.function)
+                found = numba.njit(signature, **_OPTIONS)(self.function)
+        self.owners.append(found)
+        (only,) = found.overloads.values()
+        return only.entry_point  # numba would look at all types again at each call, for longer than ours take
 
     def _type(self, name, argument):
         if not isinstance(argument, np.ndarray):

@@ -25,6 +25,8 @@ pick = simd.caller("ppl")
 interpolate = simd.caller("ppplllll")
 candidates = simd.caller("ppill")
 ranks = simd.caller("pil")
+smallest = simd.caller("pil")
+copy = simd.caller("ppl")
 
 
 def _accumulate(f, metric, q, k, total):
@@ -307,18 +309,25 @@ def build_candidates(dtype: str) -> int:
 
 @functools.cache
 def build_ranks(dtype: str) -> int:
-    """(values, ranks, n): how many of n values come before each one; equal values in their order."""
+    """(values, ranks, n): how many of n values come before each one; equal values in their order.
+
+    What is no number is infinite. Whole vectors are read and written.
+    """
     f = simd.Function("ranks", dtype, "pil")
     values, ranks, n = f.arguments
     b, i32 = f.b, ir.IntType(32)
     integers = ir.VectorType(i32, BEST)
 
+    def number(value):
+        infinite = f.full(float("inf"), BEST)
+        return b.select(b.fcmp_ordered("<", value, infinite), value, infinite)
+
     def block(i):
-        mine = f.load(values, i, BEST)
+        mine = number(f.load(values, i, BEST))
         where = b.add(f.splat(b.trunc(i, i32), BEST), f.numbers(BEST))
 
         def other(j, before):
-            value = f.splat(f.scalar(values, j), BEST)
+            value = number(f.splat(f.scalar(values, j), BEST))
             earlier = b.icmp_signed("<", f.splat(b.trunc(j, i32), BEST), where)
             tie = b.and_(b.fcmp_ordered("==", value, mine), earlier)
             return [b.add(before, b.zext(b.or_(b.fcmp_ordered("<", value, mine), tie), integers))]
@@ -327,4 +336,52 @@ def build_ranks(dtype: str) -> int:
         f.store(before, ranks, i)
 
     f.loop(n, [], block, step=BEST)
+    return f.compile()
+
+
+@functools.cache
+def build_smallest(dtype: str) -> int:
+    """(values, position, n): position[0] is that of the first of n values that none is below; what is no number is infinite."""
+    f = simd.Function("smallest", dtype, "pil")
+    values, position, n = f.arguments
+    b, i32 = f.b, ir.IntType(32)
+    infinite, integers = f.full(float("inf"), BEST), ir.VectorType(i32, BEST)
+
+    def lanes(i, least, where):
+        value = f.load(values, i, BEST)
+        value = b.select(f.first(b.sub(n, i), BEST), value, infinite)
+        below = b.fcmp_ordered("<", value, least)
+        here = b.add(f.splat(b.trunc(i, i32), BEST), f.numbers(BEST))
+        return [b.select(below, value, least), b.select(below, here, where)]
+
+    least, where = f.loop(n, [infinite, ir.Constant(integers, [0] * BEST)], lanes, step=BEST)
+    low = least
+    for by in (8, 4, 2, 1):
+        other = f.rotate(low, by)
+        low = b.select(b.fcmp_ordered("<", other, low), other, low)
+    where = b.select(b.fcmp_ordered("==", least, low), where, ir.Constant(integers, [2**31 - 1] * BEST))
+    for by in (8, 4, 2, 1):
+        other = f.rotate(where, by)
+        where = b.select(b.icmp_signed("<", other, where), other, where)
+    b.store(b.extract_element(where, i32(0)), f._at(position, 0))
+    return f.compile()
+
+
+@functools.cache
+def build_copy(dtype: str) -> int:
+    """(in, out, n): out[:n] = in[:n]; numbers that do not fill a vector are copied with some before them again."""
+    f = simd.Function("copy", dtype, "ppl")
+    given, out, n = f.arguments
+    last = f.b.sub(n, f.int(f.lanes))
+    few = f.b.icmp_signed("<", last, f.int(0))
+
+    def vector(i):
+        f.store(f.load(given, i), out, i)
+
+    def one(i):
+        f.b.store(f.scalar(given, i), f._at(out, i))
+
+    f.loop(f.b.select(few, n, f.int(0)), [], one)
+    f.loop(last, [], vector, step=f.lanes)
+    f.loop(f.b.select(few, f.int(0), f.int(1)), [], lambda _: vector(last))
     return f.compile()

@@ -12,6 +12,8 @@ turn = simd.caller("ppllll")
 find = simd.caller("iipi" + "l" * 11)
 add = simd.caller("pppppppllllll")
 compare = simd.caller("pppppllllll")
+copy = simd.caller("ppll")
+accumulate = simd.caller("ppplll")
 
 
 @functools.cache
@@ -253,4 +255,51 @@ def build_compare(dtype: str, metric: str, channels: int, patch: int) -> int:
         f.loop(kept, [], reduce, step=n)
 
     f.loop(queries, [], query)
+    return f.compile()
+
+
+def _runs(lanes: int, length: int):
+    """(begin, length) of vectors, the longest first, that make up a row of a patch."""
+    begin = 0
+    while begin < length:
+        while lanes > length - begin:
+            lanes //= 2
+        yield begin, lanes
+        begin += lanes
+
+
+@functools.cache
+def build_copy(dtype: str, patch: int) -> int:
+    """(in, out, rows, row stride of in): a patch as one run of memory."""
+    f = simd.Function("copy", dtype, "ppll")
+    given, out, rows, stride = f.arguments
+
+    def row(i):
+        for begin, n in _runs(f.lanes, patch):
+            f.store(f.load(given, f.add(f.mul(i, stride), begin), n), out, f.add(f.mul(i, patch), begin))
+
+    f.loop(rows, [], row)
+    return f.compile()
+
+
+@functools.cache
+def build_accumulate(dtype: str, patch: int, same: bool) -> int:
+    """(values, weight, out, rows, row stride of values, of out): out += weight * values, or all times the `same` value."""
+    f = simd.Function("accumulate", dtype, "ppplll")
+    values, weight, out, rows, stride, out_stride = f.arguments
+    weight = f.scalar(weight, 0)
+    if same:
+        weight = f.b.fmul(weight, f.scalar(values, 0))
+
+    def row(i):
+        for begin, n in _runs(f.lanes, patch):
+            to = f.add(f.mul(i, out_stride), begin)
+            total, more = f.load(out, to, n), f.splat(weight, n)
+            if same:
+                total = f.plus(total, more)
+            else:
+                total = f.fma(more, f.load(values, f.add(f.mul(i, stride), begin), n), total)
+            f.store(total, out, to)
+
+    f.loop(rows, [], row)
     return f.compile()

@@ -35,6 +35,11 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def parts(cost: float) -> int:
+    """Into how many parts to cut what costs so many multiply-adds if each part must look at all of it."""
+    return 3 * threads() if threads() > 1 and cost >= _SMALL else 1
+
+
 def spread(work, count: int, cost: float) -> None:
     """Calls `work(first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
 

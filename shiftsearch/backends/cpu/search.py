@@ -35,7 +35,7 @@ from shiftsearch.backends.cpu.windows import (
 )
 
 _LARGEST_WINDOW = 16  # of the vector code: its accumulators live in registers
-_ROWS_AT_A_TIME = 2  # rows of tiles whose windows are placed at a time, which bounds scratch memory
+_AT_A_TIME = 4096  # windows that are placed at a time, or those of one row of tiles, which bounds scratch memory
 
 
 # --- tiles, by vector code ------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def _packing(task):
 
 
 @helper
-def _load_planes(q, q_shape, t, y0, x0, task, planes):
+def _load_planes(q, q_shape, t, y0, x0, task, codes, planes):
     """The pixels that the patches of a tile need, [row, channel, column]."""
     apart, half = task.stride * task.scale, task.patch // 2
     packed, side, length, _ = _packing(task)
@@ -102,8 +102,7 @@ def _load_planes(q, q_shape, t, y0, x0, task, planes):
                     for column in range(run):
                         put(to, column, get(pixels, mirror_index(x + column, q_shape.width) * step))
                 elif step == 1:
-                    for column in range(run):
-                        put(to, column, get(pixels, x + column))
+                    micro.copy(codes.copy, pixels, x, to, 0, run)
                 else:
                     for column in range(run):
                         put(to, column, get(pixels, (x + column) * step))
@@ -168,22 +167,32 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
 
 
 @inline
-def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores):
+def _outside(y, x, task):
+    """Whether a candidate scores infinite because it is outside the frame."""
+    return task.overhangs and (y < 0 or y > task.height - 1 or x < 0 or x > task.width - 1)
+
+
+@inline
+def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, block, scores):
     """Scores of one window of one query, whose patch begins at q_planes and q_last."""
     cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
     frame = get(windows.frame, at)
     if task.part == task.window:
         _compare(frame, cy - by, cx - bx, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores)
         return
-    for i in range(task.window):
-        y = candidate(cy, i, by, task.step)
-        for j in range(task.window):
-            x = candidate(cx, j, bx, task.step)
-            to = after(scores, i * task.window + j)
-            if task.overhangs and (y < 0 or y > task.height - 1 or x < 0 or x > task.width - 1):
-                put(to, 0, np.inf)
-            else:
-                _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, to)
+    for a in range(task.phases):
+        for b in range(task.phases):
+            y, x = candidate(cy, a, by, task.step), candidate(cx, b, bx, task.step)
+            if task.part > 1 or not _outside(y, x, task):
+                _compare(frame, y, x, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, block)
+            row = 0
+            for i in range(a, task.window, task.phases):
+                y, place = candidate(cy, i, by, task.step), row
+                for j in range(b, task.window, task.phases):
+                    outside = _outside(y, candidate(cx, j, bx, task.step), task)
+                    put(scores, i * task.window + j, np.inf if outside else get(block, place))
+                    place += 1
+                row += task.part
 
 
 @inline
@@ -222,7 +231,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
     names, out, offsets, origin = pointer(names), pointer(out), pointer(offsets), pointer(origin)
     scores, q_planes, q_last = after(numbers, work.scores), after(numbers, work.q_planes), after(numbers, work.q_last)
     near, fractions, sums = after(numbers, work.near), after(numbers, work.fractions), after(numbers, work.sums)
-    pixels, boxes = after(numbers, work.pixels), after(numbers, work.boxes)
+    pixels, boxes, block = after(numbers, work.pixels), after(numbers, work.boxes), after(numbers, work.part)
     each, C = task.window * task.window, task.channels
     tile_rows, tile_columns = (task.rows + TILE - 1) // TILE, (task.columns + TILE - 1) // TILE
     packed, side, length, stride = _packing(task)
@@ -231,7 +240,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
         u, t, y0 = unit - first, unit // tile_rows, unit % tile_rows * TILE
         ny = TILE if y0 + TILE <= task.rows else task.rows - y0
         nx = TILE if x0 + TILE <= task.columns else task.columns - x0
-        _load_planes(q, q_shape, t, y0, x0, task, q_planes)
+        _load_planes(q, q_shape, t, y0, x0, task, codes, q_planes)
         turned = not task.wide
         for s in range(task.slots):
             boxed = False
@@ -251,7 +260,7 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
                         _direct_scores(first_of(u, a, x0 + b, task) + s, windows, task, shape, codes,
                                        after(q_planes, a * packed * C * length + b * packed),
                                        after(q_last, (a * packed * side + b * packed) * C), k, k_last,
-                                       near, fractions, sums, after(scores, (a * TILE + b) * stride + s * each))  # fmt: skip
+                                       near, fractions, sums, block, after(scores, (a * TILE + b) * stride + s * each))  # fmt: skip
         for a in range(ny):
             for b in range(nx):
                 finish(after(scores, (a * TILE + b) * stride), t, y0 + a, x0 + b, first_of(u, a, x0 + b, task),
@@ -341,6 +350,10 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)
     B, T, C, H, W = k.shape
+    if B > 1 and T == 1 and seeds is None:  # many clips of one frame are searched like one of many frames
+        flow = None if flow is None else flow.swapaxes(0, 2)
+        out, offsets, _ = select(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
+        return out.swapaxes(0, 2), offsets.swapaxes(0, 2), None
     slots = spec.search_slots() if seeds is None else seeds.shape[-2]
     task = _task(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
     shape = (B, spec.heads, T, task.rows, task.columns, task.kept)
@@ -364,12 +377,14 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     sure = spec.slide and min(H, W) - 1 >= spec.window * spec.step  # that a window finds room in the frame
     overhangs = p.border == "reflect" and not sure
+    phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window
     return Task(
         frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
         slots=slots, first_slot=int(spec.skip == "own_frame"), window=spec.window, patch=p.patch, stride=p.stride,
         scale=p.scale, dilation=p.dilation, channels=C, kept=spec.kept(slots), step=float(spec.step),
         whole_step=int(spec.step), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide, subpixel=spec.subpixel,
-        seeds=seeds, overhangs=overhangs, part=spec.window if spec.step == 1 else 1, wide=C % simd.lanes(dtype) == 0,
+        seeds=seeds, overhangs=overhangs, phases=phases, part=-(-spec.window // phases),
+        wide=C % simd.lanes(dtype) == 0,
     )  # fmt: skip
 
 
@@ -392,7 +407,7 @@ def _by_vectors(task: Task) -> bool:
 
 
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
-    codes = {"candidates": micro.build_candidates(dtype), "ranks": micro.build_ranks(dtype)}
+    codes = {name: getattr(micro, f"build_{name}")(dtype) for name in ("candidates", "ranks", "smallest", "copy")}
     if _by_vectors(task):
         codes["interpolate"] = micro.build_interpolate(dtype)
         if task.wide:
@@ -412,12 +427,13 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
     run, videos = (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
     work = _memory(task, tiles, simd.lanes(k.dtype.name))
     names = _names(task)
+    rows = max(1, _AT_A_TIME // (TILE * task.columns * task.slots))
 
     def some_rows(first, last):
         scratch = aligned(work.numbers, k.dtype), np.empty(work.integers, np.int32)
-        windows = room_for(_ROWS_AT_A_TIME * TILE * task.columns * task.slots)
-        for start in range(first, last, _ROWS_AT_A_TIME):
-            end = min(last, start + _ROWS_AT_A_TIME)
+        windows = room_for(rows * TILE * task.columns * task.slots)
+        for start in range(first, last, rows):
+            end = min(last, start + rows)
             place(start, end, around, order, task, windows)
             run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs)
 
@@ -486,7 +502,7 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
     height, width = H + 2 * pad, W + 2 * pad
     shape = (T, height, width, C) if channels_last else (T, height, C, width)
     size = math.prod(shape)
-    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype)
+    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype, np.empty)
     rows = out[:size].reshape(shape)
     columns = rows.swapaxes(2, 3) if channels_last else rows
     down, across = (reflect(np.arange(-pad, n + pad), n).astype(int) + pad for n in (H, W))

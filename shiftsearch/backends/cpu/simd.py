@@ -321,7 +321,7 @@ def after(context, memory, index):
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)
 
 
-def aligned(size: int, dtype):
+def aligned(size: int, dtype, new=np.zeros):
     """Memory that begins where a vector may: one that crosses a cache line costs two."""
-    memory = np.zeros(size + 16, dtype)
+    memory = new(size + 16, dtype)
     return memory[-memory.ctypes.data % 64 // memory.itemsize :][:size]

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import Patches, reflect
+from shiftsearch.backends.cpu import micro_places as micro
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import pointer
+from shiftsearch.backends.cpu.simd import get, pointer, put
 
 _BAND = 32  # rows at least that one thread adds to: each thread looks at all candidates
 
@@ -59,100 +60,81 @@ def _first(offset, at, n, p):
     return place - p.patch // 2 + p.margin
 
 
-# four at a time, all read before one is written: LLVM makes a vector of them and need not ask whether memory overlaps
 @inline
-def _copy(out, to, values, at, n):
-    for j in range(0, n - 3, 4):
-        a, b, c, d = values[at + j], values[at + j + 1], values[at + j + 2], values[at + j + 3]
-        out[to + j], out[to + j + 1], out[to + j + 2], out[to + j + 3] = a, b, c, d
-    for j in range(n - n % 4, n):
-        out[to + j] = values[at + j]
+def _inside(begin, n, p):
+    """Whether a patch lies inside the frame along an axis of `n` pixels."""
+    return p.margin <= begin <= p.margin + n - p.patch
 
 
-@inline
-def _add(out, to, values, at, n, weight):
-    for j in range(0, n - 3, 4):
-        i, k = to + j, at + j
-        a, b, c, d = weight * values[k], weight * values[k + 1], weight * values[k + 2], weight * values[k + 3]
-        a, b, c, d = out[i] + a, out[i + 1] + b, out[i + 2] + c, out[i + 3] + d
-        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
-    for j in range(n - n % 4, n):
-        out[to + j] += weight * values[at + j]
-
-
-@inline
-def _add_same(out, to, value, n):
-    for j in range(0, n - 3, 4):
-        i = to + j
-        a, b, c, d = out[i] + value, out[i + 1] + value, out[i + 2] + value, out[i + 3] + value
-        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
-    for j in range(n - n % 4, n):
-        out[to + j] += value
-
-
-@kernel("out")
-def _gather(v, offsets, rows, columns, out, p, first, last):
-    """Patches of rows of queries, counted through all frames."""
-    T, F, H, W = v.shape
-    h, w, K = out.shape[1:4]
-    video, result, P = pointer(v), pointer(out), p.patch
+@kernel("out", calls_vector_code=True)
+def _gather(v, plane, offsets, rows, columns, out, code, p, first, last):
+    """Patches of rows of queries, counted through all frames; the first of their channels is `plane` of those of v."""
+    T, planes, H, W = v.shape
+    h, w, K, F = out.shape[1:5]
+    video, result, offsets, P = pointer(v), pointer(out), pointer(offsets), p.patch
     for row in range(first, last):
         t, y = row // h, row % h
         for x in range(w):
             for n in range(K):
-                frame = _frame(offsets[t, y, x, n, 0], t + p.t, T)
-                top = _first(offsets[t, y, x, n, 1], y + p.y, H, p)
-                left = _first(offsets[t, y, x, n, 2], x + p.x, W, p)
-                inside = p.margin <= left <= p.margin + W - P
+                place = (row * w + x) * K + n
+                start = _frame(get(offsets, 3 * place), t + p.t, T) * planes + plane
+                top = _first(get(offsets, 3 * place + 1), y + p.y, H, p)
+                left = _first(get(offsets, 3 * place + 2), x + p.x, W, p)
+                if _inside(top, H, p) and _inside(left, W, p):
+                    for f in range(F):
+                        at = ((start + f) * H + top - p.margin) * W + left - p.margin
+                        micro.copy(code, video, at, result, (place * F + f) * P * P, P, W)
+                    continue
                 for f in range(F):
-                    plane = (frame * F + f) * H
                     for i in range(P):
-                        to = ((((row * w + x) * K + n) * F + f) * P + i) * P
-                        if rows[top + i] < 0:
-                            for j in range(P):
-                                result[to + j] = 0
-                        elif inside:
-                            _copy(result, to, video, (plane + rows[top + i]) * W + left - p.margin, P)
-                        else:
-                            start = (plane + rows[top + i]) * W
-                            for j in range(P):
-                                column = columns[left + j]
-                                result[to + j] = video[start + column] if column >= 0 else v.dtype.type(0)
+                        to, at = ((place * F + f) * P + i) * P, ((start + f) * H + rows[top + i]) * W
+                        for j in range(P):
+                            column = columns[left + j]
+                            there = rows[top + i] >= 0 and column >= 0
+                            put(result, to + j, get(video, at + column) if there else 0)
 
 
-@kernel("out")
-def _fold(patches, strides, weights, offsets, rows, columns, out, bands, p, first, last):
-    """Bands of rows of the frames that patches are added to; `strides` are those of `patches`, in elements."""
-    T, F, H, W = out.shape
-    h, w, K = offsets.shape[1:4]
-    result, values, P, step = pointer(out), pointer(patches), p.patch, strides[6]
+@kernel("out", calls_vector_code=True)
+def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, first, last):
+    """Parts of the frames that patches are added to: some frames, a band of rows of each.
+
+    `strides` are those of `patches`, in elements; the first of their channels is `plane` of those of `out`.
+    """
+    T, planes, H, W = out.shape
+    (h, w, K, F), (by_frame, by_row, by_column, by_place, by_channel, down, across) = patches.shape[1:5], strides
+    result, values, weights, offsets, P = pointer(out), pointer(patches), pointer(weights), pointer(offsets), p.patch
     for unit in range(first, last):
-        s, first_row, end_row = unit // bands, unit % bands * H // bands, (unit % bands + 1) * H // bands
-        for row in range(offsets.shape[0] * h):
+        first_frame, end_frame = unit // bands * T // frames, (unit // bands + 1) * T // frames
+        first_row, end_row = unit % bands * H // bands, (unit % bands + 1) * H // bands
+        for row in range(patches.shape[0] * h):
             t, y = row // h, row % h
             for x in range(w):
                 for n in range(K):
-                    if _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
+                    place = (row * w + x) * K + n
+                    s = _frame(get(offsets, 3 * place), t + p.t, T)
+                    if not first_frame <= s < end_frame:
                         continue
-                    top = _first(offsets[t, y, x, n, 1], y + p.y, H, p)
-                    left = _first(offsets[t, y, x, n, 2], x + p.x, W, p)
-                    inside = p.margin <= left <= p.margin + W - P
-                    weight = weights[t, y, x, n]
-                    patch = t * strides[0] + y * strides[1] + x * strides[2] + n * strides[3]
+                    start, patch = s * planes + plane, t * by_frame + y * by_row + x * by_column + n * by_place
+                    top = _first(get(offsets, 3 * place + 1), y + p.y, H, p)
+                    left = _first(get(offsets, 3 * place + 2), x + p.x, W, p)
+                    if (same or across == 1) and _inside(top, H, p) and _inside(left, W, p):
+                        above = max(first_row - (top - p.margin), 0)  # rows that others add
+                        mine = min(end_row - (top - p.margin), P) - above
+                        for f in range(F):
+                            at = ((start + f) * H + top - p.margin + above) * W + left - p.margin
+                            micro.accumulate(code, values, patch + f * by_channel + above * down, weights, place,
+                                             result, at, mine, down, W)  # fmt: skip
+                        continue
                     for i in range(P):
                         if not first_row <= rows[top + i] < end_row:
                             continue
                         for f in range(F):
-                            at = patch + f * strides[4] + i * strides[5]
-                            start = ((s * F + f) * H + rows[top + i]) * W
-                            if inside and step == 1:
-                                _add(result, start + left - p.margin, values, at, P, weight)
-                            elif inside and step == 0:
-                                _add_same(result, start + left - p.margin, weight * values[at], P)
-                            else:
-                                for j in range(P):
-                                    if columns[left + j] >= 0:
-                                        result[start + columns[left + j]] += weight * values[at + j * step]
+                            at, to = patch + f * by_channel + i * down, ((start + f) * H + rows[top + i]) * W
+                            for j in range(P):
+                                if columns[left + j] >= 0:
+                                    total = get(result, to + columns[left + j])
+                                    total += get(weights, place) * get(values, at + j * across)
+                                    put(result, to + columns[left + j], total)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -175,29 +157,29 @@ def _prepared(p: Patches, H: int, W: int):
 
 
 def gather(v, offsets, p: Patches):
-    heads, (H, W) = offsets.shape[1], v.shape[-2:]
-    F = v.shape[2] // heads
+    (B, heads), (H, W), F = offsets.shape[:2], v.shape[-2:], v.shape[2] // offsets.shape[1]
     out = np.empty((*offsets.shape[:-1], F, p.patch, p.patch), v.dtype)
     layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
-    for b, g in np.ndindex(offsets.shape[:2]):
-        video = np.ascontiguousarray(v[b, :, g * F : (g + 1) * F])
-        work = partial(_gather, video, offsets[b, g], *tables, out[b, g], layout)
+    code = micro.build_copy(v.dtype.name, p.patch)
+    for b, g in np.ndindex(B, heads):
+        places = np.ascontiguousarray(offsets[b, g])
+        work = partial(_gather, np.ascontiguousarray(v[b]), g * F, places, *tables, out[b, g], code, layout)
         pool.spread(work, math.prod(offsets.shape[2:4]), cost)
     return out
 
 
 def fold(patches, weights, offsets, p: Patches, *, size):
-    (T, H, W), F, heads = size, patches.shape[-3], offsets.shape[1]
-    out = np.zeros((offsets.shape[0], T, heads * F, H, W), patches.dtype)
+    (B, heads), (T, H, W), F = offsets.shape[:2], size, patches.shape[-3]
+    out = np.zeros((B, T, heads * F, H, W), patches.dtype)
     layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
-    workers = pool.threads()
-    bands = max(1, min(-(-3 * workers // T), H // _BAND)) if workers > 1 else 1
-    for b, g in np.ndindex(offsets.shape[:2]):
-        sums = out[b] if heads == 1 else np.zeros((T, F, H, W), patches.dtype)
-        here = patches[b, g]
-        strides = tuple(step // here.itemsize for step in here.strides)
-        work = partial(_fold, here, strides, weights[b, g], offsets[b, g], *tables, sums, bands, layout)
-        pool.spread(work, T * bands, cost)
-        if heads > 1:
-            out[b, :, g * F : (g + 1) * F] = sums
+    parts = pool.parts(cost)
+    bands = max(1, min(parts, H // _BAND))
+    frames = min(T, -(-parts // bands))
+    strides = tuple(step // patches.itemsize for step in patches.strides[2:])
+    same = strides[-2:] == (0, 0)
+    code = micro.build_accumulate(patches.dtype.name, p.patch, same)
+    for b, g in np.ndindex(B, heads):
+        places = np.ascontiguousarray(weights[b, g]), np.ascontiguousarray(offsets[b, g])
+        work = partial(_fold, patches[b, g], strides, *places, g * F, *tables, out[b], code, same, frames, bands, layout)
+        pool.spread(work, frames * bands, cost)
     return out

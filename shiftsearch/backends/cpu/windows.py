@@ -38,7 +38,8 @@ class Task(NamedTuple):
     subpixel: bool
     seeds: bool
     overhangs: bool  # windows may stick out of the frame
-    part: int  # candidates per side that are compared at a time: the window, or 1 if they are not one pixel apart
+    phases: int  # candidates per side that are less than a pixel apart; all of them if none are whole pixels apart
+    part: int  # candidates per side that are whole pixels apart, and compared at a time
     wide: bool  # channels last is good for vectors
 
 

@@ -1,0 +1,185 @@
+"""Groups of patches in their cosine spectrum: transformed, shrunk and transformed back, group by group, in near memory.
+
+Vectors run along the rows of one or two patches, then, turned, along their columns, then across the patches of the
+group. Cosines are symmetric or antisymmetric, so that sums and differences of the two ends halve the products.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import numpy as np
+from llvmlite import ir
+
+from shiftsearch._geometry import dct
+from shiftsearch.backends.cpu import simd
+from shiftsearch.backends.cpu.simd import aligned
+
+_SIDE = 8  # of a patch
+_MOST = 17  # patches of a group: code grows with the square of it
+
+
+def covers(groups) -> bool:
+    """Whether this is for such groups, (q, n, pixels)."""
+    return groups.dtype == np.float32 and groups.shape[1] <= _MOST and groups.shape[2] == _SIDE**2
+
+
+def threshold(groups, level: float):
+    """Overwrites groups (q, n, pixels) by what is left of frequencies above `level`; gives them, and 1 / how many (q)."""
+    return _shrunk(groups, groups, level, False)
+
+
+def wiener(groups, guide, variance: float):
+    """Overwrites groups (q, n, pixels), each frequency times gain = guide**2 / (guide**2 + variance).
+
+    Gives them, and 1 / (1 + sum of gain**2) (q).
+    """
+    return _shrunk(groups, np.ascontiguousarray(guide), variance, True)
+
+
+def _shrunk(groups, guide, level: float, guided: bool):
+    groups = np.ascontiguousarray(groups)
+    count, n, pixels = groups.shape
+    weights, scratch = np.empty(count, np.float32), aligned(2 * n * pixels, np.float32)
+    arrays = groups, guide, np.float32([level]), weights, scratch
+    _compiled(n, guided)(*(array.ctypes.data for array in arrays), count)
+    return groups, weights
+
+
+@functools.cache
+def _compiled(n: int, guided: bool):
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64)(_build(n, guided))
+
+
+# --- vector code ----------------------------------------------------------------------------------
+@functools.cache
+def _full(value: float, n: int):
+    """A vector of one number; LLVM's text of it takes longer to write than its code."""
+    return ir.Constant(ir.VectorType(ir.FloatType(), n), [value] * n)
+
+
+def _weighed(f, weights, values):
+    """The sum of vectors, each times a number."""
+    first, *others = [_full(float(weight), values[0].type.count) for weight in weights]
+    total = f.b.fmul(first, values[0])
+    for weight, value in zip(others, values[1:], strict=True):
+        total = f.fma(weight, value, total)
+    return total
+
+
+def _forth(f, values):
+    """The cosine transform across vectors."""
+    n, half, basis = len(values), len(values) // 2, dct(len(values))
+    ends = [(values[i], values[n - 1 - i]) for i in range(half)]
+    sums, differences = [f.plus(*pair) for pair in ends] + values[half : n - half], [f.minus(*pair) for pair in ends]
+    return [_weighed(f, row[:half], differences) if k % 2 else _weighed(f, row[: n - half], sums) for k, row in enumerate(basis)]
+
+
+def _back(f, values):
+    """Its transpose."""
+    n, half, basis = len(values), len(values) // 2, dct(len(values))
+    even = [_weighed(f, column, values[::2]) for column in basis[::2, : n - half].T]
+    odd = [_weighed(f, column, values[1::2]) for column in basis[1::2, :half].T]
+    first = [f.plus(*pair) for pair in zip(even, odd, strict=False)]
+    return first + even[half:] + [f.minus(*pair) for pair in zip(even, odd, strict=False)][::-1]
+
+
+def _turned(f, square):
+    """8 vectors of one or more patches: interleaving halves that often turns each."""
+    n = square[0].type.count
+    index = ir.VectorType(ir.IntType(32), n)
+    picks = [n * (i % 2) + i // _SIDE * _SIDE + i % _SIDE // 2 for i in range(n)]
+    low, high = ir.Constant(index, picks), ir.Constant(index, [i + _SIDE // 2 for i in picks])
+    for _ in range(3):
+        pairs = zip(square[: _SIDE // 2], square[_SIDE // 2 :], strict=True)
+        square = [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+    return square
+
+
+def _paired(f, vectors):
+    """Halves exchanged: (first halves, second halves) of each two vectors; the other way round it is the same."""
+    picks = [*range(_SIDE), *range(2 * _SIDE, 3 * _SIDE)]
+    index = ir.VectorType(ir.IntType(32), 2 * _SIDE)
+    low, high = ir.Constant(index, picks), ir.Constant(index, [i + _SIDE for i in picks])
+    pairs = zip(vectors[::2], vectors[1::2], strict=True)
+    return [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+
+
+def _loaded(f, memory, at, patches: int):
+    """Rows of one patch, or of two neighbours side by side."""
+    if patches == 1:
+        return [f.load(memory, f.add(at, row * _SIDE), _SIDE) for row in range(_SIDE)]
+    two_rows = [f.load(memory, f.add(at, i * 2 * _SIDE), 2 * _SIDE) for i in range(_SIDE)]
+    return _paired(f, [two_rows[i // 2 + i % 2 * (_SIDE // 2)] for i in range(_SIDE)])
+
+
+def _stored(f, vectors, memory, at, patches: int):
+    if patches == 2:
+        both = _paired(f, vectors)
+        vectors = both[::2] + both[1::2]
+    for i, vector in enumerate(vectors):
+        f.store(vector, memory, f.add(at, i * patches * _SIDE))
+
+
+def _build(n: int, guided: bool) -> int:
+    """(groups, guide, level, weights, scratch, count): `threshold`, or `wiener` if `guided`."""
+    f = simd.Function("shrink", "float32", "pppppl")
+    groups, guide, level, weights, scratch, count = f.arguments
+    b, pixels, lanes = f.b, _SIDE**2, min(f.lanes, _SIDE**2)
+    level, one = f.splat(f.scalar(level, 0)), f.full(1.0)
+    at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
+
+    def planes(given, begin, out, to, transform):
+        """`transform` of all patches, from given[begin:] to out[to:]. The last two may be done together with one done before."""
+
+        def some(patch):
+            patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
+            vectors = _turned(f, transform(f, _loaded(f, given, f.add(begin, patch), at_once)))
+            _stored(f, transform(f, vectors), out, f.add(to, patch), at_once)
+
+        f.loop(n, [], some, step=at_once)
+
+    def spectrum(at):
+        return _forth(f, [f.load(scratch, f.add(at, i * pixels)) for i in range(n)])
+
+    def kept(at, sum_):
+        values, nothing = spectrum(at), f.zeros()
+        size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
+        mean = b.insert_element(level, f.element(-1.0), ir.IntType(32)(0))  # is always kept
+        for i, value in enumerate(values):
+            limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
+            stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
+            values[i], sum_ = b.select(stands_out, value, nothing), f.plus(sum_, b.select(stands_out, one, nothing))
+        return values, sum_
+
+    def weighed(at, sum_):
+        values, guides = spectrum(at), spectrum(f.add(at, n * pixels))
+        for i, value in enumerate(guides):
+            power = b.fmul(value, value)
+            gain = b.fdiv(power, f.plus(power, level))
+            values[i], sum_ = b.fmul(values[i], gain), f.fma(gain, gain, sum_)
+        return values, sum_
+
+    def group(number):
+        begin = f.mul(number, n * pixels)
+        planes(groups, begin, scratch, 0, _forth)
+        if guided:
+            planes(guide, begin, scratch, n * pixels, _forth)
+
+        def across(at, sum_):
+            values, sum_ = (weighed if guided else kept)(at, sum_)
+            for i, value in enumerate(_back(f, values)):
+                f.store(value, scratch, f.add(at, i * pixels))
+            return [sum_]
+
+        (sum_,) = f.loop(pixels, [f.zeros()], across, step=lanes)
+        parts = [b.extract_element(sum_, ir.IntType(32)(lane)) for lane in range(f.lanes)]
+        total = f.tree(parts)
+        if guided:
+            total = f.plus(total, f.element(1.0))
+        b.store(b.fdiv(f.element(1.0), total), f._at(weights, number))
+        planes(scratch, 0, groups, begin, _back)
+
+    f.loop(count, [], group)
+    return f.compile()
