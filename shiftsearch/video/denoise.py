@@ -390,7 +390,8 @@ _HIGH = (
         window=11, guided=False, searched=False, count=50, patch=6, stride=3,
     ),
     _Pass(
-        partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), _of_all_frames, window=11, guided=True, count=40
+        partial(_principal, least=1.5, gain=lambda v: v / (v + 1)), _of_all_frames,
+        window=11, guided=True, count=64, patch=16, stride=8,
     ),
 )  # fmt: skip
 _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
