@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -56,6 +56,8 @@ class _Pass:
     count: int = 0  # patches of a group, if that is not the number of frames
     patch: int = 8
     stride: int = 4
+    depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
+    beside: _Pass | None = None  # filters other groups of the same frames; what both give is added up
 
 
 class _Running:
@@ -102,21 +104,27 @@ class _Running:
         """The groups of the next frame of queries, among frames of these numbers."""
         frames, here = [self.held[n] for n in numbers], self.asked - numbers.start
         self.asked += 1
-        offsets = self.what.find(xp, frames, here, self.what)
+        for what in (self.what, self.what.beside):
+            if what is not None and here + what.depth <= len(frames):
+                self._add(xp, frames, here, what)
+
+    def _add(self, xp, frames: list[_Frame], here: int, what: _Pass):
+        offsets = what.find(xp, frames, here, what)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
-        work = partial(_filter_band, xp, frames, here, offsets, self.what)
+        work = partial(_filter_band, xp, frames, here, offsets, _still(xp, frames, here, what), what)
         bands = _bands(xp, offsets)
-        each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * self.what.patch**2 * len(frames[here].noisy)
+        each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * what.depth * what.patch**2 * len(frames[here].noisy)
         with _blas_alone():
             for (top, bottom), sums, coverage in self.in_order(work, bands, each):
-                for frame, s, c in zip(frames, sums, coverage, strict=True):
-                    frame.sums[:, top:bottom] += s
-                    frame.coverage[:, top:bottom] += c
+                for first, c in enumerate(coverage):
+                    for frame, s in zip(frames[first : first + what.depth], sums[first], strict=True):
+                        frame.sums[:, top:bottom] += s
+                        frame.coverage[:, top:bottom] += c
 
 
 def _candidates(xp, frames: list[_Frame], here: int, there: list[int], what: _Pass, topk: int):
     """The best `topk` of each frame `there` for each query of frame `here`: scores (n, k, h, w), offsets (n, k, h, w, 3)."""
-    own, *keys = (frames[s].searched[None] for s in [here, *there])
+    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
     flow = _flow_to(xp, frames, here, there, query_grid(*own.shape[1:], what.stride), what.stride)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
     scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
@@ -131,12 +139,12 @@ def _of_each_frame(xp, frames, here, what: _Pass):
 
     Where that is not the same thing, the next best of the own frame takes its place.
     """
-    others = [s for s in range(len(frames)) if s != here]
+    others = [s for s in range(len(frames) - what.depth + 1) if s != here]
     _, (own,) = _candidates(xp, frames, here, [here], what, min(len(frames), what.window**2))
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, what, 1)
-    good = scores[:, 0] <= what.worst * (frames[here].sigma * what.patch) ** 2
+    good = scores[:, 0] <= what.worst * what.depth * (frames[here].sigma * what.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = xp.take_along_axis(own, rank[..., None], axis=0)
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
@@ -145,12 +153,22 @@ def _of_each_frame(xp, frames, here, what: _Pass):
 def _of_all_frames(xp, frames, here, what: _Pass):
     """The best `what.count` patches of all frames, (n, h, w, 3)."""
     each = min(what.count, _EACH, what.window**2)
-    scores, offsets = _candidates(xp, frames, here, list(range(len(frames))), what, each)
+    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - what.depth + 1)), what, each)
     scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
     if len(scores) <= what.count:
         return offsets
     best = xp.argpartition(scores, what.count, axis=0)[: what.count]
     return xp.take_along_axis(offsets, best[..., None], axis=0)
+
+
+def _still(xp, frames, here, what: _Pass):
+    """Where the frames that a patch spans show the same thing, (h, w)."""
+    own, *later = (frame.searched for frame in frames[here : here + what.depth])
+    if not later:
+        return xp.ones(query_grid(*own.shape, what.stride), bool)
+    later = xp.stack(later)[:, None]
+    scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
+    return (scores <= what.worst * (frames[here].sigma * what.patch) ** 2).all((0, 1, 4))
 
 
 _EACH = 48  # candidates of a frame among which groups of many are chosen
@@ -168,11 +186,12 @@ def _bands(xp, offsets):
     return [slice(first, min(first + rows, h)) for first in range(0, h, rows)]
 
 
-def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
+def _filter_band(xp, frames, here, offsets, still, what: _Pass, rows: slice):
     """Filters the groups of a band: the rows (top, bottom) that it reaches, and what it adds to them.
 
-    These are sums and coverage, (T, C, bottom - top, W) both.
+    These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
     """
+    spans = [frames[s : s + what.depth] for s in range(len(frames) - what.depth + 1)]
     patch, stride, (channels, H, W), sigma = what.patch, what.stride, frames[here].noisy.shape, frames[here].sigma
     at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[rows, ..., 1]
     first = min(rows.start, max(int(at.min()) - patch, 0) // stride)  # row of queries where what is read begins
@@ -180,13 +199,14 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
     band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), slice(None)
     places = xp.zeros((query_grid(bottom - top, W, stride)[0], *offsets.shape[1:]), xp.int32)
     places[band[1]] = offsets[rows]
-    places = xp.broadcast_to(places, (channels, len(frames), *places.shape))  # the same for each channel
+    places = xp.broadcast_to(places, (channels, len(spans), *places.shape))  # the same for each channel
     options = {"stride": stride, "queries": band}
 
     def groups(name):
-        part = xp.stack([getattr(frame, name)[:, top:bottom] for frame in frames])
+        part = xp.stack([xp.stack([getattr(frame, name)[:, top:bottom] for frame in span], axis=1) for span in spans])
+        part = part.reshape(len(spans), channels * what.depth, *part.shape[-2:])
         patches = gather(part, places, patch=patch, heads=channels, **options)
-        return patches.reshape(channels, -1, offsets.shape[2], patch * patch), patches.shape
+        return patches.reshape(channels, -1, offsets.shape[2], what.depth * patch * patch), patches.shape
 
     noisy, shape = groups("noisy")
     guide = groups("guide")[0] if what.guided else noisy
@@ -196,12 +216,12 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
         for c in range(channels):
             part = c, slice(n, n + some)
             estimates[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
-    weights = weights.reshape(channels, 1, *shape[2:4], 1)
+    weights = weights.reshape(channels, 1, *shape[2:4], 1) * still[rows, :, None]
     all_weights = xp.zeros(places.shape[:-1], weights.dtype)
     all_weights[:, here, band[1]] = weights[:, 0]
-    size = len(frames), bottom - top, W
+    size = len(spans), bottom - top, W
     sums, coverage = fold(estimates.reshape(shape), places, all_weights, size=size, **options)
-    return (top, bottom), sums, coverage
+    return (top, bottom), sums.reshape(len(spans), channels, what.depth, *size[1:]).swapaxes(1, 2), coverage
 
 
 # --- shrinking ------------------------------------------------------------------------------------
@@ -269,7 +289,7 @@ def _principal(xp, noisy, guide, sigma, *, least, gain):
     else:
         scaled = gains / xp.maximum(n * variances, 1e-20)
         shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
-    return shrunk + mean, 1 / (pixels / n + gains.sum(-1))
+    return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # what is left of a pixel's noise, at any size of patch
 
 
 @cache
@@ -384,15 +404,14 @@ _FAST = (
     _Pass(partial(_threshold, factor=2.85), _of_each_frame, window=3, guided=False, worst=4.5),
     _Pass(_wiener, _of_each_frame, window=5, guided=True, worst=1.0),
 )
+_BAYES = partial(_principal, least=1.5, gain=lambda v: v / (v + 1))
+_LAST = _Pass(_BAYES, _of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
 _HIGH = (
     _Pass(
         partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), _of_all_frames,
         window=11, guided=False, searched=False, count=50, patch=6, stride=3,
     ),
-    _Pass(
-        partial(_principal, least=1.5, gain=lambda v: v / (v + 1)), _of_all_frames,
-        window=11, guided=True, count=64, patch=16, stride=8,
-    ),
+    replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)),
 )  # fmt: skip
 _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
@@ -493,7 +512,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
             None or "auto" estimates it, frame by frame
         quality: "fast" filters groups of a patch of each frame in two passes, by thresholds and Wiener filters of their
             cosine transforms; "high" goes on with groups of some 50 patches and filters their principal components,
-            in two more passes, which takes some 15 times as long
+            in two more passes. It takes some 20 times as long
         radius: frames each way to look at, where the scene has them
         flow: where to search: "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None is no
             motion; a pair (forward, backward) of (T, 2, h, w), from each frame to the next and to the one before, in
