@@ -2,7 +2,7 @@
 
 A pass goes through the frames in order and holds no more of them than a group may reach: frames come in by `push`, and
 go out when no later group can reach them any more. All that is added to a pixel is added in the order of frames and
-bands of queries, whose height only depends on the frame's size. So a result does not depend on how many frames
+bands of queries, whose size only depends on the frame's. So a result does not depend on how many frames
 follow, on threads, or on memory.
 """
 
@@ -112,8 +112,9 @@ class _Running:
         offsets = what.find(xp, frames, here, what)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
         work = partial(_filter_band, xp, frames, here, offsets, _still(xp, frames, here, what), what)
-        bands = _bands(xp, offsets)
-        each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * what.depth * what.patch**2 * len(frames[here].noisy)
+        bands = _bands(xp, offsets, what)
+        groups = math.prod(part.stop for part in bands[0])
+        each = 24 * groups * offsets.shape[2] * what.depth * what.patch**2 * len(frames[here].noisy)
         with _blas_alone():
             for (top, bottom), sums, coverage in self.in_order(work, bands, each):
                 for first, c in enumerate(coverage):
@@ -175,37 +176,40 @@ _EACH = 48  # candidates of a frame among which groups of many are chosen
 
 
 # --- bands of queries -----------------------------------------------------------------------------
-_BAND = {"numpy": 8192, "cupy": 1 << 22}  # patches of a band: enough to be worth a call
+_BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
 _AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # of them filtered at once: what fits the cache, what fills the device
 
 
-def _bands(xp, offsets):
-    """Slices of rows of queries."""
+def _bands(xp, offsets, what: _Pass):
+    """Rows and columns of queries: a few whole rows, or a part of one."""
     h, w, n = offsets.shape[:3]
-    rows = max(1, _BAND[xp.__name__] // (w * n))
-    return [slice(first, min(first + rows, h)) for first in range(0, h, rows)]
+    queries = max(1, _BAND[xp.__name__] // (n * what.depth * what.patch**2))
+    tall, wide = max(1, queries // w), min(queries, w)
+    parts = itertools.product(range(0, h, tall), range(0, w, wide))
+    return [(slice(y, min(y + tall, h)), slice(x, min(x + wide, w))) for y, x in parts]
 
 
-def _filter_band(xp, frames, here, offsets, still, what: _Pass, rows: slice):
+def _filter_band(xp, frames, here, offsets, still, what: _Pass, part: tuple[slice, slice]):
     """Filters the groups of a band: the rows (top, bottom) that it reaches, and what it adds to them.
 
     These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
     """
     spans = [frames[s : s + what.depth] for s in range(len(frames) - what.depth + 1)]
     patch, stride, (channels, H, W), sigma = what.patch, what.stride, frames[here].noisy.shape, frames[here].sigma
-    at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[rows, ..., 1]
+    rows, columns = part
+    at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[part][..., 1]
     first = min(rows.start, max(int(at.min()) - patch, 0) // stride)  # row of queries where what is read begins
     top, bottom = first * stride, min(max(int(at.max()), rows.stop * stride) + patch + 1, H)
-    band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), slice(None)
+    band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
     places = xp.zeros((query_grid(bottom - top, W, stride)[0], *offsets.shape[1:]), xp.int32)
-    places[band[1]] = offsets[rows]
+    places[band[1]] = offsets[rows]  # of these, the columns of the band are read
     places = xp.broadcast_to(places, (channels, len(spans), *places.shape))  # the same for each channel
     options = {"stride": stride, "queries": band}
 
     def groups(name):
-        part = xp.stack([xp.stack([getattr(frame, name)[:, top:bottom] for frame in span], axis=1) for span in spans])
-        part = part.reshape(len(spans), channels * what.depth, *part.shape[-2:])
-        patches = gather(part, places, patch=patch, heads=channels, **options)
+        planes = xp.stack([xp.stack([getattr(frame, name)[:, top:bottom] for frame in span], axis=1) for span in spans])
+        planes = planes.reshape(len(spans), channels * what.depth, *planes.shape[-2:])
+        patches = gather(planes, places, patch=patch, heads=channels, **options)
         return patches.reshape(channels, -1, offsets.shape[2], what.depth * patch * patch), patches.shape
 
     noisy, shape = groups("noisy")
@@ -214,11 +218,11 @@ def _filter_band(xp, frames, here, offsets, still, what: _Pass, rows: slice):
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):
         for c in range(channels):
-            part = c, slice(n, n + some)
-            estimates[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
-    weights = weights.reshape(channels, 1, *shape[2:4], 1) * still[rows, :, None]
+            few = c, slice(n, n + some)
+            estimates[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma)
+    weights = weights.reshape(channels, 1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.zeros(places.shape[:-1], weights.dtype)
-    all_weights[:, here, band[1]] = weights[:, 0]
+    all_weights[(slice(None), *band)] = weights
     size = len(spans), bottom - top, W
     sums, coverage = fold(estimates.reshape(shape), places, all_weights, size=size, **options)
     return (top, bottom), sums.reshape(len(spans), channels, what.depth, *size[1:]).swapaxes(1, 2), coverage
