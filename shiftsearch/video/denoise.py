@@ -2,7 +2,7 @@
 
 A pass goes through the frames in order and holds no more of them than a group may reach: frames come in by `push`, and
 go out when no later group can reach them any more. All that is added to a pixel is added in the order of frames and
-bands of queries, whose height only depends on the frame's size. So a result does not depend on how many frames
+bands of queries, whose size only depends on the frame's. So a result does not depend on how many frames
 follow, on threads, or on memory.
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -57,6 +57,8 @@ class _Pass:
     count: int = 0  # patches of a group, if that is not the number of frames
     patch: int = 8
     stride: int = 4
+    depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
+    beside: _Pass | None = None  # filters other groups of the same frames; what both give is added up
 
 
 class _Running:
@@ -103,21 +105,28 @@ class _Running:
         """The groups of the next frame of queries, among frames of these numbers."""
         frames, here = [self.held[n] for n in numbers], self.asked - numbers.start
         self.asked += 1
-        offsets = self.what.find(xp, frames, here, self.what)
+        for what in (self.what, self.what.beside):
+            if what is not None and here + what.depth <= len(frames):
+                self._add(xp, frames, here, what)
+
+    def _add(self, xp, frames: list[_Frame], here: int, what: _Pass):
+        offsets = what.find(xp, frames, here, what)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
-        work = partial(_filter_band, xp, frames, here, offsets, self.what)
-        bands = _bands(xp, offsets)
-        each = 24 * bands[0].stop * math.prod(offsets.shape[1:3]) * self.what.patch**2 * len(frames[here].noisy)
+        work = partial(_filter_band, xp, frames, here, offsets, _still(xp, frames, here, what), what)
+        bands = _bands(xp, offsets, what)
+        groups = math.prod(part.stop for part in bands[0])
+        each = 24 * groups * offsets.shape[2] * what.depth * what.patch**2 * len(frames[here].noisy)
         with _blas_alone():
             for (top, bottom), sums, coverage in self.in_order(work, bands, each):
-                for frame, s, c in zip(frames, sums, coverage, strict=True):
-                    frame.sums[:, top:bottom] += s
-                    frame.coverage[:, top:bottom] += c
+                for first, c in enumerate(coverage):
+                    for frame, s in zip(frames[first : first + what.depth], sums[first], strict=True):
+                        frame.sums[:, top:bottom] += s
+                        frame.coverage[:, top:bottom] += c
 
 
 def _candidates(xp, frames: list[_Frame], here: int, there: list[int], what: _Pass, topk: int):
     """The best `topk` of each frame `there` for each query of frame `here`: scores (n, k, h, w), offsets (n, k, h, w, 3)."""
-    own, *keys = (frames[s].searched[None] for s in [here, *there])
+    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
     flow = _flow_to(xp, frames, here, there, query_grid(*own.shape[1:], what.stride), what.stride)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
     scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
@@ -132,12 +141,12 @@ def _of_each_frame(xp, frames, here, what: _Pass):
 
     Where that is not the same thing, the next best of the own frame takes its place.
     """
-    others = [s for s in range(len(frames)) if s != here]
+    others = [s for s in range(len(frames) - what.depth + 1) if s != here]
     _, (own,) = _candidates(xp, frames, here, [here], what, min(len(frames), what.window**2))
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, what, 1)
-    good = scores[:, 0] <= what.worst * (frames[here].sigma * what.patch) ** 2
+    good = scores[:, 0] <= what.worst * what.depth * (frames[here].sigma * what.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
@@ -146,7 +155,7 @@ def _of_each_frame(xp, frames, here, what: _Pass):
 def _of_all_frames(xp, frames, here, what: _Pass):
     """The best `what.count` patches of all frames, (n, h, w, 3)."""
     each = min(what.count, _EACH, what.window**2)
-    scores, offsets = _candidates(xp, frames, here, list(range(len(frames))), what, each)
+    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - what.depth + 1)), what, each)
     scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
     if len(scores) <= what.count:
         return offsets
@@ -154,39 +163,54 @@ def _of_all_frames(xp, frames, here, what: _Pass):
     return xp.take_along_axis(offsets, best[..., None], axis=0)
 
 
+def _still(xp, frames, here, what: _Pass):
+    """Where the frames that a patch spans show the same thing, (h, w)."""
+    own, *later = (frame.searched for frame in frames[here : here + what.depth])
+    if not later:
+        return xp.ones(query_grid(*own.shape, what.stride), bool)
+    later = xp.stack(later)[:, None]
+    scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
+    return (scores <= what.worst * (frames[here].sigma * what.patch) ** 2).all((0, 1, 4))
+
+
 _EACH = 48  # candidates of a frame among which groups of many are chosen
 
 
 # --- bands of queries -----------------------------------------------------------------------------
-_BAND = {"numpy": 16384, "cupy": 1 << 22}  # patches of a band: enough to be worth a call
+_BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
 _AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # of them filtered at once: what fits the cache, what fills the device
 
 
-def _bands(xp, offsets):
-    """Slices of rows of queries."""
+def _bands(xp, offsets, what: _Pass):
+    """Rows and columns of queries: a few whole rows, or a part of one."""
     h, w, n = offsets.shape[:3]
-    rows = max(1, _BAND[xp.__name__] // (w * n))
-    return [slice(first, min(first + rows, h)) for first in range(0, h, rows)]
+    queries = max(1, _BAND[xp.__name__] // (n * what.depth * what.patch**2))
+    tall, wide = max(1, queries // w), min(queries, w)
+    parts = itertools.product(range(0, h, tall), range(0, w, wide))
+    return [(slice(y, min(y + tall, h)), slice(x, min(x + wide, w))) for y, x in parts]
 
 
-def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
+def _filter_band(xp, frames, here, offsets, still, what: _Pass, part: tuple[slice, slice]):
     """Filters the groups of a band: the rows (top, bottom) that it reaches, and what it adds to them.
 
-    These are sums and coverage, (T, C, bottom - top, W) both.
+    These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
     """
+    spans = [frames[s : s + what.depth] for s in range(len(frames) - what.depth + 1)]
     patch, stride, (channels, H, W), sigma = what.patch, what.stride, frames[here].noisy.shape, frames[here].sigma
-    at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[rows, ..., 1]
+    rows, columns = part
+    at = xp.arange(rows.start, rows.stop)[:, None, None] * stride + offsets[part][..., 1]
     first = min(rows.start, max(int(at.min()) - patch, 0) // stride)  # row of queries where what is read begins
     top, bottom = first * stride, min(max(int(at.max()), rows.stop * stride) + patch + 1, H)
-    band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), slice(None)
-    places = offsets[first : first + query_grid(bottom - top, W, stride)[0]]
-    places = xp.broadcast_to(places, (channels, len(frames), *places.shape))  # the same for each channel, read in the band
+    band = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
+    places = offsets[first : first + query_grid(bottom - top, W, stride)[0]]  # of these, those of the band are read
+    places = xp.broadcast_to(places, (channels, len(spans), *places.shape))  # the same for each channel
     options = {"stride": stride, "queries": band}
 
     def groups(name):
-        part = xp.stack([getattr(frame, name)[:, top:bottom] for frame in frames])
-        patches = gather(part, places, patch=patch, heads=channels, **options)
-        return patches.reshape(channels, -1, offsets.shape[2], patch * patch), patches.shape
+        planes = xp.stack([xp.stack([getattr(frame, name)[:, top:bottom] for frame in span], axis=1) for span in spans])
+        planes = planes.reshape(len(spans), channels * what.depth, *planes.shape[-2:])
+        patches = gather(planes, places, patch=patch, heads=channels, **options)
+        return patches.reshape(channels, -1, offsets.shape[2], what.depth * patch * patch), patches.shape
 
     noisy, shape = groups("noisy")
     guide = groups("guide")[0] if what.guided else noisy
@@ -194,13 +218,14 @@ def _filter_band(xp, frames, here, offsets, what: _Pass, rows: slice):
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):
         for c in range(channels):
-            part = c, slice(n, n + some)
-            noisy[part], weights[part] = what.shrink(xp, noisy[part], guide[part], sigma)
+            few = c, slice(n, n + some)
+            noisy[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma)
     all_weights = xp.zeros((channels, *places.shape[2:4], 1), weights.dtype)
-    all_weights[:, band[1]] = weights.reshape(channels, -1, offsets.shape[1], 1)
+    all_weights[:, band[1], columns] = weights.reshape(channels, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], places.shape[:-1])
-    sums, coverage = fold(noisy.reshape(shape), places, all_weights, size=(len(frames), bottom - top, W), **options)
-    return (top, bottom), sums, coverage
+    size = len(spans), bottom - top, W
+    sums, coverage = fold(noisy.reshape(shape), places, all_weights, size=size, **options)
+    return (top, bottom), sums.reshape(len(spans), channels, what.depth, *size[1:]).swapaxes(1, 2), coverage
 
 
 # --- shrinking ------------------------------------------------------------------------------------
@@ -270,7 +295,7 @@ def _principal(xp, noisy, guide, sigma, *, least, gain):
     else:
         scaled = gains / xp.maximum(n * variances, 1e-20)
         shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
-    return shrunk + mean, 1 / (pixels / n + gains.sum(-1))
+    return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # what is left of a pixel's noise, at any size of patch
 
 
 @cache
@@ -389,14 +414,14 @@ _FAST = (
     _Pass(partial(_threshold, factor=2.85), _of_each_frame, window=3, guided=False, worst=4.5),
     _Pass(_wiener, _of_each_frame, window=5, guided=True, worst=1.0),
 )
+_BAYES = partial(_principal, least=1.5, gain=lambda v: v / (v + 1))
+_LAST = _Pass(_BAYES, _of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
 _HIGH = (
     _Pass(
         partial(_principal, least=2.7, gain=lambda v: 1 - 1 / v), _of_all_frames,
         window=11, guided=False, searched=False, count=50, patch=6, stride=3,
     ),
-    _Pass(
-        partial(_principal, least=1.0, gain=lambda v: v / (v + 1)), _of_all_frames, window=11, guided=True, count=40
-    ),
+    replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)),
 )  # fmt: skip
 _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
@@ -490,7 +515,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
             None or "auto" estimates it, frame by frame
         quality: "fast" filters groups of a patch of each frame in two passes, by thresholds and Wiener filters of their
             cosine transforms; "high" goes on with groups of some 50 patches and filters their principal components,
-            in two more passes, which takes some 15 times as long
+            in two more passes. It takes some 25 times as long
         radius: frames each way to look at, where the scene has them
         flow: where to search: "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None is no
             motion; a pair (forward, backward) of (T, 2, h, w), from each frame to the next and to the one before, in
