@@ -11,6 +11,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
+from shiftsearch.video import groups, shrink
 
 filters = importlib.import_module("shiftsearch.video.denoise")
 QUALITIES = tuple(filters._PASSES)
@@ -105,7 +106,7 @@ def test_a_frame_of_another_thing_does_no_harm(quality):
 # --- passes -----------------------------------------------------------------------------------------
 def one_pass(shrink, **options):
     """Groups of the same place in each frame."""
-    return filters._Pass(shrink, filters._of_all_frames, window=1, guided=False, count=9, **options)
+    return groups.Pass(shrink, groups.of_all_frames, window=1, guided=False, count=9, **options)
 
 
 def test_a_patch_may_span_frames(monkeypatch):
@@ -159,7 +160,7 @@ def test_a_stream_gives_the_same(quality):
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_threads_give_the_same(quality, threads, monkeypatch):
-    monkeypatch.setattr(filters, "_BAND", {"numpy": 20_000})  # many bands, parts of rows among them
+    monkeypatch.setattr(groups, "_BAND", {"numpy": 20_000})  # many bands, parts of rows among them
     clip = example(5, quality)
     few = ss.denoise(clip, 25, quality=quality, radius=1)
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", threads)
@@ -189,9 +190,9 @@ def test_vector_code_filters_as_arrays_do(n, monkeypatch, rng):
     noisy, guide = rng.standard_normal((2, 7, n, 64), np.float32)
     noisy[0] = 0
     results = []
-    for vectors in (filters._spectra, lambda xp, groups: None):
-        monkeypatch.setattr(filters, "_spectra", vectors)
-        results.append((*filters._threshold(np, noisy.copy(), None, 0.4, factor=2.5), *filters._wiener(np, noisy.copy(), guide, 0.7)))
+    for vectors in (shrink._spectra, lambda xp, groups: None):
+        monkeypatch.setattr(shrink, "_spectra", vectors)
+        results.append((*shrink.threshold(np, noisy.copy(), None, 0.4, factor=2.5), *shrink.wiener(np, noisy.copy(), guide, 0.7)))
     for found, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6)
 
@@ -388,6 +389,7 @@ def test_a_stream_that_is_left_leaves_no_threads(monkeypatch, rng):
         return [thread for thread in threading.enumerate() if thread.name.startswith("shiftsearch-denoise")]
 
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
+    monkeypatch.setattr(groups, "_BAND", {"numpy": 1 << 18})
     clip = rng.integers(0, 256, (1, 208, 224), np.uint8).repeat(8, 0)
     stream = ss.denoise_stream(clip, 25, radius=1, flow=None)
     next(stream)
