@@ -139,7 +139,7 @@ def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
             raise ShiftsearchError(
                 f"{op}: frame {number} is {frame.dtype} {tuple(frame.shape)}, expected {first[1]} {first[0]} as frame 0"
             )
-        yield frame, before is None or _change(before, thumbnail) > _CHANGE
+        yield frame, before is None or _cut(before, thumbnail)
         before = thumbnail
 
 
@@ -168,14 +168,15 @@ def _thumbnail(op: str, xp, frame):
     return means.mean(0)[None], spread.reshape(1) / (channels * side**2)
 
 
-def _change(before, after) -> float:
-    """How much of the contrast of two thumbnails is not found in each other, noise apart."""
+def _cut(before, after) -> bool:
+    """Whether too much of the contrast of two thumbnails is not found in each other, noise apart."""
     (a, noise_a), (b, noise_b) = before, after
     contrast = float(((a - a.mean()) ** 2).mean() + ((b - b.mean()) ** 2).mean()) / 2
-    missed = max(_missed(a, b), _missed(b, a)) - float((noise_a + noise_b).sum())
-    return missed / (contrast + _FLAT**2)
+    most = _CHANGE * (contrast + _FLAT**2) + float((noise_a + noise_b).sum())
+    # a search finds what stays in its place, too, which is the same both ways: where that is enough, none is needed
+    return _missed(a, b, 1) > most and max(_missed(a, b, _WINDOW), _missed(b, a, _WINDOW)) > most
 
 
-def _missed(a, b) -> float:
-    scores, _ = match(a, b, window=_WINDOW, patch=_PATCH, topk=1, stride=4, step=0.5, subpixel=True, slide=False)
+def _missed(a, b, window: int) -> float:
+    scores, _ = match(a, b, window=window, patch=_PATCH, topk=1, stride=4, step=0.5, subpixel=True, slide=False)
     return float(scores.mean()) / _PATCH**2
