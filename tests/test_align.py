@@ -340,6 +340,7 @@ FRAME, CLIP = np.zeros((8, 9, 3)), np.zeros((4, 8, 9, 3))
         (lambda: ss.align(FRAME, FRAME, None, window=0), "align: window is 0"),
         (lambda: ss.align(FRAME, FRAME, None, patch=2.5), "align: patch is 2.5"),
         (lambda: ss.align(FRAME, FRAME, None, penalty=-1), "align: penalty is -1"),
+        (lambda: ss.align_clip(CLIP, flow=None, bogus=1), "align_clip: there is no argument 'bogus', expected one of window, patch"),
         (lambda: ss.align(FRAME, FRAME, None, sigma=-1), "align: sigma is -1"),
         (lambda: ss.align(FRAME, FRAME, None, sigma=float("nan")), "align: sigma is nan"),
         (lambda: ss.align(FRAME, FRAME, None, subpixel=1), "align: subpixel is 1"),

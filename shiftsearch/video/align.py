@@ -14,7 +14,7 @@ Without noise both are 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +91,10 @@ def align(
         >>> bool((aligned == still)[:, 10:-10, 10:-10].all())
         True
     """
-    spec = _spec("align", frames, window, patch, penalty, sigma, subpixel, output, interp, max_memory)
+    spec = _spec(
+        "align", frames, sigma, window=window, patch=patch, penalty=penalty, subpixel=subpixel, output=output,
+        interp=interp, max_memory=max_memory,
+    )  # fmt: skip
     of_reference, of_frames = _lengths(spec, reference, frames)
     if None not in (of_reference, of_frames) and of_reference != of_frames:
         raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
@@ -200,12 +203,13 @@ def _streamed(frames, to, flow, return_offsets, options):
 
 
 # --- arguments --------------------------------------------------------------------------------------
-def _spec(
-    op: str, frames, window=9, patch=3, penalty=0.05, sigma=None, subpixel=True, output="patch", interp="bicubic",
-    max_memory="1GiB",
-):  # fmt: skip
+def _spec(op: str, frames, sigma=None, **options) -> AlignSpec:
+    known = [field.name for field in fields(AlignSpec)][1:]
+    for name in options:
+        if name not in known:
+            raise ShiftsearchError(f"{op}: there is no argument {name!r}, expected one of {', '.join(known)}")
     level = None if sigma is None else flows.noise_scale(op, sigma, frames)
-    return AlignSpec(op, window, patch, penalty, level, subpixel, output, interp, max_memory)
+    return AlignSpec(op, sigma=level, **options)
 
 
 def _lengths(spec, reference, frames) -> list[int | None]:
