@@ -293,8 +293,8 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
 def test_a_full_disk(tmp_path):
     source = make(tmp_path / "a.mkv", "ffv1", (320, 240), frames=4, audio=None)
     limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); {MAIN}"
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "flow", source, "-o", tmp_path / "b.mkv"], capture_output=True, text=True
+    done = subprocess.run(  # -B: or Python writes bytecode that is cut off, and reads it from then on
+        [sys.executable, "-B", "-c", limited, "flow", source, "-o", tmp_path / "b.mkv"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (
         1,

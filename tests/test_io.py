@@ -514,8 +514,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "            for frame in clip: out.write(frame)\n"
         "    except ShiftsearchError as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
+    done = subprocess.run(  # -B: or Python writes bytecode that is cut off, and reads it from then on
+        [sys.executable, "-B", "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == 2 * f"{tmp_path / 'b.mkv'}: cannot be written: File too large\n"
