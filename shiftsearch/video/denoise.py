@@ -169,7 +169,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
             None or "auto" estimates it, frame by frame
         quality: "fast" filters groups of a patch of each frame in two passes, by thresholds and Wiener filters of their
             cosine transforms; "high" goes on with groups of some 50 patches and filters their principal components,
-            in two more passes. It takes some 40 times as long
+            in two more passes. It takes some 60 times as long
         radius: frames each way to look at, where the scene has them
         flow: where to search: "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None is no
             motion; a pair (forward, backward) of (T, 2, h, w), from each frame to the next and to the one before, in
