@@ -63,6 +63,7 @@ def _small(xp, frame: Frame):
         small = (small.take(first, axis=axis) + small.take(xp.minimum(first + 1, n - 1), axis=axis)) / 2
     return small
 
+
 # --- a scene --------------------------------------------------------------------------------------
 _FAST = (
     Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=4.5),

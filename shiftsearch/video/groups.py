@@ -117,6 +117,7 @@ class Running:
                         frame.sums[:, top:bottom] += s
                         frame.coverage[:, top:bottom] += c
 
+
 # --- groups ---------------------------------------------------------------------------------------
 def _candidates(xp, frames: list[Frame], here: int, there: list[int], what: Pass, topk: int):
     """The best `topk` of each frame `there` for each query of frame `here`: scores (n, k, h, w), offsets (n, k, h, w, 3)."""
@@ -169,6 +170,7 @@ def _still(xp, frames, here, what: Pass):
 
 _EACH = 48  # candidates of a frame among which groups of many are chosen
 
+
 def _flow_to(xp, frames, here, others, grid, stride):
     """Flow (n - 1, 2, h, w) from the queries of frame `here` to the other frames, step by step from frame to frame."""
     ways = frames[here].ways.setdefault((here, len(frames), stride), {})  # the same in each pass
@@ -193,6 +195,7 @@ def _flow_at(xp, flow, places, size):
     scale = xp.asarray([n / count for n, count in zip(size, flow.shape[1:], strict=True)][::-1], np.float32)
     found = flow[:, cells[0], cells[1]] * scale[:, None, None]
     return xp.where(abs(found) < 2**20, found, 0)  # what is no number is no motion
+
 
 # --- bands of queries -----------------------------------------------------------------------------
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
@@ -244,6 +247,7 @@ def _filter_band(xp, frames, here, offsets, still, what: Pass, part: tuple[slice
     size = len(spans), bottom - top, W
     sums, coverage = fold(noisy.reshape(shape), places, all_weights, size=size, **options)
     return (top, bottom), sums.reshape(len(spans), channels, what.depth, *size[1:]).swapaxes(1, 2), coverage
+
 
 # --- threads --------------------------------------------------------------------------------------
 @cache
