@@ -93,6 +93,13 @@ def _av():
     return av
 
 
+def _opened(path, mode="r", **options):
+    """A container. Before version 19, PyAV must be told that metadata need not be text."""
+    if int(_av().__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    return _av().open(f"file:{path}", mode, **options)
+
+
 @contextmanager
 def _said(path, what: str):
     """FFmpeg's errors as this package says them, on one line."""
@@ -124,7 +131,7 @@ class Reader:
         self.packets = deque()  # of sound and subtitles, not written yet
         self.followed = False  # whether there is somebody who writes those
         with _said(self.path, "cannot be read as a video"):
-            self._container = _av().open(f"file:{self.path}", metadata_errors="replace")
+            self._container = _opened(self.path)
         try:
             self._open()
         except BaseException:
@@ -305,7 +312,7 @@ class Writer:
         options = {} if "%" in part.name else {"update": "1"}  # for pictures: there is one, its name has no number
         options["strict"] = "-1"  # for Y4M of more than 8 bits
         try:
-            self._container = _av().open(f"file:{part}", "w", container_options=options, metadata_errors="replace")
+            self._container = _opened(part, "w", container_options=options)
         except ValueError:
             raise ShiftsearchError(f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"') from None
         self._single = "update" in options and self._container.format.name == "image2"
