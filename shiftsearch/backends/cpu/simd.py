@@ -158,13 +158,6 @@ class Function:
         limit = self.splat(self.b.trunc(self.int(count), ir.IntType(32)), n)
         return self.b.icmp_signed("<", self.numbers(n), limit)
 
-    def load_masked(self, pointer, index, mask):
-        vector = self.vector()
-        address = self._at(pointer, index, vector)
-        function = self._declare(f"llvm.masked.load.v{self.lanes}{self._suffix}.p0", vector,
-                                 [address.type, ir.IntType(32), mask.type, vector])
-        return self.b.call(function, [address, ir.IntType(32)(self.bytes), mask, self.zeros()])
-
     def store_masked(self, value, pointer, index, mask):
         address = self._at(pointer, index, value.type)
         function = self._declare(f"llvm.masked.store.v{self.lanes}{self._suffix}.p0", ir.VoidType(),
