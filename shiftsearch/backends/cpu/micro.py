@@ -20,7 +20,7 @@ _DOWN = 3  # displacements down that `boxes` does at a time
 
 wide = simd.caller("pppplllll")
 small = simd.caller("ppplllll")
-boxes = simd.caller("pppplllllll")
+boxes = simd.caller("pppplllllllll")
 pick = simd.caller("ppl")
 interpolate = simd.caller("ppplllll")
 candidates = simd.caller("ppill")
@@ -127,10 +127,12 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
     """Distances of all patches of a tile, for a range of displacements, by box sums over those of its pixels.
 
     (q, k, scratch, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of
-    k, channel stride of k): out[dy * across + dx, TILE, TILE]. Up to 4 channels are no loop: `few` says how many.
+    k, channel stride of k, top, bottom): out[dy * across + dx, TILE, TILE]. Rows top ... bottom - 1 of k, counted from
+    its address, are in memory: no other one is read, and sums that need one hold anything. Up to 4 channels are no
+    loop: `few` says how many.
     """
-    f = simd.Function("boxes", dtype, "pppplllllll")
-    q, k, scratch, out, down, across, channels, q_row, q_channel, k_row, k_channel = f.arguments
+    f = simd.Function("boxes", dtype, "pppplllllllll")
+    q, k, scratch, out, down, across, channels, q_row, q_channel, k_row, k_channel, top, bottom = f.arguments
     rows = TILE + patch - 1
     per_row = ROW // f.lanes or 1
     widths = [n for n in (12, 9, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
@@ -154,14 +156,10 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
 
     def some_rows(first):
         """`_DOWN` displacements: rows of k are then used several times while they are near, and scratch stays near."""
-        end = f.add(first, _DOWN)
-        end = f.b.select(f.b.icmp_signed("<", end, down), end, down)
-        count = f.b.sub(end, first)
+        count = f.b.sub(f.least(f.add(first, _DOWN), down), first)
 
         def key_row(y):
-            low, high = f.b.sub(y, f.int(rows - 1)), f.add(y, 1)
-            low = f.b.select(f.b.icmp_signed(">", low, f.int(0)), low, f.int(0))
-            high = f.b.select(f.b.icmp_signed("<", high, count), high, count)
+            low, high = f.most(f.b.sub(y, f.int(rows - 1)), 0), f.least(f.add(y, 1), count)
             k_at = f.mul(f.add(first, y), k_row)
 
             def displacement(dy):
@@ -174,7 +172,8 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
 
             f.loop(high, [], displacement, start=low)
 
-        f.loop(f.add(count, rows - 1), [], key_row)
+        there = f.most(f.b.sub(top, first), 0), f.least(f.b.sub(bottom, first), f.add(count, rows - 1))
+        f.loop(there[1], [], key_row, start=there[0])
         to = f.mul(first, across)
         f.loop(f.mul(count, across), [], lambda i: _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out,
                                                              f.mul(f.add(to, i), TILE * TILE)))  # fmt: skip

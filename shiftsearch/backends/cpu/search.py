@@ -40,9 +40,10 @@ _AT_A_TIME = 4096  # windows that are placed at a time, or those of one row of t
 
 # --- tiles, by vector code ------------------------------------------------------------------------
 class Shape(NamedTuple):
-    """Strides of k in memory, mirrored `pad` pixels beyond its border."""
+    """k in memory, mirrored `pad` pixels beyond its border: its rows and strides."""
 
     pad: int
+    rows: int  # of a frame
     row: int  # of [frame, row, channel, column]
     channel: int
     frame: int
@@ -154,9 +155,11 @@ def _box_scores(s, u, y0, x0, ny, nx, span, windows, task, shape, codes, q_plane
     """Scores of slot s of all queries of a tile, by box sums over all displacements."""
     _, _, length, stride = _packing(task)
     corner, frame = shape.pad - task.patch // 2, get(windows.frame, first_of(u, 0, x0, task) + s)
-    at = frame * shape.frame + (y0 + span.top + corner) * shape.row + x0 + span.left + corner
+    # the displacement that takes one query to the frame's first row takes those above it out of the frame
+    top = y0 + span.top + corner
+    at = frame * shape.frame + top * shape.row + x0 + span.left + corner
     micro.boxes(codes.boxes, q_planes, 0, k, at, pixels, 0, boxes, 0, span.down, span.across, task.channels,
-                task.channels * length, length, shape.row, shape.channel)  # fmt: skip
+                task.channels * length, length, shape.row, shape.channel, -top, shape.rows - top)  # fmt: skip
     for a in range(ny):
         for b in range(nx):
             at = first_of(u, a, x0 + b, task) + s
@@ -481,8 +484,9 @@ def _one_behind_the_other(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 def _padded(k, task: Task, codes: Codes):
     """k in the layouts that the vector code reads, as flat memory: planes for boxes and few channels, channels last for many.
 
-    Mirrored as far as the patches of windows in the frame reach, and where a fraction reads one pixel more.
-    What is read for queries beyond the last row and column, and beyond the end of a run, is memory of any content.
+    Mirrored as far as the patches of windows in the frame reach, and where a fraction reads one pixel more. Beside
+    them is memory of any content: vectors read beyond the end of a run, and box sums as far as other queries of the
+    tile would look, up to TILE - 1 numbers before the first row.
     """
     _, C, H, W = k.shape
     overhang = 0 if task.slide and min(H, W) >= task.window else task.window
@@ -492,7 +496,7 @@ def _padded(k, task: Task, codes: Codes):
         planes = _mirrored_copy(k, pad, channels_last=False)
     if task.wide:
         lasts = _mirrored_copy(k, pad, channels_last=True)
-    shape = Shape(pad, C * width, width, rows * C * width, width * C, rows * width * C, simd.lanes(k.dtype.name))
+    shape = Shape(pad, rows, C * width, width, rows * C * width, width * C, rows * width * C, simd.lanes(k.dtype.name))
     return planes, lasts, shape
 
 
@@ -502,7 +506,7 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
     height, width = H + 2 * pad, W + 2 * pad
     shape = (T, height, width, C) if channels_last else (T, height, C, width)
     size = math.prod(shape)
-    out = aligned(size + TILE * C * width + 4 * ROW, k.dtype, np.empty)
+    out = aligned(ROW + size + 4 * ROW, k.dtype, np.empty)[ROW:]
     rows = out[:size].reshape(shape)
     columns = rows.swapaxes(2, 3) if channels_last else rows
     down, across = (reflect(np.arange(-pad, n + pad), n).astype(int) + pad for n in (H, W))

@@ -88,6 +88,14 @@ class Function:
     def mul(self, x, y):
         return self.b.mul(self.int(x), self.int(y))
 
+    def least(self, x, y):
+        x, y = self.int(x), self.int(y)
+        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
+
+    def most(self, x, y):
+        x, y = self.int(x), self.int(y)
+        return self.b.select(self.b.icmp_signed(">", x, y), x, y)
+
     def loop(self, count, carried, body, step=1, start=0):
         """`for i in range(start, count, step): carried = body(i, *carried)`; returns the last `carried`."""
         b, start, count = self.b, self.int(start), self.int(count)
