@@ -34,12 +34,13 @@ class Run:
     def dtype(self) -> np.dtype:
         return np.dtype(_DTYPES[self.precision])
 
-    def forward(self, case: Case) -> dict:
-        backend, arrays = self._load(), case.arrays(self.dtype)
+    def forward(self, case: Case, arrays: dict | None = None) -> dict:
+        """The outputs of a case, for its own arrays or for others like them."""
+        backend, arrays = self._load(), arrays or case.arrays(self.dtype)
         return self._back(case.op.forward(backend, case.spec, **self._there(arrays)))
 
-    def backward(self, case: Case, outputs: dict, grads: dict) -> dict:
-        backend, arrays = self._load(), case.arrays(self.dtype)
+    def backward(self, case: Case, outputs: dict, grads: dict, arrays: dict | None = None) -> dict:
+        backend, arrays = self._load(), arrays or case.arrays(self.dtype)
         there = (self._there(given) for given in (arrays, outputs, grads))
         return self._back(case.op.backward(backend, case.spec, *there, arrays.keys()))
 
