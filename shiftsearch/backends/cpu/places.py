@@ -18,7 +18,8 @@ import numpy as np
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cpu import pool, whole_patches, whole_places
 from shiftsearch.backends.cpu.jit import exact, inline, kernel
-from shiftsearch.backends.cpu.simd import after, pointer
+from shiftsearch.backends.cpu.layout import channels_last, copy_rows
+from shiftsearch.backends.cpu.simd import after, pointer, stopped
 
 _BAND = 32  # rows at least: bands look at all candidates of query rows that reach them, so they should not be many
 
@@ -328,7 +329,7 @@ def _frame_of(video, t):
 
 
 @kernel("out", "index", "floats")
-def _correlate(q, k, offsets, out, index, floats, p, first, last):
+def _correlate(q, k, offsets, out, index, floats, p, stop, first, last):
     """Scores of the rows first ... last - 1 of queries, counted through all frames."""
     (T, H, WF), (h, w, K) = k.shape, out.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -338,6 +339,8 @@ def _correlate(q, k, offsets, out, index, floats, p, first, last):
         t, y = row // h, row % h
         _lay_query(query_rows, y + p.y, q.shape[1], p)
         for x in range(w):
+            if stopped(stop):
+                return
             _lay_query(query_columns, x + p.x, q.shape[2] // p.channels, p)
             _read(mine, _frame_of(q, t + p.t), q.shape[2], query_rows, query_columns, p)
             for n in range(K):
@@ -353,7 +356,7 @@ def _correlate(q, k, offsets, out, index, floats, p, first, last):
 
 
 @kernel("out", "index", "floats")
-def _pull(q, k, c, offsets, out, bands, index, floats, p, first, last):
+def _pull(q, k, c, offsets, out, bands, index, floats, p, stop, first, last):
     """Bands of rows of the queries' frames."""
     (T, H, WF), (h, w, K) = k.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -367,6 +370,8 @@ def _pull(q, k, c, offsets, out, bands, index, floats, p, first, last):
             if not _own(query_rows, top, bottom, p):
                 continue
             for x in range(w):
+                if stopped(stop):
+                    return
                 _lay_query(query_columns, x + p.x, out.shape[2] // p.channels, p)
                 if p.l2:
                     _read(mine, _frame_of(q, t + p.t), q.shape[2], query_rows, query_columns, p)
@@ -387,7 +392,7 @@ def _pull(q, k, c, offsets, out, bands, index, floats, p, first, last):
 
 
 @kernel("out", "index", "floats")
-def _push(q, k, c, offsets, reach, out, bands, index, floats, p, first, last):
+def _push(q, k, c, offsets, reach, out, bands, index, floats, p, stop, first, last):
     """Bands of rows of the keys' frames; `reach` as in `_reach`."""
     (T, H, WF), (h, w, K) = out.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -401,6 +406,8 @@ def _push(q, k, c, offsets, reach, out, bands, index, floats, p, first, last):
                 continue
             _lay_query(query_rows, y + p.y, q.shape[1], p)
             for x in range(w):
+                if stopped(stop):
+                    return
                 read = False
                 for n in range(K):
                     if _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
@@ -424,7 +431,7 @@ def _push(q, k, c, offsets, reach, out, bands, index, floats, p, first, last):
 
 
 @kernel("out", "index", "floats")
-def _slope(q, k, c, offsets, out, index, floats, p, first, last):
+def _slope(q, k, c, offsets, out, index, floats, p, stop, first, last):
     """Slopes of rows of queries."""
     (T, H, WF), (h, w, K) = k.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -434,6 +441,8 @@ def _slope(q, k, c, offsets, out, index, floats, p, first, last):
         t, y = row // h, row % h
         _lay_query(query_rows, y + p.y, q.shape[1], p)
         for x in range(w):
+            if stopped(stop):
+                return
             _lay_query(query_columns, x + p.x, q.shape[2] // p.channels, p)
             _read(mine, _frame_of(q, t + p.t), q.shape[2], query_rows, query_columns, p)
             for n in range(K):
@@ -454,7 +463,7 @@ def _slope(q, k, c, offsets, out, index, floats, p, first, last):
 
 
 @kernel("out", "index", "floats")
-def _gather(v, offsets, out, index, floats, p, first, last):
+def _gather(v, offsets, out, index, floats, p, stop, first, last):
     """Patches of rows of queries."""
     (T, H, WF), (h, w, K) = v.shape, out.shape[1:4]
     index, floats = pointer(index), pointer(floats)
@@ -463,6 +472,8 @@ def _gather(v, offsets, out, index, floats, p, first, last):
     for row in range(first, last):
         t, y = row // h, row % h
         for x in range(w):
+            if stopped(stop):
+                return
             for n in range(K):
                 here = _frame_of(v, _frame(offsets[t, y, x, n, 0], t + p.t, T))
                 _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
@@ -479,7 +490,7 @@ def _gather(v, offsets, out, index, floats, p, first, last):
 
 
 @kernel("out", "index", "floats")
-def _fold(patches, c, offsets, reach, out, bands, index, floats, p, first, last):
+def _fold(patches, c, offsets, reach, out, bands, index, floats, p, stop, first, last):
     """Bands of rows of the frames that patches are added to; `reach` as in `_reach`."""
     (T, H, WF), (h, w, K) = out.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -492,6 +503,8 @@ def _fold(patches, c, offsets, reach, out, bands, index, floats, p, first, last)
             if reach[row, s, 0] >= bottom or reach[row, s, 1] < top:
                 continue
             for x in range(w):
+                if stopped(stop):
+                    return
                 for n in range(K):
                     if _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
                         continue
@@ -505,7 +518,7 @@ def _fold(patches, c, offsets, reach, out, bands, index, floats, p, first, last)
 
 
 @kernel("out", "index", "floats")
-def _fold_slope(v, patches, offsets, out, index, floats, p, first, last):
+def _fold_slope(v, patches, offsets, out, index, floats, p, stop, first, last):
     """Slopes of rows of queries."""
     (T, H, WF), (h, w, K) = v.shape, out.shape[1:4]
     index, floats = pointer(index), pointer(floats)
@@ -514,6 +527,8 @@ def _fold_slope(v, patches, offsets, out, index, floats, p, first, last):
     for row in range(first, last):
         t, y = row // h, row % h
         for x in range(w):
+            if stopped(stop):
+                return
             for n in range(K):
                 here = _frame_of(v, _frame(offsets[t, y, x, n, 0], t + p.t, T))
                 sign_y = _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
@@ -528,13 +543,15 @@ def _fold_slope(v, patches, offsets, out, index, floats, p, first, last):
 
 
 @kernel("reach")
-def _reach(offsets, reach, H, p, first, last):
+def _reach(offsets, reach, H, p, stop, first, last):
     """For rows of queries, the first and last row of each frame that their places may touch, (rows, frames, 2), widened."""
     h, w, K = offsets.shape[1:4]
     above, below = p.dilation * (p.patch // 2), p.dilation * (p.patch - 1 - p.patch // 2) + 1
     for row in range(first, last):
         t, y = row // h, row % h
         for x in range(w):
+            if stopped(stop):
+                return
             for n in range(K):
                 s = _frame(offsets[t, y, x, n, 0], t + p.t, reach.shape[1])
                 place, _ = _place(offsets[t, y, x, n, 1], (y + p.y) * p.stride, H, p)
@@ -560,13 +577,12 @@ class _Heads:
 
     def of(self, video, b: int, g: int):
         """The channels of one head, (T, H, W * F)."""
-        part = video[b, :, g * self.channels : (g + 1) * self.channels].transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(part).reshape(*part.shape[:2], -1)
+        part = channels_last(video[b, :, g * self.channels : (g + 1) * self.channels])
+        return part.reshape(*part.shape[:2], -1)
 
     def put(self, out, b: int, g: int, head):
-        T, H, _ = head.shape
-        part = head.reshape(T, H, -1, self.channels).transpose(0, 3, 1, 2)
-        out[b, :, g * self.channels : (g + 1) * self.channels] = part
+        part = out[b, :, g * self.channels : (g + 1) * self.channels].transpose(0, 2, 3, 1)
+        copy_rows(head.reshape(part.shape), part)
 
     def reach(self, b: int, g: int, frames: int, height: int):
         """The rows that each row of queries may touch in each frame, see `_reach`."""
@@ -591,10 +607,10 @@ class _Heads:
     def _run(self, kernel, dtype, count, *arrays):
         P = self.layout.patch
 
-        def work(first, last):
+        def work(stop, first, last):
             index = np.empty(4 * (2 * P + 3), np.int64)
             floats = np.empty(16 * P + 3 * P**2 * self.channels, dtype)
-            kernel(*arrays, index, floats, self.layout, first, last)
+            kernel(*arrays, index, floats, self.layout, stop, first, last)
 
         pool.spread(work, count, self.cost)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+
+import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
 
 _VARIABLE = "SHIFTSEARCH_NUM_THREADS"
 _SMALL = 2_000_000  # multiply-adds that one thread does before others would have woken up
+_LONG = 100_000_000  # after which the main thread may be asked to stop
+_GLANCE = 0.2  # seconds: some systems do not wake up who waits longer
 _pool = None
 _lock = threading.Lock()
 
@@ -41,25 +45,61 @@ def parts(cost: float) -> int:
 
 
 def spread(work, count: int, cost: float) -> None:
-    """Calls `work(first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
+    """Calls `work(stop, first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
 
     A range is always done by one thread from front to back, and `work` must not let a unit depend on
     which range it is in: then results do not depend on the number of threads.
+
+    Ctrl-C reaches the main thread only between two lines of Python. So what takes long is left to others while it
+    waits, and they look often whether stop[0] was set: `work` then returns at once, whatever is left to do.
     """
-    workers = min(threads(), count)
-    if workers <= 1 or cost < _SMALL:
-        work(0, count)
+    stop, workers = np.zeros(1, np.int32), min(threads(), count)
+    waits = cost >= _LONG and _in_main_thread()
+    if not waits and (workers <= 1 or cost < _SMALL):
+        work(stop, 0, count)
         return
+    work(stop, 0, 0)  # compiles what the others need, see `aside`
     ranges = min(count, workers * 6)  # more ranges than threads even out units that take longer
     ends = [count * i // ranges for i in range(ranges + 1)]
-    pending = [_threads(workers).submit(work, *pair) for pair in itertools.pairwise(ends)]
-    for task in pending:
-        task.result()
+    pending = []
+    try:
+        for pair in itertools.pairwise(ends):
+            pending.append(_threads(workers).submit(work, stop, *pair))
+        _wait(pending)
+    except BaseException:
+        stop[0] = 1
+        for task in pending:
+            task.cancel()
+        futures.wait(pending)  # nobody writes to memory that the caller has given up
+        raise
 
 
-def _threads(workers: int) -> ThreadPoolExecutor:
+def _wait(pending) -> None:
+    """Returns when all is done, raises what the first thread that fails raises."""
+    while pending:
+        done, pending = futures.wait(pending, _GLANCE, futures.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+
+def aside(function, *arguments):
+    """`function(*arguments)`, in another thread while the main one waits and hears Ctrl-C: what it left goes on alone."""
+    if not _in_main_thread():
+        return function(*arguments)
+    one = futures.ThreadPoolExecutor(1, thread_name_prefix="shiftsearch")
+    task = one.submit(function, *arguments)
+    one.shutdown(wait=False)
+    _wait([task])
+    return task.result()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _threads(workers: int) -> futures.ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None or _pool._max_workers < workers:
-            _pool = ThreadPoolExecutor(workers, thread_name_prefix="shiftsearch")
+            _pool = futures.ThreadPoolExecutor(workers, thread_name_prefix="shiftsearch")
         return _pool

@@ -20,9 +20,10 @@ from shiftsearch._geometry import Patches, frame_order, reflect
 from shiftsearch.backends.cpu import micro, simd
 from shiftsearch.backends.cpu.best import Codes, Options, Work, finish
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
+from shiftsearch.backends.cpu.layout import channels_last
 from shiftsearch.backends.cpu.micro import BEST, ROW, TILE
 from shiftsearch.backends.cpu.pool import spread
-from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put
+from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put, stopped
 from shiftsearch.backends.cpu.windows import (
     Task,
     candidate,
@@ -227,7 +228,7 @@ def _compare(frame, py, px, task, shape, codes, q_planes, q_last, k, k_last, nea
 
 
 @kernel(calls_vector_code=True)
-def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin):
+def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin, stop):
     """Searches tile rows first..last."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
     q, k, k_last = pointer(q), pointer(k), pointer(k_last)
@@ -247,6 +248,8 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
         turned = not task.wide
         for s in range(task.slots):
             boxed = False
+            if stopped(stop):
+                return
             if codes.boxes != 0:
                 span = _spread_of(s, u, x0, ny, nx, windows, task)
                 boxed = span.whole and span.down * span.across <= work.most
@@ -260,6 +263,8 @@ def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, opti
                     turned = True
                 for a in range(ny):
                     for b in range(nx):
+                        if stopped(stop):
+                            return
                         _direct_scores(first_of(u, a, x0 + b, task) + s, windows, task, shape, codes,
                                        after(q_planes, a * packed * C * length + b * packed),
                                        after(q_last, (a * packed * side + b * packed) * C), k, k_last,
@@ -325,7 +330,7 @@ def _distance(q, k, t, y, x, f, py, px, task):
 
 
 @kernel()
-def _search_plainly(first, last, q, k, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin):
+def _search_plainly(first, last, q, k, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin, stop):
     """Searches tile rows first..last, candidate by candidate. q, k: [T, row, column, channel]."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
     q, k, names, out, offsets, origin = pointer(q), pointer(k), pointer(names), pointer(out), pointer(offsets), pointer(origin)
@@ -337,6 +342,8 @@ def _search_plainly(first, last, q, k, windows, task, options, codes, work, numb
             for x in range(task.columns):
                 at = first_of(u, y - y0, x, task)
                 for n in range(task.slots * each):
+                    if stopped(stop):
+                        return
                     w = at + get(names, 3 * n)
                     py = candidate(get(windows.cy, w), get(names, 3 * n + 1), get(windows.by, w), task.step)
                     px = candidate(get(windows.cx, w), get(names, 3 * n + 2), get(windows.bx, w), task.step)
@@ -432,13 +439,13 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
     names = _names(task)
     rows = max(1, _AT_A_TIME // (TILE * task.columns * task.slots))
 
-    def some_rows(first, last):
+    def some_rows(stop, first, last):
         scratch = aligned(work.numbers, k.dtype), np.empty(work.integers, np.int32)
         windows = room_for(rows * TILE * task.columns * task.slots)
-        for start in range(first, last, rows):
+        for start in range(first, max(last, first + 1), rows):
             end = min(last, start + rows)
             place(start, end, around, order, task, windows)
-            run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs)
+            run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs, stop)
 
     cost = task.frames * task.rows * task.columns * task.slots * task.window**2 * task.patch**2 * task.channels
     spread(some_rows, task.frames * -(-task.rows // TILE), cost)
@@ -511,7 +518,7 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
     columns = rows.swapaxes(2, 3) if channels_last else rows
     down, across = (reflect(np.arange(-pad, n + pad), n).astype(int) + pad for n in (H, W))
 
-    def some_rows(first, last):
+    def some_rows(stop, first, last):
         some = columns[:, pad + first : pad + last]
         some[..., pad : pad + W] = k[:, :, first:last].swapaxes(1, 2)
         some[..., :pad], some[..., pad + W :] = some[..., across[:pad]], some[..., across[pad + W :]]
@@ -524,4 +531,4 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
 
 def _plain(*videos):
     """Videos [T, row, column, channel] in flat memory."""
-    return tuple(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(-1) for x in videos)
+    return tuple(channels_last(x).reshape(-1) for x in videos)

@@ -317,6 +317,18 @@ def put_fraction(context, memory, index, value):
 
 
 @intrinsic
+def stopped(context, stop):
+    """Whether stop[0] is set, which the thread that waits for this one does: see `pool.spread`."""
+
+    def generate(context, builder, signature, values):
+        memory = cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data
+        asked = builder.load_atomic(memory, "monotonic", stop.dtype.bitwidth // 8)  # which is read anew each time
+        return builder.icmp_signed("!=", asked, asked.type(0))
+
+    return types.boolean(stop), generate
+
+
+@intrinsic
 def after(context, memory, index):
     """The memory from an index on."""
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)

@@ -18,7 +18,7 @@ from shiftsearch._geometry import Patches, reflect
 from shiftsearch.backends.cpu import micro_places as micro
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import get, pointer, put
+from shiftsearch.backends.cpu.simd import get, pointer, put, stopped
 
 _BAND = 32  # rows at least that one thread adds to: each thread looks at all candidates
 
@@ -67,7 +67,7 @@ def _inside(begin, n, p):
 
 
 @kernel("out", calls_vector_code=True)
-def _gather(v, plane, offsets, rows, columns, out, code, p, first, last):
+def _gather(v, plane, offsets, rows, columns, out, code, p, stop, first, last):
     """Patches of rows of queries, counted through all frames; the first of their channels is `plane` of those of v."""
     T, planes, H, W = v.shape
     h, w, K, F = out.shape[1:5]
@@ -75,6 +75,8 @@ def _gather(v, plane, offsets, rows, columns, out, code, p, first, last):
     for row in range(first, last):
         t, y = row // h, row % h
         for x in range(w):
+            if stopped(stop):
+                return
             for n in range(K):
                 place = (row * w + x) * K + n
                 start = _frame(get(offsets, 3 * place), t + p.t, T) * planes + plane
@@ -95,7 +97,7 @@ def _gather(v, plane, offsets, rows, columns, out, code, p, first, last):
 
 
 @kernel("out", calls_vector_code=True)
-def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, first, last):
+def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, stop, first, last):
     """Parts of the frames that patches are added to: some frames, a band of rows of each.
 
     `strides` are those of `patches`, in elements; the first of their channels is `plane` of those of `out`.
@@ -109,6 +111,8 @@ def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, s
         for row in range(patches.shape[0] * h):
             t, y = row // h, row % h
             for x in range(w):
+                if stopped(stop):
+                    return
                 for n in range(K):
                     place = (row * w + x) * K + n
                     s = _frame(get(offsets, 3 * place), t + p.t, T)

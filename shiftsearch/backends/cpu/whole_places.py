@@ -21,10 +21,11 @@ from shiftsearch._geometry import Patches
 from shiftsearch.backends.cpu import micro_places as micro
 from shiftsearch.backends.cpu import pool, simd
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put
+from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put, stopped
 from shiftsearch.backends.cpu.windows import mirror_index
 
 _LEAST_ROWS = 32  # of a thread's part of a frame: patches that lie across parts cost more
+_LONG = 1 << 26  # multiply-adds that nobody interrupts
 _LINE = 16  # numbers in a cache line, or more
 
 
@@ -66,10 +67,12 @@ def _fold(memory, to, at, n):
 
 
 @kernel()
-def _fill(given, out, code, v, all_channels, first_channel, first, last):
+def _fill(given, out, code, v, all_channels, first_channel, stop, first, last):
     """Rows first..last of a video in memory, counted through all frames, from `given` [frame, channel, row, column]."""
     given, out = pointer(given), pointer(out)
     for unit in range(first, last):
+        if stopped(stop):
+            return
         t, y = unit // v.rows, unit % v.rows - v.before
         if not v.mirrored and (y < 0 or y >= v.height):
             continue
@@ -84,10 +87,12 @@ def _fill(given, out, code, v, all_channels, first_channel, first, last):
 
 
 @kernel()
-def _empty(sums, out, code, v, all_channels, first_channel, first, last):
+def _empty(sums, out, code, v, all_channels, first_channel, stop, first, last):
     """The transpose: rows of `out`, counted through all frames, from sums in memory, whose mirrored margin is folded in."""
     sums, out = pointer(sums), pointer(out)
     for unit in range(first, last):
+        if stopped(stop):
+            return
         t, y = unit // v.height, unit % v.height
         start = t * v.rows * v.row
         at = start + (y + v.before) * v.row
@@ -147,11 +152,13 @@ def _pointers(scratch):
 
 
 @kernel()
-def _find_reach(offsets, reach, code, task, scratch, lanes, first, last):
+def _find_reach(offsets, reach, code, task, scratch, lanes, stop, first, last):
     """First and last frame, first and last beginning of a patch, for rows first..last of queries, [row, 4]."""
     offsets, reach, scratch = pointer(offsets), pointer(reach), _pointers(scratch)
     shift = task.k.before - task.patch // 2
     for row in range(first, last):
+        if stopped(stop):
+            return
         _find_starts(offsets, row, task, code, scratch)
         for bound in range(4):
             found = np.int64(get(scratch.vectors, (3 + bound) * lanes))
@@ -212,18 +219,27 @@ def _spare(run):
     return (run // _LINE + 2) * _LINE
 
 
+@inline
+def _at_once(task):
+    """How many queries to compare before asking whether to stop: all of a row, unless their patches are very large."""
+    return max(1, _LONG // (task.kept * task.patch * task.patch * task.q.channels))
+
+
 @kernel()
-def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, first, last):
+def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, stop, first, last):
     """Parts first..last of the gradients, or of one of them."""
     q, grad_q, k, grad_k, c = pointer(q), pointer(grad_q), pointer(k), pointer(grad_k), pointer(c)
     offsets, reach, weights, scratch = pointer(offsets), pointer(reach), pointer(weights), _pointers(scratch)
     (find, code), starts = codes, scratch.starts
     found = after(starts, task.columns * task.kept)
     step, spare = task.stride * task.scale * task.q.channels, _spare(task.patch * task.q.channels)
+    at_once = _at_once(task)
     size_q, size_k = task.q.frames * task.q.rows * task.q.row, task.k.frames * task.k.rows * task.k.row
     for unit in range(first, last):
         mine, theirs = _part(unit, parts, task.q), _part(unit, parts, task.k)
         for row in range(task.frames * task.rows):
+            if stopped(stop):
+                return
             t, y = row // task.rows + task.t, (row % task.rows + task.y) * task.stride * task.scale
             r0 = mine.top - y if mine.top > y else 0
             r1 = mine.bottom - y if mine.bottom - y < task.patch else task.patch
@@ -240,26 +256,38 @@ def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scra
             at_c = row * task.columns * task.kept
             if not task.pushes or (inside and r1 - r0 == task.patch):
                 at_q += r0 * task.q.row
-                micro.add(code, q, at_q, grad_q, at_q, k, r0 * task.k.row, grad_k, r0 * task.k.row, c, at_c, starts, 0,
-                     starts, 0, task.columns, task.kept, r1 - r0, step, task.q.row, task.k.row)  # fmt: skip
+                for x in range(0, task.columns, at_once):
+                    if stopped(stop):
+                        return
+                    here, place = at_q + x * step, x * task.kept
+                    micro.add(code, q, here, grad_q, here, k, r0 * task.k.row, grad_k, r0 * task.k.row, c, at_c + place,
+                              starts, place, starts, place, min(at_once, task.columns - x), task.kept, r1 - r0, step,
+                              task.q.row, task.k.row)  # fmt: skip
                 continue
             for x in range(task.columns):
+                if stopped(stop):
+                    return
                 _add_across(q, grad_q, at_q + x * step, k, grad_k, c, at_c + x * task.kept, code, r0, r1, theirs, task,
                             after(starts, x * task.kept), found, weights, size_q + unit * spare, size_k + unit * spare)  # fmt: skip
 
 
 @kernel()
-def _compare_rows(q, k, offsets, out, codes, task, scratch, sums, first, last):
+def _compare_rows(q, k, offsets, out, codes, task, scratch, sums, stop, first, last):
     """Scores of the rows first..last of queries, counted through all frames."""
     q, k, offsets, out = pointer(q), pointer(k), pointer(offsets), pointer(out)
     sums, scratch, (find, code) = pointer(sums), _pointers(scratch), codes
-    step = task.stride * task.scale * task.q.channels
+    step, at_once = task.stride * task.scale * task.q.channels, _at_once(task)
     for row in range(first, last):
         t, y = row // task.rows + task.t, (row % task.rows + task.y) * task.stride * task.scale
         _find_starts(offsets, row, task, find, scratch)
         at_q = (t * task.q.rows + y) * task.q.row + task.x * step
-        micro.compare(code, q, at_q, k, 0, scratch.starts, 0, out, row * task.columns * task.kept, sums, 0, task.columns,
-                 task.kept, task.patch, step, task.q.row, task.k.row)  # fmt: skip
+        for x in range(0, task.columns, at_once):
+            if stopped(stop):
+                return
+            place = x * task.kept
+            micro.compare(code, q, at_q + x * step, k, 0, scratch.starts, place, out, row * task.columns * task.kept + place,
+                          sums, 0, min(at_once, task.columns - x), task.kept, task.patch, step, task.q.row,
+                          task.k.row)  # fmt: skip
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -347,9 +375,9 @@ def gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, *, pulls: bool, pu
         places = clip.offsets_of(b, g)
         reach = clip.reach(places) if count > 1 and pushes else np.empty(0, np.int64)
 
-        def some_parts(first, last):
+        def some_parts(stop, first, last):
             arrays = queries, grad_q, keys, grad_k, weights, places, reach  # noqa: B023
-            _add_parts(*arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), first, last)
+            _add_parts(*arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), stop, first, last)
 
         pool.spread(some_parts, count, clip.cost)
         if pulls:
@@ -368,9 +396,9 @@ def scores(q, k, offsets, p: Patches):
     for b, g in clip:
         arrays = clip.load(q, task.q, b, g), clip.load(k, task.k, b, g), clip.offsets_of(b, g), out[b, g].reshape(-1)
 
-        def some_rows(first, last):
+        def some_rows(stop, first, last):
             sums = aligned((task.kept + lanes) * lanes, dtype)
-            _compare_rows(*arrays, codes, task, clip.scratch(), sums, first, last)  # noqa: B023
+            _compare_rows(*arrays, codes, task, clip.scratch(), sums, stop, first, last)  # noqa: B023
 
         pool.spread(some_rows, task.frames * task.rows, clip.cost)
     return out

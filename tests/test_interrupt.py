@@ -1,0 +1,88 @@
+"""Ctrl-C ends a call at once, whatever its size and however many threads work on it, and harms nothing that comes after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import interrupted
+import numpy as np
+import pytest
+from backends import Run
+from cases import CASES
+from random_calls import grads_for
+
+from shiftsearch.backends.cpu import chain, jit, places, pool, search, whole_patches, whole_places, windows
+
+_HERE = Path(__file__).parent
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_call_that_would_take_hours_can_be_interrupted(threads):
+    """The process ends, too: nothing is left that leaving Python would wait for."""
+    environment = {**os.environ, "SHIFTSEARCH_NUM_THREADS": threads}
+    done = subprocess.run(
+        [sys.executable, "interrupted.py"], cwd=_HERE, env=environment, capture_output=True, text=True, timeout=300
+    )
+    names = [name for name, _ in interrupted.calls(1, 1, 1, 1, 1)]
+    assert done.stdout.splitlines() == [f"{name} interrupted then right" for name in names], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
+def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
+    program = "import numpy as np, shiftsearch as ss; v = np.zeros((1, 3, 9, 9), np.float32); print(flush=True)\ntry:\n"
+    program += "    for patch in range(1, 10): ss.search(v, v, window=patch, patch=patch, radius=0, topk=1, subpixel=patch % 2 > 0)\n"
+    program += "except KeyboardInterrupt: print('interrupted', flush=True)"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=_HERE.parent,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "interrupted\n"), error
+    assert "ignored" not in error
+
+
+_SCRATCH = {"index", "floats", "sums", "numbers", "integers"}
+_SHORT = {"windows_of_flow", "windows_of_seeds"}  # which are given some thousand windows a call
+
+
+def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
+    """All that the table of cases needs: each call is made twice, first with stop set."""
+    modules, called = (chain, places, search, whole_patches, whole_places, windows), set()
+    kernels = {(m, name): f.__self__ for m in modules for name, f in vars(m).items() if isinstance(_owner(f), jit.kernel)}
+
+    def twice(kernel, *arguments):
+        given = dict(zip(kernel.names, arguments, strict=True))
+        if given["first"] < given["last"]:
+            outputs = {n: a for n, a in given.items() if isinstance(a, np.ndarray) and n not in _SCRATCH}
+            before = {name: array.copy() for name, array in outputs.items()}
+            kernel._run(*{**given, "stop": np.ones(1, np.int32)}.values())
+            for name, array in outputs.items():
+                np.testing.assert_array_equal(array, before[name], f"{kernel.function.__name__}: {name}")
+            called.add(kernel)
+        return kernel._run(*arguments)
+
+    for (module, name), kernel in kernels.items():
+        if "stop" in kernel.names:
+            monkeypatch.setattr(module, name, partial(twice, kernel))
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    one = ThreadPoolExecutor(1)  # does what two would share: nobody else writes meanwhile
+    monkeypatch.setattr(pool, "_threads", lambda workers: one)
+    for case in CASES:
+        outputs = Run("cpu", "single").forward(case)
+        Run("cpu", "single").backward(case, outputs, grads_for(np.random.default_rng(0), outputs))
+    assert {kernel.function.__name__ for kernel in set(kernels.values()) - called} == _SHORT
+
+
+def _owner(function):
+    return getattr(function, "__self__", None)
