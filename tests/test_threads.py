@@ -154,19 +154,52 @@ def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache)
 
 def test_a_damaged_cache_does_not_matter(cache):
     folder, _ = cache
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    assert files
-    for number, file in enumerate(files):
-        content = file.read_bytes()
-        file.write_bytes((b"", b"nonsense", content[: len(content) // 2])[number % 3])
+    whole = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert whole
+    for damages in ((_flipped, _flipped), (lambda content: b"nonsense", lambda content: content[: len(content) // 2])):
+        for number, (file, content) in enumerate(whole.items()):
+            file.write_bytes(damages[number % 2](content))
+        assert finished(program(folder)) == _ANNOUNCED  # compiled anew, rather than run as it is
+        assert {file: file.read_bytes() for file in whole}.keys() == whole.keys()
+    assert finished(program(folder)) == ""
+
+
+def _flipped(content: bytes) -> bytes:
+    """One bit, somewhere in the machine code."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
+
+
+def test_kernels_that_nobody_uses_are_removed(cache):
+    folder, _ = cache
+    (file, *_), old = folder.rglob("*-*"), folder / "shiftsearch" / "of-another-version"
+    old.write_bytes(file.read_bytes())
+    for path, days in ((old, 91), (file, 89)):
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    file.write_bytes(b"damaged")  # so that one is written
+    os.utime(file, (time.time() - 89 * 24 * 3600,) * 2)
     finished(program(folder))
+    assert file.exists()
+    assert not old.exists()
+
+
+def test_kernels_are_kept_outside_of_the_package(tmp_path):
+    """Uninstalling removes what was installed: a folder with kernels would stay, as an empty namespace to import."""
+    package = tmp_path / "shiftsearch"
+    shutil.copytree(Path(ss.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = sorted(package.rglob("*"))
+    home = tmp_path / "home"
+    more = {"HOME": str(home), "XDG_CACHE_HOME": "", "LOCALAPPDATA": str(home), "PYTHONPATH": str(tmp_path)}
+    finished(program("", tmp_path, **more, PYTHONDONTWRITEBYTECODE="1"))
+    assert sorted(package.rglob("*")) == before
+    assert any(file.is_file() for file in home.rglob("*"))
 
 
 def test_a_process_killed_while_it_compiles_does_not_matter(tmp_path):
     process = program(tmp_path)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if any(file.suffix != ".nbi" for file in tmp_path.rglob("*") if file.is_file()):  # it has begun to write
+        if any(file.is_file() for file in tmp_path.rglob("*")):  # it has begun to write
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import inspect
 import sys
 import threading
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -16,18 +13,12 @@ from numba import types
 from numba.core import config, event
 from numba.core.compiler_lock import global_compiler_lock
 
+from shiftsearch.backends.cpu.kept import Kept
 from shiftsearch.backends.cpu.pool import aside
 
 # NaN and inf mean something here, so fast-math must not assume them away
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
-
-
-@functools.cache
-def _sources() -> str:
-    """Fingerprint of this folder: numba sees that a kernel's own file changed, not that a function it calls did."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -51,7 +42,6 @@ class kernel:
 
     def __call__(self, function):
         self.function, self.names = function, list(inspect.signature(function).parameters)
-        function.__qualname__ += f"_{_sources()}"  # which names the file that numba keeps it in
         return self._run
 
     def _run(self, *arguments):
@@ -70,12 +60,9 @@ class kernel:
     def _compile(self, arguments):
         signature = tuple(self._type(*pair) for pair in zip(self.names, arguments, strict=True))
         with _announced(), _quickly() if self.quick else contextlib.nullcontext():
-            try:
-                found = numba.njit(signature, cache=True, **_OPTIONS)(self.function)
-            except numba.core.errors.NumbaError:
-                raise
-            except Exception:  # no folder to write to, a full disk, a damaged file: the cache only saves time
-                found = numba.njit(signature, **_OPTIONS)(self.function)
+            found = numba.njit(**_OPTIONS)(self.function)
+            found._cache = Kept(self.function.__name__)
+            found.compile(signature)
         self.owners.append(found)
         (only,) = found.overloads.values()
         return only.entry_point  # numba would look at all types again at each call, for longer than ours take

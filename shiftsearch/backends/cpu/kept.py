@@ -1,0 +1,88 @@
+"""Compiled kernels on disk, in the user's cache folder: one file each, whose name says all that it depends on.
+
+numba's own cache would lie inside of the package, where uninstalling leaves it, does not see that a function that a
+kernel calls has changed, and runs whatever it finds: a flipped bit ends the process. Here each file begins with a
+checksum of the rest. The folder only saves time and may be deleted whenever one likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numba
+from numba.core import config
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+_LENGTH = hashlib.sha256().digest_size
+_UNUSED = 90 * 24 * 3600  # seconds after which a file is of some older version
+
+
+def folder() -> Path:
+    """Where kernels are kept: $NUMBA_CACHE_DIR/shiftsearch, or else the system's place for caches."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR) / "shiftsearch"
+    home = Path(os.path.expanduser("~"))
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "shiftsearch" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "shiftsearch"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "shiftsearch"
+
+
+@functools.cache
+def _sources() -> bytes:
+    """This package's code for the CPU, and the versions of what compiles it."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    about = repr((numba.__version__, sys.implementation.cache_tag))
+    return b"".join(file.read_bytes() for file in files) + about.encode()
+
+
+class Kept:
+    """What numba asks whether a kernel is compiled already, and gives it when it is."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def _path(self, signature, codegen) -> Path:
+        about = _sources() + repr((self._name, signature, codegen.magic_tuple())).encode()
+        return folder() / f"{self._name.strip('_')}-{hashlib.sha256(about).hexdigest()[:32]}"
+
+    def load_overload(self, signature, context):
+        context.refresh()
+        with contextlib.suppress(Exception):  # no file, or one that is damaged: it is compiled anew
+            path = self._path(signature, context.codegen())
+            content = path.read_bytes()
+            if hashlib.sha256(content[_LENGTH:]).digest() == content[:_LENGTH]:
+                os.utime(path)  # it is in use
+                return CompileResult._rebuild(context, *pickle.loads(content[_LENGTH:]))
+        return None
+
+    def save_overload(self, signature, result):
+        with contextlib.suppress(OSError):  # nowhere to write, or a full disk
+            path, content = self._path(signature, result.codegen), dumps(result._reduce())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, hashlib.sha256(content).digest() + content)
+            for other in path.parent.iterdir():
+                if other.stat().st_mtime < time.time() - _UNUSED:
+                    other.unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """In one step, so that no other process reads a part of it."""
+    handle, part = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
