@@ -14,10 +14,11 @@ import numpy as np
 
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise import denoise_planes
 
 
 def Denoise(clip, sigma=None, radius=2, planes=None, quality="fast", flow="dis"):
-    """A clip with less noise: `shiftsearch.denoise` of each plane, or of all three together where they are RGB.
+    """A clip with less noise: each plane at its own size, by the motion of the first, with help from it; or RGB as one.
 
     Args:
         clip: a VideoNode of constant format and size
@@ -39,20 +40,15 @@ def Denoise(clip, sigma=None, radius=2, planes=None, quality="fast", flow="dis")
     options = {"radius": radius, "quality": quality, "flow": flow}
 
     def denoised(frames, kept):
-        clips = [np.stack(plane) for plane in zip(*frames, strict=True)]
         if known.name.startswith("RGB"):
-            done = shiftsearch.denoise(np.stack(clips, -1), sigmas[0], **options)
-            clips = [done[..., p] if p in chosen else plane for p, plane in enumerate(clips)]
+            done = denoise_planes([(np.stack(frame, -1),) for frame in frames], sigmas[0], **options)
+            done = [np.moveaxis(frame, -1, 0) for (frame,) in done]
         else:
-            clips = [_denoised(c, sigmas[p], options) if p in chosen else c for p, c in enumerate(clips)]
-        return [[plane[t] for plane in clips] for t in kept]
+            needed = 1 if chosen == [0] else known.num_planes  # the first plane shows the others where to go
+            done = list(denoise_planes([tuple(frame[:needed]) for frame in frames], sigmas[:needed], **options))
+        return [[done[t][p] if p in chosen else frames[t][p] for p in range(known.num_planes)] for t in kept]
 
     return _in_groups(clip, denoised, 16, shiftsearch.denoise_overlap(radius=radius, quality=quality))
-
-
-def _denoised(plane, sigma, options):
-    """(T, H, W): with an axis of channels, as frames may be as narrow as a colour has channels."""
-    return shiftsearch.denoise(plane[..., None], sigma, **options)[..., 0]
 
 
 def Align(clip, to="previous", flow="dis", **options):

@@ -25,8 +25,8 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.search import match
 from shiftsearch.video import flow as flows
-from shiftsearch.video.chunks import with_scenes
-from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored, watched
+from shiftsearch.video.chunks import peeked, with_scenes
+from shiftsearch.video.frames import DTYPES, check_planes, coarsened, layout, noise_level, planar, restored, watched
 
 
 @dataclass(frozen=True)
@@ -183,16 +183,64 @@ def align_stream(frames: Iterable, to="previous", flow="dis", *, return_offsets=
             f'align_stream: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
         )
     _spec("align_stream", None, **options)  # options that do not fit are told here, not at the first frame
-    return _streamed(frames, to, flow, return_offsets, options)
 
-
-def _streamed(frames, to, flow, return_offsets, options):
     def pair(reference, frame):
         found = _pair(_spec("align_stream", frame, **options), reference, frame, flow)
         return found if return_offsets else found[0]
 
+    return _streamed(pair, with_scenes("align_stream", frames), to)
+
+
+def align_planes(frames: Iterable, to="previous", flow="dis", **options) -> Iterator[tuple]:
+    """`align_stream` for frames of planes that may have sizes of their own, as those of YUV.
+
+    The first is searched, and the others go where it went.
+
+    Args:
+        frames: an iterator over tuples of planes (H, W) as in `denoise_planes`, or of one frame each as in `align`
+        to: "previous", "next", or a tuple that all frames are warped onto
+        flow, options: as in `align_stream`
+
+    Returns:
+        iterator over tuples of warped arrays, in order
+
+    Example:
+        >>> planes = np.full((48, 64), 100, np.uint8), np.full((24, 32), 50, np.uint8), np.full((24, 32), 60, np.uint8)
+        >>> [[int(plane[0, 0]) for plane in frame] for frame in align_planes([planes, planes], flow=None)]
+        [[100, 50, 60], [100, 50, 60]]
+    """
+    _spec("align_planes", None, **options)
+    first, frames = peeked("align_planes", frames)
+    if first is None:
+        return iter(())
+    frames = check_planes("align_planes", frames, first)
+
+    def pair(reference, frame):
+        spec = _spec("align_planes", frame[0], **options)
+        reference = (None,) * len(frame) if reference is None else reference
+        moved, offsets = _pair(spec, reference[0], frame[0], flow)
+        follow = _spec("align_planes", frame[0], **{**options, "window": 1, "sigma": 0})
+        others = zip(reference[1:], frame[1:], strict=True)
+        return (moved, *(_pair(follow, r, plane, _coarser(offsets, plane.shape))[0] for r, plane in others))
+
+    if not isinstance(to, str):
+        return (pair(to, frame) for frame in frames)
+    return _streamed(pair, with_scenes("align_planes", frames, lambda frame: frame[0]), to)
+
+
+def _coarser(offsets, size):
+    """Offsets (2, H, W) as a plane of this size has them, in its own pixels."""
+
+    def natively(xp, offsets):
+        found, factors = coarsened(xp, offsets, size)
+        return found / xp.asarray(factors[::-1], "float32")[:, None, None]
+
+    return transform("align_planes", natively, flow=offsets)
+
+
+def _streamed(pair, frames, to) -> Iterator:
     before = None
-    for frame, begins in with_scenes("align_stream", frames):
+    for frame, begins in frames:
         if to == "previous":
             yield pair(None if begins else before, frame)
         elif before is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from shiftsearch._arrays import transform
@@ -128,10 +128,11 @@ def scene_cuts(frames: Iterable) -> Iterator[int]:
             yield number
 
 
-def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
-    """Each frame with whether it begins a scene, as the first does."""
+def with_scenes(op: str, frames: Iterable, seen=lambda frame: frame) -> Iterator[tuple]:
+    """Each frame with whether it begins a scene, as the first does; `seen(frame)` is the array that is looked at."""
     before = first = None
-    for number, frame in enumerate(iterated(op, frames)):
+    for number, whole in enumerate(iterated(op, frames)):
+        frame = seen(whole)
         last = {} if before is None else {"the frame before": before[0]}  # of one library and device
         thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array), DTYPES, frame=frame, **last)
         first = first or (tuple(frame.shape), frame.dtype)
@@ -139,7 +140,7 @@ def with_scenes(op: str, frames: Iterable) -> Iterator[tuple]:
             raise ShiftsearchError(
                 f"{op}: frame {number} is {frame.dtype} {tuple(frame.shape)}, expected {first[1]} {first[0]} as frame 0"
             )
-        yield frame, before is None or _cut(before, thumbnail)
+        yield whole, before is None or _cut(before, thumbnail)
         before = thumbnail
 
 
@@ -150,6 +151,13 @@ def iterated(op: str, frames):
         raise ShiftsearchError(
             f"{op}: frames is a {type(frames).__qualname__}, expected a clip or an iterator over frames"
         ) from None
+
+
+def peeked(op: str, frames):
+    """The first frame, or None, and an iterator over all."""
+    rest = iterated(op, frames)
+    first = next(rest, None)
+    return first, rest if first is None else chain([first], rest)
 
 
 def _thumbnail(op: str, xp, frame):

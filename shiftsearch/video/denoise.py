@@ -6,7 +6,6 @@ Frames go through stages one after another: motion first, then one pass after th
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,50 +17,57 @@ from shiftsearch._arrays import transform
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import flow as flows
-from shiftsearch.video.chunks import iterated, with_scenes
-from shiftsearch.video.frames import DTYPES, layout, noise_level, planar, restored, watched
+from shiftsearch.video.chunks import peeked, with_scenes
+from shiftsearch.video.frames import (
+    DTYPES,
+    check_planes,
+    coarsened,
+    halved,
+    layout,
+    noise_level,
+    planar,
+    restored,
+    watched,
+)
 from shiftsearch.video.groups import Frame, Pass, Running, Threads, of_all_frames, of_each_frame
 from shiftsearch.video.shrink import principal, threshold, wiener
 
 
 # --- motion ---------------------------------------------------------------------------------------
 class _Motion:
-    """Gives each frame its flow to the next and to the one before, when both are there."""
+    """Gives the frames of each picture its flow to the next one and to the one before, when both are there."""
 
     def __init__(self, op: str, method: str | None):
         self.op, self.method, self.before = op, method, None
 
-    def push(self, xp, frame: Frame) -> Iterator[Frame]:
-        """`frame.flow` is what the caller measured: from the frame before to this one, and back."""
-        before, self.before = self.before, frame
+    def push(self, xp, picture: list[Frame], flow) -> Iterator[list[Frame]]:
+        """`flow` is what the caller measured: from the picture before to this one, and back."""
+        before, self.before = self.before, picture
         if self.method is not None:
-            frame.small = _small(xp, frame)
+            picture[0].small = _small(xp, picture[0])
         if before is not None:
             if self.method is not None:
-                frame.flow = [self._between(xp, *pair) for pair in ((before, frame), (frame, before))]
-                before.small = None
-            before.forward, frame.backward = frame.flow or (None, None)
+                flow = [self._between(xp, *pair) for pair in ((before[0], picture[0]), (picture[0], before[0]))]
+                before[0].small = None
+            for one, other in zip(before, picture, strict=True):
+                one.forward, other.backward = flow or (None, None)
             yield before
 
-    def finish(self, xp) -> Iterator[Frame]:
+    def finish(self, xp) -> Iterator[list[Frame]]:
         if self.before is not None:
             yield self.before
 
     def _between(self, xp, reference, target):
-        return flows.measure(self.op, xp, self.method, reference.small, target.small, min(reference.sigma / 2, _BLURRED))
+        blurred = min(reference.sigma[0] / 2, _BLURRED)
+        return flows.measure(self.op, xp, self.method, reference.small, target.small, blurred)
 
 
 _BLURRED = 0.2  # more noise than this is not blurred more
 
 
 def _small(xp, frame: Frame):
-    """The plane that is searched as a grey image (1, h, w) of half the resolution, which halves the noise, too."""
-    small = frame.noisy[:1] / math.sqrt(len(frame.noisy))
-    for axis in (1, 2):
-        n = small.shape[axis]
-        first = 2 * xp.arange((n + 1) // 2)
-        small = (small.take(first, axis=axis) + small.take(xp.minimum(first + 1, n - 1), axis=axis)) / 2
-    return small
+    """The first plane as a grey image (1, h, w) of half the resolution, which halves the noise, too."""
+    return halved(xp, halved(xp, frame.noisy[:1] / frame.white, 1), 2)
 
 
 # --- a scene --------------------------------------------------------------------------------------
@@ -82,28 +88,38 @@ _PASSES = {"fast": _FAST, "high": _FAST + _HIGH}
 
 
 class _Scene:
-    """Frames through all stages, one after another."""
+    """Pictures through all stages. Frames of one picture have passes of their own, which keep step."""
 
-    def __init__(self, spec, method, in_order):
-        self.stages = [_Motion(spec.op, method)]
-        self.stages += [Running(what, spec.radius, in_order) for what in _PASSES[spec.quality]]
+    def __init__(self, spec, method, in_order, frames: int):
+        self.motion = _Motion(spec.op, method)
+        self.chains = [[Running(what, spec.radius, in_order) for what in _PASSES[spec.quality]] for _ in range(frames)]
 
-    def push(self, xp, frame: Frame) -> list[Frame]:
-        return self._through(xp, [frame], 0)
+    def push(self, xp, picture: list[Frame], flow) -> list[tuple[Frame, ...]]:
+        return self._passed(xp, self.motion.push(xp, picture, flow))
 
-    def finish(self, xp) -> list[Frame]:
-        return [ready for n, stage in enumerate(self.stages, 1) for ready in self._through(xp, stage.finish(xp), n)]
+    def finish(self, xp) -> list[tuple[Frame, ...]]:
+        ready = self._passed(xp, self.motion.finish(xp))
+        return ready + list(zip(*(_finished(xp, chain) for chain in self.chains), strict=True))
 
-    def _through(self, xp, frames: Iterable[Frame], first: int) -> list[Frame]:
-        for stage in self.stages[first:]:
-            frames = [ready for frame in frames for ready in stage.push(xp, frame)]
-        return list(frames)
+    def _passed(self, xp, pictures) -> list[tuple[Frame, ...]]:
+        ways = [zip(self.chains, picture, strict=True) for picture in pictures]
+        return [ready for way in ways for ready in zip(*(_through(xp, chain, [f]) for chain, f in way), strict=True)]
+
+
+def _through(xp, stages, frames: Iterable[Frame]) -> list[Frame]:
+    for stage in stages:
+        frames = [ready for frame in frames for ready in stage.push(xp, frame)]
+    return list(frames)
+
+
+def _finished(xp, stages) -> list[Frame]:
+    return [ready for n, stage in enumerate(stages, 1) for ready in _through(xp, stages[n:], stage.finish(xp))]
 
 
 # --- frames in and out ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class DenoiseSpec(Spec):
-    sigma: float | None = None  # on the scale 0..1
+    sigma: tuple[float | None, ...] = (None,)  # of each array of a frame, on the scale 0..1
     quality: str = "fast"
     radius: int = 2
     max_memory: int | str = "1GiB"
@@ -127,18 +143,42 @@ def _turned(xp, planes, basis):
 _FAR = 2.0**30  # times white; squares of sums of such values are still numbers
 
 
-def _taken(xp, spec, native, flow) -> Frame:
-    """A frame (C, H, W) on the scale 0..1, as the passes want it. What is no number is black."""
-    native = xp.where(xp.isfinite(native), xp.clip(native, -_FAR, _FAR), 0).astype(np.float32, copy=False)
-    colours = len(native) - 1 + len(native) % 2  # an even number of channels has alpha last
-    planes = xp.ascontiguousarray(_turned(xp, native[:colours], _OPPONENT))
-    return Frame(planes, native[colours:], noise_level(xp, planes[:1]) if spec.sigma is None else spec.sigma, flow)
+_BESIDE = 0.5  # weight of U and V in what is searched, beside Y: more helps them, and costs Y
 
 
-def _given(xp, op: str, ready: list[Frame], like) -> tuple:
-    """Frames as the caller's are."""
-    found = (xp.concatenate([_turned(xp, frame.guide, _OPPONENT.T), frame.alpha])[None] for frame in ready)
-    return tuple(restored(xp, planes, like) for planes in found)
+def _taken(xp, spec, natives) -> list[Frame]:
+    """A picture of arrays (C, H, W) on the scale 0..1, as the passes want it. What is no number is black.
+
+    Planes of one size are one frame; their sum is searched for all. If those after the first are coarser, they are a
+    frame of their own, with the first made as coarse.
+    """
+    natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
+    first, *others = natives
+    if not others:
+        colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
+        planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
+        level = noise_level(xp, planes[:1]) if spec.sigma[0] is None else spec.sigma[0]
+        return [Frame(planes, [level] * colours, white=math.sqrt(colours), kept=first[colours:])]
+    levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, spec.sigma, strict=True)]
+    if others[0].shape == first.shape:
+        return [Frame(xp.concatenate(natives), levels, (1, *[_BESIDE] * len(others)))]
+    seen, factors = coarsened(xp, first, others[0].shape[1:])
+    level = noise_level(xp, seen) if spec.sigma[0] is None else levels[0] / math.sqrt(math.prod(factors))
+    coarse = Frame(xp.concatenate([seen, *others]), [level, *levels[1:]], (1,) * len(natives))
+    return [Frame(first, levels[:1]), coarse]
+
+
+def _given(xp, pictures: list[tuple[Frame, ...]], likes) -> tuple:
+    """The arrays of all pictures, one picture after another, as the caller's are."""
+    found = []
+    for picture in pictures:
+        first, *others = (frame.guide for frame in picture)
+        if len(likes) == 1:
+            planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].kept])]
+        else:
+            planes = [plane[None] for frame in (first, *(other[1:] for other in others)) for plane in frame]
+        found += [restored(xp, plane[None], like) for plane, like in zip(planes, likes, strict=True)]
+    return tuple(found)
 
 
 def denoise_overlap(*, quality="fast", radius=2) -> int:
@@ -154,7 +194,7 @@ def denoise_overlap(*, quality="fast", radius=2) -> int:
         >>> denoise_overlap(radius=2)
         9
     """
-    spec = DenoiseSpec("denoise_overlap", None, quality, radius)
+    spec = DenoiseSpec("denoise_overlap", (None,), quality, radius)
     return 2 * spec.radius * len(_PASSES[spec.quality]) + 1
 
 
@@ -191,7 +231,7 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
         >>> bool(((denoised - clip) ** 2).mean() < ((noisy - clip) ** 2).mean() / 10)
         True
     """
-    spec = _spec("denoise", sigma, frames, quality, radius, max_memory)
+    spec = _spec("denoise", [sigma], frames, quality, radius, max_memory)
     pair = flow if isinstance(flow, (tuple, list)) else ()
     if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
         found = f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
@@ -206,7 +246,8 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
                 raise ShiftsearchError(
                     f"denoise: {name} has shape {tuple(array.shape)}, expected ({len(source)}, 2, H, W) or coarser"
                 )
-        for n, frame in enumerate(watched("denoise", progress, _stream(spec, source, both or flow), len(source))):
+        found = _stream(spec, ((frame,) for frame in source), both or flow)
+        for n, (frame,) in enumerate(watched("denoise", progress, found, len(source))):
             done[n] = frame
         return out
 
@@ -229,35 +270,79 @@ def denoise_stream(frames: Iterable, sigma=None, *, quality="fast", radius=2, fl
         >>> [int(frame[0, 0]) for frame in denoise_stream(clip, 10, radius=0)]
         [100, 101, 102, 103, 104, 105, 106, 107, 108]
     """
+    before, frames = peeked("denoise_stream", frames)
+    spec = _spec("denoise_stream", [sigma], before, quality, radius, max_memory)
+    return _firsts(_stream(spec, ((frame,) for frame in frames), _method("denoise_stream", flow)))
+
+
+def denoise_planes(
+    frames: Iterable, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB", noted=None
+) -> Iterator[tuple]:
+    """`denoise_stream` for frames whose planes have noise, and sizes, of their own, as those of YUV.
+
+    Motion is that of the first plane. Patches of the others are searched in their sum with it, made as coarse as they are.
+
+    Args:
+        frames: an iterator over tuples of arrays: planes (H, W), of which those after the first have one size, which is
+            that of the first or, along an axis, a half of it or a quarter, rounded up. A tuple of one array is a frame
+            as `denoise` takes it
+        sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays
+        quality, radius, flow, max_memory: as in `denoise_stream`
+        noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
+
+    Returns:
+        iterator over tuples of denoised arrays, in order
+
+    Example:
+        >>> planes = np.full((48, 64), 100, np.uint8), np.full((24, 32), 50, np.uint8), np.full((24, 32), 60, np.uint8)
+        >>> [[int(plane[0, 0]) for plane in frame] for frame in denoise_planes([planes], (10, 5, 5))]
+        [[100, 50, 60]]
+    """
+    before, frames = peeked("denoise_planes", frames)
+    flow = _method("denoise_planes", flow)
+    if before is None:
+        return iter(())
+    frames = check_planes("denoise_planes", frames, before)
+    sigmas = sigma if isinstance(sigma, (list, tuple)) else [sigma] * len(before)
+    if len(sigmas) != len(before):
+        raise ShiftsearchError(
+            f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} arrays of a frame"
+        )
+    spec = _spec("denoise_planes", sigmas, before[0], quality, radius, max_memory)
+    return _stream(spec, frames, flow, noted)
+
+
+def _firsts(found):
+    for (frame,) in found:
+        yield frame
+
+
+def _method(op: str, flow):
     if isinstance(flow, (tuple, list)) or hasattr(flow, "shape"):
         raise ShiftsearchError(
-            f'denoise_stream: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
+            f'{op}: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
         )
-    before, frames = _peeked("denoise_stream", frames)
-    spec = _spec("denoise_stream", sigma, before, quality, radius, max_memory)
-    return _stream(spec, frames, flow)
+    return flow
 
 
-def _peeked(op: str, frames):
-    """The first frame, or None, and an iterator over all."""
-    rest = iterated(op, frames)
-    first = next(rest, None)
-    return first, rest if first is None else itertools.chain([first], rest)
+def _spec(op: str, sigmas, frames, quality, radius, max_memory) -> DenoiseSpec:
+    levels = tuple(None if _estimated(s) else flows.noise_scale(op, s, frames) for s in sigmas)
+    return DenoiseSpec(op, levels, quality, radius, max_memory)
 
 
-def _spec(op: str, sigma, frames, quality, radius, max_memory) -> DenoiseSpec:
-    estimated = sigma is None or (isinstance(sigma, str) and sigma == "auto")
-    level = None if estimated else flows.noise_scale(op, sigma, frames)
-    return DenoiseSpec(op, level, quality, radius, max_memory)
+def _estimated(sigma) -> bool:
+    return sigma is None or (isinstance(sigma, str) and sigma == "auto")
 
 
-def _stream(spec, frames, flow):
-    """Denoised frames; `flow` may also be arrays (forward, backward) of the array module that the frames are of."""
+def _stream(spec, frames, flow, noted=None):
+    """Denoised frames, tuples of arrays; `flow` may also be arrays (forward, backward) of their array module."""
     method = flow if isinstance(flow, str) else None
     if not (flow is None or method in flows.METHODS or callable(flow) or isinstance(flow, tuple)):
         names = ", ".join(map(repr, flows.METHODS))
         also = " or a pair (forward, backward)" if spec.op == "denoise" else ""
         raise ShiftsearchError(f"{spec.op}: flow is {flow!r}, expected one of {names}, None, a function{also}")
+    count = len(spec.sigma)
+    names = [f"plane {n}" for n in range(count)] if count > 1 else ["frames"]
 
     def measured(number, before, frame):
         """From the frame before to this one, and back, if that is the caller's."""
@@ -265,26 +350,36 @@ def _stream(spec, frames, flow):
             return {"forward": flow[0][number - 1], "backward": flow[1][number]}
         return {"forward": flow(before, frame), "backward": flow(frame, before)} if callable(flow) else {}
 
-    def push(xp, array, *both):
-        native = planar(spec.op, "frames", array)[0]
+    def push(xp, *arrays):
+        frame, both = arrays[:count], arrays[count:]
+        natives = [planar(spec.op, name, array)[0] for name, array in zip(names, frame, strict=True)]
         for name, given in zip(("forward", "backward"), both, strict=False):
-            _check_flow(spec.op, name, given, native.shape[1:])
-        return _given(xp, spec.op, scene.push(xp, _taken(xp, spec, native, both)), array)
+            _check_flow(spec.op, name, given, natives[0].shape[1:])
+        picture = _taken(xp, spec, natives)
+        if noted is not None:
+            fine, *coarse = (frame.sigma for frame in picture)
+            noted([*fine, *(level for levels in coarse for level in levels[1:])][:count])
+        return _given(xp, scene.push(xp, picture, both), frame)
 
-    def finish(xp, array):
-        return _given(xp, spec.op, scene.finish(xp), array)
+    def finish(xp, *frame):
+        return _given(xp, scene.finish(xp), frame)
+
+    def whole(found):
+        return zip(*[iter(found)] * count, strict=True)
 
     scene = before = None
     with Threads(spec.max_memory) as pool:
-        for number, (frame, begins) in enumerate(with_scenes(spec.op, frames)):
+        for number, (frame, begins) in enumerate(with_scenes(spec.op, frames, lambda frame: frame[0])):
+            arrays = dict(zip(names, frame, strict=True))
             if begins and scene is not None:
-                yield from transform(spec.op, finish, DTYPES, frames=before)
+                yield from whole(transform(spec.op, finish, DTYPES, **before))
             if begins:
-                scene = _Scene(spec, method, pool.in_order)
-            yield from transform(spec.op, push, DTYPES, frames=frame, **({} if begins else measured(number, before, frame)))
-            before = frame
+                scene = _Scene(spec, method, pool.in_order, len({tuple(array.shape) for array in frame}))
+            given = {} if begins else measured(number, before[names[0]], frame[0])
+            yield from whole(transform(spec.op, push, DTYPES, **arrays, **given))
+            before = arrays
         if scene is not None:
-            yield from transform(spec.op, finish, DTYPES, frames=before)
+            yield from whole(transform(spec.op, finish, DTYPES, **before))
 
 
 def _check_flow(op: str, name: str, flow, size):

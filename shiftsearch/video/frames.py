@@ -52,6 +52,53 @@ def restored(xp, result, like):
     return result if clip or len(result) > 1 else result[0]
 
 
+def halved(xp, planes, axis: int):
+    """Means of two neighbours along an axis; the last may be alone."""
+    n = planes.shape[axis]
+    first = 2 * xp.arange((n + 1) // 2)
+    return (planes.take(first, axis=axis) + planes.take(xp.minimum(first + 1, n - 1), axis=axis)) / 2
+
+
+def coarsened(xp, planes, size):
+    """Planes (C, H, W) as coarse as those of `size`, by halves; and how many rows and columns became one."""
+    factors = [1, 1]
+    for axis in (1, 2):
+        while planes.shape[axis] > size[axis - 1]:
+            planes, factors[axis - 1] = halved(xp, planes, axis), 2 * factors[axis - 1]
+    return planes, factors
+
+
+def check_planes(op: str, frames, like):
+    """The frames as they pass, each with planes of the shapes and kinds that those of `like` have, which fit one another."""
+    kinds = _kinds(op, like)
+    (first, _), *others = kinds
+    sizes = {shape for shape, _ in others}
+    if others and (len(first) != 2 or len(sizes) > 1 or not all(map(_fits, first, *sizes))):
+        raise ShiftsearchError(
+            f"{op}: planes of a frame have shapes {', '.join(str(shape) for shape, _ in kinds)}, expected (H, W), then ones "
+            "as large, or of a half or a quarter of the rows or columns"
+        )
+    return _alike(op, frames, kinds)
+
+
+def _alike(op: str, frames, kinds):
+    for number, frame in enumerate(frames):
+        if _kinds(op, frame) != kinds:
+            found, expected = (", ".join(f"{kind} {shape}" for shape, kind in k) for k in (_kinds(op, frame), kinds))
+            raise ShiftsearchError(f"{op}: frame {number} has {found}, expected {expected} as frame 0")
+        yield frame
+
+
+def _kinds(op: str, frame) -> list:
+    if not isinstance(frame, (tuple, list)) or not all(hasattr(plane, "shape") for plane in frame) or not frame:
+        raise ShiftsearchError(f"{op}: a frame is a {type(frame).__qualname__}, expected a tuple of arrays")
+    return [(tuple(plane.shape), str(plane.dtype)) for plane in frame]
+
+
+def _fits(fine: int, coarse: int) -> bool:
+    return coarse in (fine, -(-fine // 2), -(-fine // 4))
+
+
 def watched(op: str, progress, items, total: int):
     """The items as they pass, which `progress` shows: tqdm, or whatever else is called like that."""
     if progress is None:

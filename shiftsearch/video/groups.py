@@ -27,15 +27,22 @@ from shiftsearch.ops.search import match
 
 # --- one pass over a scene ------------------------------------------------------------------------
 class Frame:
-    """A frame on its way through the passes. Planes are (C, H, W), the first is what is searched."""
+    """A frame on its way through the passes. Planes are (C, H, W)."""
 
-    def __init__(self, noisy, alpha, sigma, flow):
-        self.noisy, self.alpha, self.sigma, self.flow = noisy, alpha, sigma, flow
+    def __init__(self, noisy, sigma, mix=(1,), white=1.0, kept=None):
+        self.noisy, self.sigma = noisy, sigma  # the standard deviation of each plane's noise
+        self.mix = mix  # weights of the planes in what is searched, or 1 for the first alone
+        self.white = white  # in the first plane
+        self.kept = kept  # planes that go around the passes
         self.guide = None  # what the pass before made of it
-        self.searched = noisy[0]  # where patches are compared
+        self.searched = self.mixed(noisy)  # where patches are compared
+        self.level = math.hypot(*(m * s for m, s in zip(mix, sigma, strict=False)))  # of the noise there
         self.forward = self.backward = None  # flow to the next frame and to the one before
         self.ways: dict = {}  # from its queries to other frames, as `_flow_to` found them
         self.sums = self.coverage = self.small = None
+
+    def mixed(self, planes):
+        return planes[0] if len(self.mix) == 1 else sum(m * plane for m, plane in zip(self.mix, planes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Running:
         frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
         frame.sums = frame.coverage = None
         if self.what.searched:
-            frame.searched = frame.guide[0]
+            frame.searched = frame.mixed(frame.guide)
         return frame
 
     def _ask(self, xp, numbers: range):
@@ -141,7 +148,7 @@ def of_each_frame(xp, frames, here, what: Pass):
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, what, 1)
-    good = scores[:, 0] <= what.worst * what.depth * (frames[here].sigma * what.patch) ** 2
+    good = scores[:, 0] <= what.worst * what.depth * (frames[here].level * what.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
@@ -165,7 +172,7 @@ def _still(xp, frames, here, what: Pass):
         return xp.ones(query_grid(*own.shape, what.stride), bool)
     later = xp.stack(later)[:, None]
     scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
-    return (scores <= what.worst * (frames[here].sigma * what.patch) ** 2).all((0, 1, 4))
+    return (scores <= what.worst * (frames[here].level * what.patch) ** 2).all((0, 1, 4))
 
 
 _EACH = 48  # candidates of a frame among which groups of many are chosen
@@ -240,7 +247,7 @@ def _filter_band(xp, frames, here, offsets, still, what: Pass, part: tuple[slice
     for n in range(0, noisy.shape[1], some):
         for c in range(channels):
             few = c, slice(n, n + some)
-            noisy[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma)
+            noisy[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma[c])
     all_weights = xp.zeros((channels, *places.shape[2:4], 1), weights.dtype)
     all_weights[:, band[1], columns] = weights.reshape(channels, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], places.shape[:-1])
