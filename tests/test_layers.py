@@ -26,7 +26,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 _RANKS = [
     "errors", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
     "ops.flow", "ops.score", "ops", "video.frames", "video.chunks", "video.flow", "video.align", "video.shrink", "video.groups", "video.denoise",
-    "video.files", "video.picture", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
+    "video.files", "video.picture", "video.planes", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
     "__main__",
 ]  # fmt: skip
 

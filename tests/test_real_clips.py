@@ -12,6 +12,7 @@ import pytest
 
 import shiftsearch
 from shiftsearch.__main__ import main
+from shiftsearch.video import io
 
 pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
@@ -98,6 +99,23 @@ def test_files_are_aligned_and_denoised(folder, file, tmp_path, capsys):
     capsys.readouterr()
     assert main(["compare", str(outputs[0]), str(outputs[1])]) == 0
     assert "PSNR" in capsys.readouterr().out
+
+
+def test_the_planes_of_a_file_are_denoised_as_what_they_are(folder, tmp_path, capsys):
+    """By way of RGB it was 31.9, 35.8 and 34.9 dB; each plane alone gives 33.2, 39.7 and 37.7."""
+    rng, clean = np.random.default_rng(1), []
+    with io.read(folder / "cityCC0.mpg", (20, 28)) as clip, io.write(tmp_path / "noisy.mkv", clip, codec="ffv1") as out:
+        for planes in clip.planes():
+            clean.append(planes)
+            noisy = (np.rint(plane + 15 * rng.standard_normal(plane.shape)) for plane in planes)
+            out.write(tuple(np.clip(plane, 0, 255).astype(np.uint8) for plane in noisy))
+    assert main(["denoise", str(tmp_path / "noisy.mkv"), "-o", str(tmp_path / "clean.mkv"), "--codec", "ffv1"]) == 0
+    with io.read(tmp_path / "clean.mkv") as clip:
+        found = [np.stack(plane) for plane in zip(*clip.planes(), strict=True)]
+    scores = [metrics.peak_signal_noise_ratio(np.stack(a), b) for a, b in zip(zip(*clean, strict=True), found, strict=True)]
+    assert (np.array(scores) > (33.1, 40.2, 38.0)).all(), scores
+    told = [float(part.split()[-1]) for part in capsys.readouterr().err.splitlines()[-1].split(",")]
+    np.testing.assert_allclose(told, 15, rtol=0.03)
 
 
 def test_scenes_are_found(folder):

@@ -13,6 +13,8 @@ import numpy as np
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
+from shiftsearch.video.align import align_planes
+from shiftsearch.video.denoise import denoise_planes
 from shiftsearch.video.files import same, whole
 from shiftsearch.video.picture import before_and_after, png
 
@@ -33,12 +35,12 @@ def add_commands(commands) -> None:
 
     denoise = _command(commands, "denoise", _denoise, "remove noise, with the help of the frames before and after", (
         "shiftsearch denoise noisy.mp4 -o clean.mp4",
-        "shiftsearch denoise in.mov -o out.mkv --sigma 12 --quality high --codec ffv1",
+        "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     ))  # fmt: skip
-    denoise.add_argument(
-        "--sigma", type=_number, help="standard deviation of the noise, white is 255 (default: estimated)"
-    )
+    sigma = "standard deviation of the noise in the planes of the file as they are, which have numbers of 0 to 255, or as " \
+        "much more as they are deeper: one for all, or Y,U,V (default: estimated for each plane, and told)"
+    denoise.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
     denoise.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
     denoise.add_argument("--radius", type=int, default=2, help="frames that are used each way (default 2)")
     _add_output(denoise)
@@ -116,42 +118,49 @@ def _target(text: str):
     raise argparse.ArgumentTypeError(f"{text!r} is not previous, next or the number of a frame")
 
 
-def _number(text: str) -> float | None:
-    if text == "auto":
-        return None
+def _sigma(text: str):
+    """A number, None for auto, or a list of these."""
     try:
-        return float(text)
+        numbers = [None if part == "auto" else float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor auto") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor three as 12,6,6, nor auto") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 # --- commands ---------------------------------------------------------------------------------------
 def _align(args):
     options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
     options["flow"] = None if args.flow == "none" else args.flow
-    if isinstance(args.to, str):
-        _convert(args, lambda frames: shiftsearch.align_stream(frames, args.to, **options))
-        return
-    with io.read(args.input, (args.to, args.to + 1)) as clip:
-        (reference,) = clip
-    _convert(args, lambda frames: (shiftsearch.align(reference, frame, **options) for frame in frames))
+    if not isinstance(args.to, str):
+        with io.read(args.input, (args.to, args.to + 1)) as clip:
+            (args.to,) = clip.planes()
+    _convert(args, lambda frames: align_planes(frames, args.to, **options))
 
 
 def _denoise(args):
-    options = {"quality": args.quality, "radius": args.radius}
-    _convert(args, lambda frames: shiftsearch.denoise_stream(frames, args.sigma, **options))
+    total, count = 0.0, 0
+
+    def noted(levels):
+        nonlocal total, count
+        total, count = total + 255 * np.array(levels), count + 1
+
+    _convert(args, lambda frames: denoise_planes(frames, args.sigma, quality=args.quality, radius=args.radius, noted=noted))
+    if None in (args.sigma if isinstance(args.sigma, list) else [args.sigma]):
+        names = ("Y ", "U ", "V ") if len(total) == 3 else ("",)
+        found = ", ".join(f"{name}{level:.1f}" for name, level in zip(names, total / count, strict=True))
+        print(f"noise found: {found}", file=sys.stderr)
 
 
 def _convert(args, function):
-    """The frames of the input through a function of iterators to the output and the preview."""
+    """The frames of the input, as they are in the file, through a function of iterators to the output and the preview."""
     with ExitStack() as stack:
         clip = stack.enter_context(io.read(args.input, args.frames))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
         if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
             raise ShiftsearchError(f"{args.preview}: expected another name than --output that ends in .png")
-        preview = _Preview(clip.length)
-        for frame in _progress(preview.after(function(preview.before(clip))), clip.length, args.quiet):
+        preview = _Preview(clip)
+        for frame in _progress(preview.after(function(preview.before(clip.planes()))), clip.length, args.quiet):
             out.write(frame)
         if part is not None:
             part.write_bytes(png(preview.picture()))
@@ -232,8 +241,8 @@ def _progress(items, total, quiet):
 class _Preview:
     """Keeps the frames of the middle as they pass, before and after."""
 
-    def __init__(self, length):
-        self._middle = (length or 0) // 2
+    def __init__(self, clip):
+        self._clip, self._middle = clip, (clip.length or 0) // 2
         self._previous = self._before = self._after = None
 
     def before(self, frames):
@@ -250,9 +259,9 @@ class _Preview:
 
     def picture(self):
         """Before | after | difference | flow from the frame before."""
-        previous = self._before if self._previous is None else self._previous
-        motion = shiftsearch.flow.dis(previous, self._before)
-        return before_and_after(self._before, self._after, shiftsearch.flow.to_color(motion))
+        kept = self._before if self._previous is None else self._previous, self._before, self._after
+        previous, before, after = map(self._clip.picture, kept)
+        return before_and_after(before, after, shiftsearch.flow.to_color(shiftsearch.flow.dis(previous, before)))
 
 
 # --- compare ----------------------------------------------------------------------------------------

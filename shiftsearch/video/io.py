@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,13 +19,14 @@ import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.files import check_there, cut_off, whole
+from shiftsearch.video.planes import Form
 
 _RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
 _LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48le"}  # by axes and bits
-# FFmpeg's numbers for how colour planes are made finer and coarser: values are repeated and averaged, rounded exactly,
-# so that a frame that is read and written comes out as it was
-_FINER = 0x10 | 0x40000
-_COARSER = 0x20 | 0x40000 | 0x4000
+_WHITE = {8: np.uint8(255), 16: np.uint16(65535)}
+# how FFmpeg moves samples from format to format: it takes no means and rounds exactly; in one thread, as some of its code
+# writes beyond the ends of rows, where another thread may have been
+_EXACT = {"interpolation": 0x10 | 0x40000, "threads": 1}
 
 
 def read(path, frames=(0, None)) -> Reader:
@@ -33,12 +35,16 @@ def read(path, frames=(0, None)) -> Reader:
     Files of 8 bits give uint8, deeper ones uint16 at full range: 65535 is white. Colour is RGB, (H, W, 3), grey is
     (H, W); an alpha channel is left out. Frames are upright: what a phone notes as a rotation is done.
 
+    Grey and RGB are the file's to the bit. YUV is computed, U and V repeated where they are coarser, and `write` gets back
+    the file's own Y, U and V of all colours that RGB has; those outside of it are clipped. `planes` of what is given are
+    the file's own in any case.
+
     Args:
         path: a file that FFmpeg can read, a picture, or pictures by number as "shot.%04d.png"
         frames: (first, end) of the frames to take, counted from 0; None is the end of the file
 
     Returns:
-        Reader, which is iterated once, best in a `with` statement. It has `width`, `height`, `rate` (frames per second,
+        Reader, which is iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`, `height`, `rate` (frames per second,
         a fraction), `length` (how many frames, as far as the file says, or None), `bits`, `grey`, `damaged` (how many
         frames the decoder had to patch up so far)
 
@@ -162,10 +168,14 @@ class Reader:
         self.format = form.name
         self.bits = max(part.bits for part in form.components)
         self.grey = form.name.startswith(("gray", "mono", "ya"))
+        context = self.stream.codec_context
+        self.matrix = context.colorspace if self._head.colorspace == 2 else self._head.colorspace  # 2: not specified
+        self.range = self._head.color_range or context.color_range
         self._turns = round(self._head.rotation / 90) % 4 if self._head.rotation % 90 == 0 else 0
         self.turned = self._turns % 2 == 1  # columns become rows
         size = self._head.width, self._head.height
         self.width, self.height = size[::-1] if self.turned else size
+        self.form = _form(form.name, self.matrix, self.range, self.turned)
 
     def _expected(self) -> int | None:
         total = self.stream.frames or round((self._container.duration or 0) * self.rate / 1_000_000)
@@ -174,6 +184,20 @@ class Reader:
         return max(0, min(total, self.end if self.end is not None else total) - self.first)
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.picture(planes) for planes in self.planes())
+
+    def picture(self, planes) -> np.ndarray:
+        """A frame of what `planes` gives."""
+        if self.form is None:
+            return planes[0]
+        white = _WHITE[8 if self.form.bits == 8 else 16]
+        picture = np.empty((*planes[0].shape, 3), white.dtype)
+        for n, colour in enumerate(self.form.colours(planes)):
+            picture[..., n] = np.rint(np.clip(colour, 0, 1) * np.float32(white))
+        return picture
+
+    def planes(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """Frames as the file has them: tuples of one array, grey or RGB, or of (Y, U, V), see `shiftsearch.video.planes`."""
         last = None
         for number, frame in enumerate(chain([self._head], self._frames)):
             time = last = self._time(frame, last)
@@ -185,7 +209,7 @@ class Reader:
                 self.times.append(time)
             if number + 1 == self.end:
                 self.until = time + 1 / self.rate
-            yield self._array(frame, number)
+            yield self._planes(frame, number)
             if number + 1 == self.end:
                 self._rest_of_sound()
                 return
@@ -250,15 +274,18 @@ class Reader:
         time = frame.pts * Fraction(frame.time_base)
         return time if last is None or time > last else last + Fraction(frame.time_base)
 
-    def _array(self, frame, number: int) -> np.ndarray:
-        options = {"width": self._head.width, "height": self._head.height, "interpolation": _FINER}
-        deep = self.bits > 8 or not (self.grey or self.format.startswith(_RGB))  # FFmpeg is more exact with 16 bits
-        options["format"] = _LAYOUTS[2 if self.grey else 3, 16 if deep else 8]
+    def _planes(self, frame, number: int) -> tuple[np.ndarray, ...]:
+        size = self._head.width, self._head.height
         with _said(self.path, f"frame {number} cannot be converted"):
-            array = frame.to_ndarray(**options)
-        if deep and self.bits <= 8:
-            array = (array - (array >> 8) + 128 >> 8).astype(np.uint8)  # divided by 257, rounded
-        return np.ascontiguousarray(np.rot90(array, self._turns))
+            if self.form is None:
+                layout = _LAYOUTS[2 if self.grey else 3, 16 if self.bits > 8 else 8]
+                found = [frame.to_ndarray(width=size[0], height=size[1], format=layout, **_EXACT)]
+            else:
+                if (frame.width, frame.height, frame.format.name) != (*size, self.format) or not _PLANAR(self.format):
+                    name = _form(self.format, self.matrix, self.range).name
+                    frame = frame.reformat(*size, name, **_EXACT)
+                found = [self.form.plane(samples) for samples in _samples(frame, self.form)]
+        return tuple(np.rot90(array, self._turns).copy() for array in found)  # not in the decoder's memory
 
     def close(self):
         self._container.close()
@@ -268,6 +295,27 @@ class Reader:
 
     def __exit__(self, *_):
         self.close()
+
+
+_PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?").fullmatch  # each plane is an array of its own, alpha the last
+
+
+def _form(name: str, matrix: int, range_: int, turned: bool = False) -> Form | None:
+    """How a pixel format of FFmpeg has YUV, if it has."""
+    known = _av().VideoFormat(name, 16, 16)
+    if known.is_rgb or known.has_palette or len(known.components) < 3:
+        return None
+    down, across = (16 // n for n in (known.components[1].height, known.components[1].width))
+    bits = max(part.bits for part in known.components)
+    full = range_ == 2 or name.startswith("yuvj")
+    return Form.of(min(bits, 16), *((across, down) if turned else (down, across)), int(matrix), full)
+
+
+def _samples(frame, form: Form) -> list[np.ndarray]:
+    """Y, U and V of a frame as arrays, on the same memory."""
+    kind = np.uint8 if form.bits == 8 else np.uint16
+    planes = list(frame.planes)[:3]
+    return [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width] for plane in planes]
 
 
 def _span(frames) -> tuple[int, int | None]:
@@ -361,10 +409,13 @@ class Writer:
         if (kind, codec) in _UNHELD or (kind in _HELD and codec not in _HELD[kind].split()):
             raise ValueError(f"such a file cannot hold {codec}")
 
-    def write(self, frame: np.ndarray) -> None:
-        """Adds a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them."""
-        form = _layout(self.path, frame)
-        size = frame.shape[1], frame.shape[0]
+    def write(self, frame) -> None:
+        """Adds a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them; or a tuple, as `like.planes()` does."""
+        planes = frame if isinstance(frame, tuple) else (frame,)
+        form = _layout(self.path, planes[0] if planes else frame)
+        if len(planes) > 1:
+            self._check_planes(planes)
+        size = planes[0].shape[1], planes[0].shape[0]
         if not self._count:
             self._start(*size, form)
         elif self._single:
@@ -375,9 +426,7 @@ class Writer:
                 f"{self._stream.width} x {self._stream.height} as frame 0"
             )
         with _said(self.path, "cannot be written"):
-            picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form)
-            picture.colorspace = self._matrix
-            picture = picture.reformat(format=self._stream.pix_fmt, interpolation=_COARSER, dst_color_range=self._range)
+            picture = self._picture(planes)
             time = self._like.times.popleft() if self._like is not None else self._count / self._rate
             begin = self._like.begin if self._like is not None else 0
             self._last = max(
@@ -387,6 +436,33 @@ class Writer:
             self._container.mux(self._stream.encode(picture))
             self._copy_packets(time)
         self._count += 1
+
+    def _check_planes(self, planes):
+        form = self._like.form if self._like is not None else None
+        found = [(getattr(plane, "shape", None), getattr(plane, "dtype", None)) for plane in planes]
+        if form is None or found != form.kinds(planes[0].shape):
+            raise ShiftsearchError(f"{self.path}: a frame is a tuple of {len(planes)}, expected one like those of like.planes()")
+
+    def _picture(self, planes):
+        """What is encoded: the samples of planes that are as the file has them, or else those of their colours."""
+        source = self._like.form if self._like is not None else None
+        form, name = self._form, self._stream.pix_fmt
+        if form is None:
+            array = planes[0] if len(planes) == 1 else self._like.picture(planes)
+            if array.dtype == np.uint16 and all(part.bits <= 8 for part in _av().VideoFormat(name).components):
+                array = np.rint(array / np.float32(257)).astype(np.uint8)  # FFmpeg would divide by 256
+            picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(array), format=_layout(self.path, array))
+            return picture.reformat(format=name, **_EXACT)
+        if len(planes) == 1:
+            colours = np.moveaxis(planes[0], -1, 0) if planes[0].ndim == 3 else planes * 3
+            planes = form.planes([colour / np.float32(np.iinfo(colour.dtype).max) for colour in colours])
+        elif form != source:
+            planes = form.planes(source.colours(planes))
+        picture = _av().VideoFrame(*planes[0].shape[::-1], form.name)
+        picture.colorspace, picture.color_range = self._matrix, self._range
+        for samples, plane in zip(_samples(picture, form), planes, strict=True):
+            samples[...] = form.samples(plane)
+        return picture.reformat(format=name, dst_color_range=self._range, **_EXACT)
 
     def _start(self, width: int, height: int, form: str):
         stream, context = self._stream, self._stream.codec_context
@@ -406,13 +482,14 @@ class Writer:
             self._matrix = context.colorspace = 1 if self._matrix == 2 else self._matrix
         with _said(self.path, f"{self._encoder.name} cannot write {width} x {height} pixels as {stream.pix_fmt} here"):
             self._container.start_encoding()
+        self._form = _form(stream.pix_fmt, self._matrix, self._range)
 
     def _start_like(self, like: Reader):
         """What is kept: colour properties, the shape of pixels, a title, sound and subtitles."""
         context, source = self._stream.codec_context, like.stream.codec_context
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if not context.pix_fmt.startswith(_RGB):
-            matrix, range_ = source.colorspace, source.color_range
+            matrix, range_ = like.matrix, like.range
             if like.format.startswith(_RGB) or not (self._notes(_NOTE_COLOURS | _NOTE_MATRIX) or (matrix, range_) == (2, 0)):
                 matrix, range_ = 6, 1  # BT.601 and not the full range: what is expected if nothing is noted
             elif not self._notes(_NOTE_COLOURS) and range_:
