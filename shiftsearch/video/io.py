@@ -193,7 +193,8 @@ class Reader:
         white = _WHITE[8 if self.form.bits == 8 else 16]
         picture = np.empty((*planes[0].shape, 3), white.dtype)
         for n, colour in enumerate(self.form.colours(planes)):
-            picture[..., n] = np.rint(np.clip(colour, 0, 1) * np.float32(white))
+            colour *= np.float32(white)
+            picture[..., n] = np.rint(np.clip(colour, 0, white, out=colour), out=colour)
         return picture
 
     def planes(self) -> Iterator[tuple[np.ndarray, ...]]:

@@ -74,7 +74,8 @@ class Form:
         if plane.dtype == np.uint8:
             return plane
         kind, step = (np.uint8, 1) if self.bits == 8 else (np.uint16, 1 << 16 - self.bits)
-        return np.clip(np.rint(plane / np.float32(step)), 0, (1 << self.bits) - 1).astype(kind)
+        steps = plane / np.float32(step)
+        return np.clip(np.rint(steps, out=steps), 0, (1 << self.bits) - 1, out=steps).astype(kind)
 
     def _scales(self):
         """(black, white) of Y; (the middle, the span) of U and V."""
@@ -89,8 +90,12 @@ class Form:
     def _coarser(self, plane):
         """Means of as many pixels as there are, at the ends of rows and columns too."""
         for axis, each in ((0, self.down), (1, self.across)):
-            if each > 1:
-                first = np.arange(0, plane.shape[axis], each)
-                counts = np.minimum(plane.shape[axis] - first, each).astype(np.float32)
-                plane = np.add.reduceat(plane, first, axis) / (counts[:, None] if axis == 0 else counts)
+            if each == 1:
+                continue
+            plane = plane.swapaxes(0, axis)
+            sums, counts = plane[::each].copy(), np.ones(-(-len(plane) // each), plane.dtype)
+            for part in (plane[n::each] for n in range(1, each)):
+                sums[: len(part)] += part
+                counts[: len(part)] += 1
+            plane = (sums / counts[:, None]).swapaxes(0, axis)
         return plane
