@@ -30,6 +30,7 @@ ss_pull(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET
         const long long row = (v - dy) / apart, column = (u - dx) / apart;
         const long long first = ((((batch * G + g) * T + t - t0) * h + row - y0) * w + column - x0) * K;
         for (int n = 0; n < K; ++n) {
+            if (c[first + n] == 0) continue;
             const SS_OFFSET* offset = offsets + 3 * (first + n);
             const Place place = ss_place(offset, t, row * SS_STRIDE, column * SS_STRIDE, frames, H, W);
             const SS_SCALAR* frame = k + (batch * frames + place.frame) * (long long)H * W * C;

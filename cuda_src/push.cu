@@ -48,6 +48,7 @@ ss_push(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
         const long long cell = ss_cell((batch * G + g) * frames + t, v - dy, u - dx, H, W);
         for (long long at = first[cell]; at < first[cell + 1]; ++at) {
             const long long candidate = order[at];
+            if (SS_WEIGHTED && c[candidate] == 0) continue;
             const Query r = ss_query(candidate, G, T, h, w, K);
             const long long row = (y0 + r.y) * SS_STRIDE, column = (x0 + r.x) * SS_STRIDE;
             const Place n = ss_place(offsets + 3 * candidate, t0 + r.t, row, column, frames, H, W);

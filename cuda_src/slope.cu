@@ -16,8 +16,10 @@ ss_slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const
     const SS_SCALAR* q_frame = SS_PATCHES ? 0 : q + (r.b * qT + t) * qH * qW * C + r.g * F;
     const SS_SCALAR* k_frame = k + (r.b * frames + n.frame) * (long long)H * W * C + r.g * F;
 
+    const SS_ACC whole = SS_PATCHES ? 1 : c[i];
     SS_ACC by_y = 0, by_x = 0;
-    for (int a = 0; a < SS_PATCH; ++a) {
+    bool there = false;
+    for (int a = 0; whole != 0 && a < SS_PATCH; ++a) {
         for (int b = 0; b < SS_PATCH; ++b) {
             const SS_SCALAR* mine = 0;
             if (!SS_PATCHES) {
@@ -28,6 +30,7 @@ ss_slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const
             const Sample across = ss_slope_x(k_frame, n, ss_pixel(a), ss_pixel(b), H, W, C);
             const Sample theirs = ss_sample(k_frame, n, ss_pixel(a), ss_pixel(b), H, W, C);
             if (!theirs.exists) continue;
+            there = true;
             for (int f = 0; f < F; ++f) {
                 SS_ACC factor;
                 if (SS_PATCHES) factor = ss_load(patches + ((i * F + f) * SS_PATCH + a) * SS_PATCH + b);
@@ -38,8 +41,7 @@ ss_slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const
             }
         }
     }
-    const SS_ACC whole = SS_PATCHES ? 1 : c[i];
     slopes[3 * i] = 0;
-    slopes[3 * i + 1] = n.sy * whole * by_y;
-    slopes[3 * i + 2] = n.sx * whole * by_x;
+    slopes[3 * i + 1] = there && n.sy ? n.sy * whole * by_y : 0;
+    slopes[3 * i + 2] = there && n.sx ? n.sx * whole * by_x : 0;
 }

@@ -37,7 +37,7 @@ def forward(op: Op, spec: Spec, arrays: dict) -> dict:
         if sizes["B"] == 0:
             outputs = {name: home.backend.xp.empty(shape, np.float32) for name, shape in shapes.items()}
         else:
-            with _room(spec.op, native):
+            with np.errstate(all="ignore"), _room(spec.op, native):
                 outputs = op.forward(home.backend, spec, **_inputs(op, home, whole))
         for name, output in outputs.items():
             output = _rounded(output, op.dtype(name, spec, given[op.values[0]]))
@@ -60,7 +60,7 @@ def backward(op: Op, spec: Spec, inputs: dict, outputs: dict, grads: dict, wante
             arrived = {n: g.astype(compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
             first = next(iter(op.outputs))
             arrived.setdefault(first, xp.zeros(op.shapes(spec, sizes)[first], op.dtype(first, spec, compute.name)))
-            with _room(spec.op, native):
+            with np.errstate(all="ignore"), _room(spec.op, native):
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
 
@@ -69,17 +69,25 @@ def _inputs(op: Op, home, arrays: dict) -> dict:
     """As a backend takes them: values in the dtype to compute in, coordinates in 32 or 64 bits, all at addresses that fit."""
     value = _dtype(arrays[op.values[0]])
     compute = "float32" if value in _HALF and home.widens else value
-    return {name: _prepare(array, compute, name in op.values) for name, array in arrays.items()}
+    return {name: _prepare(array, compute, name in op.values, home.widens) for name, array in arrays.items()}
 
 
-def _prepare(array, compute: str, is_value: bool):
+def _prepare(array, compute: str, is_value: bool, widens: bool):
     if not getattr(array.flags, "aligned", True):
         array = array.copy()
     if is_value:
         return array.astype(native_dtype(compute), copy=False)
     if _dtype(array) in _WHOLE:
-        return array if _dtype(array) == "int32" else np.clip(array, -(2**30), 2**30).astype(np.int32)
+        return _whole(array, widens)
     return array.astype("float32") if _dtype(array) in _HALF else array
+
+
+def _whole(array, widens: bool):
+    """Whole numbers in 32 bits. Where that is too few they are what float64 makes of them, as positions are everywhere."""
+    if _dtype(array) == "int32" or (_dtype(array) == "int64" and not widens):  # kernels for a GPU read both
+        return array
+    narrow = array.astype(np.int32)
+    return narrow if _dtype(array) != "int64" or (narrow == array).all() else array.astype(np.float64)
 
 
 def _gradient(xp, found, of):

@@ -7,7 +7,18 @@ It loops over what is small (window, patch, kept candidates) and is vectorised o
 sum(c * correlate(q, k, offsets)) for q, for k and for the offsets, and that is all the library
 needs: aggregating is `pull`, scattering is `push`, whatever the arrays mean.
 
-Values that are not finite are values like others, and silent: they reach what reads them, and nothing else.
+Values that are not finite are values like others, and silent: they reach what reads them, and nothing else. One rule
+says what reads them, forward and backward, for whole places and for fractions: what has weight 0 is not there.
+
+- A sample is made of the pixels around a position that have a weight and exist. Outside a border of zeros no pixel
+  exists. A derivative of a sample has weights of its own: those of a whole position read the next pixel.
+- A sample without a pixel does not exist, nor does a pair with such a member. It adds nothing, whatever the other
+  member and the weight of the pair are.
+- A pair whose weight c is 0 adds nothing, whatever its members are. In a backward pass, c is the gradient that arrives
+  at a score, or the weight that the user gave: a score that no loss depends on has no gradient.
+- Along an axis of one pixel a place does not move: its derivative by the offset is 0.
+
+Only these are weights. The members of a pair are values, and 0 times infinity is not a number among them.
 """
 
 from __future__ import annotations
@@ -71,6 +82,11 @@ def _outside(video, y, x, border):
     if border == "reflect":
         return np.zeros(np.shape(y), bool)
     return (y <= -1) | (y >= H) | (x <= -1) | (x >= W)
+
+
+def _times(weights, values, exists=True):
+    """weights * values, 0 where the weight is or nothing exists."""
+    return np.where(exists & (weights != 0), weights * values, 0)
 
 
 def _weighted(video, frame, y, x, border, weights):
@@ -169,7 +185,7 @@ def pull(q, k, c, offsets, p: Patches, *, size=None):
     k = _split(k, heads)
     for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         value = b if p.metric == "dot" else 2 * (a - b)
-        _spread(out, *at_q, p.query_border, np.where(exists, c[..., n, None] * value, 0))
+        _spread(out, *at_q, p.query_border, _times(c[..., n, None], value, exists))
     return _join(out)
 
 
@@ -183,7 +199,7 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
     q = _split(q, heads)
     for n, _, at_k, a, b, exists, _ in _pairs(q, k.copy() if k is out else k, offsets, p):
         value = a if p.metric == "dot" else -2 * (a - b)
-        _spread(out, *at_k, p.border, np.where(exists, c[..., n, None] * value, 0))
+        _spread(out, *at_k, p.border, _times(c[..., n, None], value, exists))
     return _join(out)
 
 
@@ -197,12 +213,13 @@ def slope(q, k, c, offsets, p: Patches):
     """d sum(c * correlate) / d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none."""
     heads = offsets.shape[1]
     q, k = _split(q, heads), _split(k, heads)
-    out = np.zeros(offsets.shape)
+    out, there = np.zeros(offsets.shape), np.zeros(offsets.shape, bool)
     for n, _, at_k, a, b, exists, signs in _pairs(q, k, offsets, p):
-        factor = c[..., n, None] * (a if p.metric == "dot" else -2 * (a - b))
+        factor = a if p.metric == "dot" else -2 * (a - b)
         for axis, (sign, ds) in enumerate(zip(signs, _sample_slopes(k, *at_k, p.border), strict=True), 1):
-            out[..., n, axis] += sign * np.where(exists, factor * ds, 0).sum(-1)
-    return out
+            out[..., n, axis] += _times(sign[..., None], factor * ds, exists).sum(-1)
+            there[..., n, axis] |= exists[..., 0] & (sign != 0)
+    return _times(c[..., None], out, there)
 
 
 # --- patches as arrays ----------------------------------------------------------------------------
@@ -227,7 +244,7 @@ def fold(patches, c, offsets, p: Patches, *, size):
         frame, y, x, _, _ = _places(offsets[..., n, :], p, *size)
         for i, (dy, dx) in enumerate(_patch_pixels(p)):
             values = patches[..., n, :, i // p.patch, i % p.patch]
-            _spread(out, frame, y + dy, x + dx, p.border, values if c is None else c[..., n, None] * values)
+            _spread(out, frame, y + dy, x + dx, p.border, values if c is None else _times(c[..., n, None], values))
     return _join(out)
 
 
@@ -240,9 +257,10 @@ def fold_slope(v, patches, offsets, p: Patches):
         frame, y, x, *signs = _places(offsets[..., n, :], p, v.shape[2], *v.shape[-2:])
         for i, (dy, dx) in enumerate(_patch_pixels(p)):
             values = patches[..., n, :, i // p.patch, i % p.patch]
-            slopes = _sample_slopes(v, frame, y + dy, x + dx, p.border)
-            for axis, (sign, ds) in enumerate(zip(signs, slopes, strict=True), 1):
-                out[..., n, axis] += sign * (values * ds).sum(-1)
+            at = frame, y + dy, x + dx
+            exists = ~_outside(v, *at[1:], p.border)[..., None]
+            for axis, (sign, ds) in enumerate(zip(signs, _sample_slopes(v, *at, p.border), strict=True), 1):
+                out[..., n, axis] += _times(sign[..., None], values * ds, exists).sum(-1)
     return out
 
 
@@ -356,8 +374,8 @@ class _Window:
 
 def _kept(ranks, itself, spec, slots):
     """Indices of the kept candidates: best first, ties by the smallest index."""
-    if spec.topk is None:
-        ranks = np.where(ranks == -np.inf, -1.0, 0.0)  # the order of the windows, behind what is anchored
+    if spec.topk is None:  # the order of the windows, behind what is anchored
+        ranks = np.where((ranks == -np.inf) & (spec.anchor is not None), -1.0, 0.0)
     left_out = itself if spec.removes_self else np.zeros_like(itself)
     parts = slots if spec.per_frame and spec.topk is not None else 1
     each = ranks.shape[-1] // parts

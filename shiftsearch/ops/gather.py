@@ -246,7 +246,7 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
     c = xp.ones((), patches.dtype) if weights is None else weights[(slice(None), slice(None), *part)][..., None, None, None]
     g, g_cover = grads["sums"], grads.get("coverage")
     read = backend.gather(g, here, p)
-    found = {"patches": c * read} if "patches" in wanted else {}
+    found = {"patches": xp.where(c == 0, 0, c * read)} if "patches" in wanted else {}  # nothing, whatever was read
     read_cover = None if g_cover is None else backend.gather(g_cover, here, p)
     if "weights" in wanted and weights is not None:
         by_weight = (patches * read).sum((-1, -2, -3), dtype=np.result_type(read.dtype, np.float32))
@@ -257,6 +257,7 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
         moved = backend.fold_slope(g, (c * patches).astype(g.dtype), here, p)
         if g_cover is not None:
             moved = moved + backend.fold_slope(g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p)
+        moved = moved if weights is None else xp.where(c[..., 0, 0] == 0, 0, moved)
         found["offsets"] = _whole(backend, moved, offsets.shape, part)
     return found
 

@@ -188,10 +188,10 @@ def _search_backward(backend, spec, inputs, outputs, grads, wanted):
     grad = xp.zeros(flow.shape, moved.dtype)
     for slot in range(slots.shape[1]):
         here = dt == slots[:, slot, None, None, None]
-        by_y, by_x = ((moved[..., axis] * here).sum(-1) for axis in (1, 2))
+        by_y, by_x = (xp.where(here, moved[..., axis], 0).sum(-1) for axis in (1, 2))
         for channel, (by, at, n) in enumerate(((by_x, x, W), (by_y, y, H))):
             by = by if heads == by.shape[1] else by.sum(1, keepdims=True)
-            grad[:, :, :, slot, channel] = by * _flow_sign(xp, flow[:, :, :, slot, channel], at, n, spec.border)
+            grad[:, :, :, slot, channel] = _along(xp, flow[:, :, :, slot, channel], by, at, n, spec.border)
     return {**found, "flow": grad}
 
 
@@ -199,12 +199,12 @@ def _query_positions(xp, stride, T, h, w):
     return xp.arange(T)[:, None, None], (xp.arange(h) * stride)[:, None], xp.arange(w) * stride
 
 
-def _flow_sign(xp, flow, at, n, border):
-    """Derivative of the centre by the flow: mirrored flow moves it backward, flow that is not finite not at all."""
-    finite = xp.isfinite(flow)
-    if border == "zeros":
-        return finite
-    return mirror_sign(at + xp.where(finite, flow, 0).astype(float), n) * finite
+def _along(xp, flow, by, at, n, border):
+    """What arrives at the flow where `by` arrives at the centre: mirrored flow moves it backward, and not at all if not finite."""
+    sign = finite = xp.isfinite(flow)
+    if border == "reflect":
+        sign = mirror_sign(at + xp.where(finite, flow, 0).astype(float), n) * finite
+    return xp.where(sign != 0, sign * by, 0)
 
 
 def _selected_gradients(backend, spec, q, k, offsets, grads, wanted, centre):
@@ -321,7 +321,7 @@ def _match_backward(backend, spec, inputs, outputs, grads, wanted):
     total = moved[:, :, 0].sum(-2)
     total = total if flow.shape[1] == total.shape[1] else total.sum(1, keepdims=True)
     for channel, (axis, at, n) in enumerate(((2, x, k.shape[-1]), (1, y, k.shape[-2]))):
-        grad[:, :, channel] = total[..., axis] * _flow_sign(xp, flow[:, :, channel], at, n, spec.border)
+        grad[:, :, channel] = _along(xp, flow[:, :, channel], total[..., axis], at, n, spec.border)
     return {**found, "flow": grad}
 
 
@@ -409,8 +409,8 @@ def _refine_backward(backend, spec, inputs, outputs, grads, wanted):
     grad = xp.zeros(seeds.shape, moved.dtype)
     for axis, at, n in ((1, y[..., None], k.shape[-2]), (2, x[:, None], k.shape[-1])):
         for s in range(seeds.shape[-2]):
-            grad[..., s, axis] = (moved[..., axis] * (outputs["seed"] == s)).sum(-1)
-        grad[..., axis] *= _flow_sign(xp, seeds[..., axis], at, n, spec.border)
+            grad[..., s, axis] = xp.where(outputs["seed"] == s, moved[..., axis], 0).sum(-1)
+        grad[..., axis] = _along(xp, seeds[..., axis], grad[..., axis], at, n, spec.border)
     return {**found, "offsets": grad}
 
 

@@ -148,6 +148,8 @@ def _collect(steps, forward, backward, b, t, bands, stop, first, last):
                     if not top <= row < bottom:
                         continue
                     for column, weight in ((x0, by_row * (1 - fx)), (x1, by_row * fx)):
+                        if weight == 0:
+                            continue
                         out[b, at, 0, row, column] += weight * steps[s, y, x, 3]
                         out[b, at, 1, row, column] += weight * steps[s, y, x, 2]
 

@@ -225,29 +225,40 @@ def build_pick(dtype: str, window: int) -> int:
 
 
 @functools.cache
-def build_interpolate(dtype: str) -> int:
+def build_interpolate(dtype: str, metric: str) -> int:
     """Bilinear samples of runs of memory: (k, out, fractions, rows, run, row stride of k, step across, row stride of out).
 
-    The fractions are those down and across; a run may be written up to one vector further.
+    The fractions are those down and across, one of which may be 0; a run may be written up to one vector further.
     """
     f = simd.Function("interpolate", dtype, "ppplllll")
     k, out, fractions, rows, run, k_row, step, out_row = f.arguments
-    down, across = (f.splat(f.scalar(fractions, i)) for i in (0, 1))
+    b, parts = f.b, [f.scalar(fractions, i) for i in (0, 1)]
+    moves = [b.fcmp_ordered("!=", part, f.element(0.0)) for part in parts]
+    down, across = map(f.splat, parts)
+    rests = {part: f.minus(f.full(1.0), part) for part in (down, across)}
 
     def between(x, y, part):
-        return f.fma(part, f.minus(y, x), x)
+        if metric == "dot":  # what is infinite must stay so
+            return f.fma(part, y, b.fmul(rests[part], x))
+        return f.fma(part, f.minus(y, x), x)  # exact where x and y are the same
 
-    def row(r):
+    def row(r, moves_down, moves_across):
+        def sample(at):
+            here = f.load(k, at)
+            return between(here, f.load(k, f.add(at, step)), across) if moves_across else here
+
         def along(e):
             at = f.add(f.mul(r, k_row), e)
-            here = between(f.load(k, at), f.load(k, f.add(at, step)), across)
-            at = f.add(at, k_row)
-            below = between(f.load(k, at), f.load(k, f.add(at, step)), across)
-            f.store(between(here, below, down), out, f.add(f.mul(r, out_row), e))
+            here = sample(at)
+            if moves_down:
+                here = between(here, sample(f.add(at, k_row)), down)
+            f.store(here, out, f.add(f.mul(r, out_row), e))
 
         f.loop(run, [], along, step=f.lanes)
 
-    f.loop(rows, [], row)
+    for wanted in ((True, True), (True, False), (False, True)):  # a pixel of weight 0 is not read
+        here = b.and_(*(move if asked else b.not_(move) for move, asked in zip(moves, wanted, strict=True)))
+        f.loop(b.select(here, rows, f.int(0)), [], lambda r, wanted=wanted: row(r, *wanted))
     return f.compile()
 
 

@@ -17,8 +17,11 @@ accumulate = simd.caller("ppplll")
 
 
 @functools.cache
-def build_turn(dtype: str) -> int:
-    """(in, out, rows, columns, row stride of in, of out): out[column, row] = in[row, column]."""
+def build_turn(dtype: str, watches: bool = False) -> int:
+    """(in, out, rows, columns, row stride of in, of out): out[column, row] = in[row, column].
+
+    If it `watches`, 0 says that all numbers are finite.
+    """
     f = simd.Function("turn", dtype, "ppllll")
     given, out, rows, columns, stride, out_stride = f.arguments
     n, index = f.lanes, ir.VectorType(ir.IntType(32), f.lanes)
@@ -26,22 +29,30 @@ def build_turn(dtype: str) -> int:
     high = ir.Constant(index, [(n + i) // 2 + i % 2 * n for i in range(n)])
     whole_rows, whole_columns = (f.mul(f.b.sdiv(count, f.int(n)), n) for count in (rows, columns))
 
-    def block(i, j):
-        square = [f.load(given, f.add(f.mul(f.add(i, lane), stride), j)) for lane in range(n)]
+    def block(i, j, *seen):
+        square, seen = [f.load(given, f.add(f.mul(f.add(i, lane), stride), j)) for lane in range(n)], list(seen)
+        for lane, vector in enumerate(square if watches else []):
+            seen[lane % 2] = f.fma(vector, f.zeros(), seen[lane % 2])  # 0 times what is not finite is no number
         for _ in range(n.bit_length() - 1):  # interleaving halves that often turns it
             pairs = zip(square[: n // 2], square[n // 2 :], strict=True)
             square = [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
         for lane, vector in enumerate(square):
             f.store(vector, out, f.add(f.mul(f.add(j, lane), out_stride), i))
+        return seen
 
-    def one(i, j):
+    def one(i, j, *seen):
         value = f.scalar(given, f.add(f.mul(i, stride), j))
         f.b.store(value, f._at(out, f.add(f.mul(j, out_stride), i)))
+        return [f.b.fadd(f.b.fmul(value, f.element(0.0)), total) for total in seen]
 
-    f.loop(whole_rows, [], lambda i: f.loop(whole_columns, [], lambda j: block(i, j), step=n), step=n)
-    f.loop(columns, [], lambda j: f.loop(whole_rows, [], lambda i: one(i, j)), start=whole_columns)
-    f.loop(rows, [], lambda i: f.loop(columns, [], lambda j: one(i, j)), start=whole_rows)
-    return f.compile()
+    seen, some = [f.zeros()] * 2 * watches, [f.element(0.0)] * watches
+    seen = f.loop(whole_rows, seen, lambda i, *seen: f.loop(whole_columns, seen, lambda j, *seen: block(i, j, *seen), step=n), step=n)
+    some = f.loop(columns, some, lambda j, *some: f.loop(whole_rows, some, lambda i, *some: one(i, j, *some)), start=whole_columns)
+    some = f.loop(rows, some, lambda i, *some: f.loop(columns, some, lambda j, *some: one(i, j, *some)), start=whole_rows)
+    if not watches:
+        return f.compile()
+    seen = f.plus(f.plus(*seen), f.splat(some[0]))
+    return f.compile(f.b.zext(f.b.bitcast(f.b.fcmp_unordered("uno", seen, seen), ir.IntType(n)), simd.INT))
 
 
 @functools.cache

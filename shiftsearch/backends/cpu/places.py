@@ -44,7 +44,7 @@ class _Axis(NamedTuple):
     """Where the samples of a patch lie along one axis.
 
     Sample i is near[i] * pixel low[i] + far[i] * pixel high[i], its slope has weights `fall` and `rise`;
-    low[i] is -1 where there is no sample. The samples that exist are first ... last - 1 of
+    low[i] is -1 where there is no sample. Of the weights only those of pixel high[i] are ever 0. The samples that exist are first ... last - 1 of
     span = (first, last, step); `step` of them at a time lie between consecutive pixels. All are pointers.
     """
 
@@ -66,12 +66,10 @@ def _frame(offset, t, n):
         return 0
     if not math.isfinite(dt):
         return t
-    period = 2 * (n - 1)
-    at = t + (round(dt) if abs(dt) < 2.0**52 else int(dt % period))
-    if 0 <= at < n:
-        return at
-    at %= period
-    return at if at < n else period - at
+    period, at = 2.0 * (n - 1), t + np.rint(dt)
+    if not 0 <= at < n:
+        at %= period
+    return np.int64(at if at < n else period - at)
 
 
 @exact
@@ -134,13 +132,13 @@ def _lay(axis, place, n, p, mirror):
         below = math.floor(at)
         far = at - below
         low, high = _pixel(below, n, mirror), _pixel(below + 1, n, mirror)
-        axis.near[i] = 1 - far if low >= 0 else 0.0
-        axis.far[i] = far if high >= 0 else 0.0
-        axis.fall[i] = -1.0 if low >= 0 else 0.0
-        axis.rise[i] = 1.0 if high >= 0 else 0.0
-        exists = low >= 0 or (high >= 0 and far > 0)
-        axis.low[i] = (low if low >= 0 else high) if exists else -1
-        axis.high[i] = high if high >= 0 else low
+        if low >= 0:
+            axis.low[i], axis.near[i], axis.fall[i] = low, 1 - far, -1.0
+        else:
+            axis.low[i], axis.near[i], axis.fall[i] = high if far > 0 else -1, far, 1.0
+        both = low >= 0 and high >= 0
+        axis.high[i] = high if both else axis.low[i]
+        axis.far[i], axis.rise[i] = (far, 1.0) if both else (0.0, 0.0)
 
 
 @inline
@@ -202,6 +200,10 @@ def _mix(out, to, video, a, b, c, d, n, u0, u1, v0, v1):
         weight = u0 * v0
         for e in range(n):
             out[to + e] = weight * video[a + e]
+    elif u1 == 0 or v1 == 0:
+        near, other, far = u0 * v0, (b if u1 == 0 else c), (u0 * v1 if u1 == 0 else u1 * v0)
+        for e in range(n):
+            out[to + e] = near * video[a + e] + far * video[other + e]
     else:
         for e in range(n):
             out[to + e] = u0 * (v0 * video[a + e] + v1 * video[b + e]) + u1 * (v0 * video[c + e] + v1 * video[d + e])
@@ -234,11 +236,10 @@ def _spread(frame, W, rows, columns, patch, weight, top, bottom, p):
     """The transpose of `_read`: adds weight * patch to rows top ... bottom - 1 of a frame."""
     for i in range(p.patch):
         if rows.low[i] >= 0:
-            near, far = weight * rows.near[i], weight * rows.far[i]
-            if near != 0 and top <= rows.low[i] < bottom:
-                _spread_row(frame, rows.low[i] * W, columns, patch, i, near, p)
-            if far != 0 and top <= rows.high[i] < bottom:
-                _spread_row(frame, rows.high[i] * W, columns, patch, i, far, p)
+            if top <= rows.low[i] < bottom:
+                _spread_row(frame, rows.low[i] * W, columns, patch, i, weight * rows.near[i], p)
+            if rows.far[i] != 0 and top <= rows.high[i] < bottom:
+                _spread_row(frame, rows.high[i] * W, columns, patch, i, weight * rows.far[i], p)
 
 
 @inline
@@ -247,11 +248,9 @@ def _spread_row(frame, row, columns, patch, i, weight, p):
     step = columns.span[2]
     for j in range(columns.span[0], columns.span[1], step):
         values = (i * p.patch + j) * F
-        near, far = weight * columns.near[j], weight * columns.far[j]
-        if near != 0:
-            _add(frame, row + columns.low[j] * F, patch, values, step * F, near)
-        if far != 0:
-            _add(frame, row + columns.high[j] * F, patch, values, step * F, far)
+        _add(frame, row + columns.low[j] * F, patch, values, step * F, weight * columns.near[j])
+        if columns.far[j] != 0:
+            _add(frame, row + columns.high[j] * F, patch, values, step * F, weight * columns.far[j])
 
 
 @inline
@@ -306,6 +305,18 @@ def _slopes(factor, slopes, frame, W, rows, columns, zero, p):
 
 
 @inline
+def _missing(rows, columns):
+    """Whether no sample of a patch exists."""
+    return rows.span[1] == 0 or columns.span[1] == 0
+
+
+@inline
+def _signed(sign, value):
+    """sign * value, and 0 whatever the value is if the sign is."""
+    return value if sign > 0 else -value if sign < 0 else 0.0
+
+
+@inline
 def _clear(patch, zero, p):
     for e in range(p.patch * p.patch * p.channels):
         patch[e] = zero
@@ -329,8 +340,8 @@ def _frame_of(video, t):
 
 
 @kernel("out", "index", "floats")
-def _correlate(q, k, offsets, out, index, floats, p, stop, first, last):
-    """Scores of the rows first ... last - 1 of queries, counted through all frames."""
+def _correlate(q, k, offsets, out, again, index, floats, p, stop, first, last):
+    """Scores of the rows first ... last - 1 of queries, counted through all frames; `again`: those that are no number."""
     (T, H, WF), (h, w, K) = k.shape, out.shape[1:]
     index, floats = pointer(index), pointer(floats)
     rows, columns, query_rows, query_columns = _axes(index, floats, p)
@@ -344,6 +355,8 @@ def _correlate(q, k, offsets, out, index, floats, p, stop, first, last):
             _lay_query(query_columns, x + p.x, q.shape[2] // p.channels, p)
             _read(mine, _frame_of(q, t + p.t), q.shape[2], query_rows, query_columns, p)
             for n in range(K):
+                if again and not math.isnan(out[t, y, x, n]):
+                    continue
                 frame = _frame(offsets[t, y, x, n, 0], t + p.t, T)
                 _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
                 _lay_place(columns, offsets[t, y, x, n, 2], x + p.x, WF // p.channels, p)
@@ -378,6 +391,8 @@ def _pull(q, k, c, offsets, out, bands, index, floats, p, stop, first, last):
                 _clear(total, kind(0), p)
                 for n in range(K):
                     weight, frame = kind(c[t, y, x, n]), _frame(offsets[t, y, x, n, 0], t + p.t, T)
+                    if weight == 0:
+                        continue
                     _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
                     _lay_place(columns, offsets[t, y, x, n, 2], x + p.x, WF // p.channels, p)
                     _limit(rows, query_rows, p)
@@ -410,7 +425,7 @@ def _push(q, k, c, offsets, reach, out, bands, index, floats, p, stop, first, la
                     return
                 read = False
                 for n in range(K):
-                    if _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
+                    if c[t, y, x, n] == 0 or _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
                         continue
                     _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
                     if not _own(rows, top, bottom, p):
@@ -452,14 +467,16 @@ def _slope(q, k, c, offsets, out, index, floats, p, stop, first, last):
                 _limit(rows, query_rows, p)
                 _limit(columns, query_columns, p)
                 weight, factor = kind(c[t, y, x, n]), mine
+                out[t, y, x, n, 0] = out[t, y, x, n, 1] = out[t, y, x, n, 2] = 0
+                if weight == 0 or _missing(rows, columns):
+                    continue
                 if p.l2:
                     _read(theirs, here, WF, rows, columns, p)
                     _subtract(mine, theirs, rows, columns, p)
                     weight, factor = kind(-2) * weight, theirs
                 by_y, by_x = _slopes(factor, slopes, here, WF, rows, columns, kind(0), p)
-                out[t, y, x, n, 0] = 0
-                out[t, y, x, n, 1] = sign_y * weight * by_y
-                out[t, y, x, n, 2] = sign_x * weight * by_x
+                out[t, y, x, n, 1] = _signed(sign_y, weight * by_y)
+                out[t, y, x, n, 2] = _signed(sign_x, weight * by_x)
 
 
 @kernel("out", "index", "floats")
@@ -506,7 +523,7 @@ def _fold(patches, c, offsets, reach, out, bands, index, floats, p, stop, first,
                 if stopped(stop):
                     return
                 for n in range(K):
-                    if _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
+                    if c[t, y, x, n] == 0 or _frame(offsets[t, y, x, n, 0], t + p.t, T) != s:
                         continue
                     _lay_place(rows, offsets[t, y, x, n, 1], y + p.y, H, p)
                     if not _own(rows, top, bottom, p):
@@ -538,8 +555,8 @@ def _fold_slope(v, patches, offsets, out, index, floats, p, stop, first, last):
                 _turn(patch, patches, t, y, x, n, p)
                 by_y, by_x = _slopes(patch, slopes, here, WF, rows, columns, zero, p)
                 out[t, y, x, n, 0] = 0
-                out[t, y, x, n, 1] = sign_y * by_y
-                out[t, y, x, n, 2] = sign_x * by_x
+                out[t, y, x, n, 1] = _signed(sign_y, by_y)
+                out[t, y, x, n, 2] = _signed(sign_x, by_x)
 
 
 @kernel("reach")
@@ -616,18 +633,22 @@ class _Heads:
 
 
 def correlate(q, k, offsets, p: Patches):
-    if whole_places.covers(offsets, p):
-        return whole_places.scores(q, k, offsets, p)
-    out, heads = np.empty(offsets.shape[:-1], q.dtype), _Heads(offsets, p, q.shape[2] // offsets.shape[1])
+    again = whole_places.covers(offsets, p)
+    out = whole_places.scores(q, k, offsets, p) if again else np.empty(offsets.shape[:-1], q.dtype)
+    heads = _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads:
-        heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g])
+        # vector code takes what is outside for 0, which times what is not finite is no number
+        if not again or (not p.border == p.query_border == "reflect" and np.isnan(out[b, g].max())):
+            heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g], again)
     return out
 
 
 def pull(q, k, c, offsets, p: Patches, *, size=None):
     shape = (k.shape[0], *size) if q is None else q.shape
     if whole_places.covers(offsets, p):
-        return whole_places.gradients(q, k, c, offsets, p, shape, k.shape, pulls=True, pushes=False)[0]
+        found = whole_places.gradients(q, k, c, offsets, p, shape, k.shape, pulls=True, pushes=False)
+        if found:
+            return found[0]
     out, heads = np.empty(shape, k.dtype), _Heads(offsets, p, k.shape[2] // offsets.shape[1])
     for b, g in heads:
         keys = heads.of(k, b, g)
@@ -641,7 +662,9 @@ def pull(q, k, c, offsets, p: Patches, *, size=None):
 def push(q, k, c, offsets, p: Patches, *, size=None):
     shape = (q.shape[0], *size) if k is None else k.shape
     if whole_places.covers(offsets, p):
-        return whole_places.gradients(q, k, c, offsets, p, q.shape, shape, pulls=False, pushes=True)[1]
+        found = whole_places.gradients(q, k, c, offsets, p, q.shape, shape, pulls=False, pushes=True)
+        if found:
+            return found[1]
     out, heads = np.empty(shape, q.dtype), _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads:
         queries = heads.of(q, b, g)
@@ -656,7 +679,9 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
 def pull_push(q, k, c, offsets, p: Patches):
     """Both derivatives, which cost little more than one where they are computed at once."""
     if whole_places.covers(offsets, p):
-        return whole_places.gradients(q, k, c, offsets, p, q.shape, k.shape, pulls=True, pushes=True)
+        found = whole_places.gradients(q, k, c, offsets, p, q.shape, k.shape, pulls=True, pushes=True)
+        if found:
+            return found
     return pull(q, k, c, offsets, p), push(q, k, c, offsets, p)
 
 

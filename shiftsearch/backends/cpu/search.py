@@ -419,7 +419,7 @@ def _by_vectors(task: Task) -> bool:
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
     codes = {name: getattr(micro, f"build_{name}")(dtype) for name in ("candidates", "ranks", "smallest", "copy")}
     if _by_vectors(task):
-        codes["interpolate"] = micro.build_interpolate(dtype)
+        codes["interpolate"] = micro.build_interpolate(dtype, metric)
         if task.wide:
             codes["wide"] = micro.build_wide(dtype, metric, task.part)
         else:

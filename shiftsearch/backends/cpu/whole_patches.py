@@ -115,6 +115,8 @@ def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, s
                     return
                 for n in range(K):
                     place = (row * w + x) * K + n
+                    if get(weights, place) == 0:
+                        continue
                     s = _frame(get(offsets, 3 * place), t + p.t, T)
                     if not first_frame <= s < end_frame:
                         continue

@@ -87,9 +87,12 @@ def _fill(given, out, code, v, all_channels, first_channel, stop, first, last):
 
 
 @kernel()
-def _empty(sums, out, code, v, all_channels, first_channel, stop, first, last):
-    """The transpose: rows of `out`, counted through all frames, from sums in memory, whose mirrored margin is folded in."""
-    sums, out = pointer(sums), pointer(out)
+def _empty(sums, out, code, v, all_channels, first_channel, endless, stop, first, last):
+    """The transpose: rows of `out`, counted through all frames, from sums in memory, whose mirrored margin is folded in.
+
+    `endless` gets 1 if any of them is not finite.
+    """
+    sums, out, endless = pointer(sums), pointer(out), pointer(endless)
     for unit in range(first, last):
         if stopped(stop):
             return
@@ -106,7 +109,8 @@ def _empty(sums, out, code, v, all_channels, first_channel, stop, first, last):
                 x = _margin(number, v.before, v.width)
                 _fold(sums, here + mirror_index(x, v.width) * v.channels, here + x * v.channels, v.channels)
         to = ((t * all_channels + first_channel) * v.height + y) * v.width
-        micro.turn(code, sums, here, out, to, v.width, v.channels, v.channels, v.height * v.width)
+        if micro.turn(code, sums, here, out, to, v.width, v.channels, v.channels, v.height * v.width) != 0:
+            put(endless, 0, 1)
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -193,12 +197,28 @@ def _within(reach, row, part, task):
 
 
 @inline
+def _add_weighted(q, grad_q, at_q, k, grad_k, at_k, c, at_c, code, rows, task, starts, found, weights):
+    """One query without its pairs of weight 0."""
+    m = 0
+    for n in range(task.kept):
+        weight = get(c, at_c + n)
+        if weight != 0:
+            put(found, m, get(starts, n))
+            put(weights, m, weight)
+            m += 1
+    micro.add(code, q, at_q, grad_q, at_q, k, at_k, grad_k, at_k, weights, 0, found, 0, found, 0, 1, m, rows, 0,
+         task.q.row, task.k.row)  # fmt: skip
+
+
+@inline
 def _add_across(q, grad_q, at_q, k, grad_k, c, at_c, code, r0, r1, part, task, starts, found, weights, spare_q, spare_k):
     """One query whose patches lie across parts, row by row: what falls on other parts goes to spare memory."""
     v = task.k
     for r in range(task.patch):
         m, mine = 0, r0 <= r < r1
         for n in range(task.kept):
+            if get(c, at_c + n) == 0:
+                continue
             start = get(starts, n) + r * v.row
             line = start // v.row
             frame, down = line // v.rows, line % v.rows
@@ -226,8 +246,8 @@ def _at_once(task):
 
 
 @kernel()
-def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, stop, first, last):
-    """Parts first..last of the gradients, or of one of them."""
+def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, sparse, stop, first, last):
+    """Parts first..last of the gradients, or of one of them; if `sparse`, nothing is multiplied by weights of 0."""
     q, grad_q, k, grad_k, c = pointer(q), pointer(grad_q), pointer(k), pointer(grad_k), pointer(c)
     offsets, reach, weights, scratch = pointer(offsets), pointer(reach), pointer(weights), _pointers(scratch)
     (find, code), starts = codes, scratch.starts
@@ -255,12 +275,16 @@ def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scra
             at_q = (t * task.q.rows + y) * task.q.row + task.x * step
             at_c = row * task.columns * task.kept
             if not task.pushes or (inside and r1 - r0 == task.patch):
-                at_q += r0 * task.q.row
-                for x in range(0, task.columns, at_once):
+                at_q, at_k = at_q + r0 * task.q.row, r0 * task.k.row
+                for x in range(0, task.columns, 1 if sparse else at_once):
                     if stopped(stop):
                         return
                     here, place = at_q + x * step, x * task.kept
-                    micro.add(code, q, here, grad_q, here, k, r0 * task.k.row, grad_k, r0 * task.k.row, c, at_c + place,
+                    if sparse:
+                        _add_weighted(q, grad_q, here, k, grad_k, at_k, c, at_c + place, code, r1 - r0, task,
+                                      after(starts, place), found, weights)  # fmt: skip
+                        continue
+                    micro.add(code, q, here, grad_q, here, k, at_k, grad_k, at_k, c, at_c + place,
                               starts, place, starts, place, min(at_once, task.columns - x), task.kept, r1 - r0, step,
                               task.q.row, task.k.row)  # fmt: skip
                 continue
@@ -326,9 +350,10 @@ class _Clip:
         pool.spread(fill, v.frames * v.rows, 4 * v.size)
         return out
 
-    def store(self, sums, v: Video, out, b, g):
-        """The transpose."""
-        empty = partial(_empty, sums, out[b].reshape(-1), self.turn, v, v.channels * self.heads, v.channels * g)
+    def store(self, sums, v: Video, out, b, g, endless):
+        """The transpose, see `_empty`."""
+        turn = micro.build_turn(self.dtype.name, watches=True)
+        empty = partial(_empty, sums, out[b].reshape(-1), turn, v, v.channels * self.heads, v.channels * g, endless)
         pool.spread(empty, v.frames * v.height, 4 * v.size)
 
     def parts(self):
@@ -357,7 +382,24 @@ class _Clip:
 
 
 def gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, *, pulls: bool, pushes: bool):
-    """d sum(c * correlate) / dq if `pulls` and / dk if `pushes`; with "dot", the other video may be None."""
+    """d sum(c * correlate) / dq if `pulls` and / dk if `pushes`; with "dot", the other video may be None.
+
+    Vector code multiplies by all weights, also by 0, and by what is outside of a frame, which is 0. 0 times what is not
+    finite is no number, and a sum stays none: finite results are right, others are computed again without weights of 0.
+    None is for where a weight that is not finite may meet an empty border.
+    """
+    given = q, k, c, offsets, p, shape_q, shape_k, pulls, pushes
+    found, finite = _gradients(*given, sparse=False)
+    if finite:
+        return found
+    empty = (pulls and p.border == "zeros") or (pushes and p.query_border == "zeros")
+    if empty and not np.isfinite(c).all():
+        return None
+    return _gradients(*given, sparse=True)[0] if (c == 0).any() else found
+
+
+def _gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, pulls: bool, pushes: bool, *, sparse: bool):
+    """Both, and whether they are finite."""
     dtype, channels = (k if q is None else q).dtype, shape_q[2] // offsets.shape[1]
     clip = _Clip(offsets, p, channels, shape_q[1:2] + shape_q[3:], shape_k[1:2] + shape_k[3:],
                  dtype, pulls=pulls, pushes=pushes)  # fmt: skip
@@ -365,6 +407,7 @@ def gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, *, pulls: bool, pu
     codes, count = (clip.find, micro.build_add(dtype.name, p.metric, pulls, pushes, channels, p.patch)), parts[0] * parts[1]
     nothing = np.empty(0, dtype)
     out_q, out_k = np.empty(shape_q if pulls else 0, dtype), np.empty(shape_k if pushes else 0, dtype)
+    endless = np.zeros(1, np.int32)
     l2, spare = p.metric == "l2", count * _spare.py_func(p.patch * channels)
     for b, g in clip:
         queries = clip.load(q, task.q, b, g) if l2 or pushes else nothing
@@ -377,14 +420,14 @@ def gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, *, pulls: bool, pu
 
         def some_parts(stop, first, last):
             arrays = queries, grad_q, keys, grad_k, weights, places, reach  # noqa: B023
-            _add_parts(*arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), stop, first, last)
+            _add_parts(*arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), sparse, stop, first, last)
 
         pool.spread(some_parts, count, clip.cost)
         if pulls:
-            clip.store(grad_q, task.q, out_q, b, g)
+            clip.store(grad_q, task.q, out_q, b, g, endless)
         if pushes:
-            clip.store(grad_k, task.k, out_k, b, g)
-    return out_q, out_k
+            clip.store(grad_k, task.k, out_k, b, g, endless)
+    return (out_q, out_k), not endless[0]
 
 
 def scores(q, k, offsets, p: Patches):
