@@ -245,11 +245,15 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
     here, p = offsets[(slice(None), slice(None), *part)], spec.patches(part)
     c = xp.ones((), patches.dtype) if weights is None else weights[(slice(None), slice(None), *part)][..., None, None, None]
     g, g_cover = grads["sums"], grads.get("coverage")
-    read = backend.gather(g, here, p)
-    found = {"patches": xp.where(c == 0, 0, c * read)} if "patches" in wanted else {}  # nothing, whatever was read
+    read, there = backend.gather(g, here, p), True
+    if spec.border == "zeros":
+        B, G, (T, H, W) = *offsets.shape[:2], spec.size
+        there = backend.gather(xp.ones((B, T, G, H, W), g.dtype), here, p) > 0
+    found = {"patches": xp.where(there & (c != 0), c * read, 0)} if "patches" in wanted else {}
     read_cover = None if g_cover is None else backend.gather(g_cover, here, p)
     if "weights" in wanted and weights is not None:
-        by_weight = (patches * read).sum((-1, -2, -3), dtype=np.result_type(read.dtype, np.float32))
+        by_weight = patches * read if there is True else xp.where(there, patches * read, 0)
+        by_weight = by_weight.sum((-1, -2, -3), dtype=np.result_type(read.dtype, np.float32))
         if read_cover is not None:
             by_weight = by_weight + read_cover.sum((-1, -2, -3))
         found["weights"] = _whole(backend, by_weight, weights.shape, part)
