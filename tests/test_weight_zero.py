@@ -13,7 +13,7 @@ from cases import Case, row
 from test_ops import close, sums
 
 import shiftsearch as ss
-from shiftsearch import definition
+from shiftsearch import _arrays, definition
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -162,6 +162,16 @@ def test_what_is_outside_of_a_border_of_zeros_is_not_there(op, weight, offsets, 
         back = run.backward(case, found, grads)
     for name, output in [*found.items(), *back.items()]:
         assert (output == np.float32(0)).all(), name
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("op", ["score", "aggregate", "fold", "refine"])
+def test_gradients_of_values_are_silent(op):
+    case = Sprinkled(**vars(row(f"{op}: silent", offsets="halves", **({"subpixel": True} if op == "refine" else {}))))
+    arrays = case.arrays(np.float32)
+    outputs = _arrays.forward(case.op, case.spec, arrays)
+    grads = case.grads(outputs, np.float32)
+    assert _arrays.backward(case.op, case.spec, arrays, outputs, grads, frozenset(arrays)).keys() == arrays.keys()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -358,7 +358,8 @@ def refine(
     Args:
         q: queries (B, T, C, H, W)
         k: keys, the same shape
-        offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them
+        offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them; 2**30 rows or
+            columns at most are followed, so that what is returned fits int32
         window: candidates per side around each seed
         topk: how many to keep of the S * window**2; None gives all, in seed, row, column order
         anchor: "flow" puts the centre of each seed's window first, per seed; "self" puts offset (0, 0, 0) first where
