@@ -200,7 +200,7 @@ def _query_positions(xp, stride, T, h, w):
 
 
 def _along(xp, flow, by, at, n, border):
-    """What arrives at the flow where `by` arrives at the centre: mirrored flow moves it backward, and not at all if not finite."""
+    """What `by`, the gradient of the centre, is to the flow: mirrored flow moves it backward, one not finite not at all."""
     sign = finite = xp.isfinite(flow)
     if border == "reflect":
         sign = mirror_sign(at + xp.where(finite, flow, 0).astype(float), n) * finite

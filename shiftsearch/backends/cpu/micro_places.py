@@ -45,10 +45,18 @@ def build_turn(dtype: str, watches: bool = False) -> int:
         f.b.store(value, f._at(out, f.add(f.mul(j, out_stride), i)))
         return [f.b.fadd(f.b.fmul(value, f.element(0.0)), total) for total in seen]
 
-    seen, some = [f.zeros()] * 2 * watches, [f.element(0.0)] * watches
-    seen = f.loop(whole_rows, seen, lambda i, *seen: f.loop(whole_columns, seen, lambda j, *seen: block(i, j, *seen), step=n), step=n)
-    some = f.loop(columns, some, lambda j, *some: f.loop(whole_rows, some, lambda i, *some: one(i, j, *some)), start=whole_columns)
-    some = f.loop(rows, some, lambda i, *some: f.loop(columns, some, lambda j, *some: one(i, j, *some)), start=whole_rows)
+    def blocks(i, *seen):
+        return f.loop(whole_columns, seen, lambda j, *seen: block(i, j, *seen), step=n)
+
+    def column(j, *some):
+        return f.loop(whole_rows, some, lambda i, *some: one(i, j, *some))
+
+    def row(i, *some):
+        return f.loop(columns, some, lambda j, *some: one(i, j, *some))
+
+    seen = f.loop(whole_rows, [f.zeros()] * 2 * watches, blocks, step=n)
+    some = f.loop(columns, [f.element(0.0)] * watches, column, start=whole_columns)
+    some = f.loop(rows, some, row, start=whole_rows)
     if not watches:
         return f.compile()
     seen = f.plus(f.plus(*seen), f.splat(some[0]))

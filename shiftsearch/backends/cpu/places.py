@@ -44,8 +44,9 @@ class _Axis(NamedTuple):
     """Where the samples of a patch lie along one axis.
 
     Sample i is near[i] * pixel low[i] + far[i] * pixel high[i], its slope has weights `fall` and `rise`;
-    low[i] is -1 where there is no sample. Of the weights only those of pixel high[i] are ever 0. The samples that exist are first ... last - 1 of
-    span = (first, last, step); `step` of them at a time lie between consecutive pixels. All are pointers.
+    low[i] is -1 where there is no sample. Of the weights only those of pixel high[i] are ever 0. The samples that exist
+    are first ... last - 1 of span = (first, last, step); `step` of them at a time lie between consecutive pixels. All
+    are pointers.
     """
 
     low: np.ndarray
