@@ -59,8 +59,7 @@ def build_turn(dtype: str, watches: bool = False) -> int:
     some = f.loop(rows, some, row, start=whole_rows)
     if not watches:
         return f.compile()
-    seen = f.plus(f.plus(*seen), f.splat(some[0]))
-    return f.compile(f.b.zext(f.b.bitcast(f.b.fcmp_unordered("uno", seen, seen), ir.IntType(n)), simd.INT))
+    return f.compile(f.no_number(f.plus(f.plus(*seen), f.splat(some[0]))))
 
 
 @functools.cache
@@ -230,8 +229,11 @@ def build_add(dtype: str, metric: str, pulls: bool, pushes: bool, channels: int,
 
 
 @functools.cache
-def build_compare(dtype: str, metric: str, channels: int, patch: int) -> int:
-    """Scores of a row of queries: (q, k, starts, out, scratch, queries, kept, rows, step, row stride of q, of k)."""
+def build_compare(dtype: str, metric: str, channels: int, patch: int, watches: bool) -> int:
+    """Scores of a row of queries: (q, k, starts, out, scratch, queries, kept, rows, step, row stride of q, of k).
+
+    If it `watches`, 0 says that all scores are finite.
+    """
     f = simd.Function("compare", dtype, "pppppllllll")
     q, k, starts, out, scratch, queries, kept, rows, step, q_row, k_row = f.arguments
     starts = f.b.bitcast(starts, simd.INT.as_pointer())
@@ -264,17 +266,18 @@ def build_compare(dtype: str, metric: str, channels: int, patch: int) -> int:
         sums = f.loop(rows, [f.zeros(row[0][1])] * min(most, len(row)), patch_row)
         f.store(wide(f.tree(sums), n), scratch, f.mul(number, n))
 
-    def query(x):
+    def query(x, *seen):
         f.loop(kept, [], lambda number: score(x, number))
 
-        def reduce(i):
+        def reduce(i, *seen):
             sums = f.lane_sums([f.load(scratch, f.mul(f.add(i, lane), n)) for lane in range(n)])
             f.store_masked(sums, out, f.add(f.mul(x, kept), i), f.first(f.b.sub(kept, i)))
+            return [f.fma(sums, f.zeros(), total) for total in seen]
 
-        f.loop(kept, [], reduce, step=n)
+        return f.loop(kept, seen, reduce, step=n)
 
-    f.loop(queries, [], query)
-    return f.compile()
+    seen = f.loop(queries, [f.zeros()] * watches, query)
+    return f.compile(f.no_number(*seen) if watches else 0)
 
 
 def _runs(lanes: int, length: int):

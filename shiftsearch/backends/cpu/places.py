@@ -635,12 +635,10 @@ class _Heads:
 
 def correlate(q, k, offsets, p: Patches):
     again = whole_places.covers(offsets, p)
-    out = whole_places.scores(q, k, offsets, p) if again else np.empty(offsets.shape[:-1], q.dtype)
+    out, done = whole_places.scores(q, k, offsets, p) if again else (np.empty(offsets.shape[:-1], q.dtype), False)
     heads = _Heads(offsets, p, q.shape[2] // offsets.shape[1])
-    for b, g in heads:
-        # vector code takes what is outside for 0, which times what is not finite is no number
-        if not again or (not p.border == p.query_border == "reflect" and np.isnan(out[b, g].max())):
-            heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g], again)
+    for b, g in heads if not done else ():
+        heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g], again)
     return out
 
 

@@ -214,6 +214,10 @@ class Function:
         n = x.type.count
         return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)]))
 
+    def no_number(self, x):
+        """0 if all lanes are numbers."""
+        return self.b.zext(self.b.bitcast(self.b.fcmp_unordered("uno", x, x), ir.IntType(x.type.count)), INT)
+
     def compress(self, x, mask):
         suffix = self._suffix if x.type.element == self.element else "i32"
         name = f"llvm.experimental.vector.compress.v{x.type.count}{suffix}"

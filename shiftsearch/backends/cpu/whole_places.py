@@ -296,9 +296,9 @@ def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scra
 
 
 @kernel()
-def _compare_rows(q, k, offsets, out, codes, task, scratch, sums, stop, first, last):
-    """Scores of the rows first..last of queries, counted through all frames."""
-    q, k, offsets, out = pointer(q), pointer(k), pointer(offsets), pointer(out)
+def _compare_rows(q, k, offsets, out, codes, task, scratch, sums, endless, stop, first, last):
+    """Scores of the rows first..last of queries, counted through all frames; `endless` gets 1 if any is not finite."""
+    q, k, offsets, out, endless = pointer(q), pointer(k), pointer(offsets), pointer(out), pointer(endless)
     sums, scratch, (find, code) = pointer(sums), _pointers(scratch), codes
     step, at_once = task.stride * task.scale * task.q.channels, _at_once(task)
     for row in range(first, last):
@@ -309,9 +309,12 @@ def _compare_rows(q, k, offsets, out, codes, task, scratch, sums, stop, first, l
             if stopped(stop):
                 return
             place = x * task.kept
-            micro.compare(code, q, at_q + x * step, k, 0, scratch.starts, place, out, row * task.columns * task.kept + place,
-                          sums, 0, min(at_once, task.columns - x), task.kept, task.patch, step, task.q.row,
-                          task.k.row)  # fmt: skip
+            found = micro.compare(
+                code, q, at_q + x * step, k, 0, scratch.starts, place, out, row * task.columns * task.kept + place, sums, 0,
+                min(at_once, task.columns - x), task.kept, task.patch, step, task.q.row, task.k.row,
+            )  # fmt: skip
+            if found != 0:
+                put(endless, 0, 1)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -431,17 +434,18 @@ def _gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, pulls: bool, push
 
 
 def scores(q, k, offsets, p: Patches):
-    """`definition.correlate`."""
+    """`definition.correlate`, and whether it is: what is outside of a frame is 0 here, which times some values is no number."""
     channels, dtype = q.shape[2] // offsets.shape[1], q.dtype
+    empty, endless = "zeros" in (p.border, p.query_border), np.zeros(1, np.int32)
     clip = _Clip(offsets, p, channels, q.shape[1:2] + q.shape[3:], k.shape[1:2] + k.shape[3:], dtype)
-    task, codes = clip.task, (clip.find, micro.build_compare(dtype.name, p.metric, channels, p.patch))
+    task, codes = clip.task, (clip.find, micro.build_compare(dtype.name, p.metric, channels, p.patch, empty))
     out, lanes = np.empty(offsets.shape[:-1], dtype), simd.lanes(dtype.name)
     for b, g in clip:
         arrays = clip.load(q, task.q, b, g), clip.load(k, task.k, b, g), clip.offsets_of(b, g), out[b, g].reshape(-1)
 
         def some_rows(stop, first, last):
             sums = aligned((task.kept + lanes) * lanes, dtype)
-            _compare_rows(*arrays, codes, task, clip.scratch(), sums, stop, first, last)  # noqa: B023
+            _compare_rows(*arrays, codes, task, clip.scratch(), sums, endless, stop, first, last)  # noqa: B023
 
         pool.spread(some_rows, task.frames * task.rows, clip.cost)
-    return out
+    return out, not endless[0]
