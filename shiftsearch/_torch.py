@@ -8,6 +8,7 @@ this package is traced but the public functions. What backward needs are inputs 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 
@@ -59,26 +60,28 @@ def _transformed() -> bool:
 def _function(op: str, operator, setup_context, backward):
     """An operator as a function of autograd, which torch.func can differentiate and map over an axis."""
 
-    def forward(*arguments):
-        found = operator(*arguments)
-        return tuple(found) if isinstance(found, list) else found
-
     def jvp(ctx, *_):
         raise ShiftsearchError(f"{op}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
 
-    def one_by_one(info, in_dims, *arguments):
-        def call(n):
-            here = (x.select(d, n) if isinstance(d, int) else x for d, x in zip(in_dims, arguments, strict=True))
-            return function.apply(*here)
+    def vmap(*arguments):
+        return _one_by_one(function.apply, *arguments)
 
-        found = [call(n) for n in range(info.batch_size)]
-        if isinstance(found[0], torch.Tensor):
-            return torch.stack(found), 0
-        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
-
-    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp, "vmap": one_by_one}
+    parts = {"forward": operator, "setup_context": setup_context, "backward": backward, "jvp": jvp, "vmap": vmap}
     function = type(op, (torch.autograd.Function,), {name: staticmethod(part) for name, part in parts.items()})
     return function
+
+
+def _one_by_one(call, info, in_dims, *arguments):
+    """What `call` gives along an axis that is mapped over."""
+
+    def at(take):
+        return call(*(take(x, d) if isinstance(d, int) else x for d, x in zip(in_dims, arguments, strict=True)))
+
+    found = [at(lambda x, d: x.select(d, n)) for n in range(info.batch_size)]  # noqa: B023 (called at once)
+    found = found or [at(lambda x, d: x.sum(d, dtype=x.dtype))]  # along an axis of nothing: what zeros give has the shapes
+    if isinstance(found[0], torch.Tensor):
+        return torch.stack(found)[: info.batch_size], 0
+    return tuple(torch.stack(each)[: info.batch_size] for each in zip(*found, strict=True)), (0,) * len(found[0])
 
 
 def upsample_flow(flow, height: int, width: int):
@@ -141,22 +144,21 @@ def _register(op: Op) -> None:
         if all(grad is None for grad in grads):
             return (*(None for _ in wanted), *nothing)
         call = backwards_function.apply if _transformed() else backwards
-        found = iter(call(*ctx.saved_tensors, *grads, *ctx.options, wanted))
-        return (*(next(found) if needed else None for needed in wanted), *nothing)
+        found = call(*ctx.saved_tensors, *grads, *ctx.options, wanted)
+        return (*(grad if needed else None for grad, needed in zip(found, wanted, strict=True)), *nothing)
 
     # --- backward ---
     def backward(*arguments):
         inputs, outputs, grads, spec = split(arguments)
         wanted = [key for key, needed in zip(op.inputs, arguments[-1], strict=True) if needed]
         found = _arrays.backward(op, spec, inputs, outputs, grads, frozenset(wanted))
-        return [found[key] for key in wanted]
+        return tuple(found[key] if key in wanted else arguments[0].new_empty(0) for key in op.inputs)
 
     def backward_shapes(*arguments):
-        return [
-            torch.empty_like(array, memory_format=torch.contiguous_format)
+        return tuple(
+            array.new_empty(array.shape) if needed else arguments[0].new_empty(0)
             for array, needed in zip(arguments, arguments[-1], strict=False)
-            if needed
-        ]
+        )
 
     def no_second(ctx, *grads):
         raise ShiftsearchError(
@@ -168,12 +170,14 @@ def _register(op: Op) -> None:
     )
     backwards = torch.library.custom_op(
         f"{name}_backward", backward, mutates_args=(),
-        schema=f"({', '.join([*arrays, *kept, *grads, *options])}, bool[] wanted) -> Tensor[]",
+        schema=f"({', '.join([*arrays, *kept, *grads, *options])}, bool[] wanted) -> ({', '.join('Tensor' for _ in op.inputs)})",
     )  # fmt: skip
     forwards.register_fake(forward_shapes)
     forwards.register_autograd(slope, setup_context=save)
     backwards.register_fake(backward_shapes)
     backwards.register_autograd(no_second)
+    for operator in (forwards, backwards):
+        operator.register_vmap(partial(_one_by_one, operator))
     backwards_function = _function(op.name, backwards, lambda ctx, inputs, output: None, no_second)
     _OPERATORS[op.name] = getattr(torch.ops.shiftsearch, op.name)
     _FUNCTIONS[op.name] = _function(op.name, _OPERATORS[op.name], save, slope)
