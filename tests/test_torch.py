@@ -104,7 +104,25 @@ def test_gradients_are_finite_differences(call):
     def function(*given):
         return tuple(out for out in call(dict(zip(tensors, given, strict=True))) if out.is_floating_point())
 
-    assert torch.autograd.gradcheck(function, tuple(tensors.values()), fast_mode=call is not CALLS["score"])
+    fast = call is not CALLS["score"]
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()), fast_mode=fast, check_batched_grad=True)
+
+
+@each_call
+def test_gradients_of_many_vectors_at_once_are_those_of_each(call):
+    tensors = call.tensors(height=3, width=4)
+
+    def first(*given):
+        return call(dict(zip(tensors, given, strict=True)))[0].flatten()[5:8]
+
+    given = tuple(tensors.values())
+    many = torch.autograd.grad(first(*given), given, torch.eye(3, dtype=torch.float64), is_grads_batched=True)
+    at_once = torch.autograd.functional.jacobian(first, given, vectorize=True)
+    by_function = torch.func.jacrev(first, tuple(range(len(given))))(*(tensor.detach() for tensor in given))
+    expected = torch.autograd.functional.jacobian(first, given)
+    for found in (many, at_once, by_function):
+        for slope, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(slope, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_flow_through_offsets_that_were_found():
@@ -224,6 +242,62 @@ def test_transforms_of_functions_give_the_same(call):
         torch.testing.assert_close(one[0], grads[name], rtol=1e-12, atol=1e-12)
 
 
+def _mapped(call):
+    """A function of tensors, and which axis of each is mapped over: the first of none, unless there is no other."""
+    tensors = call.tensors()
+
+    def function(*given):
+        return tuple(out for out in call(dict(zip(tensors, given, strict=True))) if out.is_floating_point())
+
+    axes = (None, -1, 2, 0)[: len(tensors)] if len(tensors) > 1 else (3,)
+    given = [tensor.detach() for tensor in tensors.values()]
+    return function, axes, [x if d is None else torch.stack((x, 0.9 * x), d) for x, d in zip(given, axes, strict=True)]
+
+
+@each_call
+def test_any_axis_of_any_of_the_inputs_is_mapped_over(call):
+    """At once, in turn with another one, and with the gradients of it."""
+    function, axes, given = _mapped(call)
+
+    def each(*given):
+        found = (function(*(x if d is None else x.select(d, n) for x, d in zip(given, axes, strict=True))) for n in range(2))
+        return tuple(map(torch.stack, zip(*found, strict=True)))
+
+    def slopes(function):
+        wanted = [tensor.clone().requires_grad_() for tensor in given]
+        return torch.autograd.grad([out.sin().sum() for out in function(*wanted)], wanted)
+
+    mapped = torch.func.vmap(function, axes, out_dims=-1)
+    for found, wanted in zip(mapped(*given), each(*given), strict=True):
+        assert torch.equal(found.movedim(-1, 0), wanted)
+    for found, wanted in zip(slopes(mapped), slopes(each), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    twice = torch.func.vmap(torch.func.vmap(function, axes), (0, *(None for _ in axes[1:])))
+    for found, wanted in zip(twice(torch.stack((given[0], given[0])), *given[1:]), each(*given), strict=True):
+        assert torch.equal(found[1], wanted)
+
+
+@each_call
+def test_an_axis_of_nothing_is_mapped_to_nothing(call):
+    function, axes, given = _mapped(call)
+    nothing = [x if d is None else x.narrow(d, 0, 0).requires_grad_() for x, d in zip(given, axes, strict=True)]
+    found, expected = torch.func.vmap(function, axes)(*nothing), torch.func.vmap(function, axes)(*given)
+    assert [out.shape for out in found] == [(0, *wanted.shape[1:]) for wanted in expected]
+    wanted = [tensor for tensor in nothing if tensor.requires_grad]
+    assert [grad.shape for grad in torch.autograd.grad(found[0].sum(), wanted)] == [tensor.shape for tensor in wanted]
+
+
+@each_call
+def test_compiled_functions_are_mapped_over_without_a_word(call, capfd):
+    function, axes, given = _mapped(call)
+    mapped = torch.func.vmap(function, axes)
+    torch._dynamo.reset()
+    compiled = torch.compile(mapped, fullgraph=True, backend="aot_eager")
+    for found, wanted in zip(compiled(*given), mapped(*given), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-14)
+    assert "performance drop" not in capfd.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # which torch itself calls
 @each_op
 def test_derivatives_in_forward_mode_are_refused(name):
@@ -245,11 +319,11 @@ def test_derivatives_in_forward_mode_are_refused(name):
 
 
 # --- torch.library, torch.compile, torch.export -----------------------------------------------------
-def _operator_arguments(call, monkeypatch):
+def _operator_arguments(call, monkeypatch, **sizes):
     """What a public function hands to its operator, and then to the operator of its gradient."""
     from shiftsearch import _torch
 
-    tensors, seen = call.tensors(), []
+    tensors, seen = call.tensors(**sizes), []
     name, operator = next(item for item in _torch._OPERATORS.items() if CALLS.get(item[0]) is call)
     monkeypatch.setitem(_torch._OPERATORS, name, lambda *given: seen.append(given) or operator(*given))
     outputs = call(tensors)
@@ -262,22 +336,63 @@ def test_operators_pass_the_checks_of_torch(name, monkeypatch):
     torch.library.opcheck(operator, arguments)
 
 
-@each_op
-def test_operators_of_gradients_pass_the_checks_of_torch(name, monkeypatch):
+def _backward_arguments(name, operator, arguments):
+    """What the operator of its gradient is called with after that, for gradients of everything that are all the same."""
     from shiftsearch._op import OPS
 
     op = OPS[name]
-    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch)
     inputs = [None if tensor is None else tensor.detach() for tensor in arguments[: len(op.inputs)]]
     options = arguments[len(op.inputs) :]
-    found = operator(*inputs, *options)
-    outputs = dict(zip(op.outputs, found if isinstance(found, tuple) else (found,), strict=True))
+    outputs = dict(zip(op.outputs, _several(operator(*inputs, *options)), strict=True))
     kept = [outputs[key] for key in op.keeps]
-    grads = [torch.ones_like(outputs[key]) for key in op.outputs if key not in op.hidden]
-    wanted = [tensor is not None for tensor in inputs]
-    backward = getattr(torch.ops.shiftsearch, f"{name}_backward")
+    grads = [torch.ones((), dtype=outputs[key].dtype).expand_as(outputs[key]) for key in op.outputs if key not in op.hidden]
+    return getattr(torch.ops.shiftsearch, f"{name}_backward"), (*inputs, *kept, *grads, *options, [x is not None for x in inputs])
+
+
+def _several(found):
+    return found if isinstance(found, tuple) else (found,)
+
+
+@each_op
+def test_operators_of_gradients_pass_the_checks_of_torch(name, monkeypatch):
+    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch)
+    backward, arguments = _backward_arguments(name, operator, arguments)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(backward, (*inputs, *kept, *grads, *options, wanted), test_utils=tests)
+    torch.library.opcheck(backward, arguments, test_utils=tests)
+
+
+def _channels_last(tensor):
+    return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+LAYOUTS = {
+    "plain": lambda tensor: tensor,
+    "permuted": lambda tensor: tensor.mT.contiguous().mT,
+    "channels last": _channels_last,
+    "expanded": lambda tensor: tensor.expand(2, *tensor.shape[1:]),
+    "one of many": lambda tensor: torch.stack((tensor, tensor), -1)[..., 0],
+    "without a batch": lambda tensor: _channels_last(tensor)[0],
+}
+
+
+@pytest.mark.parametrize("width", [5, 1])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@each_op
+def test_shapes_and_strides_are_known_before(name, layout, width, monkeypatch):
+    """Of outputs and gradients: what a compiler goes by, which never sees the numbers."""
+
+    def without_memory(x):
+        here = isinstance(x, torch.Tensor)
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") if here else x
+
+    def laid_out(tensors):
+        return [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in _several(tensors)]
+
+    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch, width=width)
+    for dtype in (torch.float64, torch.bfloat16):
+        here = [layout(x.detach().to(dtype)) if isinstance(x, torch.Tensor) else x for x in arguments]
+        for called, given in ((operator, here), _backward_arguments(name, operator, here)):
+            assert laid_out(called(*map(without_memory, given))) == laid_out(called(*given))
 
 
 class Counted:
@@ -348,6 +463,21 @@ def test_exported_programs_give_the_same(call, dynamic):
             torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
+@each_call
+def test_compiled_and_exported_without_a_batch_there_is_none_in_the_results(call):
+    tensors = {name: tensor.detach()[0].requires_grad_() for name, tensor in call.tensors().items()}
+    expected, grads = call(tensors), gradients(call, tensors)
+    torch._dynamo.reset()
+    compiled = Call(torch.compile(call.function, fullgraph=True, backend="aot_eager"), call.takes)
+    given = tuple(tensor.detach() for tensor in tensors.values())
+    exported = torch.export.export(Module(call), given).module()
+    for results in (compiled(tensors), exported(*given)):
+        for found, wanted in zip(results, expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-14)
+    for name, grad in gradients(compiled, tensors).items():
+        torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
+
+
 def test_saved_programs_run_in_another_process(tmp_path):
     call = CALLS["search"]
     tensors = tuple(tensor.detach() for tensor in call.tensors().values())
@@ -402,6 +532,23 @@ def test_under_autocast_values_are_halves_and_scores_singles():
     assert torch.equal(offsets, expected[1])
     grads = torch.autograd.grad(out.float().sum() + scores.sum(), list(tensors.values()))
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("name", ["aggregate", "stack", "scatter", "fold"])
+def test_under_autocast_weights_stay_singles(name):
+    """Which halves would round: outputs, and the gradients of everything, are those of weights as they are."""
+    call = CALLS[name]
+    tensors = call.tensors(torch.float32)
+    rounded = {key: x.detach().bfloat16() if key in ("v", "patches") else x.detach() for key, x in tensors.items()}
+    halves = {key: tensor.requires_grad_() for key, tensor in rounded.items()}
+    expected, grads = call(halves), gradients(call, halves)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, slopes = call(tensors), gradients(call, tensors)
+    for result, wanted in zip(found, expected, strict=True):
+        assert torch.equal(result, wanted)
+    for key, slope in slopes.items():
+        assert slope.dtype == torch.float32
+        assert torch.equal(slope, grads[key].float()), key
 
 
 def test_under_autocast_flow_stays_as_it_is():
