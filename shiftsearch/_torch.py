@@ -74,11 +74,12 @@ def _function(op: str, operator, setup_context, backward):
 def _one_by_one(call, info, in_dims, *arguments):
     """What `call` gives along an axis that is mapped over."""
 
-    def at(take):
-        return call(*(take(x, d) if isinstance(d, int) else x for d, x in zip(in_dims, arguments, strict=True)))
+    def mapped(function):
+        return [function(x, d) if isinstance(d, int) else x for x, d in zip(arguments, in_dims, strict=True)]
 
-    found = [at(lambda x, d: x.select(d, n)) for n in range(info.batch_size)]  # noqa: B023 (called at once)
-    found = found or [at(lambda x, d: x.sum(d, dtype=x.dtype))]  # along an axis of nothing: what zeros give has the shapes
+    if info.batch_size == 0:  # what one of zeros gives has the shapes of what there is none of
+        arguments = mapped(lambda x, d: x.sum(d, keepdim=True, dtype=x.dtype))
+    found = [call(*mapped(lambda x, d, n=n: x.select(d, n))) for n in range(max(info.batch_size, 1))]
     if isinstance(found[0], torch.Tensor):
         return torch.stack(found)[: info.batch_size], 0
     return tuple(torch.stack(each)[: info.batch_size] for each in zip(*found, strict=True)), (0,) * len(found[0])
