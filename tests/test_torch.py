@@ -116,12 +116,14 @@ def test_gradients_of_many_vectors_at_once_are_those_of_each(call):
         return call(dict(zip(tensors, given, strict=True)))[0].flatten()[5:8]
 
     given = tuple(tensors.values())
-    many = torch.autograd.grad(first(*given), given, torch.eye(3, dtype=torch.float64), is_grads_batched=True)
+    found, vectors = first(*given), torch.eye(3, dtype=torch.float64)
+    many = torch.autograd.grad(found, given, vectors, is_grads_batched=True, retain_graph=True)
+    mapped = torch.func.vmap(lambda vector: torch.autograd.grad(found, given, vector, retain_graph=True))(vectors)
     at_once = torch.autograd.functional.jacobian(first, given, vectorize=True)
     by_function = torch.func.jacrev(first, tuple(range(len(given))))(*(tensor.detach() for tensor in given))
     expected = torch.autograd.functional.jacobian(first, given)
-    for found in (many, at_once, by_function):
-        for slope, wanted in zip(found, expected, strict=True):
+    for slopes in (many, mapped, at_once, by_function):
+        for slope, wanted in zip(slopes, expected, strict=True):
             torch.testing.assert_close(slope, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -359,6 +361,19 @@ def test_operators_of_gradients_pass_the_checks_of_torch(name, monkeypatch):
     backward, arguments = _backward_arguments(name, operator, arguments)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(backward, arguments, test_utils=tests)
+
+
+@each_op
+def test_operators_are_mapped_over_without_a_word(name, monkeypatch, capfd):
+    operator, arguments, _ = _operator_arguments(CALLS[name], monkeypatch)
+    here = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    for called, given in ((operator, here), _backward_arguments(name, operator, here)):
+        tensors = [isinstance(x, torch.Tensor) for x in given]
+        both = [torch.stack((2 * x, x), -1) if tensor else x for x, tensor in zip(given, tensors, strict=True)]
+        mapped = torch.func.vmap(called, tuple(-1 if tensor else None for tensor in tensors))(*both)
+        for found, wanted in zip(_several(mapped), _several(called(*given)), strict=True):
+            assert torch.equal(found[1], wanted)
+    assert "performance drop" not in capfd.readouterr().err
 
 
 def _channels_last(tensor):
