@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise, starmap, zip_longest
 from pathlib import Path
@@ -60,6 +62,7 @@ def add_commands(commands) -> None:
     compare.add_argument("a", help="a video file, or a picture")
     compare.add_argument("b", help="another one of the same size")
     _add_frames(compare)
+    compare.add_argument("--format", help=_FORMAT)
     compare.set_defaults(run=_compare)
 
 
@@ -71,8 +74,13 @@ def _command(commands, name, run, text, examples):
         "-o", "--output", required=True, help="the file to write; one of this name is replaced at the end"
     )
     _add_frames(parser)
+    parser.add_argument("--format", help=_FORMAT)
+    parser.add_argument("--progressive", action="store_true", help="take frames that are interlaced as whole ones")
     parser.set_defaults(run=run)
     return parser
+
+
+_FORMAT = "FFmpeg's name of what the input is (default: it finds out); lists of other files, as hls, are read only by it"
 
 
 def _texts(examples) -> dict:
@@ -81,7 +89,7 @@ def _texts(examples) -> dict:
 
 def _add_frames(parser):
     parser.add_argument("--frames", type=_frames, default=(0, None), metavar="A:B", help="frames A to B - 1, from 0 on")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, and no word of what was written")
 
 
 def _add_flow(parser):
@@ -93,7 +101,7 @@ def _add_flow(parser):
 def _add_output(parser):
     _add_codec(parser)
     parser.add_argument(
-        "--preview", metavar="PNG", help="also write before | after | difference | flow of the middle frame"
+        "--preview", metavar="PNG", help="also write before | after | what is left | flow of the middle frame"
     )
 
 
@@ -131,66 +139,76 @@ def _sigma(text: str):
 def _align(args):
     options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
     options["flow"] = None if args.flow == "none" else args.flow
-    if not isinstance(args.to, str):
-        with io.read(args.input, (args.to, args.to + 1)) as clip:
-            (args.to,) = clip.planes()
-    _convert(args, lambda frames: align_planes(frames, args.to, **options))
+    if isinstance(args.to, str):
+        return _convert(args, lambda frames: align_planes(frames, args.to, **options), 1, args.to)
+    with _read(args, (args.to, args.to + 1)) as clip:
+        (reference,) = clip.planes()
+    return _convert(args, lambda frames: align_planes(frames, reference, **options), 0, reference)
 
 
 def _denoise(args):
-    total, count = 0.0, 0
+    options, found = {"quality": args.quality, "radius": args.radius}, []
+    given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
 
-    def noted(levels):
-        nonlocal total, count
-        total, count = total + 255 * np.array(levels), count + 1
+    def function(frames):
+        return denoise_planes(frames, args.sigma, **options, noted=found.append)
 
-    _convert(args, lambda frames: denoise_planes(frames, args.sigma, quality=args.quality, radius=args.radius, noted=noted))
-    if None in (args.sigma if isinstance(args.sigma, list) else [args.sigma]):
-        names = ("Y ", "U ", "V ") if len(total) == 3 else ("",)
-        found = ", ".join(f"{name}{level:.1f}" for name, level in zip(names, total / count, strict=True))
-        print(f"noise found: {found}", file=sys.stderr)
+    return _convert(args, function, shiftsearch.denoise_overlap(**options), noise=None if given else found)
 
 
-def _convert(args, function):
-    """The frames of the input, as they are in the file, through a function of iterators to the output and the preview."""
+def _convert(args, function, overlap: int, onto="before", noise=None) -> int:
+    """The frames of the input, as they are in the file, through a function of iterators to the output and the preview.
+
+    Args:
+        function: of frames to as many frames, each of which depends on those up to `overlap` before and after
+        onto: what a frame shall be like, for the preview: itself as it was, the "previous" or "next" one, or one frame
+        noise: what `denoise_planes` notes meanwhile
+    """
+    watch = _Watch()
     with ExitStack() as stack:
-        clip = stack.enter_context(io.read(args.input, args.frames))
+        clip = stack.enter_context(_read(args, args.frames, overlap))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
         if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
             raise ShiftsearchError(f"{args.preview}: expected another name than --output that ends in .png")
-        preview = _Preview(clip)
-        for frame in _progress(preview.after(function(preview.before(clip.planes()))), clip.length, args.quiet):
+        preview = _Preview(clip, onto)
+        results = clip.kept(preview.after(function(preview.before(clip.planes()))))
+        for frame in _progress(results, clip.length, args.quiet):
             out.write(frame)
         if part is not None:
             part.write_bytes(png(preview.picture()))
-    _remark(clip, out)
+    return _end(args, clip, out, watch, _noise(noise))
+
+
+def _read(args, frames, overlap=0):
+    """The input up to where it is broken."""
+    return io.read(
+        args.input, frames, overlap=overlap, format=args.format, progressive=args.progressive, salvage=True
+    )
 
 
 def _flow(args):
-    method = getattr(shiftsearch.flow, args.flow)
+    method, watch = getattr(shiftsearch.flow, args.flow), _Watch()
     with ExitStack() as stack:
-        clip = stack.enter_context(io.read(args.input, args.frames))
+        clip = stack.enter_context(_read(args, args.frames))
         if Path(args.output).suffix.lower() == ".npy":
             out = stack.enter_context(_npy(args.output, clip.path))
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
-        count = 0
         longest = clip.width / 32 if args.longest is None else args.longest
         for motion in _progress(starmap(method, pairwise(clip)), clip.length and clip.length - 1, args.quiet):
             colours = shiftsearch.flow.to_color(motion, longest=longest)
             out.write(motion if isinstance(out, _Npy) else colours)
-            count += 1
-        if not count:
+        if not out.count:
             raise ShiftsearchError(f"{clip.path}: has one frame, expected two at least, between which there is motion")
-    _remark(clip, out)
+    return _end(args, clip, out, watch)
 
 
 @contextmanager
 def _npy(path, read):
     """A .npy file of arrays of one shape, however many there will be."""
     with whole(path, read) as part, part.open("wb") as file:
-        out = _Npy(file)
+        out = _Npy(path, file)
         yield out
         out.finish()
 
@@ -198,14 +216,14 @@ def _npy(path, read):
 class _Npy:
     left_out = ()
 
-    def __init__(self, file):
-        self._file, self._count = file, 0
+    def __init__(self, path, file):
+        self.path, self._file, self.count = path, file, 0
 
     def write(self, array):
-        if not self._count:
+        if not self.count:
             self._kind, self._shape = array.dtype.str, array.shape
             self._head()
-        self._count += 1
+        self.count += 1
         self._file.write(array.tobytes())
 
     def finish(self):
@@ -214,19 +232,53 @@ class _Npy:
 
     def _head(self):
         """NumPy leaves room in the header for more digits of the first axis."""
-        about = {"descr": self._kind, "fortran_order": False, "shape": (self._count, *self._shape)}
+        about = {"descr": self._kind, "fortran_order": False, "shape": (self.count, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, about)
 
 
-def _remark(clip, out):
-    """What is no error, but good to know."""
+# --- what is said -----------------------------------------------------------------------------------
+def _end(args, clip, out, watch: _Watch, noise: str = "") -> int:
+    """What is good to know, and the exit code: 1 if a part of the input is missing in the result."""
+    remarks = []
     if clip.damaged:
-        print(
-            f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}",
-            file=sys.stderr,
-        )
+        remarks.append(f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}")
+    if clip.interlaced and not args.progressive:
+        remarks.append(f"{clip.path}: frames that are interlaced, and were taken as whole ones: {clip.interlaced}")
     if out.left_out:
-        print(f"{out.path}: such a file cannot hold {' and '.join(out.left_out)}, left out", file=sys.stderr)
+        remarks.append(f"{out.path}: left out, as it cannot be kept there: {', '.join(out.left_out)}")
+    if clip.broken:
+        remarks.append(f"shiftsearch {args.command}: {clip.broken}; the result ends there")
+    if not args.quiet:
+        remarks.append(f"written: {out.path}, {out.count} frame{'s' * (out.count != 1)}, {watch}{noise}")
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    return int(clip.broken is not None)
+
+
+class _Watch:
+    """How long a command takes, and how much of that it takes once only."""
+
+    def __init__(self):
+        self._begin, self._before = time.monotonic(), self._compiling()
+
+    def __str__(self):
+        seconds = self._compiling() - self._before
+        once = f", of which compiling kernels took {seconds:.1f} s, once" if seconds else ""
+        return f"{time.monotonic() - self._begin:.1f} s{once}"
+
+    @staticmethod
+    def _compiling() -> float:
+        jit = sys.modules.get("shiftsearch.backends.cpu.jit")  # not there if nothing was searched
+        return jit.compiling() if jit is not None else 0.0
+
+
+def _noise(levels) -> str:
+    """The mean of what was found in each frame, one number for each plane, on the scale 0..1."""
+    if not levels:
+        return ""
+    means = 255 * np.mean(levels, axis=0)
+    names = ("Y ", "U ", "V ") if len(means) == 3 else ("",)
+    return ", noise found: " + ", ".join(f"{name}{level:.1f}" for name, level in zip(names, means, strict=True))
 
 
 def _progress(items, total, quiet):
@@ -239,34 +291,40 @@ def _progress(items, total, quiet):
 
 # --- preview ----------------------------------------------------------------------------------------
 class _Preview:
-    """Keeps the frames of the middle as they pass, before and after."""
+    """Keeps the frames around the middle as they pass, before and after."""
 
-    def __init__(self, clip):
-        self._clip, self._middle = clip, (clip.length or 0) // 2
-        self._previous = self._before = self._after = None
+    def __init__(self, clip, onto):
+        self._clip, self._onto = clip, onto
+        self._middle = clip.before + (clip.length or 0) // 2
+        self._frames, self._after, self._number = deque(maxlen=3), None, 0
 
     def before(self, frames):
         for number, frame in enumerate(frames):
-            if number <= self._middle:
-                self._previous, self._before = self._before, frame
+            if number <= self._middle + 1:
+                self._frames.append((number, frame))
             yield frame
 
     def after(self, frames):
         for number, frame in enumerate(frames):
             if number <= self._middle:
-                self._after = frame
+                self._after, self._number = frame, number
             yield frame
 
     def picture(self):
-        """Before | after | difference | flow from the frame before."""
-        kept = self._before if self._previous is None else self._previous, self._before, self._after
-        previous, before, after = map(self._clip.picture, kept)
-        return before_and_after(before, after, shiftsearch.flow.to_color(shiftsearch.flow.dis(previous, before)))
+        """Before | after | what is left | flow from the frame that it is compared with, or else the one before."""
+        frames = dict(self._frames)
+        before = frames[self._number]
+        beside = self._number + (1 if self._onto == "next" else -1)
+        onto = frames.get(beside, before) if isinstance(self._onto, str) else self._onto
+        wanted = before if self._onto == "before" else onto
+        before, after, wanted, onto = map(self._clip.picture, (before, self._after, wanted, onto))
+        return before_and_after(before, after, wanted, shiftsearch.flow.to_color(shiftsearch.flow.dis(onto, before)))
 
 
 # --- compare ----------------------------------------------------------------------------------------
 def _compare(args):
-    with io.read(args.a, args.frames) as a, io.read(args.b, args.frames) as b:
+    options = {"format": args.format, "progressive": True}
+    with io.read(args.a, args.frames, **options) as a, io.read(args.b, args.frames, **options) as b:
         if (a.width, a.height) != (b.width, b.height):
             raise ShiftsearchError(f"{b.path}: is {b.width} x {b.height}, expected {a.width} x {a.height} as {a.path}")
         scores = [_score(*pair) for pair in _progress(_pairs(a, b), a.length, args.quiet)]

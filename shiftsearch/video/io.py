@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.video.files import check_there, cut_off, whole
+from shiftsearch.video.files import check_there, cut_off, first_number, numbered, whole
 from shiftsearch.video.planes import Form
 
 _RGB = ("rgb", "bgr", "gbr", "pal", "argb", "abgr", "0rgb", "0bgr")
@@ -29,7 +29,7 @@ _WHITE = {8: np.uint8(255), 16: np.uint16(65535)}
 _EXACT = {"interpolation": 0x10 | 0x40000, "threads": 1}
 
 
-def read(path, frames=(0, None)) -> Reader:
+def read(path, frames=(0, None), *, overlap=0, format=None, progressive=False, salvage=False) -> Reader:
     """The frames of a video file, one by one.
 
     Files of 8 bits give uint8, deeper ones uint16 at full range: 65535 is white. Colour is RGB, (H, W, 3), grey is
@@ -42,17 +42,22 @@ def read(path, frames=(0, None)) -> Reader:
     Args:
         path: a file that FFmpeg can read, a picture, or pictures by number as "shot.%04d.png"
         frames: (first, end) of the frames to take, counted from 0; None is the end of the file
+        overlap: how many frames before and after those are given too, as far as there are any; `kept` takes them away
+        format: FFmpeg's name of what the file is; without it FFmpeg finds that out. A list of other files or addresses
+            ("hls", "concat") is only read if it is named, and what it leads to must be files
+        progressive: takes frames that are interlaced as whole ones; False refuses them
+        salvage: ends the frames where the file is broken, which `broken` tells then; False raises an error there
 
     Returns:
         Reader, which is iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`, `height`, `rate` (frames per second,
         a fraction), `length` (how many frames, as far as the file says, or None), `bits`, `grey`, `damaged` (how many
-        frames the decoder had to patch up so far)
+        frames the decoder had to patch up so far), `broken` (where the file is, as text, or None)
 
     Example:
         >>> with read("clip.mp4") as clip:  # doctest: +SKIP
         ...     frames = np.stack(list(clip))
     """
-    return Reader(path, frames)
+    return Reader(path, frames, overlap, format, progressive, salvage)
 
 
 @contextmanager
@@ -61,7 +66,7 @@ def write(path, like=None, *, rate=None, codec=None, crf=None) -> Iterator[Write
 
     Args:
         path: its ending says which kind of file it becomes; a file of this name is replaced at the end. Pictures by
-            number as "shot.%04d.png" are possible
+            number as "shot.%04d.png" are possible: the number is that of the frame in the source, from 0 on
         like: the Reader that the frames come from. Then times, rate, colour properties, sound, subtitles and, where the
             file can hold it, the codec are as there; frames are written in the order they were read
         rate: frames per second, needed without `like`
@@ -69,8 +74,8 @@ def write(path, like=None, *, rate=None, codec=None, crf=None) -> Iterator[Write
         crf: quality of h264, hevc, vp9 and av1: 0 is best; about 20 by default
 
     Returns:
-        Writer with `write(frame)` for frames as `read` gives them, and `left_out`, what of the sound and subtitles this
-        kind of file cannot hold
+        Writer with `write(frame)` for frames as `read` gives them, `count` of these, and `left_out`: what the source has
+        and this file has not, of sound, subtitles, chapters, alpha and the like
 
     Example:
         >>> with read("in.mp4") as clip, write("out.mkv", like=clip) as out:  # doctest: +SKIP
@@ -94,9 +99,50 @@ def _av():
     try:
         import av
         import av.codec.codec
+        import av.logging
     except ImportError as error:
         raise ShiftsearchError(f'video files need PyAV: pip install "shiftsearch[video]" ({error})') from None
     return av
+
+
+# kinds of files that lead to others, to addresses or to programs
+_LEADING = {"applehttp", "avisynth", "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"}
+
+
+def _opened_to_read(path, format):
+    """A container, from which FFmpeg opens no other file, unless its format is one that leads to others and is named."""
+    options = {"protocol_whitelist": "file,pipe"}
+    if numbered(path) and not path.exists():
+        options["start_number"] = str(first_number(path))
+        name = f"{str(path.parent).replace('%', '%%')}/{path.name}"
+    else:
+        check_there(path)
+        name, options["pattern_type"] = path, "none"
+    if format is None:
+        every = {name for names in _av().formats_available for name in names.split(",")}
+        options["format_whitelist"] = ",".join(sorted(every - _LEADING))
+    try:
+        return _opened(name, format=format, container_options=options)
+    except _av().ArgumentError:
+        kind = _refused(name, options)
+        if kind is None:
+            raise
+        raise ShiftsearchError(
+            f"{path}: is a list of other files or addresses ({kind}), which are not opened, expected a video file; if they "
+            f'shall be, --format {kind}, or format="{kind}" in Python'
+        ) from None
+
+
+def _refused(name, options) -> str | None:
+    """The format for which FFmpeg did not open a file; only its log tells."""
+    log, level = _av().logging, _av().logging.get_level()
+    log.set_level(log.ERROR)
+    try:
+        with log.Capture() as said, suppress(_av().FFmpegError):
+            _opened(name, container_options=options).close()
+    finally:
+        log.set_level(level)
+    return next((kind for _, kind, text in said if text.startswith("Format not on whitelist")), None)
 
 
 def _opened(path, mode="r", **options):
@@ -125,28 +171,32 @@ def _said(path, what: str):
 class Reader:
     """See `read`."""
 
-    def __init__(self, path, frames=(0, None)):
+    def __init__(self, path, frames, overlap, format, progressive, salvage):
         self.path = Path(path)
         self.first, self.end = _span(frames)
-        if "%" not in self.path.name:  # numbered pictures, FFmpeg finds them
-            check_there(self.path)
+        self.before, self._after = min(overlap, self.first), overlap
+        self._salvage, self.broken = salvage, None
         self.damaged = self._count = self._used = 0
+        self._torn = False  # whether the last frame may be a part of one
+        self.interlaced = 0  # how many frames are, and were taken as whole ones
         self.begin = Fraction(0)  # the time in the file that becomes 0 of what is written
         self.until = None  # when the last frame that is wanted ends
         self.times = deque()  # of frames that were given out and are not written yet
         self.packets = deque()  # of sound and subtitles, not written yet
         self.followed = False  # whether there is somebody who writes those
         with _said(self.path, "cannot be read as a video"):
-            self._container = _opened(self.path)
+            self._container = _opened_to_read(self.path, format)
         try:
             self._open()
+            self._look(progressive)
         except BaseException:
             self.close()
             raise
 
     def _open(self):
         container = self._container
-        moving = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        self._covers = [s for s in container.streams.video if s.disposition & s.disposition.attached_pic]
+        moving = [s for s in container.streams.video if s not in self._covers]
         if not moving:
             raise ShiftsearchError(f"{self.path}: has no video, expected a video file")
         self.stream = moving[0]
@@ -155,6 +205,7 @@ class Reader:
         self.stream.thread_type = "AUTO"
         self.others = [s for s in container.streams if s.type in ("audio", "subtitle")]
         pictures = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        self.number = first_number(self.path) if numbered(self.path) and not self.path.exists() else 0
         self.codec = None if pictures else self.stream.codec_context.codec.canonical_name
         self.metadata = dict(container.metadata)
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
@@ -176,6 +227,27 @@ class Reader:
         size = self._head.width, self._head.height
         self.width, self.height = size[::-1] if self.turned else size
         self.form = _form(form.name, self.matrix, self.range, self.turned)
+
+    def _look(self, progressive: bool):
+        """At what frames are beside pixels of equal size and of one time."""
+        order = getattr(self.stream.codec_context, "field_order", 0)  # PyAV 18 has it; 2 and more are interlaced
+        self.progressive = progressive
+        if (self._head.interlaced_frame or order > 1) and not progressive:
+            raise ShiftsearchError(
+                f"{self.path}: is interlaced, expected whole frames: deinterlace it first, as with ffmpeg -i in -vf bwdif out, "
+                "or take its frames as whole ones with --progressive, progressive=True in Python"
+            )
+        self.shape = self.stream.sample_aspect_ratio or self.stream.codec_context.sample_aspect_ratio or Fraction(1)
+        self.shape = 1 / self.shape if self.turned else self.shape
+        self.chapters = self._container.chapters()
+        self.apart = []  # what comes with frames and is not kept
+        if any(part.is_alpha for part in self._head.format.components):
+            self.apart.append("alpha")
+        if _HDR & {part.type.name for part in self._head.side_data}:
+            self.apart.append("HDR metadata")
+        for stream in self._container.streams:
+            if stream is not self.stream and stream not in self.others and not (stream.type == "data" and self.chapters):
+                self.apart.append("a cover" if stream in self._covers else f"{stream.type} of stream {stream.index}")
 
     def _expected(self) -> int | None:
         total = self.stream.frames or round((self._container.duration or 0) * self.rate / 1_000_000)
@@ -200,25 +272,61 @@ class Reader:
     def planes(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Frames as the file has them: tuples of one array, grey or RGB, or of (Y, U, V), see `shiftsearch.video.planes`."""
         last = None
-        for number, frame in enumerate(chain([self._head], self._frames)):
+        for number, frame in enumerate(self._whole_ones()):
             time = last = self._time(frame, last)
-            if number < self.first:
+            if number < self.first - self.before:
                 continue
-            if number == self.first and self.first:
-                self.begin = time
-            if self.followed:
-                self.times.append(time)
-            if number + 1 == self.end:
-                self.until = time + 1 / self.rate
+            if number >= self.first and (self.end is None or number < self.end):
+                self._follow(number, time)
             yield self._planes(frame, number)
-            if number + 1 == self.end:
-                self._rest_of_sound()
+            if self.end is not None and number + 1 == self.end + self._after:
                 return
+        if self.broken and self.until is None:
+            self.until = last + 1 / self.rate
         if self._count <= self.first:
             raise ShiftsearchError(f"{self.path}: has {self._count} frames, expected more than {self.first}")
 
+    def kept(self, results) -> Iterator:
+        """Of what was made of all frames that were given, one for each, what belongs to those of `frames`."""
+        count = None if self.end is None else self.end - self.first
+        return islice(results, self.before, None if count is None else self.before + count)
+
+    def _follow(self, number: int, time: Fraction):
+        """Notes when a frame is shown that shall be written."""
+        if number == self.first and self.first:
+            self.begin = time
+        if self.followed:
+            self.times.append(time)
+        if number + 1 == self.end:
+            self.until = time + 1 / self.rate
+
+    def _whole_ones(self):
+        """All frames; if that is wanted, up to where the file is broken."""
+        try:
+            yield from chain([self._head], self._frames)
+        except ShiftsearchError as error:
+            if not self._salvage or self._count <= self.first:
+                raise
+            self.broken = str(error)
+
     def _decoded(self):
-        """Frames in order. What is broken before the first whole one is skipped, as recordings begin anywhere."""
+        """Frames in order, after a look whether the next is there: the last of a file that is cut off may be a part of one."""
+        frames, held, error = self._all_decoded(), None, None
+        while True:
+            try:
+                frame = next(frames, None)
+            except ShiftsearchError as broken:
+                frame, error = None, broken
+            if held is not None and not (error is not None and self._torn):
+                yield held
+            if error is not None:
+                raise error
+            if frame is None:
+                return
+            held = frame
+
+    def _all_decoded(self):
+        """What is broken before the first whole frame is skipped, as recordings begin anywhere."""
         frame = None
         for packet in self._demuxed():
             try:
@@ -230,11 +338,12 @@ class Reader:
                 continue
             for frame in found:
                 self.damaged += frame.is_corrupt
+                self.interlaced += frame.interlaced_frame
                 self._count += 1
                 yield frame
-        torn = frame is not None and frame.is_corrupt
-        if torn or (self.path.is_file() and cut_off(self.path, self._used)):  # numbered pictures are no file
-            self._count = max(0, self._count - 1)  # the last one may be a part of a frame
+        self._torn = frame is not None and frame.is_corrupt
+        if self._torn or (self.path.is_file() and cut_off(self.path, self._used)):  # numbered pictures are no file
+            self._torn, self._count = True, max(0, self._count - 1)
             raise ShiftsearchError(f"{self.path}: {self._broken(': its end is missing')}")
 
     def _demuxed(self):
@@ -257,16 +366,19 @@ class Reader:
         return f"is broken after {self._count} frames{where}{whole}"
 
     def _put_aside(self, packet):
-        if self.followed or self._count == 0:  # who writes is there before the second frame is read
+        if self.followed or self._count <= 1:  # who writes is there before the third frame is read
             self.packets.append(packet)
 
-    def _rest_of_sound(self):
+    def rest_of_sound(self):
         """Sound comes a little later in a file than the frames that it belongs to."""
-        for packet in self._packets if self.followed and self.others else ():
-            if packet.dts is None or packet.dts * packet.time_base > self.until + 1:
-                return
-            if packet.stream is not self.stream:
-                self._put_aside(packet)
+        if self.until is None or self.broken or not self.others:
+            return
+        with suppress(_av().FFmpegError):  # what is broken after those frames does not matter
+            for packet in self._packets:
+                if packet.dts is None or packet.dts * packet.time_base > self.until + 1:
+                    return
+                if packet.stream is not self.stream:
+                    self._put_aside(packet)
 
     def _time(self, frame, last) -> Fraction:
         """When a frame is shown; frames follow one another even where a file says otherwise."""
@@ -326,6 +438,9 @@ def _span(frames) -> tuple[int, int | None]:
     return first, end
 
 
+_HDR = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS", "DYNAMIC_HDR_VIVID", "DOVI_METADATA", "DOVI_RPU_BUFFER"}
+
+
 # --- writing ----------------------------------------------------------------------------------------
 _CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24, "libvpx": 8}  # hardly visible losses
 _WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63, "libvpx": 63}
@@ -347,6 +462,8 @@ _SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv
 _EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 _STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
 _PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have another name than their files
+_NOTE_SHAPE = {"libx264", "libx265", "mpeg4", "mpeg2video", "mov"}  # codecs and kinds of files that keep pixels' shape
+_NOTE_CHAPTERS = {"matroska", "webm", "mov", "mp4", "ipod"}
 _METADATA = ("title", "artist", "date", "comment", "copyright")
 
 
@@ -357,14 +474,16 @@ class Writer:
         self.path, self._like = Path(path), like
         self._rate = Fraction(rate) if like is None else like.rate
         self.left_out: list[str] = []
-        self._count, self._last = 0, float("-inf")
-        options = {} if "%" in part.name else {"update": "1"}  # for pictures: there is one, its name has no number
+        self.count, self._last = 0, float("-inf")
+        self._single = not numbered(part)  # for pictures: there is one, its name has no number
+        first = like.number + like.first if like is not None else 0
+        options = {"update": "1"} if self._single else {"start_number": str(first)}
         options["strict"] = "-1"  # for Y4M of more than 8 bits
         try:
             self._container = _opened(part, "w", container_options=options)
         except ValueError:
             raise ShiftsearchError(f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"') from None
-        self._single = "update" in options and self._container.format.name == "image2"
+        self._single = self._single and self._container.format.name == "image2"
         self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
         if like is not None:
             like.followed = True
@@ -417,18 +536,18 @@ class Writer:
         if len(planes) > 1:
             self._check_planes(planes)
         size = planes[0].shape[1], planes[0].shape[0]
-        if not self._count:
+        if not self.count:
             self._start(*size, form)
         elif self._single:
             raise ShiftsearchError(f'{self.path}: is one picture, expected a video, or a name as "name.%04d.png"')
         elif size != (self._stream.width, self._stream.height):
             raise ShiftsearchError(
-                f"{self.path}: frame {self._count} is {size[0]} x {size[1]}, expected "
+                f"{self.path}: frame {self.count} is {size[0]} x {size[1]}, expected "
                 f"{self._stream.width} x {self._stream.height} as frame 0"
             )
         with _said(self.path, "cannot be written"):
             picture = self._picture(planes)
-            time = self._like.times.popleft() if self._like is not None else self._count / self._rate
+            time = self._like.times.popleft() if self._like is not None else self.count / self._rate
             begin = self._like.begin if self._like is not None else 0
             self._last = max(
                 self._last + 1, round((time - begin) / self._tick)
@@ -436,7 +555,7 @@ class Writer:
             picture.time_base, picture.pts = self._tick, self._last
             self._container.mux(self._stream.encode(picture))
             self._copy_packets(time)
-        self._count += 1
+        self.count += 1
 
     def _check_planes(self, planes):
         form = self._like.form if self._like is not None else None
@@ -498,9 +617,9 @@ class Writer:
             if context.pix_fmt.startswith("yuvj"):
                 range_ = 2
             self._matrix, self._range = context.colorspace, context.color_range = matrix, range_
-        shape = source.sample_aspect_ratio
-        if shape:
-            context.sample_aspect_ratio = 1 / shape if like.turned else shape
+        self.left_out += like.apart
+        self._keep_shape(like.shape)
+        self._keep_chapters(like)
         self._container.metadata.update({key: like.metadata[key] for key in _METADATA if key in like.metadata})
         for other in like.others:
             codec = other.codec_context.codec.canonical_name if other.codec_context is not None else "unknown"
@@ -510,6 +629,29 @@ class Writer:
                 copy.metadata.update(other.metadata)
             except (ValueError, _av().FFmpegError):
                 self.left_out.append(f"{other.type} ({codec})")
+
+    def _keep_shape(self, shape: Fraction):
+        """Of pixels, width by height."""
+        kind = self._container.format.name
+        if {self._encoder.name, kind} & _NOTE_SHAPE:
+            self._stream.codec_context.sample_aspect_ratio = shape
+        elif shape != 1:
+            self.left_out.append(f"pixels of {shape.numerator}:{shape.denominator}")
+
+    def _keep_chapters(self, like: Reader):
+        """Those that begin while frames are shown."""
+        begin = like.begin
+        end = float("inf") if like.end is None else begin + (like.end - like.first) / like.rate
+        kept = []
+        for chapter in like.chapters:
+            start, stop = (chapter[name] * Fraction(chapter["time_base"]) for name in ("start", "end"))
+            if start < end and stop > begin:
+                start, stop = (round(1000 * (min(max(at, begin), end) - begin)) for at in (start, stop))
+                kept.append({**chapter, "start": start, "end": stop, "time_base": Fraction(1, 1000)})
+        if kept and self._container.format.name in _NOTE_CHAPTERS:
+            self._container.set_chapters(kept)
+        elif kept:
+            self.left_out.append("chapters")
 
     def _pixels(self, width: int, height: int, form: str) -> str:
         """The pixel format: that of the source if the encoder takes it, or else the nearest to it."""
@@ -548,14 +690,16 @@ class Writer:
 
     def finish(self):
         """Writes what the encoder still holds, and the rest of the sound."""
-        if not self._count:
+        if not self.count:
             raise ShiftsearchError(f"{self.path}: no frame was written, expected at least one")
         with _said(self.path, "cannot be written"):
             rest = self._stream.encode(None)
-            for packet in rest if self._count <= 2 else ():  # so few are in order, and libx265 gives them any dts
+            for packet in rest if self.count <= 2 else ():  # so few are in order, and libx265 gives them any dts
                 packet.dts = packet.pts
             self._container.mux(rest)
             until = self._like.until if self._like is not None else None
+            if self._like is not None:
+                self._like.rest_of_sound()
             self._copy_packets(float("inf") if until is None else until)
             self._container.close()
 

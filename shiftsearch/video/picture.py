@@ -11,10 +11,10 @@ _GAP = 4  # white columns between pictures
 _GAIN = 4  # of differences
 
 
-def before_and_after(before, after, flow) -> np.ndarray:
-    """Frame before | after | difference, 4-fold around mid-grey | flow in colours: (H, 4 * W + 12, 3), uint8."""
-    before, after = eight_bits(before), eight_bits(after)
-    difference = np.clip(128 + _GAIN * (after.astype(int) - before), 0, 255).astype(np.uint8)
+def before_and_after(before, after, wanted, flow) -> np.ndarray:
+    """Frame before | after | after - wanted, 4-fold around mid-grey | flow in colours: (H, 4 * W + 12, 3), uint8."""
+    before, after, wanted = map(eight_bits, (before, after, wanted))
+    difference = np.clip(128 + _GAIN * (after.astype(int) - wanted), 0, 255).astype(np.uint8)
     return row(before, after, difference, eight_bits(flow))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import sys
 import threading
+import time
 
 import numba
 import numpy as np
@@ -88,16 +89,27 @@ def _quickly():
             vars(config).update(before)
 
 
+_SECONDS = [0.0]
+
+
+def compiling() -> float:
+    """Seconds that went into compiling in this process."""
+    return _SECONDS[0]
+
+
 class _Announce(event.Listener):
     """Says once per process that kernels are being compiled; reading them from disk is silent."""
 
     said = False
 
+    def __init__(self):
+        self.begin = None
+
     def on_start(self, event):
+        self.begin = self.begin or time.monotonic()
         if not _Announce.said:
             _Announce.said = True
-            message = "shiftsearch: compiling its CPU kernels for this machine, which takes some seconds and happens once"
-            print(message, file=sys.stderr, flush=True)
+            _say("shiftsearch: compiling its CPU kernels for this machine, which takes some seconds and happens once")
 
     def on_end(self, event):
         pass
@@ -105,5 +117,17 @@ class _Announce(event.Listener):
 
 @contextlib.contextmanager
 def _announced():
-    with event.install_listener("numba:compile", _Announce()):
+    listener = _Announce()
+    with event.install_listener("numba:compile", listener):
         yield
+    if listener.begin is not None:
+        _SECONDS[0] += time.monotonic() - listener.begin
+
+
+def _say(text: str):
+    """On a line of its own, above the progress bars that are shown."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None or sys.stderr is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        tqdm.write(text, file=sys.stderr)
