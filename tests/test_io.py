@@ -300,7 +300,7 @@ def test_codecs_that_do_not_fit_are_named(tmp_path):
     for name, said in [
         ("b.unknown", 'knows no such kind of file, expected a name as "b.mp4"'),
         ("b", "knows no such kind of file"),
-        ("b.wav", "expected another codec"),
+        ("b.wav", 'holds no video, expected a name as "b.mp4"'),
     ]:
         with pytest.raises(ShiftsearchError, match=said):
             through(source, tmp_path / name)

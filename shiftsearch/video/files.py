@@ -239,9 +239,9 @@ def _end_of_riff(file) -> int:
 
 
 def _last_of_ogg(file, size: int) -> bool:
-    """Whether its last page is whole, and says that it is the last of its stream."""
-    file.seek(max(0, size - (1 << 17)))  # a page is smaller
-    tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    whole = len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return whole and bool(page[5] & 4)
+    """Whether its last page is whole, and each stream that is there at the end says that it ends."""
+    file.seek(max(0, size - (1 << 17)))  # a page is half as long at most
+    ended, page = {}, b""
+    for page in re.split(b"(?=OggS)", file.read())[1:]:
+        ended[page[14:18]] = len(page) > 5 and page[5] & 4
+    return len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) and all(ended.values())

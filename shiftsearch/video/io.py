@@ -463,6 +463,7 @@ _EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser co
 _STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so that frames are counted
 _PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have another name than their files
 _NOTE_SHAPE = {"libx264", "libx265", "mpeg4", "mpeg2video", "mov"}  # codecs and kinds of files that keep pixels' shape
+_MPEG2_SHAPES = {Fraction(4, 3), Fraction(16, 9), Fraction(221, 100)}  # of whole frames, to which it would round
 _NOTE_CHAPTERS = {"matroska", "webm", "mov", "mp4", "ipod"}
 _METADATA = ("title", "artist", "date", "comment", "copyright")
 
@@ -490,6 +491,8 @@ class Writer:
 
     def _chosen(self, codec: str | None, crf: int | None):
         """The encoder that is wanted, or else that of the source, or else what is usual for this kind of file."""
+        if self._container.default_video_codec in ("none", "png"):  # sound with a cover
+            raise ShiftsearchError(f'{self.path}: such a file holds no video, expected a name as "{self.path.stem}.mp4"')
         if codec is not None:
             wanted = [codec]
         elif self._container.format.name == "image2":
@@ -499,7 +502,7 @@ class Writer:
             kind = self._container.format.name
             usual = _USUAL.get(kind) or _HELD.get(kind, self._container.default_video_codec).split()[0]
             wanted = [self._like.codec if self._like is not None else None, usual]
-            wanted = [name for name in wanted if name not in (None, "none")]
+            wanted = [name for name in wanted if name is not None]
         reasons = []
         for name in wanted:
             try:
@@ -632,8 +635,10 @@ class Writer:
 
     def _keep_shape(self, shape: Fraction):
         """Of pixels, width by height."""
-        kind = self._container.format.name
-        if {self._encoder.name, kind} & _NOTE_SHAPE:
+        notes = bool({self._encoder.name, self._container.format.name} & _NOTE_SHAPE)
+        if self._encoder.name == "mpeg2video":
+            notes = shape * self._stream.width / self._stream.height in _MPEG2_SHAPES
+        if notes:
             self._stream.codec_context.sample_aspect_ratio = shape
         elif shape != 1:
             self.left_out.append(f"pixels of {shape.numerator}:{shape.denominator}")
