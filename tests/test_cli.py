@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from fractions import Fraction
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from clips import decoded, make, psnr, streams
 
 import shiftsearch
 from shiftsearch.__main__ import main
-from shiftsearch.video import io
+from shiftsearch.video import cli, io
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
@@ -113,6 +114,96 @@ def test_preview(tmp_path):
     np.testing.assert_array_equal(picture[:, 168:248], np.clip(gray, 0, 255))
 
 
+@pytest.mark.parametrize("to", ["previous", "next", "0"])
+@pytest.mark.parametrize("span", ["0:5", "1:5"])
+def test_preview_of_align_shows_what_is_left_against_what_it_was_moved_onto(tmp_path, to, span):
+    source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 5, form="bgr0", audio=None)
+    first = int(span[0])
+    arguments = ["align", source, "-o", tmp_path / "b.mkv", "--to", to, "--preview", tmp_path / "look.png", "--frames", span]
+    assert main(list(map(str, arguments))) == 0
+    middle = first + (5 - first) // 2
+    beside = middle + {"previous": -1, "next": 1}[to] if to != "0" else 0
+    (picture,) = frames_of(tmp_path / "look.png")
+    before, moved = frames_of(source), frames_of(tmp_path / "b.mkv")[middle - first]
+    np.testing.assert_array_equal(picture[:, :80], before[middle])
+    np.testing.assert_array_equal(picture[:, 84:164], moved)
+    left = 128 + 4 * (moved.astype(int) - before[beside])
+    np.testing.assert_array_equal(picture[:, 168:248], np.clip(left, 0, 255))
+    flow = shiftsearch.flow.to_color(shiftsearch.flow.dis(before[beside], before[middle]))
+    np.testing.assert_array_equal(picture[:, 252:], flow)
+
+
+# --- parts of a file --------------------------------------------------------------------------------
+def two_scenes(path, form="yuv420p"):
+    """26 frames under noise, with a cut at frame 13."""
+    rng = np.random.default_rng(0)
+    still = [rng.integers(40, 210, (9, 12)).repeat(8, 0).repeat(8, 1) for _ in range(2)]
+    shades = [np.roll(still[t // 13], (t, 2 * t), (0, 1))[:64, :80] for t in range(26)]
+    with io.write(path, rate=25, codec="ffv1") as out:
+        for shade in shades:
+            colours = np.stack([shade, 255 - shade, shade // 2], -1) if form != "gray" else shade
+            out.write(np.clip(colours + 8 * rng.standard_normal(colours.shape), 0, 255).astype(np.uint8))
+    if form != "yuv420p":
+        return path
+    coded = path.with_name(f"coded-{path.name}")
+    with io.read(path) as clip, io.write(coded, clip, codec="h264", crf=8) as out:
+        for frame in clip:
+            out.write(frame)
+    return coded
+
+
+def samples(path):
+    with io.read(path) as clip:
+        return [np.concatenate([plane.ravel() for plane in planes]) for planes in clip.planes()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        (["denoise", "--radius", "1"], "yuv420p"),
+        (["denoise", "--sigma", "8"], "gray"),
+        (["align"], "yuv420p"),
+        (["align", "--to", "next"], "yuv420p"),
+        (["align", "--to", "20", "--flow", "none"], "gray"),
+    ],
+)
+def test_parts_make_up_the_whole_to_the_bit(tmp_path, arguments, form):
+    """Also next to a cut, and where a part is shorter than what results depend on."""
+    source = two_scenes(tmp_path / "a.mkv", form)
+    run = [*arguments, str(source), "--codec", "ffv1", "--quiet", "-o"]
+    assert main([*run, str(tmp_path / "whole.mkv")]) == 0
+    whole = samples(tmp_path / "whole.mkv")
+    parts = []
+    for span in ("0:8", "8:12", "12:14", "14:25", "25:"):
+        assert main([*run, str(tmp_path / "part.mkv"), "--frames", span]) == 0
+        parts += samples(tmp_path / "part.mkv")
+    assert len(parts) == len(whole) == 26
+    np.testing.assert_array_equal(parts, whole)
+
+
+def test_parts_are_numbered_as_in_the_source(tmp_path):
+    source = two_scenes(tmp_path / "a.mkv", "gray")
+    for name, spans in (("whole", [":"]), ("parts", ["0:8", "8:15", "15:"])):
+        (tmp_path / name).mkdir()
+        for span in spans:
+            arguments = ["denoise", str(source), "-o", str(tmp_path / name / "p.%03d.png"), "--frames", span, "--radius", "1"]
+            assert main(arguments) == 0
+    names = sorted(os.listdir(tmp_path / "whole"))
+    assert names == sorted(os.listdir(tmp_path / "parts")) == [f"p.{n:03d}.png" for n in range(26)]
+    for name in names:
+        np.testing.assert_array_equal(*(frames_of(tmp_path / folder / name) for folder in ("whole", "parts")))
+
+
+def test_parts_have_their_sound_whole(tmp_path):
+    source = make(tmp_path / "a.mp4", size=(80, 56), frames=60)
+    run = ["align", str(source), "--flow", "none", "--quiet", "-o"]
+    kept = []
+    for span in (":20", "20:45", "45:"):
+        assert main([*run, str(tmp_path / "b.mp4"), "--frames", span]) == 0
+        kept += [data for _, data in streams(tmp_path / "b.mp4")["audio"][0][1]]
+    assert kept == [data for _, data in streams(source)["audio"][0][1]]
+
+
 def test_compare(tmp_path, capsys):
     skimage = pytest.importorskip("skimage.metrics")
     source, _ = noisy(tmp_path / "a.mkv", frames=3)
@@ -180,6 +271,52 @@ def test_a_pipe_gets_results_only_and_a_terminal_a_bar(tmp_path, capfd, monkeypa
         assert (b"9/9" in said and b"frame/s" in said) != bool(quiet)
 
 
+def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp_path, monkeypatch):
+    import tqdm
+    from numba.core import config
+
+    from shiftsearch.backends.cpu import jit
+
+    @jit.kernel()
+    def twice(a):
+        for n in range(len(a)):
+            a[n] *= 2
+
+    said = StringIO()
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(jit._Announce, "said", False)
+    monkeypatch.setattr(sys, "stderr", said)
+    watch = cli._Watch()
+    for kind in tqdm.tqdm(["f4", "f8", "f8"], unit="frame"):
+        twice(np.ones(3, kind))
+    assert said.getvalue().count("compiling") == 1
+    assert re.search(r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue())  # the line was cleared, and is drawn again
+    assert re.fullmatch(r"\d+\.\d s, of which compiling kernels took \d+\.\d s, once", str(watch))
+    again = cli._Watch()
+    twice(np.ones(3))
+    assert re.fullmatch(r"\d+\.\d s", str(again))
+
+
+def test_the_noise_that_was_found_is_said(tmp_path, capsys):
+    source, _ = noisy(tmp_path / "a.mkv", frames=3, form="bgr0")
+    for more in ([], ["--sigma", "20"]):
+        assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), *more]) == 0
+        found = re.search(r"written: .*/b.mkv, 3 frames, \d+\.\d s.*?(?:, noise found: (.*))?\n$", capsys.readouterr().err)
+        assert (found[1] is None) == bool(more)
+        assert more or float(found[1]) == pytest.approx(20, abs=2)
+
+
+def test_a_list_of_files_is_refused_unless_it_is_named(tmp_path, capsys):
+    make(tmp_path / "part.mp4", audio=None)
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile part.mp4\n")
+    run = ["align", str(tmp_path / "a.mp4"), "--flow", "none", "-o", str(tmp_path / "b.mkv")]
+    assert main(run) == 1
+    assert "(concat), which are not opened" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "part.mp4"]
+    assert main([*run, "--format", "concat"]) == 0
+    assert len(decoded(tmp_path / "b.mkv")) == 10
+
+
 def test_sound_that_cannot_be_kept_is_said(tmp_path, capsys):
     assert main(["flow", str(make(tmp_path / "a.mp4")), "-o", str(tmp_path / "b.gif")]) == 0
     said = f"{tmp_path / 'b.gif'}: left out, as it cannot be kept there: audio (aac)\nwritten: {tmp_path / 'b.gif'}, 9 frames, "
@@ -207,6 +344,30 @@ def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
         assert sorted(os.listdir(tmp_path)) == there
 
 
+@pytest.mark.parametrize("command", ["align", "denoise", "flow"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
+def test_what_was_computed_before_the_end_broke_off_is_kept(tmp_path, capsys, command, name):
+    source = make(tmp_path / name, size=(80, 56), frames=60)
+    (tmp_path / f"cut-{name}").write_bytes(source.read_bytes()[: source.stat().st_size // 2 + 5])
+    target = tmp_path / "b.mkv"
+    target.write_text("older")
+    run = [command, str(tmp_path / f"cut-{name}"), "-o", str(target), "--codec", "ffv1"]
+    assert main(run) == 1
+    said = capsys.readouterr().err.splitlines()
+    count = int(re.search(rf"^shiftsearch {command}: .*: is broken after (\d+) frames.*; the result ends there$", said[-2])[1])
+    made = count - (command == "flow")
+    assert said[-1].startswith(f"written: {target}, {made} frames, ")
+    assert 3 < count < 60
+    assert len(decoded(target)) == made
+    whole = [command, str(source), "-o", str(tmp_path / "whole.mkv"), "--codec", "ffv1", "--frames", f":{count}"]
+    assert main(whole) == 0
+    near = 0 if command == "flow" else 9  # the last frames have no neighbours after them
+    for one, other in zip(decoded(target)[: made - near], decoded(tmp_path / "whole.mkv"), strict=False):
+        np.testing.assert_array_equal(one.to_ndarray(), other.to_ndarray())
+    assert main([*run, "--frames", "50:"]) == 1  # not one of these is there
+    assert len(decoded(target)) == made
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -216,6 +377,7 @@ def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
         (["--window", "-1"], "window"), (["--to", "99"], "has 10 frames"),
         (["--to", "sideways"], "'sideways' is not previous"),
         (["--crf", "x"], "invalid int"), (["--crf", "52"], "expected 0 to 51"),
+        (["--format", "nonsense"], "no container format 'nonsense'"),
         (["--preview", "/no/x.png"], "no folder"), (["--preview", "b.mp4"], "ends in .png"),
     ],
 )  # fmt: skip
@@ -272,6 +434,18 @@ def test_help_has_examples_and_loads_nothing_heavy(capsys):
 
 
 # --- stopped ----------------------------------------------------------------------------------------
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
+    with subprocess.Popen([*RUN, "align", source, "-o", tmp_path / "b.mkv"], stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while not any(name.startswith(".shiftsearch") for name in os.listdir(tmp_path)) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.kill()
+    assert any(name.startswith(".shiftsearch") for name in os.listdir(tmp_path))
+    assert main(["flow", str(source), "-o", str(tmp_path / "c.mkv"), "--frames", ":3"]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "c.mkv"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
