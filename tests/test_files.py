@@ -8,6 +8,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -67,14 +69,26 @@ def test_a_list_is_read_if_its_format_is_named(tmp_path, kind):
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{}/a.ts", "tcp://127.0.0.1:{}", "crypto+http://127.0.0.1:{}/a.ts"])
-def test_no_address_is_opened_even_if_the_format_is_named(tmp_path, address):
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_no_address_is_opened_even_if_the_format_is_named(tmp_path, kind, address):
+    visits = []
+
+    def serve():
+        with suppress(OSError):  # until it is shut down
+            while True:
+                visits.append(server.accept()[0])
+                visits[-1].close()
+
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)
-        (tmp_path / "list.m3u8").write_text(_HLS.format(address.format(server.getsockname()[1])))
-        with pytest.raises(ShiftsearchError, match=r"list\.m3u8"):
-            frames_of(tmp_path / "list.m3u8", format="hls")
-        with pytest.raises(BlockingIOError):  # nobody came
-            server.accept()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        name, text = LISTS[kind]
+        (tmp_path / name).write_text(text.format(address.format(server.getsockname()[1])))
+        with pytest.raises(ShiftsearchError, match=name):
+            frames_of(tmp_path / name, format=kind)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert visits == []
 
 
 def test_a_percent_sign_means_a_number_only_where_there_is_one(tmp_path):
