@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import decoded, make, waves
+from clips import decoded, make, streams, waves
 
 from shiftsearch import ShiftsearchError
 from shiftsearch.video import files, io
@@ -95,8 +96,8 @@ def test_a_percent_sign_means_a_number_only_where_there_is_one(tmp_path):
     with io.write(tmp_path / "50%.png", rate=25) as out:
         out.write(np.full((8, 8), 50, np.uint8))
     os.rename(tmp_path / "50%.png", tmp_path / "a%03d.png")  # a file of this very name
-    with io.write(tmp_path / "a007.png", rate=25) as out:
-        out.write(np.full((8, 8), 7, np.uint8))
+    with io.write(tmp_path / "a002.png", rate=25) as out:
+        out.write(np.full((8, 8), 2, np.uint8))
     assert frames_of(tmp_path / "a%03d.png").max() == 50
     folder = tmp_path / "100%d"
     folder.mkdir()
@@ -207,6 +208,22 @@ def test_only_folders_of_this_machine_and_user_are_removed(tmp_path, monkeypatch
     assert set(os.listdir(tmp_path)) == there - {f"{prefix}theirs"}
 
 
+def test_a_folder_that_another_run_took_for_left_behind_is_made_anew(tmp_path, monkeypatch):
+    hold, taken = files._hold, []
+
+    def too_late(lock):
+        if not taken:
+            taken.append(Path(lock.name).parent)
+            shutil.rmtree(taken[0])
+        hold(lock)
+
+    monkeypatch.setattr(files, "_hold", too_late)
+    with files.whole(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+    assert taken
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
 def test_many_runs_at_once_do_not_take_each_others_folders(tmp_path):
     code = (
         "import sys; from shiftsearch.video.files import whole\n"
@@ -303,6 +320,23 @@ def test_mpeg2_knows_few_shapes(tmp_path, shape, kept):
     assert (through(source, tmp_path / "b.mpg").left_out == []) == kept
     with av.open(str(tmp_path / "b.mpg")) as found:
         assert (found.streams.video[0].sample_aspect_ratio == shape) == kept
+
+
+def test_sound_that_comes_later_in_the_file_goes_along_with_a_part(tmp_path):
+    make(tmp_path / "a.mkv", "ffv1", frames=50, audio="flac")
+    late = {"max_interleave_delta": "1"}  # microseconds
+    with av.open(str(tmp_path / "a.mkv")) as old, av.open(str(tmp_path / "late.mkv"), "w", container_options=late) as new:
+        copies = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        packets = sorted((p for p in old.demux() if p.dts is not None), key=lambda p: (p.stream.type == "audio", p.dts))
+        for packet in packets:
+            packet.stream = copies[packet.stream.index]
+            new.mux(packet)
+    with av.open(str(tmp_path / "late.mkv")) as found:
+        kinds = [packet.stream.type for packet in found.demux() if packet.size]
+    assert kinds.index("audio") > 40
+    through(tmp_path / "late.mkv", tmp_path / "b.mkv", (5, 35))
+    kept, (_, whole) = streams(tmp_path / "b.mkv")["audio"][0][1], streams(tmp_path / "a.mkv")["audio"][0]
+    assert [data for _, data in kept] == [data for time, data in whole if 0.2 <= time < 1.4]
 
 
 @pytest.mark.parametrize(
