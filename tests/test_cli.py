@@ -319,7 +319,7 @@ def test_a_list_of_files_is_refused_unless_it_is_named(tmp_path, capsys):
 
 def test_sound_that_cannot_be_kept_is_said(tmp_path, capsys):
     assert main(["flow", str(make(tmp_path / "a.mp4")), "-o", str(tmp_path / "b.gif")]) == 0
-    said = f"{tmp_path / 'b.gif'}: left out, as it cannot be kept there: audio (aac)\nwritten: {tmp_path / 'b.gif'}, 9 frames, "
+    said = f"{tmp_path / 'b.gif'}: left out: audio (aac)\nwritten: {tmp_path / 'b.gif'}, 9 frames, "
     assert capsys.readouterr().err.startswith(said)
 
 

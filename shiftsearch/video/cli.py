@@ -245,7 +245,7 @@ def _end(args, clip, out, watch: _Watch, noise: str = "") -> int:
     if clip.interlaced and not args.progressive:
         remarks.append(f"{clip.path}: frames that are interlaced, and were taken as whole ones: {clip.interlaced}")
     if out.left_out:
-        remarks.append(f"{out.path}: left out, as it cannot be kept there: {', '.join(out.left_out)}")
+        remarks.append(f"{out.path}: left out: {', '.join(out.left_out)}")
     if clip.broken:
         remarks.append(f"shiftsearch {args.command}: {clip.broken}; the result ends there")
     if not args.quiet:

@@ -243,8 +243,9 @@ class Reader:
         self.apart = []  # what comes with frames and is not kept
         if any(part.is_alpha for part in self._head.format.components):
             self.apart.append("alpha")
-        if _HDR & {part.type.name for part in self._head.side_data}:
-            self.apart.append("HDR metadata")
+        with suppress(ValueError):  # PyAV knows not all kinds of what comes with frames, and then tells none
+            if _HDR & {part.type.name for part in self._head.side_data}:
+                self.apart.append("HDR metadata")
         for stream in self._container.streams:
             if stream is not self.stream and stream not in self.others and not (stream.type == "data" and self.chapters):
                 self.apart.append("a cover" if stream in self._covers else f"{stream.type} of stream {stream.index}")
