@@ -307,7 +307,7 @@ def test_the_shape_of_pixels_is_kept_or_told(tmp_path, name, codec, form):
     """The source notes it in the file, and not in the codec."""
     source = make(tmp_path / "a.mov", "prores_ks", form="yuv422p10le", audio=None, sample_aspect_ratio=Fraction(16, 11))
     with av.open(str(source)) as found:
-        assert found.streams.video[0].codec_context.sample_aspect_ratio is None
+        assert not found.streams.video[0].codec_context.sample_aspect_ratio
     left = through(source, tmp_path / name, (0, 1), codec=codec if name != "b.png" else None).left_out
     with av.open(str(tmp_path / name)) as found:
         shape = found.streams.video[0].sample_aspect_ratio

@@ -237,8 +237,8 @@ class Reader:
                 f"{self.path}: is interlaced, expected whole frames: deinterlace it first, as with ffmpeg -i in -vf bwdif out, "
                 "or take its frames as whole ones with --progressive, progressive=True in Python"
             )
-        self.shape = self.stream.sample_aspect_ratio or self.stream.codec_context.sample_aspect_ratio or Fraction(1)
-        self.shape = 1 / self.shape if self.turned else self.shape
+        shape = Fraction(self.stream.sample_aspect_ratio or self.stream.codec_context.sample_aspect_ratio or 1)
+        self.shape = 1 / shape if self.turned else shape  # of pixels, width by height
         self.chapters = self._container.chapters()
         self.apart = []  # what comes with frames and is not kept
         if any(part.is_alpha for part in self._head.format.components):
