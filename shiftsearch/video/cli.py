@@ -147,22 +147,22 @@ def _align(args):
 
 
 def _denoise(args):
-    options, found = {"quality": args.quality, "radius": args.radius}, []
+    options, noise = {"quality": args.quality, "radius": args.radius}, _Noise()
     given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
 
     def function(frames):
-        return denoise_planes(frames, args.sigma, **options, noted=found.append)
+        return denoise_planes(frames, args.sigma, **options, noted=None if given else noise.add)
 
-    return _convert(args, function, shiftsearch.denoise_overlap(**options), noise=None if given else found)
+    return _convert(args, function, shiftsearch.denoise_overlap(**options), noise=noise)
 
 
-def _convert(args, function, overlap: int, onto="before", noise=None) -> int:
+def _convert(args, function, overlap: int, onto="before", noise="") -> int:
     """The frames of the input, as they are in the file, through a function of iterators to the output and the preview.
 
     Args:
         function: of frames to as many frames, each of which depends on those up to `overlap` before and after
         onto: what a frame shall be like, for the preview: itself as it was, the "previous" or "next" one, or one frame
-        noise: what `denoise_planes` notes meanwhile
+        noise: what is said of it at the end
     """
     watch = _Watch()
     with ExitStack() as stack:
@@ -177,7 +177,7 @@ def _convert(args, function, overlap: int, onto="before", noise=None) -> int:
             out.write(frame)
         if part is not None:
             part.write_bytes(png(preview.picture()))
-    return _end(args, clip, out, watch, _noise(noise))
+    return _end(args, clip, out, watch, noise)
 
 
 def _read(args, frames, overlap=0):
@@ -237,7 +237,7 @@ class _Npy:
 
 
 # --- what is said -----------------------------------------------------------------------------------
-def _end(args, clip, out, watch: _Watch, noise: str = "") -> int:
+def _end(args, clip, out, watch: _Watch, noise="") -> int:
     """What is good to know, and the exit code: 1 if a part of the input is missing in the result."""
     remarks = []
     if clip.damaged:
@@ -272,13 +272,21 @@ class _Watch:
         return jit.compiling() if jit is not None else 0.0
 
 
-def _noise(levels) -> str:
-    """The mean of what was found in each frame, one number for each plane, on the scale 0..1."""
-    if not levels:
-        return ""
-    means = 255 * np.mean(levels, axis=0)
-    names = ("Y ", "U ", "V ") if len(means) == 3 else ("",)
-    return ", noise found: " + ", ".join(f"{name}{level:.1f}" for name, level in zip(names, means, strict=True))
+class _Noise:
+    """What was found in each frame, a standard deviation for each plane on the scale 0..1, as a mean."""
+
+    def __init__(self):
+        self._total, self._count = 0.0, 0
+
+    def add(self, levels):
+        self._total, self._count = self._total + 255 * np.array(levels), self._count + 1
+
+    def __str__(self):
+        if not self._count:
+            return ""
+        names = ("Y ", "U ", "V ") if len(self._total) == 3 else ("",)
+        means = zip(names, self._total / self._count, strict=True)
+        return ", noise found: " + ", ".join(f"{name}{level:.1f}" for name, level in means)
 
 
 def _progress(items, total, quiet):

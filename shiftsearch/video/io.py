@@ -231,7 +231,6 @@ class Reader:
     def _look(self, progressive: bool):
         """At what frames are beside pixels of equal size and of one time."""
         order = getattr(self.stream.codec_context, "field_order", 0)  # PyAV 18 has it; 2 and more are interlaced
-        self.progressive = progressive
         if (self._head.interlaced_frame or order > 1) and not progressive:
             raise ShiftsearchError(
                 f"{self.path}: is interlaced, expected whole frames: deinterlace it first, as with ffmpeg -i in -vf bwdif out, "
