@@ -69,7 +69,7 @@ class Case:
     @property
     def exact(self) -> bool:
         """Whether all values are small whole numbers and all places multiples of a quarter: sums are then exact."""
-        return self.values in ("whole", "constant")
+        return self.values in ("whole", "wide", "constant")
 
     def arrays(self, dtype) -> dict[str, np.ndarray]:
         """The inputs by name, with all axes."""
@@ -87,7 +87,10 @@ class Case:
 
         def offsets():
             found = coordinates(self.offsets, B, self.heads, T, h, w, self.kept, 3)
-            found[..., 0] = rng.integers(-T - 1, T + 2, found.shape[:-1])
+            frames = rng.integers(-T - 1, T + 2, found.shape[:-1])
+            if found.dtype.kind == "f":  # rounded, half to even
+                frames = frames - rng.integers(0, 4, frames.shape) / 4
+            found[..., 0] = np.where(np.isfinite(found[..., 0]), frames, found[..., 0])
             return found
 
         match self.op.name:
@@ -129,6 +132,8 @@ def _values(rng, kind, shape):
     match kind:
         case "whole":
             return rng.integers(-2, 3, shape)
+        case "wide":  # halves of any kind hold them, and must round what becomes of them
+            return rng.integers(-200, 201, shape)
         case "constant":
             return np.full(shape, 2)
         case "nan":
@@ -156,6 +161,8 @@ def _coordinates(rng, kind, shape):
             return rng.integers(-5, 5, shape) + rng.integers(1, 64, shape) / 64
         case "astray":
             return rng.integers(-64000, 64001, shape) / 64
+        case "endless":  # from about where a search follows a flow no further
+            return rng.choice([-1, 1], shape) * rng.integers(2**23, 2**24, shape) * 2.0 ** rng.integers(5, 99, shape)
         case "nan":
             found = _coordinates(rng, "wild", shape)
             return np.where(rng.random(shape) < 0.1, rng.choice([np.nan, np.inf, -np.inf], shape), found)
@@ -228,6 +235,7 @@ _SEARCH = [
     row("search: per frame", window=3, per_frame=True, topk=3, flow="wild", patch=3),
     row("search: subpixel", window=3, patch=3, subpixel=True, topk=4, flow="wild"),
     row("search: subpixel without flow", window=3, subpixel=True, topk=4),
+    row("search: subpixel along smooth flow", (1, 3, 2, 9, 10), window=5, patch=5, subpixel=True, topk=4, flow="smooth"),
     row("search: subpixel dot", window=3, patch=2, subpixel=True, topk=4, flow="wild", metric="dot"),
     row("search: half steps", window=5, step=0.5, subpixel=True, topk=4, flow="wild"),
     row("search: odd steps", (1, 3, 2, 6, 7), window=4, step=1.3, subpixel=True, topk=4, flow="wild", patch=3),
@@ -237,6 +245,9 @@ _SEARCH = [
     row("search: subpixel, dilation, stride, heads", (1, 3, 4, 7, 6), heads=2, window=3, patch=2, dilation=2, stride=2,
          subpixel=True, topk=4, flow="wild"),
     row("search: flow far outside", window=3, topk=4, flow="far"),
+    row("search: flow farther than it is followed", (1, 3, 2, 6, 7), window=3, topk=4, flow="endless"),
+    row("search: fractional flow farther than it is followed", (1, 3, 2, 6, 7), window=3, topk=4, flow="endless", subpixel=True),
+    row("search: flow farther than it is followed, zeros", (1, 3, 2, 6, 7), window=3, topk=4, flow="endless", border="zeros"),
     row("search: flow not finite", window=3, topk=4, flow="nan", patch=2),
     row("search: fractional flow not finite", window=3, topk=4, flow="nan", subpixel=True),
     row("search: flow of halves", window=3, topk=4, flow="halves"),
@@ -274,6 +285,7 @@ _REFINE = [
     row("refine: rounds fractional seeds", window=3, offsets="halves", topk=5),
     row("refine: seeds far outside", window=3, offsets="far", topk=5),
     row("refine: fractional seeds far outside, dot", window=3, offsets="astray", topk=5, subpixel=True, metric="dot"),
+    row("refine: seeds farther than they are followed", (1, 3, 2, 6, 7), window=3, offsets="endless", topk=5),
     row("refine: seeds not finite", window=3, offsets="nan", topk=5, subpixel=True),
     row("refine: per seed", window=3, offsets="wild", topk=2, per_frame=True),
     row("refine: anchor flow", window=3, offsets="wild", topk=2, anchor="flow", slide=False),
@@ -322,6 +334,11 @@ _OTHERS = [
     *_at_given("stack", _GIVEN[0], _GIVEN[3], _GIVEN[5], _GIVEN[8], _GIVEN[12]),
     row("stack: without weights", weighted=False, patch=3, offsets="wild"),
     *_at_given("gather", *_GIVEN),
+    row("aggregate: rounds", values="wide", offsets="quarters", kept=2),
+    row("scatter: rounds", values="wide", offsets="quarters", kept=2),
+    row("stack: rounds", values="wide", offsets="quarters", kept=2),
+    row("gather: rounds", values="wide", offsets="quarters", patch=2),
+    row("fold: rounds", values="wide", offsets="quarters", weighted=False),
     row("gather: some rows", patch=3, queries=slice(1, 4), offsets="wild"),
     *_at_given("fold", *_GIVEN),
     row("fold: without weights", weighted=False, patch=3, offsets="wild"),
