@@ -197,6 +197,8 @@ _SEARCH = [
     row("search: large window", (1, 1, 2, 19, 23), window=17, radius=0, topk=10),
     row("search: large window, many kept", (1, 3, 1, 6, 20), window=11, topk=40, flow="wild"),
     row("search: more kept than a warp has registers for", (1, 1, 1, 18, 7), window=17, radius=0, topk=130, values="whole"),
+    row("search: more kept per frame than a warp has registers for", (1, 3, 1, 3, 4), window=12, topk=130, per_frame=True,
+         values="whole"),
     row("search: window larger than the frame", (1, 3, 2, 4, 5), window=9, topk=12, flow="whole"),
     row("search: all candidates", window=3, topk=None, flow="wild"),
     row("search: all candidates, infinite ones too", window=3, topk=None, flow="wild", slide=False, metric="dot"),
@@ -219,6 +221,8 @@ _SEARCH = [
     row("search: window stays", window=3, slide=False, topk=6, flow="wild"),
     row("search: window stays, dot, stride 2", (1, 3, 3, 6, 7), window=4, slide=False, topk=6, metric="dot", stride=2),
     row("search: penalty", window=5, penalty=0.5, topk=4, flow="wild"),
+    # 121 * 2 / 121 is 2, but not in single precision
+    row("search: penalty that is no single", (1, 1, 1, 24, 25), radius=0, window=3, step=11, penalty=2 / 121, topk=6, values="whole"),
     row("search: penalty on dot", window=3, penalty=0.25, topk=4, flow="wild", metric="dot", patch=2),
     row("search: penalty on half steps", window=4, penalty=2, topk=4, flow="wild", subpixel=True, step=0.5),
     row("search: penalty on steps of 2", (1, 3, 2, 7, 8), window=3, penalty=0.2, topk=4, flow="whole", step=2),
