@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+
+import shiftsearch as ss
 
 _SEARCH = """
 import numpy as np, shiftsearch as ss
@@ -30,3 +34,26 @@ def _run(text: str) -> None:
 )
 def test_a_search_of_any_size_stays_in_its_memory(sizes):
     _run(_SEARCH.format(sizes=sizes))
+
+
+def _mixed(seed: int) -> list:
+    """Results of several ops, at a size of its own."""
+    rng = np.random.default_rng(seed)
+    height, width, channels = *rng.integers(9, 200, 2), int(rng.choice([3, 4, 16]))
+    video, flow = rng.random((3, channels, height, width), np.float32), rng.random((3, 2, 2, height, width), np.float32)
+    window, patch = int(rng.choice([3, 5, 9])), int(rng.choice([1, 3, 7]))
+    scores, offsets = ss.search(video, video, 16 * flow - 8, window=window, patch=patch, topk=4)
+    weights, best = np.exp(-scores), offsets[..., :1, :]
+    patches = ss.gather(video, best, patch=3)
+    return [
+        scores, offsets, ss.aggregate(video, weights, offsets, patch=patch), ss.scatter(video, weights, offsets, patch=3),
+        *ss.fold(patches, best, size=(3, height, width)), *ss.refine(video, video, best, window=3, topk=2),
+        ss.score(video[:, :3], video[:, :3], best + np.float32(0.25), patch=3),
+    ]  # fmt: skip
+
+
+def test_many_threads_give_what_one_gives():
+    wanted = [_mixed(seed) for seed in range(16)]
+    with ThreadPoolExecutor(64) as threads:
+        for found, right in zip(threads.map(_mixed, [*range(16)] * 4), wanted * 4, strict=True):
+            assert all(map(np.array_equal, found, right))

@@ -49,9 +49,10 @@ def read(path, frames=(0, None), *, overlap=0, format=None, progressive=False, s
         salvage: ends the frames where the file is broken, which `broken` tells then; False raises an error there
 
     Returns:
-        Reader, which is iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`, `height`, `rate` (frames per second,
-        a fraction), `length` (how many frames, as far as the file says, or None), `bits`, `grey`, `damaged` (how many
-        frames the decoder had to patch up so far), `broken` (where the file is, as text, or None)
+        Reader, which is iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`,
+        `height`, `rate` (frames per second, a fraction), `length` (how many frames, as far as the file says, or None),
+        `bits`, `grey`, `damaged` (how many frames the decoder had to patch up so far), `broken` (where the file is, as
+        text, or None)
 
     Example:
         >>> with read("clip.mp4") as clip:  # doctest: +SKIP
