@@ -221,8 +221,8 @@ _SEARCH = [
     row("search: window stays", window=3, slide=False, topk=6, flow="wild"),
     row("search: window stays, dot, stride 2", (1, 3, 3, 6, 7), window=4, slide=False, topk=6, metric="dot", stride=2),
     row("search: penalty", window=5, penalty=0.5, topk=4, flow="wild"),
-    # 121 * 2 / 121 is 2, but not in single precision
-    row("search: penalty that is no single", (1, 1, 1, 24, 25), radius=0, window=3, step=11, penalty=2 / 121, topk=6, values="whole"),
+    row("search: penalty of more digits than a single has", (1, 1, 1, 9, 9), window=5, radius=0, slide=False, topk=20,
+         values="whole", penalty=1.8000001274049282),
     row("search: penalty on dot", window=3, penalty=0.25, topk=4, flow="wild", metric="dot", patch=2),
     row("search: penalty on half steps", window=4, penalty=2, topk=4, flow="wild", subpixel=True, step=0.5),
     row("search: penalty on steps of 2", (1, 3, 2, 7, 8), window=3, penalty=0.2, topk=4, flow="whole", step=2),

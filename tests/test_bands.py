@@ -9,9 +9,10 @@ from cases import CASES, row
 from random_calls import grads_for
 from test_ops import close, each, loss, reference
 
-from shiftsearch.backends.cpu import chain, places, pool, whole_patches, whole_places
+from shiftsearch.backends.cpu import chain, places, pool, search, whole_patches, whole_places
 
 _ON = Run("cpu", "single")
+_LEAST = [(chain, "_BAND"), (places, "_BAND"), (whole_patches, "_BAND"), (whole_places, "_LEAST_ROWS"), (search, "_AT_A_TIME")]
 
 
 @pytest.fixture
@@ -21,10 +22,9 @@ def threads(monkeypatch):
     def share(number: int, narrow: bool = False):
         monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", str(number))
         monkeypatch.setattr(pool, "_SMALL", 0)
-        for module in (chain, places, whole_patches) if narrow else ():
-            monkeypatch.setattr(module, "_BAND", 1)
-        if narrow:
-            monkeypatch.setattr(whole_places, "_LEAST_ROWS", 1)
+        for module, least in _LEAST if narrow else ():
+            assert getattr(module, least) > 1
+            monkeypatch.setattr(module, least, 1)
 
     return share
 

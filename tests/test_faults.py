@@ -1,0 +1,158 @@
+"""Faults planted in the kernels, each with the case that catches it: who changes the case sees what it is for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import emulate
+import pytest
+import test_ops
+from backends import Run
+from cases import CASES
+from device_arrays import Namespace
+
+from shiftsearch import _source
+from shiftsearch.backends.cuda import kernels
+from shiftsearch.backends.cuda.primitives import Cuda
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
+]
+
+
+@dataclass(frozen=True)
+class Fault:
+    file: str
+    right: str
+    wrong: str
+    case: str
+    precision: str = "single"
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}: {self.wrong or 'without ' + self.right} - {self.case}"
+
+
+_DT = "rint(ss_finite((double)offset[0]))"
+_SEED_DT = "rint(ss_finite((double)seed[0]))"
+_FOLLOWED = "moved = fmin(fmax(ss_finite(moved), -SS_MOST), SS_MOST);"
+FAULTS = [
+    # numbers
+    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "gather: rounds", "half"),
+    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "aggregate: rounds", "half"),
+    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "scatter: rounds", "half"),
+    Fault("number.cuh", "*p = __float2bfloat16_rn(x)", "*p = __float2bfloat16_rz(x)", "fold: rounds", "bfloat"),
+    # frames
+    *(Fault("place.cuh", _DT, wrong, f"{op}: fraction")
+      for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
+      for wrong in ("floor(ss_finite((double)offset[0]) + 0.5)", "trunc(ss_finite((double)offset[0]))")),
+    Fault("select.cu", _SEED_DT, "floor(ss_finite((double)seed[0]) + 0.5)", "refine: fractional seeds"),
+    Fault("select.cu", _SEED_DT, "trunc(ss_finite((double)seed[0]))", "refine: fractional seeds"),
+    Fault("select.cu", _SEED_DT, "rint((double)seed[0])", "refine: seeds not finite"),
+    Fault("place.cuh", _DT, "rint((double)offset[0])", "gather: not finite"),
+    Fault("grid.cuh", "return t + slot <= last ? t + slot : last - slot;", "return t + slot < last ? t + slot : last - slot;",
+          "search: plain"),
+    # places
+    Fault("select.cu", _FOLLOWED, "moved = ss_finite(moved);", "search: flow farther than it is followed"),
+    Fault("select.cu", _FOLLOWED, "moved = ss_finite(moved);", "search: fractional flow farther than it is followed"),
+    Fault("select.cu", _FOLLOWED, "moved = ss_finite(moved);", "refine: seeds farther than they are followed"),
+    Fault("select.cu", "if (!SS_SUBPIXEL) moved = rint(moved);", "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
+          "search: flow of halves"),
+    Fault("grid.cuh", "if (which && (y == 0 || y == n - 1)) return false;", "if (which && y == 0) return false;",
+          "scatter: plain"),
+    Fault("grid.cuh", "return (int)(x < n ? x : period - x);", "return (int)(x < n ? x : period - x - 1);", "score: plain"),
+    Fault("grid.cuh", "*sign = -1;", "", "score: fraction"),
+    Fault("place.cuh", "|| y >= n; }", "|| y >= n - 1; }", "score: zeros, fraction"),
+    Fault("push.cu", "n.y < H + SS_REACH", "n.y < H", "scatter: zeros"),
+    Fault("pull.cu", "if ((v - dy) % apart || (u - dx) % apart) continue;", "", "aggregate: stride 2"),
+    # heads and channels
+    Fault("score.cu", "H * W * C + r.g * F;", "H * W * C;", "score: batch, heads, many channels"),
+    Fault("select.cu", "t.groups > 1 ? r.g : 0", "0", "search: flow per head"),
+    Fault("push.cu", "candidate * F + channel % F", "candidate * F + g", "fold: batch, heads, many channels"),
+    Fault("push.cu", "g = channel / F;", "g = channel % G;", "scatter: batch, heads, many channels"),
+    Fault("select.cu", "const int channels = t.F - channel < SS_CHUNK ? t.F - channel : SS_CHUNK;",
+          "const int channels = t.F - channel < SS_CHUNK ? 0 : SS_CHUNK;", "search: five channels"),
+    # the best
+    Fault("select.cu", "(SS_ACC)(SS_PENALTY * away)", "(SS_ACC)SS_PENALTY * (SS_ACC)away",
+          "search: penalty of more digits than a single has"),
+    Fault("best.cuh", "kept[r].rank <= c.rank", "kept[r].rank < c.rank", "search: ties"),
+    Fault("best.cuh", "a.rank == b.rank && a.number < b.number", "a.rank == b.rank && a.number > b.number",
+          "search: more kept than a warp has registers for"),
+    Fault("best.cuh", "count > SS_ROOM - 32", "count > SS_ROOM", "search: more kept than a warp has registers for"),
+    Fault("select.cu", "if (SS_SKIP == 1 && judged.itself) judged.there = false;", "", "search: skip self"),
+    Fault("select.cu", "origin[to] = s + SS_FIRST_SLOT;", "origin[to] = 0;", "refine: fractional seeds"),
+    # flow
+    Fault("flow.cu", "s.frame = s.ahead ? to - 1 : to + 1;", "s.frame = s.ahead ? t : to + 1;",
+          "chain_flow: two frames each way"),
+    Fault("flow.cu", "if (s.first) dy = dx = 0;", "", "chain_flow: plain"),
+]  # fmt: skip
+
+
+_STAGE = "__syncwarp();\n    for (int i = t.lane;"
+RACES = [
+    Fault("select.cu", _STAGE, "for (int i = t.lane;", "search: more channels than a vector"),
+    Fault("select.cu", "    }\n    __syncwarp();\n}\n\n// Distance of", "    }\n}\n\n// Distance of", "search: plain"),
+    Fault("best.cuh", "            __syncwarp();\n", "", "search: more kept than a warp has registers for"),
+    Fault("best.cuh", "    }\n    __syncwarp();\n}", "    }\n}", "search: more kept than a warp has registers for"),
+]
+
+
+class _Faulty(emulate.Emulator):
+    def __init__(self, fault: Fault):
+        super().__init__(seed=1)
+        self.fault, self.xp = fault, Namespace()
+
+    def launch(self, kernel, constants, blocks, arguments, *, shared=0):
+        text = kernels.text(kernel.file, constants).replace(self.fault.right, self.fault.wrong)
+        values = kernels.bind(kernel, constants, arguments)
+        self.launch_text(text, f"ss_{kernel.name}", blocks, kernel.threads, values, shared=shared)
+
+
+@dataclass(frozen=True)
+class _FaultyRun(Run):
+    fault: Fault
+
+    def _load(self):
+        return Cuda(_Faulty(self.fault))
+
+
+def _run(fault: Fault) -> None:
+    assert (_source.directory() / fault.file).read_text(encoding="utf-8").count(fault.right) == 1, "not in the file any more"
+    case, run = next(c for c in CASES if c.name == fault.case), _FaultyRun("emulated", fault.precision, fault)
+    forward = (
+        test_ops.test_kept_candidates_are_those_of_the_definition
+        if case in test_ops.WITH_OFFSETS
+        else test_ops.test_outputs_are_those_of_the_definition
+    )
+    forward(case, run)
+    test_ops.test_gradients_are_those_of_the_definition(case, run)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=Fault.name.fget)
+def test_fault_is_caught(fault):
+    with pytest.raises((AssertionError, emulate.EmulatorError)):
+        _run(fault)
+
+
+@pytest.mark.parametrize("fault", [FAULTS[0], FAULTS[-1]], ids=Fault.name.fget)
+def test_kernels_without_the_fault_pass(fault):
+    _run(replace(fault, wrong=fault.right))
+
+
+def test_races_are_caught():
+    done = emulate.run_under_tsan(["-q", "-p", "no:cacheprovider", __file__, "-k", "race_is_seen"])
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert f"{2 * len(RACES)} passed" in done.stdout
+
+
+@pytest.mark.skipif(os.environ.get("SHIFTSEARCH_EMULATOR_MODE") != "tsan", reason="run by test_races_are_caught")
+@pytest.mark.parametrize("fault", RACES, ids=lambda fault: fault.case)
+@pytest.mark.parametrize("planted", [False, True])
+def test_race_is_seen(fault, planted):
+    if not planted:
+        _run(replace(fault, wrong=fault.right))
+        return
+    with pytest.raises(emulate.EmulatorError, match="data race"):
+        _run(fault)
