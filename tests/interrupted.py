@@ -50,6 +50,7 @@ def _arrays(found) -> list:
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run, it may be ignored
     small, large = calls(20, 9, 2, 3, 1), calls(300, 128, 60, 129, 10**6)
     for (name, on_little), (_, on_much) in zip(small, large, strict=True):
         before = on_little()
