@@ -222,3 +222,9 @@ def test_broadcast_arrays_are_what_they_stand_for(rng):
     weights = np.broadcast_to(np.float32(0.5), offsets.shape[:-1])
     found = ss.aggregate(video, weights, offsets, patch=3)
     np.testing.assert_array_equal(found, ss.aggregate(video.copy(), weights.copy(), offsets.copy(), patch=3))
+    for repeated in ((-1,), (-2,), (-2, -1), (-3, -1), (4, 5)):  # axes of patches
+        shape = (2, 1, 3, 5, 6, 2, 2, 3, 3)
+        few = [1 if axis in repeated or axis - len(shape) in repeated else n for axis, n in enumerate(shape)]
+        patches = np.broadcast_to(rng.standard_normal(few).astype(np.float32), shape)
+        wanted = ss.fold(patches.copy(), offsets.copy(), weights.copy(), size=(3, 5, 6))[0]
+        np.testing.assert_allclose(ss.fold(patches, offsets, weights, size=(3, 5, 6))[0], wanted, rtol=0, atol=tolerance(np.float32, 36, wanted))
