@@ -178,7 +178,8 @@ def _register(op: Op) -> None:
     backwards.register_fake(backward_shapes)
     backwards.register_autograd(no_second)
     for operator in (forwards, backwards):
-        operator.register_vmap(partial(_one_by_one, operator))
+        if hasattr(operator, "register_vmap"):  # torch 2.4 does so by itself, with a warning
+            operator.register_vmap(partial(_one_by_one, operator))
     backwards_function = _function(op.name, backwards, lambda ctx, inputs, output: None, no_second)
     _OPERATORS[op.name] = getattr(torch.ops.shiftsearch, op.name)
     _FUNCTIONS[op.name] = _function(op.name, _OPERATORS[op.name], save, slope)
