@@ -59,7 +59,7 @@ def spread(work, count: int, cost: float) -> None:
         work(stop, 0, count)
         return
     work(stop, 0, 0)  # compiles what the others need, see `aside`
-    ranges = min(count, workers * 6)  # more ranges than threads even out units that take longer
+    ranges = min(count, workers * 6) if workers > 1 else 1  # more than threads even out units that take longer
     ends = [count * i // ranges for i in range(ranges + 1)]
     pending = []
     try:

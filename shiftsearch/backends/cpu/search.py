@@ -444,6 +444,8 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
         windows = room_for(rows * TILE * task.columns * task.slots)
         for start in range(first, max(last, first + 1), rows):
             end = min(last, start + rows)
+            if stop[0]:
+                return
             place(start, end, around, order, task, windows)
             run(start, end, *videos, windows, task, options, codes, work, *scratch, names, *outputs, stop)
 
