@@ -40,8 +40,8 @@ def add_commands(commands) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     ))  # fmt: skip
-    sigma = "standard deviation of the noise in the planes of the file as they are, which have numbers of 0 to 255, or as " \
-        "much more as they are deeper: one for all, or Y,U,V (default: estimated for each plane, and told)"
+    sigma = "standard deviation of the noise in the file's own samples, on a scale of 0 to 255 whatever their depth: one " \
+        "number, or one each as Y,U,V (default: estimated for each plane, and reported)"
     denoise.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
     denoise.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
     denoise.add_argument("--radius", type=int, default=2, help="frames that are used each way (default 2)")
