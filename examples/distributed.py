@@ -170,7 +170,9 @@ def compute_by_ray(target, cpus=1, gpus=0.0, worker=Worker) -> None:
 
 def main(arguments=None) -> int | str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="a video, or an array (T, H, W) or (T, H, W, C) as .npy, or a folder of such files")
+    parser.add_argument(
+        "source", help="a video, or an array (T, H, W) or (T, H, W, C) as .npy, or a folder of such files"
+    )
     parser.add_argument("target", help="the result: a file, or a folder")
     parser.add_argument("--work", choices=("denoise", "align"), default="denoise")
     parser.add_argument("--sigma", type=float, help="of the noise, as in shiftsearch.denoise; estimated by default")

@@ -312,7 +312,13 @@ class Setting:
     def shared(self):
         """What a checkpoint must agree with."""
         real = self.clips is not None
-        return {"size": asdict(self.size), "seed": self.seed, "autocast": self.autocast, "clips": real, "world": self.world}
+        return {
+            "size": asdict(self.size),
+            "seed": self.seed,
+            "autocast": self.autocast,
+            "clips": real,
+            "world": self.world,
+        }
 
 
 def setting_of(arguments):

@@ -342,7 +342,9 @@ def _kind(op: str, name: str, array) -> tuple[str, str]:
     try:
         kind, index = array.__dlpack_device__()
     except Exception as error:  # whatever a library raises here, it is not an array we can use
-        raise ShiftsearchError(f"{op}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA") from None
+        raise ShiftsearchError(
+            f"{op}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA"
+        ) from None
     device = {1: "cpu", 2: f"cuda:{index}", 3: "cpu", 13: f"cuda:{index}"}.get(int(kind))
     if device is None:
         raise ShiftsearchError(f"{op}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")

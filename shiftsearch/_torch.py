@@ -88,10 +88,14 @@ def _one_by_one(call, info, in_dims, *arguments):
 def upsample_flow(flow, height: int, width: int):
     """The public function of this name, in torch's own words and so with its gradients."""
     if not flow.is_floating_point():
-        raise ShiftsearchError(f"upsample_flow: flow is {_name(flow.dtype)}, expected float16, bfloat16, float32 or float64")
+        raise ShiftsearchError(
+            f"upsample_flow: flow is {_name(flow.dtype)}, expected float16, bfloat16, float32 or float64"
+        )
     h, w = flow.shape[-2:]
     wide = flow if flow.dtype == torch.float64 else flow.float()
-    frames = torch.nn.functional.interpolate(wide.reshape(-1, 2, h, w), (height, width), mode="bilinear", align_corners=False)
+    frames = torch.nn.functional.interpolate(
+        wide.reshape(-1, 2, h, w), (height, width), mode="bilinear", align_corners=False
+    )
     fine, coarse = (torch.stack([frames.new_full((), n) for n in size]) for size in ((width, height), (w, h)))
     return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
 
@@ -133,7 +137,9 @@ def _register(op: Op) -> None:
     def save(ctx, inputs, output):
         outputs = dict(zip(op.outputs, output if isinstance(output, tuple) else (output,), strict=True))
         ctx.set_materialize_grads(False)
-        if not any(needed for key, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if key not in op.values):
+        if not any(
+            needed for key, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if key not in op.values
+        ):
             ctx.mark_non_differentiable(*(outputs[key] for key, kind in op.outputs.items() if kind == "offset"))
         ctx.save_for_backward(*inputs[: len(arrays)], *(outputs[key] for key in op.keeps))
         ctx.options = inputs[len(arrays) :]

@@ -296,7 +296,9 @@ def _centres(k, spec, p, flow, seeds, batch):
         frame = np.broadcast_to(order[:, None, None], shape)
         dx, dy = np.zeros(shape), np.zeros(shape)
         if flow is not None and flow.shape[3]:
-            both = np.moveaxis(np.where(np.isfinite(flow), flow, 0).astype(float), (4, 3), (0, -1))  # (dx, dy), ..., slots
+            both = np.moveaxis(
+                np.where(np.isfinite(flow), flow, 0).astype(float), (4, 3), (0, -1)
+            )  # (dx, dy), ..., slots
             dx[..., -both.shape[-1] :], dy[..., -both.shape[-1] :] = both
         slots = range(1 if spec.skip == "own_frame" else 0, order.shape[1])
     dy, dx = np.clip(dy, -MOST, MOST), np.clip(dx, -MOST, MOST)

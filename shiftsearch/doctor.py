@@ -119,7 +119,11 @@ def _problems():
     for op in (AGGREGATE, STACK, SCATTER):
         yield op, AggregateSpec(op.name, patch=3), {"v": q, "weights": weights, "offsets": offsets}
     yield GATHER, GatherSpec("gather", patch=3, heads=2), {"v": q, "offsets": offsets}
-    yield FOLD, FoldSpec("fold", patch=3, heads=2, size=(T, H, W)), {"patches": patches, "offsets": offsets, "weights": weights}
+    yield (
+        FOLD,
+        FoldSpec("fold", patch=3, heads=2, size=(T, H, W)),
+        {"patches": patches, "offsets": offsets, "weights": weights},
+    )
     yield CHAIN_FLOW, ChainFlowSpec("chain_flow", radius=1), {"forward": flow[:, 0, :, 0], "backward": flow[:, 0, :, 1]}
 
 
@@ -130,11 +134,15 @@ def _largest_error(backend, op, spec, inputs) -> float:
     found = op.forward(backend, spec, **there)
     wanted = op.forward(definition, spec, **{name: array.astype(float) for name, array in inputs.items()})
     arrive = {name: np.ones(array.shape, np.float32) for name, array in wanted.items() if op.outputs[name] != "index"}
-    kept = {name: array.astype(np.float32 if array.dtype.kind == "f" else array.dtype) for name, array in wanted.items()}
+    kept = {
+        name: array.astype(np.float32 if array.dtype.kind == "f" else array.dtype) for name, array in wanted.items()
+    }
     there_kept, there_arrive = ({name: xp.asarray(array) for name, array in of.items()} for of in (kept, arrive))
     slopes = op.backward(backend, spec, there, there_kept, there_arrive, inputs.keys())
     wanted_slopes = op.backward(definition, spec, inputs, kept, arrive, inputs.keys())
-    pairs = [(found[name], wanted[name]) for name in wanted] + [(slopes[name], wanted_slopes[name]) for name in wanted_slopes]
+    pairs = [(found[name], wanted[name]) for name in wanted] + [
+        (slopes[name], wanted_slopes[name]) for name in wanted_slopes
+    ]
     # of which one may be no number: Python's max would pass over it
     return float(np.max([_difference(a if type(a) is np.ndarray else a.get(), b) for a, b in pairs]))
 

@@ -34,7 +34,9 @@ class _Op(nn.Module):
         known = {name: p.default for name, p in _options(self.function).items()}
         for name in options:
             if name not in known:
-                raise ShiftsearchError(f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}")
+                raise ShiftsearchError(
+                    f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}"
+                )
         self.options = {**known, **options}
         op = self.function.__name__
         OPS[op].spec(op, **self.options)  # says what is wrong with them now, not at the first call

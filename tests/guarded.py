@@ -68,7 +68,9 @@ def main(what: str, end: str, first: str = "0", last: str = "0") -> None:
         print(f"{case.name}, {precision}", flush=True)
         os.environ["SHIFTSEARCH_NUM_THREADS"] = "13"[seed // 2 % 2]  # three that are kept busy by little, too
         rng, on = np.random.default_rng(seed), Run("cpu", precision)
-        arrays = {name: shuffled(rng, array) if seed % 2 else array.copy() for name, array in case.arrays(on.dtype).items()}
+        arrays = {
+            name: shuffled(rng, array) if seed % 2 else array.copy() for name, array in case.arrays(on.dtype).items()
+        }
         outputs = on.forward(case, arrays)
         on.backward(case, outputs, grads_for(rng, outputs), arrays)
 

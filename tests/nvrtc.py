@@ -239,7 +239,12 @@ def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
 
 def lines(kernel: kernels.Kernel) -> int:
     """Of the function that is launched, without those that it calls."""
-    return re.search(rf'^extern "C"[^\n]*\nss_{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0].count("\n") + 1
+    return (
+        re.search(rf'^extern "C"[^\n]*\nss_{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0].count(
+            "\n"
+        )
+        + 1
+    )
 
 
 def _print_table(names: list[str]) -> None:

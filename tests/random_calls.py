@@ -8,7 +8,19 @@ from cases import Case
 from shiftsearch import ShiftsearchError, align, denoise
 
 _MOST = 3e7  # multiply-adds of a call
-_OPS = (*["search"] * 5, "match", "match", "refine", "score", "aggregate", "stack", "scatter", "gather", "fold", "chain_flow")
+_OPS = (
+    *["search"] * 5,
+    "match",
+    "match",
+    "refine",
+    "score",
+    "aggregate",
+    "stack",
+    "scatter",
+    "gather",
+    "fold",
+    "chain_flow",
+)
 _COORDINATES = ("zero", "whole", "quarters", "smooth", "smooth", "wild", "far", "astray", "nan")
 
 
@@ -34,7 +46,12 @@ def _case(rng, seed: int) -> Case:
         return choices[0] if usual else one_of(*choices)
 
     op, heads, stride, scale, radius = one_of(*_OPS), rarely(1, 2, 3), rarely(1, 1, 2, 3, 5), 1, one_of(0, 1)
-    B, T, C, kept = rarely(1, 2), one_of(3, 4) if radius else one_of(1, 3), heads * one_of(1, 3, 4, 8, 16, 17), one_of(1, 2, 5, 11)
+    B, T, C, kept = (
+        rarely(1, 2),
+        one_of(3, 4) if radius else one_of(1, 3),
+        heads * one_of(1, 3, 4, 8, 16, 17),
+        one_of(1, 2, 5, 11),
+    )
     options, cost, slots = {"stride": stride}, B * T * C / stride**2, kept
     if op in ("search", "match", "refine"):
         more, scale = _search_options(one_of, rarely), rarely(1, 2) if op == "match" else 1

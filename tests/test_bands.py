@@ -12,7 +12,13 @@ from test_ops import close, each, loss, reference
 from shiftsearch.backends.cpu import chain, places, pool, search, whole_patches, whole_places
 
 _ON = Run("cpu", "single")
-_LEAST = [(chain, "_BAND"), (places, "_BAND"), (whole_patches, "_BAND"), (whole_places, "_LEAST_ROWS"), (search, "_AT_A_TIME")]
+_LEAST = [
+    (chain, "_BAND"),
+    (places, "_BAND"),
+    (whole_patches, "_BAND"),
+    (whole_places, "_LEAST_ROWS"),
+    (search, "_AT_A_TIME"),
+]
 
 
 @pytest.fixture
@@ -44,7 +50,12 @@ def test_bands_of_one_row_give_what_one_thread_gives(case, threads):
             np.testing.assert_array_equal(found, wanted[name], f"{name}, {number} threads")
 
 
-_OPTIONS = [{"patch": 3}, {"patch": 4, "stride": 3}, {"patch": 3, "dilation": 2, "border": "zeros"}, {"patch": 7, "border": "zeros"}]
+_OPTIONS = [
+    {"patch": 3},
+    {"patch": 4, "stride": 3},
+    {"patch": 3, "dilation": 2, "border": "zeros"},
+    {"patch": 7, "border": "zeros"},
+]
 _TALL = [
     *(
         row(f"{op}: tall, {offsets} offsets, {options}", (1, 2, 2, 75, 6), offsets=offsets, kept=2, **options)
@@ -52,7 +63,10 @@ _TALL = [
         for offsets in ("whole", "wild", "far", "astray")
         for options in _OPTIONS
     ),
-    *(row(f"search: tall, {flow}", (1, 3, 2, 75, 9), window=5, patch=3, topk=3, flow=flow) for flow in ("smooth", "wild")),
+    *(
+        row(f"search: tall, {flow}", (1, 3, 2, 75, 9), window=5, patch=3, topk=3, flow=flow)
+        for flow in ("smooth", "wild")
+    ),
     row("search: tall, between pixels", (1, 3, 2, 75, 9), window=3, patch=3, topk=3, flow="smooth", subpixel=True),
     row("chain_flow: tall", (1, 4, 1, 75, 6), flow="wild", radius=1),
 ]

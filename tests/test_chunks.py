@@ -149,7 +149,9 @@ def test_frames_of_two_libraries_are_no_clip():
     torch = pytest.importorskip("torch")
     frame = np.zeros((9, 9))
     for function in (ss.scene_cuts, ss.align_stream, ss.denoise_stream):
-        with pytest.raises(ShiftsearchError, match=rf"{function.__name__}: arrays are of different kinds \(frame from torch"):
+        with pytest.raises(
+            ShiftsearchError, match=rf"{function.__name__}: arrays are of different kinds \(frame from torch"
+        ):
             list(function([frame, torch.from_numpy(frame)]))
 
 

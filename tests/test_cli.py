@@ -119,7 +119,18 @@ def test_preview(tmp_path):
 def test_preview_of_align_shows_what_is_left_against_what_it_was_moved_onto(tmp_path, to, span):
     source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 5, form="bgr0", audio=None)
     first = int(span[0])
-    arguments = ["align", source, "-o", tmp_path / "b.mkv", "--to", to, "--preview", tmp_path / "look.png", "--frames", span]
+    arguments = [
+        "align",
+        source,
+        "-o",
+        tmp_path / "b.mkv",
+        "--to",
+        to,
+        "--preview",
+        tmp_path / "look.png",
+        "--frames",
+        span,
+    ]
     assert main(list(map(str, arguments))) == 0
     middle = first + (5 - first) // 2
     beside = middle + {"previous": -1, "next": 1}[to] if to != "0" else 0
@@ -186,7 +197,16 @@ def test_parts_are_numbered_as_in_the_source(tmp_path):
     for name, spans in (("whole", [":"]), ("parts", ["0:8", "8:15", "15:"])):
         (tmp_path / name).mkdir()
         for span in spans:
-            arguments = ["denoise", str(source), "-o", str(tmp_path / name / "p.%03d.png"), "--frames", span, "--radius", "1"]
+            arguments = [
+                "denoise",
+                str(source),
+                "-o",
+                str(tmp_path / name / "p.%03d.png"),
+                "--frames",
+                span,
+                "--radius",
+                "1",
+            ]
             assert main(arguments) == 0
     names = sorted(os.listdir(tmp_path / "whole"))
     assert names == sorted(os.listdir(tmp_path / "parts")) == [f"p.{n:03d}.png" for n in range(26)]
@@ -290,7 +310,9 @@ def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp
     for kind in tqdm.tqdm(["f4", "f8", "f8"], unit="frame"):
         twice(np.ones(3, kind))
     assert said.getvalue().count("compiling") == 1
-    assert re.search(r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue())  # the line was cleared, and is drawn again
+    assert re.search(
+        r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue()
+    )  # the line was cleared, and is drawn again
     assert re.fullmatch(r"\d+\.\d s, of which compiling kernels took \d+\.\d s, once", str(watch))
     again = cli._Watch()
     twice(np.ones(3))
@@ -301,7 +323,9 @@ def test_the_noise_that_was_found_is_said(tmp_path, capsys):
     source, _ = noisy(tmp_path / "a.mkv", frames=3, form="bgr0")
     for more in ([], ["--sigma", "20"]):
         assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), *more]) == 0
-        found = re.search(r"written: .*/b.mkv, 3 frames, \d+\.\d s.*?(?:, noise found: (.*))?\n$", capsys.readouterr().err)
+        found = re.search(
+            r"written: .*/b.mkv, 3 frames, \d+\.\d s.*?(?:, noise found: (.*))?\n$", capsys.readouterr().err
+        )
         assert (found[1] is None) == bool(more)
         assert more or float(found[1]) == pytest.approx(20, abs=2)
 
@@ -354,7 +378,9 @@ def test_what_was_computed_before_the_end_broke_off_is_kept(tmp_path, capsys, co
     run = [command, str(tmp_path / f"cut-{name}"), "-o", str(target), "--codec", "ffv1"]
     assert main(run) == 1
     said = capsys.readouterr().err.splitlines()
-    count = int(re.search(rf"^shiftsearch {command}: .*: is broken after (\d+) frames.*; the result ends there$", said[-2])[1])
+    count = int(
+        re.search(rf"^shiftsearch {command}: .*: is broken after (\d+) frames.*; the result ends there$", said[-2])[1]
+    )
     made = count - (command == "flow")
     assert said[-1].startswith(f"written: {target}, {made} frames, ")
     assert 3 < count < 60
@@ -450,7 +476,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
     (tmp_path / "b.mkv").write_text("older")
-    usual = f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"  # where tests run, it may be ignored
+    usual = (
+        f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"  # where tests run, it may be ignored
+    )
     # an import that is interrupted leaves the module's file to the collector, which is Python's business
     warnings = ("-W", "error", "-W", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
     command = [sys.executable, *warnings, "-c", f"{usual}; {MAIN}", "align", source, "-o", tmp_path / "b.mkv"]

@@ -88,7 +88,9 @@ def test_every_op_gives_what_it_gives_in_main_memory(pretend, rng, dtype):
     half = 1 if dtype == np.float32 else 0  # what is a half again is rounded once more on the way of the CPU backend
     for op in (ss.aggregate, ss.scatter):
         on_gpu, on_cpu = op(gpu, gpu_weights, gpu_offsets), op(video, weights, offsets)
-        np.testing.assert_allclose(on_gpu.get().astype(float), on_cpu.astype(float), rtol=0, atol=1e-5 if half else 1e-2)
+        np.testing.assert_allclose(
+            on_gpu.get().astype(float), on_cpu.astype(float), rtol=0, atol=1e-5 if half else 1e-2
+        )
     if half:
         same([ss.stack(gpu, gpu_offsets, gpu_weights)], [ss.stack(video, offsets, weights)])
         patches = ss.gather(gpu, gpu_offsets, patch=2)
@@ -125,7 +127,9 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monk
 
 
 # --- geometry: written once for Python and once for CUDA --------------------------------------------
-_GEOMETRY = _source.read("grid.cuh") + """
+_GEOMETRY = (
+    _source.read("grid.cuh")
+    + """
 extern "C" __global__ void geometry(const long long* x, const double* p, int n, int* whole, double* any, int* sign) {
     const int i = threadIdx.x;
     whole[i] = ss_reflect(x[i], n);
@@ -143,6 +147,7 @@ extern "C" __global__ void order(int radius, int* frames) {
     for (int s = 0; s < slots; ++s) frames[threadIdx.x * slots + s] = ss_frame(threadIdx.x, s, blockDim.x, radius);
 }
 """
+)
 
 
 def _run(name, threads, *arguments):

@@ -26,7 +26,11 @@ def scene(frames=8, height=64, width=80, channels=1, seed=0):
     f = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.fftfreq(W)) + 0.01
     noise = rng.standard_normal((channels, H, W))
     still = np.real(np.fft.ifft2(np.fft.fft2(noise) / f**1.6))
-    still = 0.5 + 0.13 * still / still.std((1, 2), keepdims=True) + 0.2 * (np.hypot(*np.mgrid[-H // 2 : H // 2, -W // 2 : W // 2][:, :H, :W]) < 20)
+    still = (
+        0.5
+        + 0.13 * still / still.std((1, 2), keepdims=True)
+        + 0.2 * (np.hypot(*np.mgrid[-H // 2 : H // 2, -W // 2 : W // 2][:, :H, :W]) < 20)
+    )
     clip = np.stack([still[:, t : t + height, 2 * t : 2 * t + width] for t in range(frames)])
     return clip.transpose(0, 2, 3, 1) if channels > 1 else clip[:, 0]
 
@@ -71,7 +75,9 @@ def test_measured_flow_is_as_good_as_the_true_one(quality):
     pytest.importorskip("cv2")
     clip = scene(*SIZES[quality])
     noisy = with_noise(clip, 0.1)
-    measured, true = (psnr(ss.denoise(noisy, 0.1, quality=quality, flow=flow), clip) for flow in ("dis", motion(*SIZES[quality])))
+    measured, true = (
+        psnr(ss.denoise(noisy, 0.1, quality=quality, flow=flow), clip) for flow in ("dis", motion(*SIZES[quality]))
+    )
     assert measured > true - 0.3
 
 
@@ -192,7 +198,9 @@ def test_vector_code_filters_as_arrays_do(n, monkeypatch, rng):
     results = []
     for vectors in (shrink._spectra, lambda xp, groups: None):
         monkeypatch.setattr(shrink, "_spectra", vectors)
-        results.append((*shrink.threshold(np, noisy.copy(), None, 0.4, factor=2.5), *shrink.wiener(np, noisy.copy(), guide, 0.7)))
+        results.append(
+            (*shrink.threshold(np, noisy.copy(), None, 0.4, factor=2.5), *shrink.wiener(np, noisy.copy(), guide, 0.7))
+        )
     for found, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6)
 
@@ -229,7 +237,9 @@ def test_dtypes_mean_the_same(dtype):
     found = ss.denoise(given, 12.75 if whole else 0.05, flow=None)
     assert found.dtype == dtype
     assert found.shape == given.shape
-    np.testing.assert_allclose(found / (np.iinfo(dtype).max if whole else 1), ss.denoise(clip, 0.05, flow=None), atol=0.02)
+    np.testing.assert_allclose(
+        found / (np.iinfo(dtype).max if whole else 1), ss.denoise(clip, 0.05, flow=None), atol=0.02
+    )
 
 
 @pytest.mark.parametrize("quality", QUALITIES)

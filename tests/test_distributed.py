@@ -202,7 +202,9 @@ def driven(target, log) -> str:
         "PYTHONPATH": str(Path(ss.__file__).parent.parent),
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:  # sockets want short names
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", ignore_cleanup_errors=True
+    ) as temporary:  # sockets want short names
         done = subprocess.run(
             [sys.executable, "-c", _DRIVER, str(SCRIPT), str(target), str(log), temporary],
             env=environment, timeout=300, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,

@@ -9,7 +9,10 @@ import pytest
 import shiftsearch
 
 
-@pytest.mark.parametrize("name", ["ops.aggregate", "ops.flow", "ops.gather", "ops.score", "ops.search", "video.align", "video.chunks", "video.flow"])
+@pytest.mark.parametrize(
+    "name",
+    ["ops.aggregate", "ops.flow", "ops.gather", "ops.score", "ops.search", "video.align", "video.chunks", "video.flow"],
+)
 def test_examples_of(name):
     if name in ("video.align", "video.flow"):
         pytest.importorskip("cv2")

@@ -47,7 +47,10 @@ _TABLE = [
         lambda: ss.search(V, V, (MOTION, MOTION[:, :2])),
         "search: backward has shape (1, 2, 2, 5, 6), expected (1, 3, 2, 5, 6) for q of (1, 3, 4, 5, 6)",
     ),
-    (lambda: ss.search(V, V, (MOTION[0], MOTION[0])), "search: forward has shape (3, 2, 5, 6), expected (1, 3, 2, 5, 6)"),
+    (
+        lambda: ss.search(V, V, (MOTION[0], MOTION[0])),
+        "search: forward has shape (3, 2, 5, 6), expected (1, 3, 2, 5, 6)",
+    ),
     (lambda: ss.search(V[0, 0, 0], V, (MOTION, MOTION)), "search: q has shape (5, 6), expected (T, C, H, W)"),
     (
         lambda: ss.match(V[:, 0], V[:, 0, :, :4]),
@@ -134,8 +137,15 @@ _TABLE = [
     ),
     *(
         (lambda value=value: ss.aggregate(V, value, OFFSETS), f"aggregate: weights is a {name}, expected a NumPy, CuPy")
-        for name, value in (("list", [1.0]), ("tuple", ()), ("float", 1.0), ("str", "weights"), ("dict", {}), ("type", int),
-                            ("float32", np.float32(1)))
+        for name, value in (
+            ("list", [1.0]),
+            ("tuple", ()),
+            ("float", 1.0),
+            ("str", "weights"),
+            ("dict", {}),
+            ("type", int),
+            ("float32", np.float32(1)),
+        )
     ),
     (lambda: ss.search(V, V, (MOTION, [1.0])), "search: backward is a list, expected"),
     (lambda: ss.match(V[:, 0], V[:, 0], (MOTION[:, 0], MOTION[:, 0])), "match: flow is a tuple, expected"),
@@ -159,7 +169,11 @@ _TABLE = [
             ("heads", (0, -1, 2.0), "a whole number from 1 to"),
             ("stride", (0, -2, 10**12), "a whole number from 1 to"),
             ("dilation", (0, 5000), "a whole number from 1 to 4096"),
-            ("step", (0, -1, 1e-300, 1e7, float("nan"), float("inf"), "1", None, np.ones(1), 1j), "a number from 1e-06 to 1e+06"),
+            (
+                "step",
+                (0, -1, 1e-300, 1e7, float("nan"), float("inf"), "1", None, np.ones(1), 1j),
+                "a number from 1e-06 to 1e+06",
+            ),
             ("penalty", (-1, float("nan"), None, 1e300), "a number from 0 to 1e+06"),
             ("metric", ("L2", None, 2), "one of 'l2', 'dot'"),
             ("border", ("wrap", None), "one of 'reflect', 'zeros'"),
@@ -209,8 +223,21 @@ _TABLE = [
     ),
     *(
         (lambda queries=queries: ss.gather(V, OFFSETS, heads=2, queries=queries), "gather: queries is .*, expected")
-        for queries in (3, np.zeros(2), (np.zeros(2),), (None,), [slice(None)], (slice(None),) * 4, "rows", slice(1, 1),
-                        slice("a", None), slice(0, 1.5), slice(0, 3, np.ones(2)), slice(3, 0, -1), slice(0, 2, True + 1))
+        for queries in (
+            3,
+            np.zeros(2),
+            (np.zeros(2),),
+            (None,),
+            [slice(None)],
+            (slice(None),) * 4,
+            "rows",
+            slice(1, 1),
+            slice("a", None),
+            slice(0, 1.5),
+            slice(0, 3, np.ones(2)),
+            slice(3, 0, -1),
+            slice(0, 2, True + 1),
+        )
     ),
     (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5)), "fold: size is (3, 5), expected (frames, height, width)"),
     (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 0, 6)), "fold: size is (3, 0, 6), expected (frames, height, width)"),
@@ -231,9 +258,15 @@ _TABLE = [
     (lambda: ss.upsample_flow(FLOW, (5, 1.5)), "upsample_flow: width is 1.5, expected a whole number"),
     # more than fits in memory, said at once
     (lambda: ss.coverage((2**31 - 1,) * 2), "coverage: the result of shape (2147483647, 2147483647) takes"),
-    (lambda: ss.coverage((2**31 - 1, 2**20), stride=2**31 - 1), "coverage: the result of shape .*, expected at most the"),
+    (
+        lambda: ss.coverage((2**31 - 1, 2**20), stride=2**31 - 1),
+        "coverage: the result of shape .*, expected at most the",
+    ),
     (lambda: ss.neighbours(10**7, 10**6), "neighbours: the result of shape (10000000, 2000001) takes"),
-    (lambda: ss.upsample_flow(FLOW, (2**31 - 1, 2**20)), "upsample_flow: the result of shape (1, 3, 2, 2, 2147483647, 1048576)"),
+    (
+        lambda: ss.upsample_flow(FLOW, (2**31 - 1, 2**20)),
+        "upsample_flow: the result of shape (1, 3, 2, 2, 2147483647, 1048576)",
+    ),
     (lambda: ss.fold(PATCHES, OFFSETS, size=(10**6,) * 3), "fold: patches are of (3, 5, 6) queries"),
     (
         lambda: ss.fold(PATCHES[:, :, :, :1, :1], OFFSETS[:, :, :, :1, :1], size=(3, 10**6, 10**8), stride=10**8),

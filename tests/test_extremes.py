@@ -62,7 +62,9 @@ def test_nothing_warns_of_values(value, rng, monkeypatch):
     weights = np.ones(coordinates.shape[:-1], np.float32)
     results = []
     for backend in (cpu, definition):
-        monkeypatch.setattr(ss._arrays._Cpu, "__init__", lambda self, _, backend=backend: vars(self).update(backend=backend))
+        monkeypatch.setattr(
+            ss._arrays._Cpu, "__init__", lambda self, _, backend=backend: vars(self).update(backend=backend)
+        )
         chained = ss.chain_flow(flow, flow, radius=1)
         patches = ss.gather(v, coordinates, patch=2)
         results.append([

@@ -35,7 +35,11 @@ class Far(Case):
 
 def _case(op, border, dtype="int64", far=_FAR) -> Far:
     options = {"window": 2, "topk": 3} if op == "refine" else {}
-    return Far(**vars(row(f"{op}: far, {border}", _SIZE, offsets="int", border=border, patch=2, **options)), far=far, as_dtype=dtype)
+    return Far(
+        **vars(row(f"{op}: far, {border}", _SIZE, offsets="int", border=border, patch=2, **options)),
+        far=far,
+        as_dtype=dtype,
+    )
 
 
 def _wanted(case: Far):
@@ -61,8 +65,10 @@ def _public(case: Far, arrays: dict, kind=lambda array: array):
     arrays = {name: kind(array) for name, array in arrays.items()}
     found = _arrays.forward(case.op, case.spec, arrays)
     kept = {name: kind(outputs[name].astype(np.int32)) for name in case.op.keeps}
-    back = _arrays.backward(case.op, case.spec, arrays, kept, {n: kind(g) for n, g in grads.items()}, frozenset(case.op.values))
-    return *({name: np.asarray(array) for name, array in of.items()} for of in (found, back)),
+    back = _arrays.backward(
+        case.op, case.spec, arrays, kept, {n: kind(g) for n, g in grads.items()}, frozenset(case.op.values)
+    )
+    return (*({name: np.asarray(array) for name, array in of.items()} for of in (found, back)),)
 
 
 @pytest.mark.parametrize("border", ["reflect", "zeros"])

@@ -119,7 +119,9 @@ class _FaultyRun(Run):
 
 
 def _run(fault: Fault) -> None:
-    assert (_source.directory() / fault.file).read_text(encoding="utf-8").count(fault.right) == 1, "not in the file any more"
+    assert (_source.directory() / fault.file).read_text(encoding="utf-8").count(fault.right) == 1, (
+        "not in the file any more"
+    )
     case, run = next(c for c in CASES if c.name == fault.case), _FaultyRun("emulated", fault.precision, fault)
     forward = (
         test_ops.test_kept_candidates_are_those_of_the_definition

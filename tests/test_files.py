@@ -69,7 +69,9 @@ def test_a_list_is_read_if_its_format_is_named(tmp_path, kind):
         frames_of(tmp_path / name, format="nonsense")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:{}/a.ts", "tcp://127.0.0.1:{}", "crypto+http://127.0.0.1:{}/a.ts"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:{}/a.ts", "tcp://127.0.0.1:{}", "crypto+http://127.0.0.1:{}/a.ts"]
+)
 @pytest.mark.parametrize("kind", ["hls", "concat"])
 def test_no_address_is_opened_even_if_the_format_is_named(tmp_path, kind, address):
     visits = []
@@ -141,7 +143,9 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, mode):
     assert len(frames_of(old)) == 10
 
 
-@pytest.mark.parametrize("name", ["b.srt", "b.ass", "b.vtt", "b.wav", "b.mp3", "b.flac", "b.mka", "b.ffmeta", "b.txt", "b.null"])
+@pytest.mark.parametrize(
+    "name", ["b.srt", "b.ass", "b.vtt", "b.wav", "b.mp3", "b.flac", "b.mka", "b.ffmeta", "b.txt", "b.null"]
+)
 @pytest.mark.parametrize("codec", [None, "png", "h264"])
 def test_kinds_of_files_without_frames_are_refused_before_work_begins(tmp_path, name, codec):
     source = make(tmp_path / "a.mov", "png", form="rgb24", audio=None)
@@ -255,7 +259,15 @@ def test_where_riff_and_ogg_end(tmp_path):
         return b"RIFF" + length.to_bytes(4, "little") + name + content
 
     def page(flags, segments, stream=1):
-        return b"OggS\0" + bytes([flags]) + bytes(8) + bytes([stream]) + bytes(11) + bytes([len(segments), *segments]) + bytes(sum(segments))
+        return (
+            b"OggS\0"
+            + bytes([flags])
+            + bytes(8)
+            + bytes([stream])
+            + bytes(11)
+            + bytes([len(segments), *segments])
+            + bytes(sum(segments))
+        )
 
     ends = {
         riff(b"AVI ", 8, b"abcd"): False,
@@ -282,7 +294,10 @@ def test_frames_of_a_broken_file_are_kept_as_far_as_they_are_whole(tmp_path, nam
     source = make(tmp_path / name, "mpeg4", (128, 96), frames=40, audio="mp2")
     data = source.read_bytes()
     (tmp_path / f"cut-{name}").write_bytes(data[: len(data) * 6 // 10])
-    with io.read(tmp_path / f"cut-{name}", salvage=True) as clip, io.write(tmp_path / "b.mkv", clip, codec="ffv1") as out:
+    with (
+        io.read(tmp_path / f"cut-{name}", salvage=True) as clip,
+        io.write(tmp_path / "b.mkv", clip, codec="ffv1") as out,
+    ):
         for planes in clip.planes():
             out.write(planes)
     assert f"is broken after {out.count} frames" in clip.broken
@@ -325,7 +340,10 @@ def test_mpeg2_knows_few_shapes(tmp_path, shape, kept):
 def test_sound_that_comes_later_in_the_file_goes_along_with_a_part(tmp_path):
     make(tmp_path / "a.mkv", "ffv1", frames=50, audio="flac")
     late = {"max_interleave_delta": "1"}  # microseconds
-    with av.open(str(tmp_path / "a.mkv")) as old, av.open(str(tmp_path / "late.mkv"), "w", container_options=late) as new:
+    with (
+        av.open(str(tmp_path / "a.mkv")) as old,
+        av.open(str(tmp_path / "late.mkv"), "w", container_options=late) as new,
+    ):
         copies = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         packets = sorted((p for p in old.demux() if p.dts is not None), key=lambda p: (p.stream.type == "audio", p.dts))
         for packet in packets:
@@ -352,12 +370,16 @@ def test_interlaced_frames_are_refused_unless_they_are_whole_ones(tmp_path, name
         for shades in waves(4, 96, 64):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(shades, format="rgb48le").reformat(format=form)))
         out.mux(stream.encode(None))
-    with pytest.raises(ShiftsearchError, match=r"is interlaced, expected whole frames: deinterlace it first.*--progressive"):
+    with pytest.raises(
+        ShiftsearchError, match=r"is interlaced, expected whole frames: deinterlace it first.*--progressive"
+    ):
         io.read(source)
     assert len(frames_of(source, progressive=True)) == 4
 
 
-@pytest.mark.parametrize(("name", "kept"), [("b.mkv", True), ("b.mp4", True), ("b.mov", True), ("b.webm", True), ("b.avi", False)])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("b.mkv", True), ("b.mp4", True), ("b.mov", True), ("b.webm", True), ("b.avi", False)]
+)
 def test_chapters_are_kept_or_told(tmp_path, name, kept):
     source, seconds = make(tmp_path / "plain.mp4", frames=50, audio=None), Fraction(1)
     with av.open(str(source)) as old, av.open(str(tmp_path / "a.mp4"), "w") as new:

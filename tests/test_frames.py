@@ -59,9 +59,7 @@ def test_there_and_back_is_the_same(name, dtype, rng):
 def test_every_whole_number_survives(dtype):
     levels = np.arange(frames.WHITE[dtype] + 1, dtype=dtype).reshape(1, 16, -1)
     np.testing.assert_array_equal(through(lambda xp, x: x, frames=levels), levels)
-    black, white = through(lambda xp, x: x, frames=np.array([[[0, frames.WHITE[dtype]] * 4]], dtype))[
-        0, 0, :2
-    ]
+    black, white = through(lambda xp, x: x, frames=np.array([[[0, frames.WHITE[dtype]] * 4]], dtype))[0, 0, :2]
     assert (black, white) == (0, frames.WHITE[dtype])
 
 

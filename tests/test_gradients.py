@@ -102,7 +102,9 @@ def test_kept_offsets_follow_the_flow_that_led_there(backend, border):
     outputs = case.op.forward(backend, case.spec, **inputs)
     e = np.random.default_rng(0).standard_normal(outputs["offsets"].shape)
     nothing = np.zeros(outputs["scores"].shape)
-    gradient = case.op.backward(backend, case.spec, inputs, outputs, {"scores": nothing, "offsets": e}, {"flow"})["flow"]
+    gradient = case.op.backward(backend, case.spec, inputs, outputs, {"scores": nothing, "offsets": e}, {"flow"})[
+        "flow"
+    ]
     moved = case.op.forward(backend, case.spec, **{**inputs, "flow": inputs["flow"] + move})["offsets"]
     sign = (moved - outputs["offsets"]).astype(float)[..., 1:, 1:] / move  # (B, G, T, h, w, slots, (dy, dx))
     assert set(np.unique(sign)) == ({-1, 1} if border == "reflect" else {1})

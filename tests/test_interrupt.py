@@ -38,7 +38,9 @@ def test_a_call_that_would_take_hours_can_be_interrupted(threads):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
 def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where tests run, it may be ignored
-    program += "import numpy as np, shiftsearch as ss; v = np.zeros((1, 3, 9, 9), np.float32); print(flush=True)\ntry:\n"
+    program += (
+        "import numpy as np, shiftsearch as ss; v = np.zeros((1, 3, 9, 9), np.float32); print(flush=True)\ntry:\n"
+    )
     program += "    for patch in range(1, 10): ss.search(v, v, window=patch, patch=patch, radius=0, topk=1, subpixel=patch % 2 > 0)\n"
     program += "except KeyboardInterrupt: print('interrupted', flush=True)"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -59,7 +61,9 @@ _SHORT = {"windows_of_flow", "windows_of_seeds"}  # which are given some thousan
 def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
     """All that the table of cases needs: each call is made twice, first with stop set."""
     modules, called = (chain, places, search, whole_patches, whole_places, windows), set()
-    kernels = {(m, name): f.__self__ for m in modules for name, f in vars(m).items() if isinstance(_owner(f), jit.kernel)}
+    kernels = {
+        (m, name): f.__self__ for m in modules for name, f in vars(m).items() if isinstance(_owner(f), jit.kernel)
+    }
 
     def twice(kernel, *arguments):
         given = dict(zip(kernel.names, arguments, strict=True))

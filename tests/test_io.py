@@ -173,8 +173,14 @@ def test_a_span_takes_its_sound_along(tmp_path):
 @pytest.mark.parametrize("ending", ["y4m", "ts", "mpg", "mov", "ogv", "mxf", "3gp", "flv", "webm", "wmv", "vob"])
 def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_path, ending):
     """Some of FFmpeg's writers would take any codec, and make a file that nobody can read."""
-    for name, codec, form in (("a.webm", "libvpx-vp9", "yuv420p"), ("b.mkv", "ffv1", "yuv422p10le"), ("c.avi", "png", "rgb24")):
-        source = make(tmp_path / name, codec, (96, 64), frames=2, form=form, audio="libopus" if name == "a.webm" else "mp2")
+    for name, codec, form in (
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("b.mkv", "ffv1", "yuv422p10le"),
+        ("c.avi", "png", "rgb24"),
+    ):
+        source = make(
+            tmp_path / name, codec, (96, 64), frames=2, form=form, audio="libopus" if name == "a.webm" else "mp2"
+        )
         target = tmp_path / f"out-{name}.{ending}"
         through(source, target)
         assert psnr(*((frame >> 8 if frame.dtype == np.uint16 else frame).astype(np.uint8) for frame in (

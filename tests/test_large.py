@@ -31,9 +31,13 @@ def finds_what_the_cpu_finds(run, size, whole=True, **options):
     rng, spec = np.random.default_rng(0), SearchSpec("search", **options)
     h, w = ((n - 1) // spec.stride + 1 for n in size[-2:])
     q, k = rng.integers(-3, 4, (2, *size)).astype(run.dtype)
-    flow = rng.integers(-16, 17, (size[0], 1, size[1], 2 * spec.radius, 2, h, w)).astype(np.float32) / (1 if whole else 4)
+    flow = rng.integers(-16, 17, (size[0], 1, size[1], 2 * spec.radius, 2, h, w)).astype(np.float32) / (
+        1 if whole else 4
+    )
     there = run._load().xp
-    found = SEARCH.forward(run._load(), spec, **{name: there.asarray(a) for name, a in (("q", q), ("k", k), ("flow", flow))})
+    found = SEARCH.forward(
+        run._load(), spec, **{name: there.asarray(a) for name, a in (("q", q), ("k", k), ("flow", flow))}
+    )
     wide = np.float32 if np.dtype(run.dtype).itemsize == 2 else run.dtype
     wanted = SEARCH.forward(cpu, spec, q=q.astype(wide), k=k.astype(wide), flow=flow)
     for name, array in wanted.items():
@@ -186,7 +190,11 @@ def test_more_candidates_than_32_bits_count(huge):
 def test_more_channels_than_32_bits_count_go_to_their_places(huge):
     """`push`, whose list of pixels would take memory if there were as many."""
     backend, video, places = huge
-    q, k, offsets = video(1, 2**31 // 1600 + 999, 40, 40), video(1, 2**31 // 1600 + 999, 40, 40), places(1, 1, 1, 40, 40, _K)
+    q, k, offsets = (
+        video(1, 2**31 // 1600 + 999, 40, 40),
+        video(1, 2**31 // 1600 + 999, 40, 40),
+        places(1, 1, 1, 40, 40, _K),
+    )
     c = np.ones(offsets.shape[:-1], np.float32)
     p = Patches(patch=2, metric="l2")
     assert q.size > 2**31
@@ -204,14 +212,16 @@ def test_more_flow_than_32_bits_count(huge):
         flow[..., -8:, -2 * _FEW :] = rng.integers(-8, 9, (1, 3, 2, 8, 2 * _FEW)) / 4
     assert flows[0].size > 2**31
     chained = backend._chained(*flows, 1, 1)[..., -1, -_FEW:]
-    wanted = definition.chain_flow(*(flow[..., -8:, -2 * _FEW :] for flow in flows), radius=1, stride=1)[..., -1, -_FEW:]
+    wanted = definition.chain_flow(*(flow[..., -8:, -2 * _FEW :] for flow in flows), radius=1, stride=1)[
+        ..., -1, -_FEW:
+    ]
     np.testing.assert_array_equal(chained[0, 2], wanted[0, 2])  # of the last frame, which is computed
 
     def arrives(backend, forward, backward):
         """At each step of the trajectory of the last queries."""
         B, T, _, H, W = forward.shape
         grad, chained = (backend.xp.empty((B, T, 2, 2, H, W), dtype) for dtype in (np.float32, np.float64))
-        grad[...,  -1, -_FEW:] = 1
+        grad[..., -1, -_FEW:] = 1
         chained[..., -1, -_FEW:] = wanted
         out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64)
                for name, more in (("places", (3,)), ("arrived", (2,)), ("forwards", ()), ("backwards", ()))}  # fmt: skip

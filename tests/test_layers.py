@@ -80,8 +80,15 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_optional_libraries_have_one_home(path):
     homes = {
-        "numba": "backends.cpu", "llvmlite": "backends.cpu", "cupy": "backends.cuda", "av": "video.io", "tqdm": "video.cli",
-        "skimage": "video.cli", "vapoursynth": "vapoursynth", "cv2": "video.flow"}
+        "numba": "backends.cpu",
+        "llvmlite": "backends.cpu",
+        "cupy": "backends.cuda",
+        "av": "video.io",
+        "tqdm": "video.cli",
+        "skimage": "video.cli",
+        "vapoursynth": "vapoursynth",
+        "cv2": "video.flow",
+    }
     for module in imports(path):
         library = module.split(".")[0]
         assert name_of(path).startswith(homes.get(library, "")), f"{path} imports {library}"
@@ -92,7 +99,9 @@ def test_optional_libraries_have_one_home(path):
 
 def test_import_loads_nothing_heavy():
     code = "import sys, shiftsearch; print([m for m in ('numba', 'llvmlite', 'torch', 'cupy', 'ml_dtypes', 'scipy', 'cv2') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=HOME)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=HOME
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -53,7 +53,9 @@ def test_modules_are_their_ops(video, flow):
 
 @pytest.mark.parametrize("module", [nn.ShiftedSearch, nn.Refine, nn.Aggregate, nn.Stack])
 def test_modules_have_the_options_of_their_ops_and_show_them(module):
-    options = {n: p.default for n, p in inspect.signature(module.function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    options = {
+        n: p.default for n, p in inspect.signature(module.function).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
     assert {n: p.default for n, p in inspect.signature(module).parameters.items()} == options
     made = module(patch=5)
     assert made.options == {**options, "patch": 5}
@@ -76,7 +78,11 @@ def test_modules_have_the_options_of_their_ops_and_show_them(module):
         (nn.ShiftedAttention, {"dim": 8, "scale": float("nan")}, "ShiftedAttention: scale is nan"),
         (nn.ShiftedAttention, {"dim": 8, "scale": "big"}, "ShiftedAttention: scale is 'big'"),
         (nn.GuidedDeformableAttention, {"dim": 12, "offsets": "guess"}, "offsets is 'guess', expected one of"),
-        (nn.GuidedDeformableAttention, {"dim": 12, "points": 8, "offsets": "predict"}, "points is 8, expected a square"),
+        (
+            nn.GuidedDeformableAttention,
+            {"dim": 12, "points": 8, "offsets": "predict"},
+            "points is 8, expected a square",
+        ),
         (nn.GuidedDeformableAttention, {"dim": 12, "points": 10, "window": 3}, "points is 10, expected at most the 9"),
         (nn.GuidedDeformableAttention, {"dim": 12, "points": 9.0}, "points is 9.0"),
         (nn.GuidedDeformableAttention, {"dim": 12, "hidden": 0}, "hidden is 0"),
@@ -141,7 +147,10 @@ def test_everything_in_attention_learns(video, flow, options):
 
 def test_attention_is_made_of_its_parts(video, flow):
     layer = nn.ShiftedAttention(C, heads=2, window=3, topk=4, patch=3, learn_scale=False, scale=0.3)
-    q, k, v = (F.conv2d(video.flatten(0, 1), m.weight[..., None, None], m.bias).view(B, T, -1, H, W) for m in (layer.q, layer.k, layer.v))
+    q, k, v = (
+        F.conv2d(video.flatten(0, 1), m.weight[..., None, None], m.bias).view(B, T, -1, H, W)
+        for m in (layer.q, layer.k, layer.v)
+    )
     scores, offsets = ss.search(q, k, flow, window=3, topk=4, patch=3, heads=2, subpixel=True)
     found = ss.aggregate(v, torch.softmax(-0.3 * scores, -1), offsets, patch=3)
     expected = F.conv2d(found.flatten(0, 1), layer.out.weight[..., None, None], layer.out.bias).view(video.shape)
@@ -191,7 +200,9 @@ def dense_guided(layer, x, support, flow, offsets):
             at = 2 * at / torch.tensor([W - 1, H - 1]) - 1  # (B, T, heads, H, W, (x, y))
             for sampled, of in ((keys, k), (values, v)):
                 heads = of[:, s].unflatten(1, (G, -1))[:, None].expand(-1, x.shape[1], -1, -1, -1, -1)
-                part = F.grid_sample(heads.flatten(0, 2), at.flatten(0, 2), padding_mode="reflection", align_corners=True)
+                part = F.grid_sample(
+                    heads.flatten(0, 2), at.flatten(0, 2), padding_mode="reflection", align_corners=True
+                )
                 sampled.append(part.view(*heads.shape[:3], -1, H, W))
     keys, values = torch.stack(keys, -1), torch.stack(values, -1)
     heads = q.unflatten(2, (G, -1))[..., None]
@@ -210,7 +221,11 @@ def test_predicted_points_begin_as_a_square_around_the_flow(guided):
     x, support, flow = guided
     grid = torch.tensor([[dy, dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
     offsets = flow.flip(3)[:, :, :, None, None] + grid[:, :, None, None]
-    close(layer(x, support, flow), dense_guided(layer, x, support, flow, offsets.expand(-1, -1, -1, 2, -1, -1, -1, -1)), 1e-4)
+    close(
+        layer(x, support, flow),
+        dense_guided(layer, x, support, flow, offsets.expand(-1, -1, -1, 2, -1, -1, -1, -1)),
+        1e-4,
+    )
 
 
 def test_searched_points_are_the_best_of_the_window(guided):
@@ -290,15 +305,25 @@ def test_any_frames_are_taken(shape):
 
 # --- as modules of torch ----------------------------------------------------------------------------
 def layers():
-    yield "attention", nn.ShiftedAttention(C, heads=2, window=3, topk=4), lambda: (torch.randn(B, T, C, H, W), torch.zeros(B, T, 2, 2, H, W))
-    yield "conv", nn.ShiftedAttention(C, heads=2, window=3, topk=4, conv=True, patch=3), lambda: (torch.randn(B, T, C, H, W),)
+    yield (
+        "attention",
+        nn.ShiftedAttention(C, heads=2, window=3, topk=4),
+        lambda: (torch.randn(B, T, C, H, W), torch.zeros(B, T, 2, 2, H, W)),
+    )
+    yield (
+        "conv",
+        nn.ShiftedAttention(C, heads=2, window=3, topk=4, conv=True, patch=3),
+        lambda: (torch.randn(B, T, C, H, W),),
+    )
     for offsets in ("predict", "search"):
         yield f"guided, {offsets}", nn.GuidedDeformableAttention(C, heads=2, offsets=offsets, window=3), lambda: (
             torch.randn(B, T, C, H, W), torch.randn(B, 2, C, H, W), torch.rand(B, T, 2, 2, H, W)
         )  # fmt: skip
 
 
-each_layer = pytest.mark.parametrize(("layer", "inputs"), [case[1:] for case in layers()], ids=[case[0] for case in layers()])
+each_layer = pytest.mark.parametrize(
+    ("layer", "inputs"), [case[1:] for case in layers()], ids=[case[0] for case in layers()]
+)
 
 
 @each_layer

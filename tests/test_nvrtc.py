@@ -15,7 +15,9 @@ needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [pytest.param(k.name, marks=pytest.mark.xdist_group(k.file)) for k in KERNELS.values()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(k.name, marks=pytest.mark.xdist_group(k.file)) for k in KERNELS.values()]
+)
 def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
     kernel, found = KERNELS[name], []
     texts = list(enumerate(programs(kernel, dtype)))

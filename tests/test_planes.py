@@ -19,7 +19,19 @@ pytest.importorskip("cv2")
 pytest.importorskip("tqdm")
 
 YUV = [f"yuv{size}p{depth}" for size in ("420", "422", "444") for depth in ("", "10le", "12le")]
-OTHERS = ["gray", "gray10le", "gray12le", "gray16le", "bgr0", "rgb48le", "gbrp9le", "gbrp10le", "gbrp12le", "gbrp14le", "gbrp16le"]
+OTHERS = [
+    "gray",
+    "gray10le",
+    "gray12le",
+    "gray16le",
+    "bgr0",
+    "rgb48le",
+    "gbrp9le",
+    "gbrp10le",
+    "gbrp12le",
+    "gbrp14le",
+    "gbrp16le",
+]
 
 
 def samples(frame) -> list[np.ndarray]:
@@ -102,7 +114,9 @@ def test_commands_that_do_nothing_keep_all_samples_of_grey_and_rgb(tmp_path, for
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("range_", [1, 2])
-@pytest.mark.parametrize("form", ["nv12", "p010le", "yuyv422", "yuv411p", "yuv410p", "yuv440p10le", "yuv420p16le", "yuvj422p"])
+@pytest.mark.parametrize(
+    "form", ["nv12", "p010le", "yuyv422", "yuv411p", "yuv410p", "yuv440p10le", "yuv420p16le", "yuvj422p"]
+)
 def test_commands_that_do_nothing_keep_all_samples_however_they_lie(tmp_path, form, range_, command):
     source = make(tmp_path / "a.nut", form, size=(40, 28), range_=range_, codec="rawvideo")
     assert main([*COMMANDS[command], str(source), "-o", str(tmp_path / "b.nut")]) == 0
@@ -166,7 +180,9 @@ def test_black_grey_and_white_are_what_they_say(tmp_path):
         np.testing.assert_array_equal(frame, np.broadcast_to(shades[:, None, None], frame.shape))
 
 
-@pytest.mark.parametrize(("matrix", "name"), [(1, "ITU709"), (6, "ITU601"), (9, "BT2020"), (7, "SMPTE240M"), (4, "FCC")])
+@pytest.mark.parametrize(
+    ("matrix", "name"), [(1, "ITU709"), (6, "ITU601"), (9, "BT2020"), (7, "SMPTE240M"), (4, "FCC")]
+)
 @pytest.mark.parametrize("range_", [1, 2])
 def test_colours_are_those_of_ffmpeg(matrix, name, range_):
     form = Form.of(8, 1, 1, matrix, range_ == 2)
@@ -210,11 +226,18 @@ def test_planes_are_written_like_those_of_a_clip_only(tmp_path):
     with io.read(source) as clip:
         y, u, v = next(clip.planes())
     for bad in [(y, u), (y, u, v, v), (y, y, y), (y, u, v.astype(np.uint16)), (y, u, None), (y[..., None], u, v), ()]:
-        with pytest.raises(ShiftsearchError, match=r"b.mkv: a frame is .*, expected"), io.read(source) as clip, io.write(tmp_path / "b.mkv", clip) as out:
+        with (
+            pytest.raises(ShiftsearchError, match=r"b.mkv: a frame is .*, expected"),
+            io.read(source) as clip,
+            io.write(tmp_path / "b.mkv", clip) as out,
+        ):
             out.write(bad)
     with io.read(tmp_path / "grey.mkv") as grey:
         for options in ({"rate": 25}, {"like": grey}):
-            with pytest.raises(ShiftsearchError, match="a tuple of 3, expected"), io.write(tmp_path / "b.mkv", **options) as out:
+            with (
+                pytest.raises(ShiftsearchError, match="a tuple of 3, expected"),
+                io.write(tmp_path / "b.mkv", **options) as out,
+            ):
                 out.write((y, u, v))
 
 
@@ -253,7 +276,9 @@ def noisy(form="yuv420p", sigmas=(12, 5, 8), frames=6, size=(160, 112)):
         for p, like in enumerate(samples(av.VideoFrame(*size, form))):
             y, x = np.mgrid[: like.shape[0], : like.shape[1]] * (size[1] / like.shape[0] / 9)
             clean[-1].append((128 + 45 * np.sin(x + t / 4 + p) * np.cos(y - t / 5)) * unit)
-        noise = (sigma * unit * rng.standard_normal(plane.shape) for sigma, plane in zip(sigmas, clean[-1], strict=True))
+        noise = (
+            sigma * unit * rng.standard_normal(plane.shape) for sigma, plane in zip(sigmas, clean[-1], strict=True)
+        )
         seen.append([np.rint(plane + n).astype(int) for plane, n in zip(clean[-1], noise, strict=True)])
     return clean, seen
 
@@ -269,7 +294,9 @@ def test_each_plane_is_denoised_with_its_own_noise_which_is_told(tmp_path, capsy
     np.testing.assert_allclose(numbers, (12, 5, 8), rtol=0.08)
     found = all_samples(tmp_path / "b.mkv")
     for p in range(3):
-        before, after = (np.mean([(a[p] - b[p]) ** 2.0 for a, b in zip(clip, clean, strict=True)]) for clip in (seen, found))
+        before, after = (
+            np.mean([(a[p] - b[p]) ** 2.0 for a, b in zip(clip, clean, strict=True)]) for clip in (seen, found)
+        )
         assert after < before / 12
 
 
@@ -284,7 +311,10 @@ def test_sigma_is_that_of_the_planes_one_or_one_each(tmp_path, capsys):
             for a, b in zip(wanted, found, strict=True):
                 np.testing.assert_array_equal(a, b)
         assert ("noise found" in capsys.readouterr().err) == ("auto" in text)
-    for text, said in [("12,5", "sigma has 2 numbers, expected one, or one for each of the 3"), ("1,-2,1", "sigma is -2.0")]:
+    for text, said in [
+        ("12,5", "sigma has 2 numbers, expected one, or one for each of the 3"),
+        ("1,-2,1", "sigma is -2.0"),
+    ]:
         assert main(["denoise", str(source), "-o", str(tmp_path / "c.mkv"), "--sigma", text]) == 1
         assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -346,7 +376,10 @@ def test_one_array_is_a_frame(rng):
 def test_coarser_planes_go_where_the_first_one_went(rng):
     still = rng.integers(0, 256, (60, 80)).repeat(2, 0).repeat(2, 1).astype(np.uint8)
     colour = rng.integers(0, 256, (60, 80), np.uint8)
-    clip = [(np.roll(still, (4 * t, -2 * t), (0, 1)), *(np.roll(c, (2 * t, -t), (0, 1)) for c in (colour, 255 - colour))) for t in range(3)]
+    clip = [
+        (np.roll(still, (4 * t, -2 * t), (0, 1)), *(np.roll(c, (2 * t, -t), (0, 1)) for c in (colour, 255 - colour)))
+        for t in range(3)
+    ]
     for first, *others in align_planes(clip, clip[0], None, window=19, sigma=0):
         np.testing.assert_array_equal(first[20:-20, 20:-20], still[20:-20, 20:-20])
         for found, plane in zip(others, clip[0][1:], strict=True):
@@ -370,7 +403,9 @@ def test_tensors_are_tensors():
     _, seen = noisy(frames=3)
     clip = [tuple(plane.astype(np.uint8) for plane in frame) for frame in seen]
     for function in (lambda frames: denoise_planes(frames, 9), align_planes):
-        for found, wanted in zip(function([tuple(map(torch.from_numpy, frame)) for frame in clip]), function(clip), strict=True):
+        for found, wanted in zip(
+            function([tuple(map(torch.from_numpy, frame)) for frame in clip]), function(clip), strict=True
+        ):
             for a, b in zip(found, wanted, strict=True):
                 assert isinstance(a, torch.Tensor)
                 np.testing.assert_array_equal(a.numpy(), b)
@@ -386,5 +421,7 @@ def test_what_are_no_planes_is_said():
         ]:  # fmt: skip
             with pytest.raises(ShiftsearchError, match=f"^{function.__name__}: .*{said}"):
                 list(function(frames))
-    with pytest.raises(ShiftsearchError, match="denoise_planes: sigma has 2 numbers, expected one, or one for each of the 3"):
+    with pytest.raises(
+        ShiftsearchError, match="denoise_planes: sigma has 2 numbers, expected one, or one for each of the 3"
+    ):
         list(denoise_planes([(y, u, u)], (1, 2)))

@@ -30,7 +30,9 @@ def _backend(request, monkeypatch):
     """What computes arrays in main memory: the CPU backend, or the emulated CUDA kernels in its place."""
     if request.param == "emulated":
         emulated = Cuda(emulate.Emulator(seed=1))
-        monkeypatch.setattr(_arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first))
+        monkeypatch.setattr(
+            _arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first)
+        )
 
 
 examples = settings(
@@ -227,4 +229,9 @@ def test_broadcast_arrays_are_what_they_stand_for(rng):
         few = [1 if axis in repeated or axis - len(shape) in repeated else n for axis, n in enumerate(shape)]
         patches = np.broadcast_to(rng.standard_normal(few).astype(np.float32), shape)
         wanted = ss.fold(patches.copy(), offsets.copy(), weights.copy(), size=(3, 5, 6))[0]
-        np.testing.assert_allclose(ss.fold(patches, offsets, weights, size=(3, 5, 6))[0], wanted, rtol=0, atol=tolerance(np.float32, 36, wanted))
+        np.testing.assert_allclose(
+            ss.fold(patches, offsets, weights, size=(3, 5, 6))[0],
+            wanted,
+            rtol=0,
+            atol=tolerance(np.float32, 36, wanted),
+        )

@@ -34,7 +34,9 @@ def test_every_link_leads_somewhere():
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("command", ["pip install . && shiftsearch demo", 'pip install ".[test]" && pytest -n auto --dist loadgroup'])
+@pytest.mark.parametrize(
+    "command", ["pip install . && shiftsearch demo", 'pip install ".[test]" && pytest -n auto --dist loadgroup']
+)
 def test_ci_runs_the_commands_that_the_readme_gives(command):
     script = ROOT / ".ci" / "run"
     if not script.exists():  # an sdist

@@ -67,7 +67,8 @@ def denoised(folder, name, sigma, quality="fast", colour=False):
 
 
 @pytest.mark.parametrize(
-    ("sigma", "carphone", "bbb", "bikes2"), [(10, 36.78, 39.61, 36.82), (20, 32.99, 35.75, 32.97), (50, 27.18, 30.35, 27.31)]
+    ("sigma", "carphone", "bbb", "bikes2"),
+    [(10, 36.78, 39.61, 36.82), (20, 32.99, 35.75, 32.97), (50, 27.18, 30.35, 27.31)],
 )
 def test_fast_denoising_is_better_than_v_bm3d(folder, sigma, carphone, bbb, bikes2):
     """V-BM3D's PSNR by the same protocol, with its defaults "np" and 2 frames each way."""
@@ -112,7 +113,9 @@ def test_the_planes_of_a_file_are_denoised_as_what_they_are(folder, tmp_path, ca
     assert main(["denoise", str(tmp_path / "noisy.mkv"), "-o", str(tmp_path / "clean.mkv"), "--codec", "ffv1"]) == 0
     with io.read(tmp_path / "clean.mkv") as clip:
         found = [np.stack(plane) for plane in zip(*clip.planes(), strict=True)]
-    scores = [metrics.peak_signal_noise_ratio(np.stack(a), b) for a, b in zip(zip(*clean, strict=True), found, strict=True)]
+    scores = [
+        metrics.peak_signal_noise_ratio(np.stack(a), b) for a, b in zip(zip(*clean, strict=True), found, strict=True)
+    ]
     assert (np.array(scores) > (33.1, 40.2, 38.0)).all(), scores
     told = [float(part.split()[-1]) for part in capsys.readouterr().err.split("noise found: ")[1].split(",")]
     np.testing.assert_allclose(told, 15, rtol=0.03)

@@ -19,7 +19,9 @@ pytestmark = [
 ]
 _FILES = {"ops": Path(__file__).with_name("test_ops.py"), "large": Path(__file__).with_name("test_large.py")}
 # every kernel, and every way in which one keeps its best candidates
-_KINDS = "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
+_KINDS = (
+    "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
+)
 
 
 @pytest.mark.parametrize("op", [*sorted({case.op.name for case in CASES}), "kept"])

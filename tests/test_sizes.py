@@ -23,13 +23,20 @@ for frames, height, width in {sizes}:
 
 def _run(text: str) -> None:
     """In a process of its own, as what is tested here may end one, and small must come before large."""
-    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", text], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", text], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize(
     "sizes",
-    [[(3, 40, 50), (3, 256, 256)], [(3, 480, 854)], [(8, 400, 500)], [(3, 9, 9), (3, 720, 33), (3, 33, 720), (3, 70, 1280)]],
+    [
+        [(3, 40, 50), (3, 256, 256)],
+        [(3, 480, 854)],
+        [(8, 400, 500)],
+        [(3, 9, 9), (3, 720, 33), (3, 33, 720), (3, 70, 1280)],
+    ],
     ids=str,
 )
 def test_a_search_of_any_size_stays_in_its_memory(sizes):

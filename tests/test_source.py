@@ -36,7 +36,17 @@ def test_functions_and_lines_are_short_and_files_say_what_they_are():
 
 # Doubles that are no positions, or where nothing is rounded: weights of samples, flow and its gradients, the fraction
 # behind a pixel, how far a candidate is from the centre, and, by name, how many candidates come before it.
-_NO_POSITIONS = ("ss_between", "ss_sample", "ss_slope_y", "ss_slope_x", "ss_flow", "ss_chain", "ss_unchain", "ss_push", "ss_judge")
+_NO_POSITIONS = (
+    "ss_between",
+    "ss_sample",
+    "ss_slope_y",
+    "ss_slope_x",
+    "ss_flow",
+    "ss_chain",
+    "ss_unchain",
+    "ss_push",
+    "ss_judge",
+)
 _COUNTS = {"before"}
 _INTRINSIC = re.compile(r"__d(add|mul|div)_rn\(")
 

@@ -44,7 +44,10 @@ class Call:
         for name in self.takes.split():
             found[name] = torch.randn(shapes[name], generator=random, dtype=torch.float64)
             if name in ("flow", "offsets", "motion", "forward", "backward"):  # not near whole pixels, where slopes jump
-                whole, part = torch.randint(-2, 3, shapes[name], generator=random), torch.rand(shapes[name], generator=random)
+                whole, part = (
+                    torch.randint(-2, 3, shapes[name], generator=random),
+                    torch.rand(shapes[name], generator=random),
+                )
                 found[name] = whole + 0.2 + 0.6 * part.double()
                 if name == "offsets":
                     found[name][..., 0] = whole[..., 0]  # frames do not move
@@ -64,9 +67,12 @@ CALLS = {
     "search": Call(lambda q, k, flow: ss.search(q, k, flow, subpixel=True, **OPTIONS), "q k flow"),
     "whole search": Call(lambda q, k: ss.search(q, k, **OPTIONS), "q k"),
     "chained search": Call(
-        lambda q, k, forward, backward: ss.search(q, k, (forward, backward), subpixel=True, **OPTIONS), "q k forward backward"
+        lambda q, k, forward, backward: ss.search(q, k, (forward, backward), subpixel=True, **OPTIONS),
+        "q k forward backward",
     ),
-    "match": Call(lambda frame, other, motion: ss.match(frame, other, motion, subpixel=True, **OPTIONS), "frame other motion"),
+    "match": Call(
+        lambda frame, other, motion: ss.match(frame, other, motion, subpixel=True, **OPTIONS), "frame other motion"
+    ),
     "refine": Call(lambda q, k, offsets: ss.refine(q, k, offsets, subpixel=True, **OPTIONS), "q k offsets"),
     "score": Call(lambda q, k, offsets: ss.score(q, k, offsets, patch=2, heads=2), "q k offsets"),
     "aggregate": Call(lambda v, weights, offsets: ss.aggregate(v, weights, offsets, patch=2), "v weights offsets"),
@@ -76,7 +82,9 @@ CALLS = {
     "gather": Call(lambda v, offsets: ss.gather(v, offsets, patch=2, heads=2, queries=slice(1, 3)), "v offsets"),
     "fold": Call(_fold, "patches offsets weights"),
     "chain_flow": Call(lambda forward, backward: ss.chain_flow(forward, backward, radius=1), "forward backward"),
-    "upsample_flow": Call(lambda coarse: ss.upsample_flow(coarse, (coarse.shape[-2] * 2, coarse.shape[-1] * 3)), "coarse"),
+    "upsample_flow": Call(
+        lambda coarse: ss.upsample_flow(coarse, (coarse.shape[-2] * 2, coarse.shape[-1] * 3)), "coarse"
+    ),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 each_op = pytest.mark.parametrize(
@@ -262,7 +270,9 @@ def test_any_axis_of_any_of_the_inputs_is_mapped_over(call):
     function, axes, given = _mapped(call)
 
     def each(*given):
-        found = (function(*(x if d is None else x.select(d, n) for x, d in zip(given, axes, strict=True))) for n in range(2))
+        found = (
+            function(*(x if d is None else x.select(d, n) for x, d in zip(given, axes, strict=True))) for n in range(2)
+        )
         return tuple(map(torch.stack, zip(*found, strict=True)))
 
     def slopes(function):
@@ -347,8 +357,16 @@ def _backward_arguments(name, operator, arguments):
     options = arguments[len(op.inputs) :]
     outputs = dict(zip(op.outputs, _several(operator(*inputs, *options)), strict=True))
     kept = [outputs[key] for key in op.keeps]
-    grads = [torch.ones((), dtype=outputs[key].dtype).expand_as(outputs[key]) for key in op.outputs if key not in op.hidden]
-    return getattr(torch.ops.shiftsearch, f"{name}_backward"), (*inputs, *kept, *grads, *options, [x is not None for x in inputs])
+    grads = [
+        torch.ones((), dtype=outputs[key].dtype).expand_as(outputs[key]) for key in op.outputs if key not in op.hidden
+    ]
+    return getattr(torch.ops.shiftsearch, f"{name}_backward"), (
+        *inputs,
+        *kept,
+        *grads,
+        *options,
+        [x is not None for x in inputs],
+    )
 
 
 def _several(found):
@@ -471,9 +489,13 @@ def test_exported_programs_give_the_same(call, dynamic):
     if dynamic:  # rows and columns stand after the frames, or behind those of a flow
         sizes = {6: height, 8: width}
         shapes = (tuple({axis: sizes[n] for axis, n in enumerate(t.shape) if n in sizes} for t in tensors.values()),)
-    program = torch.export.export(Module(call), tuple(tensors.values()), dynamic_shapes={"tensors": shapes[0]} if dynamic else None)
+    program = torch.export.export(
+        Module(call), tuple(tensors.values()), dynamic_shapes={"tensors": shapes[0]} if dynamic else None
+    )
     for sizes in ((6, 8), (7, 9)) if dynamic else ((6, 8),):
-        given = {name: tensor.detach() for name, tensor in call.tensors(height=sizes[0], width=sizes[1], seed=3).items()}
+        given = {
+            name: tensor.detach() for name, tensor in call.tensors(height=sizes[0], width=sizes[1], seed=3).items()
+        }
         for found, expected in zip(program.module()(*given.values()), call(given), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
@@ -661,7 +683,11 @@ def test_tensors_on_the_kernels_give_the_numbers_of_the_cpu(name, monkeypatch):
     device.xp = Namespace()
     backend = Cuda(device)
     monkeypatch.setattr(_arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=backend, first=first))
-    monkeypatch.setattr(_arrays._Torch, "take", staticmethod(lambda op, name, tensor: device.xp.asarray(np.from_dlpack(tensor.detach()))))
+    monkeypatch.setattr(
+        _arrays._Torch,
+        "take",
+        staticmethod(lambda op, name, tensor: device.xp.asarray(np.from_dlpack(tensor.detach()))),
+    )
     monkeypatch.setattr(_arrays._Torch, "give", staticmethod(lambda array: torch.from_numpy(array.get())))
     for found, wanted in zip(call(tensors), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -691,7 +717,9 @@ def test_a_call_is_on_the_device_and_stream_of_its_tensors_in_memory_of_torch(mo
     )
     monkeypatch.setattr(cuda_backend, "load", lambda: SimpleNamespace(xp=SimpleNamespace(cuda=cuda)))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=f"stream of {index}"))
-    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", lambda size, index, stream: (size, index, stream.cuda_stream))
+    monkeypatch.setattr(
+        torch.cuda, "caching_allocator_alloc", lambda size, index, stream: (size, index, stream.cuda_stream)
+    )
     with _arrays._Cuda("search", "torch", "cuda:1", None).current():
         done.append("work")
     assert done == [

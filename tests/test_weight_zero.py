@@ -56,20 +56,34 @@ class Sprinkled(Case):
 
 
 def _rows():
-    kinds = [("int", 3, True), ("int", 3, False), ("halves", 3, False), ("quarters", 1, False)]  # halves: one axis whole
+    kinds = [
+        ("int", 3, True),
+        ("int", 3, False),
+        ("halves", 3, False),
+        ("quarters", 1, False),
+    ]  # halves: one axis whole
     for (offsets, patch, finite), border in product(kinds, ("reflect", "zeros")):
         for op in ("score dot", "score l2", "aggregate", "scatter", "stack", "gather", "fold"):
             op, *metric = op.split()
-            options = {"offsets": offsets, "border": border, "patch": patch, **({"metric": metric[0]} if metric else {})}
+            options = {
+                "offsets": offsets,
+                "border": border,
+                "patch": patch,
+                **({"metric": metric[0]} if metric else {}),
+            }
             name = f"{op}: {', '.join([*metric, offsets, border, 'finite weights' if finite else 'any weights'])}"
             size = (1, 3, 2, 6, 7) if patch == 3 else (1, 2, 2, 1, 5)  # or an axis of one pixel
             yield Sprinkled(**vars(row(name, size, **options)), finite_weights=finite)
-    for op, metric, border, subpixel in product(("search", "refine"), ("l2", "dot"), ("reflect", "zeros"), (False, True)):
+    for op, metric, border, subpixel in product(
+        ("search", "refine"), ("l2", "dot"), ("reflect", "zeros"), (False, True)
+    ):
         kinds = {"flow": "halves"} if op == "search" else {"offsets": "halves"}
         name = f"{op}: {metric}, {border}{', subpixel' * subpixel}"
         options = {"window": 3, "patch": 2, "topk": None, "metric": metric, "border": border, "subpixel": subpixel}
         yield Sprinkled(**vars(row(name, (1, 3, 2, 6, 7), **kinds, **options)))
-    yield Sprinkled(**vars(row("search: many channels", (1, 3, 16, 5, 6), window=3, topk=None, subpixel=True, flow="halves")))
+    yield Sprinkled(
+        **vars(row("search: many channels", (1, 3, 16, 5, 6), window=3, topk=None, subpixel=True, flow="halves"))
+    )
     for kind in ("wild", "whole"):
         yield Sprinkled(**vars(row(f"chain_flow: {kind}", (1, 5, 1, 5, 6), flow=kind, radius=2)))
 
@@ -179,7 +193,9 @@ def test_gradients_of_values_are_silent(op):
 def test_parts_of_many_rows_follow_it_too(metric, threads, monkeypatch):
     """Patches at whole places that lie across the parts of several threads."""
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", str(threads))
-    case = Sprinkled(**vars(row(f"score: many rows, {metric}", (1, 2, 2, 70, 5), patch=3, metric=metric)), finite_weights=True)
+    case = Sprinkled(
+        **vars(row(f"score: many rows, {metric}", (1, 2, 2, 70, 5), patch=3, metric=metric)), finite_weights=True
+    )
     with np.errstate(all="ignore"):
         _check(case, Run("cpu", "double"))
 

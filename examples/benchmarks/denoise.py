@@ -107,14 +107,21 @@ def measured(method, clean, sigma):
                         for a, b in zip(clean, result, strict=True)])  # fmt: skip
         if best is None or psnr > best["psnr"]:
             pixels = np.prod(clean.shape[:3]) / 1e6
-            best = {"psnr": round(float(psnr), 2), "ssim": round(float(ssim), 4), "cpu_s_per_mpixel": round(seconds / pixels, 2)}
+            best = {
+                "psnr": round(float(psnr), 2),
+                "ssim": round(float(ssim), 4),
+                "cpu_s_per_mpixel": round(seconds / pixels, 2),
+            }
     return best
 
 
 def table(rows) -> str:
     """Markdown: a row for each kind, sigma and method, a column for each clip, in dB."""
     names = [*TUNED, *NEW]
-    lines = ["| | sigma | method | " + " | ".join(names) + " | CPU s / MPixel |", "| --- | ---: | --- |" + " ---: |" * (len(names) + 1)]
+    lines = [
+        "| | sigma | method | " + " | ".join(names) + " | CPU s / MPixel |",
+        "| --- | ---: | --- |" + " ---: |" * (len(names) + 1),
+    ]
     keys = list(dict.fromkeys((row["kind"], row["sigma"], row["method"]) for row in rows))
     for key in keys:
         here = {row["clip"]: row for row in rows if (row["kind"], row["sigma"], row["method"]) == key}
@@ -158,7 +165,13 @@ def main():
         for sigma in sigmas if kind == "grey" else (20,):
             for label, method in methods.items():
                 for name, frames in scenes.items():
-                    row = {"kind": kind, "sigma": sigma, "method": label, "clip": name, **measured(method, convert(frames), sigma)}
+                    row = {
+                        "kind": kind,
+                        "sigma": sigma,
+                        "method": label,
+                        "clip": name,
+                        **measured(method, convert(frames), sigma),
+                    }
                     rows.append(row)
                     print(*row.values(), flush=True)
     print(table(rows))

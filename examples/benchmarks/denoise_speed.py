@@ -94,7 +94,10 @@ def speeds(size, colour: bool, count: int, turns: int):
         for name, seconds in found.items():
             wall, cpu = (round(min(s), 3) for s in zip(*seconds, strict=True))
             rows.append({"method": name, "colour": colour, "threads": number, "wall_s": wall, "cpu_s": cpu})
-            print(f"{'colour' if colour else 'grey':8}{number} threads  {name:20} {wall:8.3f} s {cpu:8.3f} s of cores", flush=True)
+            print(
+                f"{'colour' if colour else 'grey':8}{number} threads  {name:20} {wall:8.3f} s {cpu:8.3f} s of cores",
+                flush=True,
+            )
         del os.environ["SHIFTSEARCH_NUM_THREADS"]
     return rows
 
@@ -129,7 +132,9 @@ def main():
         hold(*arguments.hold)
         return
     size, turns = ((96, 128), 1) if arguments.quick else ((480, 854), 2)
-    memory = {count: held(size, count) for count in (8, 24, 48)}  # first, because a process starts with its parent's peak
+    memory = {
+        count: held(size, count) for count in (8, 24, 48)
+    }  # first, because a process starts with its parent's peak
     print(", ".join(f"{count} frames in colour: {found} MiB" for count, found in memory.items()))
     rows = [row for colour in (False, True) for row in speeds(size, colour, 8, turns)]
     libraries = ("numpy", "numba", "opencv-python-headless", "scikit-image")

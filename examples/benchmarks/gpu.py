@@ -71,7 +71,9 @@ def problems(backend, size, channels, patch, dtype):
     yield from _both(backend, FOLD, FoldSpec("fold", patch, size=(T, H, W)),
                      {"patches": patches, "offsets": few, "weights": weights[..., :2]})  # fmt: skip
     forward = flow[:, 0, :, 0].astype(dtype)
-    yield from _both(backend, CHAIN_FLOW, ChainFlowSpec("chain_flow", radius=1), {"forward": forward, "backward": -forward})
+    yield from _both(
+        backend, CHAIN_FLOW, ChainFlowSpec("chain_flow", radius=1), {"forward": forward, "backward": -forward}
+    )
 
 
 def inside_flow(rng, T, H, W):
@@ -161,7 +163,9 @@ def line(row):
 
 def machine(cupy):
     runtime = cupy.cuda.runtime
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     return {
         "device": runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(),
         "driver": runtime.driverGetVersion(), "CUDA": runtime.runtimeGetVersion(),

@@ -243,7 +243,11 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
     patches, offsets, weights, xp = inputs["patches"], inputs["offsets"], inputs.get("weights"), backend.xp
     part = spec.part(offsets.shape[2:5])
     here, p = offsets[(slice(None), slice(None), *part)], spec.patches(part)
-    c = xp.ones((), patches.dtype) if weights is None else weights[(slice(None), slice(None), *part)][..., None, None, None]
+    c = (
+        xp.ones((), patches.dtype)
+        if weights is None
+        else weights[(slice(None), slice(None), *part)][..., None, None, None]
+    )
     g, g_cover = grads["sums"], grads.get("coverage")
     read, there = backend.gather(g, here, p), True
     if spec.border == "zeros":
@@ -260,7 +264,9 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
     if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
         moved = backend.fold_slope(g, (c * patches).astype(g.dtype), here, p)
         if g_cover is not None:
-            moved = moved + backend.fold_slope(g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p)
+            moved = moved + backend.fold_slope(
+                g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p
+            )
         moved = moved if weights is None else xp.where(c[..., 0, 0] == 0, 0, moved)
         found["offsets"] = _whole(backend, moved, offsets.shape, part)
     return found

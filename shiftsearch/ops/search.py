@@ -49,7 +49,9 @@ class SearchSpec(Spec):
         self.real("penalty")
         self.choice("anchor", *([None, "flow"] if self.op == "match" else [None, "self", "flow"]))
         self.choice("skip", *([None, "self", "own_frame"] if self.op == "search" else [None, "self"]))
-        self.check(not (self.anchor == "self" and self.skip), "skip", 'None beside anchor="self", which needs that place')
+        self.check(
+            not (self.anchor == "self" and self.skip), "skip", 'None beside anchor="self", which needs that place'
+        )
         self.check(self.skip != "own_frame" or self.radius > 0, "skip", "another frame to search: radius is 0")
         if self.anchor == "flow":  # a place for each frame's centre
             object.__setattr__(self, "per_frame", True)
@@ -151,7 +153,9 @@ def _chained(q, pair, radius, stride):
         if isinstance(shape, tuple) and isinstance(found, tuple) and len(shape) > 3:  # others are told later
             expected = (*shape[:-3], 2, *shape[-2:])
             if found != expected:
-                raise ShiftsearchError(f"search: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}")
+                raise ShiftsearchError(
+                    f"search: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}"
+                )
     return chain("search", *pair, radius, stride)
 
 

@@ -40,8 +40,10 @@ def add_commands(commands) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     ))  # fmt: skip
-    sigma = "standard deviation of the noise in the file's own samples, on a scale of 0 to 255 whatever their depth: one " \
+    sigma = (
+        "standard deviation of the noise in the file's own samples, on a scale of 0 to 255 whatever their depth: one "
         "number, or one each as Y,U,V (default: estimated for each plane, and reported)"
+    )
     denoise.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
     denoise.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
     denoise.add_argument("--radius", type=int, default=2, help="frames that are used each way (default 2)")
@@ -80,7 +82,9 @@ def _command(commands, name, run, text, examples):
     return parser
 
 
-_FORMAT = "FFmpeg's name of what the input is (default: it finds out); lists of other files, as hls, are read only by it"
+_FORMAT = (
+    "FFmpeg's name of what the input is (default: it finds out); lists of other files, as hls, are read only by it"
+)
 
 
 def _texts(examples) -> dict:
@@ -182,9 +186,7 @@ def _convert(args, function, overlap: int, onto="before", noise="") -> int:
 
 def _read(args, frames, overlap=0):
     """The input up to where it is broken."""
-    return io.read(
-        args.input, frames, overlap=overlap, format=args.format, progressive=args.progressive, salvage=True
-    )
+    return io.read(args.input, frames, overlap=overlap, format=args.format, progressive=args.progressive, salvage=True)
 
 
 def _flow(args):
@@ -241,7 +243,9 @@ def _end(args, clip, out, watch: _Watch, noise="") -> int:
     """What is good to know, and the exit code: 1 if a part of the input is missing in the result."""
     remarks = []
     if clip.damaged:
-        remarks.append(f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}")
+        remarks.append(
+            f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}"
+        )
     if clip.interlaced and not args.progressive:
         remarks.append(f"{clip.path}: frames that are interlaced, and were taken as whole ones: {clip.interlaced}")
     if out.left_out:
@@ -362,9 +366,7 @@ def _score(one, other) -> tuple[float, float]:
         one, other = (frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, -1) for frame in (one, other))
     side = min(one.shape[:2])
     if side < 3:
-        raise ShiftsearchError(
-            f"frames have {one.shape[1]} x {one.shape[0]} pixels, expected at least 3 x 3 for SSIM"
-        )
+        raise ShiftsearchError(f"frames have {one.shape[1]} x {one.shape[0]} pixels, expected at least 3 x 3 for SSIM")
     with np.errstate(divide="ignore"):  # equal frames: infinite
         psnr = peak_signal_noise_ratio(one, other, data_range=1)
     channels = -1 if one.ndim == 3 else None

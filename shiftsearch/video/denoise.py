@@ -234,7 +234,9 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
     spec = _spec("denoise", [sigma], frames, quality, radius, max_memory)
     pair = flow if isinstance(flow, (tuple, list)) else ()
     if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
-        found = f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
+        found = (
+            f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
+        )
         raise ShiftsearchError(f"denoise: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
 
     def whole(xp, clip, *both):
@@ -254,7 +256,9 @@ def denoise(frames, sigma=None, *, quality="fast", radius=2, flow="dis", max_mem
     return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(("forward", "backward"), pair, strict=False)))
 
 
-def denoise_stream(frames: Iterable, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB") -> Iterator:
+def denoise_stream(
+    frames: Iterable, sigma=None, *, quality="fast", radius=2, flow="dis", max_memory="1GiB"
+) -> Iterator:
     """`denoise` for clips of any length: holds the few frames that a result depends on.
 
     Args:
@@ -384,4 +388,6 @@ def _stream(spec, frames, flow, noted=None):
 
 def _check_flow(op: str, name: str, flow, size):
     if flows.checked(op, name, flow).ndim != 3 or flow.shape[1] > size[0] or flow.shape[2] > size[1]:
-        raise ShiftsearchError(f"{op}: {name} has shape {tuple(flow.shape)}, expected (2, {size[0]}, {size[1]}) or coarser")
+        raise ShiftsearchError(
+            f"{op}: {name} has shape {tuple(flow.shape)}, expected (2, {size[0]}, {size[1]}) or coarser"
+        )

@@ -119,7 +119,9 @@ def noise_level(xp, planes) -> float:
             return 0.0
         a, b, c, d, e = (planes[:, n : planes.shape[1] - 4 + n] for n in range(5))
         planes = (a - 4 * b + 6 * c - 4 * d + e).swapaxes(1, 2)
-    level = float(xp.median(xp.abs(planes))) / (70 * 0.6745)  # half of a normal distribution is within 0.6745 deviations
+    level = float(xp.median(xp.abs(planes))) / (
+        70 * 0.6745
+    )  # half of a normal distribution is within 0.6745 deviations
     return min(level, 1e6) if np.isfinite(level) else 0.0
 
 

@@ -107,7 +107,20 @@ def _av():
 
 
 # kinds of files that lead to others, to addresses or to programs
-_LEADING = {"applehttp", "avisynth", "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"}
+_LEADING = {
+    "applehttp",
+    "avisynth",
+    "concat",
+    "dash",
+    "hls",
+    "imf",
+    "rtp",
+    "rtsp",
+    "sap",
+    "sdp",
+    "vapoursynth",
+    "vobsub",
+}
 
 
 def _opened_to_read(path, format):
@@ -247,7 +260,11 @@ class Reader:
             if _HDR & {part.type.name for part in self._head.side_data}:
                 self.apart.append("HDR metadata")
         for stream in self._container.streams:
-            if stream is not self.stream and stream not in self.others and not (stream.type == "data" and self.chapters):
+            if (
+                stream is not self.stream
+                and stream not in self.others
+                and not (stream.type == "data" and self.chapters)
+            ):
                 self.apart.append("a cover" if stream in self._covers else f"{stream.type} of stream {stream.index}")
 
     def _expected(self) -> int | None:
@@ -439,7 +456,14 @@ def _span(frames) -> tuple[int, int | None]:
     return first, end
 
 
-_HDR = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS", "DYNAMIC_HDR_VIVID", "DOVI_METADATA", "DOVI_RPU_BUFFER"}
+_HDR = {
+    "MASTERING_DISPLAY_METADATA",
+    "CONTENT_LIGHT_LEVEL",
+    "DYNAMIC_HDR_PLUS",
+    "DYNAMIC_HDR_VIVID",
+    "DOVI_METADATA",
+    "DOVI_RPU_BUFFER",
+}
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -484,7 +508,9 @@ class Writer:
         try:
             self._container = _opened(part, "w", container_options=options)
         except ValueError:
-            raise ShiftsearchError(f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"') from None
+            raise ShiftsearchError(
+                f'{path}: FFmpeg knows no such kind of file, expected a name as "{part.stem}.mp4"'
+            ) from None
         self._single = self._single and self._container.format.name == "image2"
         self._encoder, self._stream = self._chosen(codec, crf)  # before the first frame is computed
         if like is not None:
@@ -493,7 +519,9 @@ class Writer:
     def _chosen(self, codec: str | None, crf: int | None):
         """The encoder that is wanted, or else that of the source, or else what is usual for this kind of file."""
         if self._container.default_video_codec in ("none", "png"):  # sound with a cover
-            raise ShiftsearchError(f'{self.path}: such a file holds no video, expected a name as "{self.path.stem}.mp4"')
+            raise ShiftsearchError(
+                f'{self.path}: such a file holds no video, expected a name as "{self.path.stem}.mp4"'
+            )
         if codec is not None:
             wanted = [codec]
         elif self._container.format.name == "image2":
@@ -565,7 +593,9 @@ class Writer:
         form = self._like.form if self._like is not None else None
         found = [(getattr(plane, "shape", None), getattr(plane, "dtype", None)) for plane in planes]
         if form is None or found != form.kinds(planes[0].shape):
-            raise ShiftsearchError(f"{self.path}: a frame is a tuple of {len(planes)}, expected one like those of like.planes()")
+            raise ShiftsearchError(
+                f"{self.path}: a frame is a tuple of {len(planes)}, expected one like those of like.planes()"
+            )
 
     def _picture(self, planes):
         """What is encoded: the samples of planes that are as the file has them, or else those of their colours."""
@@ -614,7 +644,9 @@ class Writer:
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         if not context.pix_fmt.startswith(_RGB):
             matrix, range_ = like.matrix, like.range
-            if like.format.startswith(_RGB) or not (self._notes(_NOTE_COLOURS | _NOTE_MATRIX) or (matrix, range_) == (2, 0)):
+            if like.format.startswith(_RGB) or not (
+                self._notes(_NOTE_COLOURS | _NOTE_MATRIX) or (matrix, range_) == (2, 0)
+            ):
                 matrix, range_ = 6, 1  # BT.601 and not the full range: what is expected if nothing is noted
             elif not self._notes(_NOTE_COLOURS) and range_:
                 range_ = 1

@@ -117,7 +117,9 @@ class Emulator:
             raise EmulatorError(f"{function.name}: {threads} threads, its __launch_bounds__ are {function.bound}")
         function.check(values)
         with _lock, _Arguments(function, values, self.guard) as passed:
-            asked = _Launch(blocks, threads, self.last, shared, self.seed, int(self.seconds * 1000), self.guard != "start")
+            asked = _Launch(
+                blocks, threads, self.last, shared, self.seed, int(self.seconds * 1000), self.guard != "start"
+            )
             failure = function.run(ctypes.byref(asked), passed.pointers)
             if self.mode == "tsan":
                 _raise_races(function.name)

@@ -95,7 +95,9 @@ def build_find(mirrored: bool) -> int:
         for axis in range(3):
             picks = [3 * lane + axis for lane in range(n)]
             near = b.shuffle_vector(parts[0], parts[1], constant(min(i, 2 * n - 1) for i in picks))
-            yield b.shuffle_vector(near, parts[2], constant(lane if i < 2 * n else i - n for lane, i in enumerate(picks)))
+            yield b.shuffle_vector(
+                near, parts[2], constant(lane if i < 2 * n else i - n for lane, i in enumerate(picks))
+            )
 
     def mirror(at, size):
         period = b.shl(b.sub(size, f.int(1)), f.int(1))

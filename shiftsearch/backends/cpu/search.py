@@ -182,7 +182,9 @@ def _direct_scores(at, windows, task, shape, codes, q_planes, q_last, k, k_last,
     cy, cx, by, bx = get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at)
     frame = get(windows.frame, at)
     if task.part == task.window:
-        _compare(frame, cy - by, cx - bx, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores)
+        _compare(
+            frame, cy - by, cx - bx, task, shape, codes, q_planes, q_last, k, k_last, near, fractions, sums, scores
+        )
         return
     for a in range(task.phases):
         for b in range(task.phases):
@@ -228,7 +230,27 @@ def _compare(frame, py, px, task, shape, codes, q_planes, q_last, k, k_last, nea
 
 
 @kernel(calls_vector_code=True)
-def _search_tiles(first, last, q, q_shape, k, k_last, shape, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin, stop):
+def _search_tiles(
+    first,
+    last,
+    q,
+    q_shape,
+    k,
+    k_last,
+    shape,
+    windows,
+    task,
+    options,
+    codes,
+    work,
+    numbers,
+    integers,
+    names,
+    out,
+    offsets,
+    origin,
+    stop,
+):
     """Searches tile rows first..last."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
     q, k, k_last = pointer(q), pointer(k), pointer(k_last)
@@ -330,10 +352,19 @@ def _distance(q, k, t, y, x, f, py, px, task):
 
 
 @kernel()
-def _search_plainly(first, last, q, k, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin, stop):
+def _search_plainly(
+    first, last, q, k, windows, task, options, codes, work, numbers, integers, names, out, offsets, origin, stop
+):
     """Searches tile rows first..last, candidate by candidate. q, k: [T, row, column, channel]."""
     windows, numbers, integers = pointers(windows), pointer(numbers), pointer(integers)
-    q, k, names, out, offsets, origin = pointer(q), pointer(k), pointer(names), pointer(out), pointer(offsets), pointer(origin)
+    q, k, names, out, offsets, origin = (
+        pointer(q),
+        pointer(k),
+        pointer(names),
+        pointer(out),
+        pointer(offsets),
+        pointer(origin),
+    )
     each, apart, tile_rows = task.window * task.window, task.stride * task.scale, (task.rows + TILE - 1) // TILE
     scores = after(numbers, work.scores)
     for unit in range(first, last):
@@ -351,7 +382,24 @@ def _search_plainly(first, last, q, k, windows, task, options, codes, work, numb
                     if not task.overhangs or (0 <= py <= task.height - 1 and 0 <= px <= task.width - 1):
                         score = _distance(q, k, t, y * apart, x * apart, get(windows.frame, w), py, px, task)
                     put(scores, n, score)
-                finish(scores, t, y, x, at, windows, task, options, numbers, integers, work, codes, names, out, offsets, origin)
+                finish(
+                    scores,
+                    t,
+                    y,
+                    x,
+                    at,
+                    windows,
+                    task,
+                    options,
+                    numbers,
+                    integers,
+                    work,
+                    codes,
+                    names,
+                    out,
+                    offsets,
+                    origin,
+                )
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -434,7 +482,9 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
     """One head of one clip."""
     place = windows_of_seeds if task.seeds else windows_of_flow
     tiles = _by_vectors(task)
-    run, videos = (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
+    run, videos = (
+        (_search_tiles, (q, _strides(q), *_padded(k, task, codes))) if tiles else (_search_plainly, _plain(q, k))
+    )
     work = _memory(task, tiles, simd.lanes(k.dtype.name))
     names = _names(task)
     rows = max(1, _AT_A_TIME // (TILE * task.columns * task.slots))

@@ -168,8 +168,11 @@ class Function:
 
     def store_masked(self, value, pointer, index, mask):
         address = self._at(pointer, index, value.type)
-        function = self._declare(f"llvm.masked.store.v{self.lanes}{self._suffix}.p0", ir.VoidType(),
-                                 [value.type, address.type, ir.IntType(32), mask.type])
+        function = self._declare(
+            f"llvm.masked.store.v{self.lanes}{self._suffix}.p0",
+            ir.VoidType(),
+            [value.type, address.type, ir.IntType(32), mask.type],
+        )
         self.b.call(function, [value, address, ir.IntType(32)(self.bytes), mask])
 
     def fma(self, x, y, z):
@@ -194,7 +197,9 @@ class Function:
         """Lanes moved down by `by`, zeros behind."""
         n = x.type.count
         picks = [min(i + by, n) for i in range(n)]
-        return self.b.shuffle_vector(x, ir.Constant(x.type, [0.0] * n), ir.Constant(ir.VectorType(ir.IntType(32), n), picks))
+        return self.b.shuffle_vector(
+            x, ir.Constant(x.type, [0.0] * n), ir.Constant(ir.VectorType(ir.IntType(32), n), picks)
+        )
 
     def low(self, x, n):
         return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n))))
@@ -212,7 +217,9 @@ class Function:
     def rotate(self, x, by):
         """Lanes moved down by `by`, the first ones behind the last."""
         n = x.type.count
-        return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)]))
+        return self.b.shuffle_vector(
+            x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)])
+        )
 
     def no_number(self, x):
         """0 if all lanes are numbers."""

@@ -73,7 +73,10 @@ def _forth(f, values):
     n, half, basis = len(values), len(values) // 2, dct(len(values))
     ends = [(values[i], values[n - 1 - i]) for i in range(half)]
     sums, differences = [f.plus(*pair) for pair in ends] + values[half : n - half], [f.minus(*pair) for pair in ends]
-    return [_weighed(f, row[:half], differences) if k % 2 else _weighed(f, row[: n - half], sums) for k, row in enumerate(basis)]
+    return [
+        _weighed(f, row[:half], differences) if k % 2 else _weighed(f, row[: n - half], sums)
+        for k, row in enumerate(basis)
+    ]
 
 
 def _back(f, values):

@@ -97,7 +97,9 @@ def _gather(v, plane, offsets, rows, columns, out, code, p, stop, first, last):
 
 
 @kernel("out", calls_vector_code=True)
-def _fold(patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, stop, first, last):
+def _fold(
+    patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, stop, first, last
+):
     """Parts of the frames that patches are added to: some frames, a band of rows of each.
 
     `strides` are those of `patches`, in elements; the first of their channels is `plane` of those of `out`.
@@ -186,6 +188,8 @@ def fold(patches, weights, offsets, p: Patches, *, size):
     code = micro.build_accumulate(patches.dtype.name, p.patch, same)
     for b, g in np.ndindex(B, heads):
         places = np.ascontiguousarray(weights[b, g]), np.ascontiguousarray(offsets[b, g])
-        work = partial(_fold, patches[b, g], strides, *places, g * F, *tables, out[b], code, same, frames, bands, layout)
+        work = partial(
+            _fold, patches[b, g], strides, *places, g * F, *tables, out[b], code, same, frames, bands, layout
+        )
         pool.spread(work, frames * bands, cost)
     return out

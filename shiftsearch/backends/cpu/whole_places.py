@@ -50,7 +50,9 @@ class Video(NamedTuple):
 
 def _video(frames, channels, height, width, before, behind, mirrored) -> Video:
     margin = before + behind
-    return Video(frames, height, width, channels, before, behind, mirrored, height + margin, (width + margin) * channels)
+    return Video(
+        frames, height, width, channels, before, behind, mirrored, height + margin, (width + margin) * channels
+    )
 
 
 @inline
@@ -211,7 +213,9 @@ def _add_weighted(q, grad_q, at_q, k, grad_k, at_k, c, at_c, code, rows, task, s
 
 
 @inline
-def _add_across(q, grad_q, at_q, k, grad_k, c, at_c, code, r0, r1, part, task, starts, found, weights, spare_q, spare_k):
+def _add_across(
+    q, grad_q, at_q, k, grad_k, c, at_c, code, r0, r1, part, task, starts, found, weights, spare_q, spare_k
+):
     """One query whose patches lie across parts, row by row: what falls on other parts goes to spare memory."""
     v = task.k
     for r in range(task.patch):
@@ -246,7 +250,9 @@ def _at_once(task):
 
 
 @kernel()
-def _add_parts(q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, sparse, stop, first, last):
+def _add_parts(
+    q, grad_q, k, grad_k, c, offsets, reach, codes, parts, task, scratch, weights, sparse, stop, first, last
+):
     """Parts first..last of the gradients, or of one of them; if `sparse`, nothing is multiplied by weights of 0."""
     q, grad_q, k, grad_k, c = pointer(q), pointer(grad_q), pointer(k), pointer(grad_k), pointer(c)
     offsets, reach, weights, scratch = pointer(offsets), pointer(reach), pointer(weights), _pointers(scratch)
@@ -407,7 +413,10 @@ def _gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, pulls: bool, push
     clip = _Clip(offsets, p, channels, shape_q[1:2] + shape_q[3:], shape_k[1:2] + shape_k[3:],
                  dtype, pulls=pulls, pushes=pushes)  # fmt: skip
     task, parts = clip.task, clip.parts()
-    codes, count = (clip.find, micro.build_add(dtype.name, p.metric, pulls, pushes, channels, p.patch)), parts[0] * parts[1]
+    codes, count = (
+        (clip.find, micro.build_add(dtype.name, p.metric, pulls, pushes, channels, p.patch)),
+        parts[0] * parts[1],
+    )
     nothing = np.empty(0, dtype)
     out_q, out_k = np.empty(shape_q if pulls else 0, dtype), np.empty(shape_k if pushes else 0, dtype)
     endless = np.zeros(1, np.int32)
@@ -423,7 +432,9 @@ def _gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, pulls: bool, push
 
         def some_parts(stop, first, last):
             arrays = queries, grad_q, keys, grad_k, weights, places, reach  # noqa: B023
-            _add_parts(*arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), sparse, stop, first, last)
+            _add_parts(
+                *arrays, codes, parts, task, clip.scratch(), np.empty(task.kept, dtype), sparse, stop, first, last
+            )
 
         pool.spread(some_parts, count, clip.cost)
         if pulls:

@@ -116,7 +116,14 @@ def room_for(n: int) -> Windows:
 
 @inline
 def pointers(w):
-    by, bx, frame, dt, dy, dx = pointer(w.by), pointer(w.bx), pointer(w.frame), pointer(w.dt), pointer(w.dy), pointer(w.dx)
+    by, bx, frame, dt, dy, dx = (
+        pointer(w.by),
+        pointer(w.bx),
+        pointer(w.frame),
+        pointer(w.dt),
+        pointer(w.dy),
+        pointer(w.dx),
+    )
     return Windows(pointer(w.cy), pointer(w.cx), by, bx, frame, dt, dy, dx)
 
 

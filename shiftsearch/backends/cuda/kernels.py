@@ -41,7 +41,9 @@ class Kernel:
     file: str
     threads: int = 128  # of a block
     registers: int = 64  # the most that it may use on any architecture
-    dynamic: Callable[[dict], int] = field(default=lambda constants: 0, compare=False)  # bytes of shared memory of a block
+    dynamic: Callable[[dict], int] = field(
+        default=lambda constants: 0, compare=False
+    )  # bytes of shared memory of a block
     # options that it is compiled with where no GPU is there to try it; dtypes come on top
     instances: tuple[dict, ...] = field(default=(), compare=False)
 
@@ -57,7 +59,16 @@ _ZEROS = {**_PLACES, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "S
 _SEARCH = {**_PLACES, "AROUND": "float", "PLACE": "int", "WHOLE": 1, "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "FIRST_SLOT": 0,
            "SLIDE": 1, "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "REGISTERS": 1, "ROOM": 0, "SHARED": 0,
            "PIXELS": 49, "CHUNK": 16, "ANCHOR": 0, "SKIP": 0, "SEEDS": 0}  # fmt: skip
-_FRACTIONS = {**_SEARCH, "PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
+_FRACTIONS = {
+    **_SEARCH,
+    "PLACE": "float",
+    "WHOLE": 0,
+    "SUBPIXEL": 1,
+    "STEP": 0.5,
+    "TOPK": 100,
+    "REGISTERS": 4,
+    "SEEDS": 1,
+}
 
 
 def _with(sets: tuple[dict, ...], **more) -> tuple[dict, ...]:

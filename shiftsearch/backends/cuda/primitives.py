@@ -98,7 +98,9 @@ class Cuda:
         lists = slots if spec.per_frame and spec.topk is not None else 1
         topk = 0 if spec.topk is None else kept // lists
         if slots * spec.window**2 >= 2**31:
-            raise ShiftsearchError(f"{spec.op}: window is {spec.window} in {slots} places, expected fewer than 2**31 candidates")
+            raise ShiftsearchError(
+                f"{spec.op}: window is {spec.window} in {slots} places, expected fewer than 2**31 candidates"
+            )
         constants = {
             **_of_patches(p, k.dtype, whole=not spec.subpixel), "AROUND": _ctype(around), "WINDOW": spec.window,
             "STEP": float(spec.step), "RADIUS": spec.radius, "FIRST_SLOT": int(spec.skip == "own_frame"),
