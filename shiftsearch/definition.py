@@ -3,9 +3,8 @@
 It loops over what is small (window, patch, kept candidates) and is vectorised over what is large
 (frames, pixels, channels), so that it works on real video, slowly.
 
-`correlate` compares patches at given places. `pull`, `push` and `slope` are the derivatives of
-sum(c * correlate(q, k, offsets)) for q, for k and for the offsets, and that is all the library
-needs: aggregating is `pull`, scattering is `push`, whatever the arrays mean.
+Everything is one form, S(q, k, weights, offsets) = sum of weights * phi(q(r + u), k(r + offset + u)): `score` is dS/dweights,
+`aggregate` dS/dq, `scatter` dS/dk and `slope` dS/doffsets, whatever the arrays mean.
 
 Values that are not finite are values like others, and silent: they reach what reads them, and nothing else. One rule
 says what reads them, forward and backward, for whole places and for fractions: what has weight 0 is not there.
@@ -144,30 +143,46 @@ def _query_patch(q, p: Patches, shape, dy, dx):
     return [np.broadcast_to(i, shape) for i in (t, p.scale * y + dy, p.scale * x + dx)]
 
 
-# --- the comparison and its derivatives -----------------------------------------------------------
+# --- the form and its derivatives -----------------------------------------------------------------
+# q may be stacked, (B, K, T, C, H, W): kept candidate n then belongs to q[:, n], and there are K queries in one.
+def _queries_of(q, heads):
+    """The split video that each kept candidate belongs to, by its number; all the same unless q is stacked."""
+    return _Same(_split(q, heads)) if q.ndim == 5 else [_split(q[:, n], heads) for n in range(q.shape[1])]
+
+
+class _Same:
+    """A list whose every element is the same."""
+
+    def __init__(self, element):
+        self.element = element
+
+    def __getitem__(self, n):
+        return self.element
+
+
 def _pairs(q, k, offsets, p: Patches):
     """For every kept candidate and patch pixel: (its index, where q is read, where k is read, both values, exists, signs)."""
     frames, H, W = k.shape[2], *k.shape[-2:]
     for n in range(offsets.shape[-2]):
         frame, y, x, sy, sx = _places(offsets[..., n, :], p, frames, H, W)
         for dy, dx in _patch_pixels(p):
-            at_q = _query_patch(q, p, offsets.shape[:5], dy, dx)
+            at_q = _query_patch(q[n], p, offsets.shape[:5], dy, dx)
             at_k = frame, y + dy, x + dx
-            a = _sample(q, *at_q, p.query_border)
+            a = _sample(q[n], *at_q, p.query_border)
             b = _sample(k, *at_k, p.border)
-            exists = ~(_outside(q, *at_q[1:], p.query_border) | _outside(k, *at_k[1:], p.border))
+            exists = ~(_outside(q[n], *at_q[1:], p.query_border) | _outside(k, *at_k[1:], p.border))
             yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
 
 
 @_silent()
-def correlate(q, k, offsets, p: Patches):
-    """scores (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
+def score(q, k, offsets, p: Patches):
+    """dS/dweights, (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
 
     phi is the product ("dot") or the squared difference ("l2"). A pair with a member outside the
     frame, where the border is "zeros", contributes nothing.
     """
     heads = offsets.shape[1]
-    q, k = _split(q, heads), _split(k, heads)
+    q, k = _queries_of(q, heads), _split(k, heads)
     scores = np.zeros(offsets.shape[:-1])
     for n, _, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         pair = a * b if p.metric == "dot" else (a - b) ** 2
@@ -176,50 +191,55 @@ def correlate(q, k, offsets, p: Patches):
 
 
 @_silent()
-def pull(q, k, c, offsets, p: Patches, *, size=None):
-    """d sum(c * correlate) / dq. With "dot" this is the weighted sum of patches of k, and q only needs a size."""
+def aggregate(q, k, weights, offsets, p: Patches, *, size=None, stacked=False):
+    """dS/dq. With "dot" this is the weighted sum of patches of k, and q only needs a size; each kept candidate apart if `stacked`."""
     heads = offsets.shape[1]
-    out = np.zeros((k.shape[0], *size) if q is None else q.shape)
-    out = _split(out, heads)
-    q = out if q is None else _split(q, heads)
+    shape = (k.shape[0], *([offsets.shape[-2]] if stacked else []), *size) if q is None else q.shape
+    out = _queries_of(np.zeros(shape), heads)
+    q = out if q is None else _queries_of(q, heads)
     k = _split(k, heads)
     for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         value = b if p.metric == "dot" else 2 * (a - b)
-        _spread(out, *at_q, p.query_border, _times(c[..., n, None], value, exists))
-    return _join(out)
+        _spread(out[n], *at_q, p.query_border, _times(weights[..., n, None], value, exists))
+    return np.stack(list(map(_join, out)), 1) if isinstance(out, list) else _join(out[0])
 
 
 @_silent()
-def push(q, k, c, offsets, p: Patches, *, size=None):
-    """d sum(c * correlate) / dk. With "dot" this adds the patches of q at their places, and k only needs a size."""
+def scatter(q, k, weights, offsets, p: Patches, *, size=None):
+    """dS/dk. With "dot" this adds the patches of q at their places, and k only needs a size."""
     heads = offsets.shape[1]
     out = np.zeros((q.shape[0], *size) if k is None else k.shape)
     out = _split(out, heads)
     k = out if k is None else _split(k, heads)
-    q = _split(q, heads)
+    q = _queries_of(q, heads)
     for n, _, at_k, a, b, exists, _ in _pairs(q, k.copy() if k is out else k, offsets, p):
         value = a if p.metric == "dot" else -2 * (a - b)
-        _spread(out, *at_k, p.border, _times(c[..., n, None], value, exists))
+        _spread(out, *at_k, p.border, _times(weights[..., n, None], value, exists))
     return _join(out)
 
 
-def pull_push(q, k, c, offsets, p: Patches):
-    """Both derivatives, which share their work elsewhere."""
-    return pull(q, k, c, offsets, p), push(q, k, c, offsets, p)
+def aggregate_and_scatter(q, k, weights, offsets, p: Patches):
+    """Both, which share their work elsewhere."""
+    return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
 
 
 @_silent()
-def slope(q, k, c, offsets, p: Patches):
-    """d sum(c * correlate) / d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none."""
+def slope(q, k, weights, offsets, p: Patches, *, patches=None):
+    """dS/d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so dt has none.
+
+    With `patches` the same for sum(patches * gather(k, offsets)): they take the place of q and its weights.
+    """
+    if patches is not None:
+        return _slope_of_patches(k, patches, offsets, p)
     heads = offsets.shape[1]
-    q, k = _split(q, heads), _split(k, heads)
+    q, k = _queries_of(q, heads), _split(k, heads)
     out, there = np.zeros(offsets.shape), np.zeros(offsets.shape, bool)
     for n, _, at_k, a, b, exists, signs in _pairs(q, k, offsets, p):
         factor = a if p.metric == "dot" else -2 * (a - b)
         for axis, (sign, ds) in enumerate(zip(signs, _sample_slopes(k, *at_k, p.border), strict=True), 1):
             out[..., n, axis] += _times(sign[..., None], factor * ds, exists).sum(-1)
             there[..., n, axis] |= exists[..., 0] & (sign != 0)
-    return _times(c[..., None], out, there)
+    return _times(weights[..., None], out, there)
 
 
 # --- patches as arrays ----------------------------------------------------------------------------
@@ -236,21 +256,27 @@ def gather(v, offsets, p: Patches):
 
 
 @_silent()
-def fold(patches, c, offsets, p: Patches, *, size):
-    """The transpose of `gather`: adds c * patches to a video of `size` (T, H, W)."""
+def fold(patches, weights, offsets, p: Patches, *, size):
+    """The transpose of `gather`: adds weights * patches to a video of `size` (T, H, W)."""
     B, G, F = *offsets.shape[:2], patches.shape[-3]
     out = np.zeros((B, G, size[0], F, *size[1:]))
     for n in range(offsets.shape[-2]):
         frame, y, x, _, _ = _places(offsets[..., n, :], p, *size)
         for i, (dy, dx) in enumerate(_patch_pixels(p)):
             values = patches[..., n, :, i // p.patch, i % p.patch]
-            _spread(out, frame, y + dy, x + dx, p.border, values if c is None else _times(c[..., n, None], values))
+            _spread(
+                out,
+                frame,
+                y + dy,
+                x + dx,
+                p.border,
+                values if weights is None else _times(weights[..., n, None], values),
+            )
     return _join(out)
 
 
 @_silent()
-def fold_slope(v, patches, offsets, p: Patches):
-    """d sum(patches * gather(v, offsets)) / d(dt, dy, dx), (B, G, T, h, w, K, 3)."""
+def _slope_of_patches(v, patches, offsets, p: Patches):
     v = _split(v, offsets.shape[1])
     out = np.zeros(offsets.shape)
     for n in range(offsets.shape[-2]):
@@ -266,7 +292,7 @@ def fold_slope(v, patches, offsets, p: Patches):
 
 # --- search ---------------------------------------------------------------------------------------
 @_silent()
-def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
+def search(q, k, spec, p: Patches, *, flow=None, seeds=None):
     """The best candidates in the windows around shifted places: scores, offsets and slots, (B, G, T, h, w, K[, 3]).
 
     The windows lie around `flow` (B, G or 1, T, S, 2, h, w), one per frame, or around `seeds`
@@ -276,7 +302,7 @@ def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
     results = []
     for t in range(frame.shape[2]):
         here = np.s_[:, :, t : t + 1]
-        results.append(_select_frame(q, k, spec, p, t, slots, frame[here], cy[here], cx[here]))
+        results.append(_search_frame(q, k, spec, p, t, slots, frame[here], cy[here], cx[here]))
     return tuple(np.concatenate(parts, 2) for parts in zip(*results, strict=True))
 
 
@@ -310,36 +336,36 @@ def _centres(k, spec, p, flow, seeds, batch):
     return slots, frame, cy, cx
 
 
-def _select_frame(q, k, spec, p, t, slots, frame, cy, cx):
+def _search_frame(q, k, spec, p, t, slots, frame, cy, cx):
     at = Patches(**{**vars(p), "origin": (t, 0, 0)})
     windows = [_Window(spec, at, k.shape[-2:], *(a[..., s] for a in (frame, cy, cx))) for s in slots]
     scores, ranks, itself = [], [], []
     for window in windows:
         for i, j in product(range(spec.window), repeat=2):
             offset = window.offset(i, j)
-            score = correlate(q, k, offset[..., None, :], at)[..., 0]
+            found = score(q, k, offset[..., None, :], at)[..., 0]
             if p.metric == "dot":
-                score = -score  # smaller is better from here on
+                found = -found  # smaller is better from here on
             here = (offset == 0).all(-1)
             if spec.skip == "self" and not spec.removes_self:
-                score = np.where(here, np.inf, score)
-            score = np.where(window.outside(i, j) | np.isnan(score), np.inf, score)
-            rank = score + spec.penalty * window.distance(i, j)
+                found = np.where(here, np.inf, found)
+            found = np.where(window.outside(i, j) | np.isnan(found), np.inf, found)
+            rank = found + spec.penalty * window.distance(i, j)
             if spec.anchor == "flow":
                 rank = np.where(window.is_centre(i, j), -np.inf, rank)
-            for values, value in zip((scores, ranks, itself), (score, rank, here), strict=True):
+            for values, value in zip((scores, ranks, itself), (found, rank, here), strict=True):
                 values.append(value)
     scores, ranks, itself = (np.stack(values, -1) for values in (scores, ranks, itself))
     if spec.anchor == "self":
         ranks = np.where(itself & (np.cumsum(itself, -1) == 1), -np.inf, ranks)
     kept = _kept(ranks, itself, spec, len(slots))
-    score = np.take_along_axis(scores, kept, -1)
+    scores = np.take_along_axis(scores, kept, -1)
     slot, i, j = kept // spec.window**2, kept // spec.window % spec.window, kept % spec.window
     offsets = np.zeros((*kept.shape, 3))
     for number, window in enumerate(windows):
         offsets = np.where((slot == number)[..., None], window.offset(i, j), offsets)
     offsets = offsets if spec.subpixel else offsets.astype(np.int32)
-    return -score if p.metric == "dot" else score, offsets, np.asarray(slots)[slot]
+    return -scores if p.metric == "dot" else scores, offsets, np.asarray(slots)[slot]
 
 
 class _Window:

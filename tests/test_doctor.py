@@ -60,8 +60,8 @@ def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
 
 def test_what_is_no_number_is_wrong(monkeypatch):
     """Also in the gradients, which are compared last."""
-    right = cpu.push
-    monkeypatch.setattr(cpu, "push", lambda *arguments, **options: right(*arguments, **options) * np.float32(np.nan))
+    right = cpu.scatter
+    monkeypatch.setattr(cpu, "scatter", lambda *arguments, **options: right(*arguments, **options) * np.float32(np.nan))
     well, said = examined(monkeypatch, missing)
     assert not well
     assert "cpu   aggregate   WRONG is off by nan" in said

@@ -35,11 +35,13 @@ def test_a_pixel_that_is_not_a_number_reaches_those_who_read_it(backend, border,
     expected[2, 2] = fraction > 0
     np.testing.assert_array_equal(read, expected)
     ones, c = np.ones_like(v), np.ones(offsets.shape[:-1])
-    np.testing.assert_array_equal(np.isnan(backend.pull(None, v, c, offsets, p, size=(1, 1, 5, 6)))[0, 0, 0], expected)
-    spread = np.isnan(backend.push(v, None, c, offsets, p, size=(1, 1, 5, 6)))[0, 0, 0]
+    np.testing.assert_array_equal(
+        np.isnan(backend.aggregate(None, v, c, offsets, p, size=(1, 1, 5, 6)))[0, 0, 0], expected
+    )
+    spread = np.isnan(backend.scatter(v, None, c, offsets, p, size=(1, 1, 5, 6)))[0, 0, 0]
     expected[2, 4], expected[2, 2], expected[0, 1] = fraction > 0, False, fraction > 0
     np.testing.assert_array_equal(spread, expected)
-    assert np.isfinite(backend.push(ones, None, c, offsets, p, size=(1, 1, 5, 6))).all()
+    assert np.isfinite(backend.scatter(ones, None, c, offsets, p, size=(1, 1, 5, 6))).all()
 
 
 @BACKENDS
@@ -47,8 +49,8 @@ def test_pairs_with_a_member_outside_hold_nothing_even_beside_a_nan(backend):
     q = np.full((1, 1, 1, 1, 4), np.nan)
     offsets = np.array([0, 0, 9.5]) * np.ones((1, 1, 1, 1, 4, 1, 1))
     c, p = np.ones(offsets.shape[:-1]), Patches(border="zeros", query_border="zeros")
-    assert (backend.correlate(q, q, offsets, p) == 0).all()
-    for gradient in (backend.pull, backend.push, backend.slope):
+    assert (backend.score(q, q, offsets, p) == 0).all()
+    for gradient in (backend.aggregate, backend.scatter, backend.slope):
         assert (gradient(q, q, c, offsets, p) == 0).all(), gradient
 
 
@@ -131,7 +133,7 @@ def test_extreme_patches_at_given_places_are_right(border, rng):
     v, offsets = rng.standard_normal((1, 3, 2, 4, 5)), rng.uniform(-3e9, 3e9, (1, 1, 3, 1, 1, 2, 3))
     options = {"patch": 9, "dilation": 4096, "stride": 2**31 - 1, "border": border}
     p = Patches(**options, query_border=border, metric="l2")
-    scores = definition.correlate(v, v, offsets, p)
+    scores = definition.score(v, v, offsets, p)
     np.testing.assert_allclose(ss.score(v, v, offsets, **options), scores, rtol=0, atol=tolerance(float, 200, scores))
     patches = definition.gather(v, offsets, p)
     np.testing.assert_allclose(ss.gather(v, offsets, **options), patches, rtol=0, atol=tolerance(float, 4, patches))
@@ -141,10 +143,10 @@ def test_extreme_patches_at_given_places_are_right(border, rng):
 
 # --- memory -----------------------------------------------------------------------------------------
 def test_memory_that_runs_out_is_said_as_all_that_goes_wrong(monkeypatch):
-    def correlate(*_):
+    def score(*_):
         raise MemoryError("no 9 GiB")
 
-    monkeypatch.setattr(cpu, "correlate", correlate)
+    monkeypatch.setattr(cpu, "score", score)
     v, offsets = np.zeros((1, 2, 3, 4), np.float32), np.zeros((1, 1, 3, 4, 5, 3), np.int32)
     with pytest.raises(ShiftsearchError, match=r"score: no memory for what comes of q \(1, 2, 3, 4\), .*no 9 GiB"):
         ss.score(v, v, offsets)

@@ -80,7 +80,7 @@ def test_a_block_of_search_fits_on_every_device():
             for topk in (1, 128, 129, 227, 228, 455, 456, 10**6):
                 constants = {"ACC": ctype, **primitives._kept_in(topk, np.dtype(dtype))}
                 assert fixed <= 48 * 1024
-                assert fixed + KERNELS["select"].dynamic(constants) <= 64 * 1024
+                assert fixed + KERNELS["search"].dynamic(constants) <= 64 * 1024
                 assert bool(constants["REGISTERS"]) == (topk <= 128)
                 assert constants["SHARED"] == (128 < topk <= (455 if dtype is np.float32 else 227))
                 assert constants["ROOM"] >= topk + 32 or topk <= 128
@@ -90,7 +90,7 @@ def test_candidates_that_have_no_number_are_an_error():
     spec = SearchSpec("refine", window=1025, radius=0)
     v, seeds = np.zeros((1, 1, 1, 2, 2), np.float32), np.zeros((1, 1, 1, 2, 2, 2045, 3), np.int32)
     with pytest.raises(ShiftsearchError, match=r"refine: window is 1025 in 2045 places, expected fewer than 2\*\*31"):
-        Cuda(emulate.Emulator()).select(v, v, spec, spec.patches(), seeds=seeds)
+        Cuda(emulate.Emulator()).search(v, v, spec, spec.patches(), seeds=seeds)
 
 
 # --- large windows and patches ----------------------------------------------------------------------
@@ -171,16 +171,16 @@ def test_more_candidates_than_32_bits_count(huge):
     last, near = np.s_[:, :, :, -1:, -_FEW:], (_end(q), _end(k))
     at, few = offsets[last].astype(float), c[last]
     p, here = (Patches(patch=2, metric="l2", origin=origin) for origin in ((1, 0, 0), (1, 7, _FEW)))
-    np.testing.assert_array_equal(backend.correlate(q, k, offsets, p)[last], definition.correlate(*near, at, here))
+    np.testing.assert_array_equal(backend.score(q, k, offsets, p)[last], definition.score(*near, at, here))
     np.testing.assert_array_equal(backend.slope(q, k, c, offsets, p)[last], definition.slope(*near, few, at, here))
     one, one_here = (Patches(origin=of.origin) for of in (p, here))
     np.testing.assert_array_equal(backend.gather(k, offsets, one)[last], definition.gather(near[1], at, one_here))
     own = np.s_[:, 1, :, -1, -_FEW + 1 :]
-    pulled = definition.pull(*near, few, at, here)[own]
-    np.testing.assert_array_equal(backend.pull(q, k, c, offsets, p)[own], pulled.astype(np.float16))
+    pulled = definition.aggregate(*near, few, at, here)[own]
+    np.testing.assert_array_equal(backend.aggregate(q, k, c, offsets, p)[own], pulled.astype(np.float16))
     spec = SearchSpec("search", window=3, radius=0, topk=_K)
-    scores, found, _ = backend.select(q, k, spec, spec.patches())
-    wanted, there, _ = definition.select(*near, spec, spec.patches())
+    scores, found, _ = backend.search(q, k, spec, spec.patches())
+    wanted, there, _ = definition.search(*near, spec, spec.patches())
     own = np.s_[:, :, 1, -1, -8:]  # a block has four queries
     np.testing.assert_array_equal(scores[own], wanted[own])
     np.testing.assert_array_equal(found[own], there[own])
@@ -188,7 +188,7 @@ def test_more_candidates_than_32_bits_count(huge):
 
 @pytest.mark.emulated
 def test_more_channels_than_32_bits_count_go_to_their_places(huge):
-    """`push`, whose list of pixels would take memory if there were as many."""
+    """`scatter`, whose list of pixels would take memory if there were as many."""
     backend, video, places = huge
     q, k, offsets = (
         video(1, 2**31 // 1600 + 999, 40, 40),
@@ -198,8 +198,10 @@ def test_more_channels_than_32_bits_count_go_to_their_places(huge):
     c = np.ones(offsets.shape[:-1], np.float32)
     p = Patches(patch=2, metric="l2")
     assert q.size > 2**31
-    found = backend.push(q, k, c, offsets, p)[..., -200:, -1, -1]
-    wanted = definition.push(*(v[:, :, -200:].astype(float) for v in (q, k)), c, offsets.astype(float), p)[..., -1, -1]
+    found = backend.scatter(q, k, c, offsets, p)[..., -200:, -1, -1]
+    wanted = definition.scatter(*(v[:, :, -200:].astype(float) for v in (q, k)), c, offsets.astype(float), p)[
+        ..., -1, -1
+    ]
     np.testing.assert_array_equal(found, wanted.astype(np.float16))
 
 
@@ -225,7 +227,7 @@ def test_more_flow_than_32_bits_count(huge):
         chained[..., -1, -_FEW:] = wanted
         out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64)
                for name, more in (("places", (3,)), ("arrived", (2,)), ("forwards", ()), ("backwards", ()))}  # fmt: skip
-        backend._along("unchain", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
+        backend._along("chain_flow_backward", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
         return [array[0, -1, -1, -_FEW:] for array in out.values()]
 
     small = Cuda(emulate.Emulator())

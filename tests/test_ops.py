@@ -128,9 +128,9 @@ def _scores_at(case: Case, dtype, offsets):
     if case.op.name == "match":
         q, k, offsets = q[:, None], k[:, None], offsets[:, :, None]
         offsets = np.concatenate([np.zeros_like(offsets[..., :1]), offsets], -1)
-        scores = definition.correlate(q, k, offsets, Patches(**{**vars(p), "scale": case.scale}))
+        scores = definition.score(q, k, offsets, Patches(**{**vars(p), "scale": case.scale}))
         return scores[:, :, 0]
-    return definition.correlate(q, k, offsets, p)
+    return definition.score(q, k, offsets, p)
 
 
 @pytest.mark.parametrize("run", RUNS)

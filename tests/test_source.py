@@ -42,9 +42,9 @@ _NO_POSITIONS = (
     "ss_slope_y",
     "ss_slope_x",
     "ss_flow",
-    "ss_chain",
-    "ss_unchain",
-    "ss_push",
+    "ss_chain_flow",
+    "ss_chain_flow_backward",
+    "ss_scatter",
     "ss_judge",
 )
 _COUNTS = {"before"}
@@ -95,7 +95,7 @@ def test_positions_are_added_and_multiplied_one_by_one(path):
 
 def test_what_all_lanes_read_is_left_before_it_is_used_again():
     """Lanes find their own entries where they wrote them, by the order in which a bag is filled: no run shows a race."""
-    _, *again = _source.read("select.cu").split("best.start(memory);")[:-1]
+    _, *again = _source.read("search.cu").split("best.start(memory);")[:-1]
     assert len(again) == 1
     assert again[0].rstrip().endswith("__syncwarp();")
 

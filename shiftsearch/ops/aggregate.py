@@ -85,7 +85,7 @@ def aggregate(v, weights, offsets, *, patch=1, stride=1, dilation=1, border="ref
 
 
 def _aggregate_forward(backend, spec, v, weights, offsets):
-    sums = backend.pull(None, v, weights, offsets, spec.patches(), size=v.shape[1:])
+    sums = backend.aggregate(None, v, weights, offsets, spec.patches(), size=v.shape[1:])
     return {"out": sums / spec.coverage(backend.xp, *v.shape[-2:], v.dtype)}
 
 
@@ -94,9 +94,9 @@ def _aggregate_backward(backend, spec, inputs, outputs, grads, wanted):
     u, p = grads["out"] / spec.coverage(backend.xp, *v.shape[-2:], v.dtype), spec.patches()
     found = of_offsets(backend, u, v, weights, offsets, p, wanted)
     if "v" in wanted:
-        found["v"] = backend.push(u, None, weights, offsets, p, size=v.shape[1:])
+        found["v"] = backend.scatter(u, None, weights, offsets, p, size=v.shape[1:])
     if "weights" in wanted:
-        found["weights"] = backend.correlate(u, v, offsets, p)
+        found["weights"] = backend.score(u, v, offsets, p)
     return found
 
 
@@ -144,7 +144,7 @@ def _stack_forward(backend, spec, v, offsets, weights=None):
     xp, p = backend.xp, spec.patches()
     weights = _ones(xp, offsets, v.dtype) if weights is None else weights
     warped = [
-        backend.pull(None, v, weights[..., n : n + 1], offsets[..., n : n + 1, :], p, size=v.shape[1:])
+        backend.aggregate(None, v, weights[..., n : n + 1], offsets[..., n : n + 1, :], p, size=v.shape[1:])
         for n in range(offsets.shape[-2])
     ]
     return {"out": xp.stack(warped, 1) / spec.coverage(xp, *v.shape[-2:], v.dtype)}
@@ -160,9 +160,9 @@ def _stack_backward(backend, spec, inputs, outputs, grads, wanted):
         one, c, place = u[:, n], used[..., n : n + 1], offsets[..., n : n + 1, :]
         part = of_offsets(backend, one, v, c, place, p, wanted)
         if "v" in wanted:
-            part["v"] = backend.push(one, None, c, place, p, size=v.shape[1:])
+            part["v"] = backend.scatter(one, None, c, place, p, size=v.shape[1:])
         if "weights" in wanted and weights is not None:
-            part["weights"] = backend.correlate(one, v, place, p)
+            part["weights"] = backend.score(one, v, place, p)
         parts.append(part)
     joined = {"v": sum(part["v"] for part in parts)} if "v" in wanted else {}
     for name, axis in (("weights", -1), ("offsets", -2)):
@@ -212,7 +212,7 @@ def scatter(v, weights, offsets, *, patch=1, stride=1, dilation=1, border="refle
 
 
 def _scatter_forward(backend, spec, v, weights, offsets):
-    return {"out": backend.push(v, None, weights, offsets, spec.patches(), size=v.shape[1:])}
+    return {"out": backend.scatter(v, None, weights, offsets, spec.patches(), size=v.shape[1:])}
 
 
 def _scatter_backward(backend, spec, inputs, outputs, grads, wanted):
@@ -220,9 +220,9 @@ def _scatter_backward(backend, spec, inputs, outputs, grads, wanted):
     g, p = grads["out"], spec.patches()
     found = of_offsets(backend, v, g, weights, offsets, p, wanted)
     if "v" in wanted:
-        found["v"] = backend.pull(None, g, weights, offsets, p, size=v.shape[1:])
+        found["v"] = backend.aggregate(None, g, weights, offsets, p, size=v.shape[1:])
     if "weights" in wanted:
-        found["weights"] = backend.correlate(v, g, offsets, p)
+        found["weights"] = backend.score(v, g, offsets, p)
     return found
 
 

@@ -130,7 +130,7 @@ def _gather_backward(backend, spec, inputs, outputs, grads, wanted):
     here, p = offsets[(slice(None), slice(None), *part)], spec.patches(part)
     found = {"v": backend.fold(g, None, here, p, size=(v.shape[1], *v.shape[-2:]))} if "v" in wanted else {}
     if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
-        found["offsets"] = _whole(backend, backend.fold_slope(v, g, here, p), offsets.shape, part)
+        found["offsets"] = _whole(backend, backend.slope(None, v, None, here, p, patches=g), offsets.shape, part)
     return found
 
 
@@ -262,11 +262,10 @@ def _fold_backward(backend, spec, inputs, outputs, grads, wanted):
             by_weight = by_weight + read_cover.sum((-1, -2, -3))
         found["weights"] = _whole(backend, by_weight, weights.shape, part)
     if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
-        moved = backend.fold_slope(g, (c * patches).astype(g.dtype), here, p)
+        moved = backend.slope(None, g, None, here, p, patches=(c * patches).astype(g.dtype))
         if g_cover is not None:
-            moved = moved + backend.fold_slope(
-                g_cover, xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape), here, p
-            )
+            ones = xp.broadcast_to(c.astype(g_cover.dtype), read_cover.shape)
+            moved = moved + backend.slope(None, g_cover, None, here, p, patches=ones)
         moved = moved if weights is None else xp.where(c[..., 0, 0] == 0, 0, moved)
         found["offsets"] = _whole(backend, moved, offsets.shape, part)
     return found

@@ -70,7 +70,7 @@ def _sizes(spec, sizes):
 
 
 def _forward(backend, spec, q, k, offsets):
-    return {"scores": backend.correlate(q, k, offsets, spec.patches())}
+    return {"scores": backend.score(q, k, offsets, spec.patches())}
 
 
 def _backward(backend, spec, inputs, outputs, grads, wanted):
@@ -80,9 +80,9 @@ def _backward(backend, spec, inputs, outputs, grads, wanted):
 
 def of_pixels(backend, q, k, g, offsets, p, wanted):
     """Those gradients of q and k that are wanted; both at once cost less than one by one."""
-    both = {"q": backend.pull, "k": backend.push}
+    both = {"q": backend.aggregate, "k": backend.scatter}
     if wanted >= both.keys():
-        return dict(zip("qk", backend.pull_push(q, k, g, offsets, p), strict=True))
+        return dict(zip("qk", backend.aggregate_and_scatter(q, k, g, offsets, p), strict=True))
     return {name: of(q, k, g, offsets, p) for name, of in both.items() if name in wanted}
 
 

@@ -175,7 +175,7 @@ def _search_results(spec, sizes):
 
 
 def _search_forward(backend, spec, q, k, flow=None):
-    scores, offsets, _ = backend.select(q, k, spec, spec.patches(), flow=flow)
+    scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
     return {"scores": scores, "offsets": offsets}
 
 
@@ -302,7 +302,7 @@ def _as_clip(q, k, flow):
 def _match_forward(backend, spec, q, k, flow=None):
     q, k, flow = _as_clip(q, k, flow)
     p = Patches(**{**vars(spec.patches()), "scale": q.shape[-1] // k.shape[-1]})
-    scores, offsets, _ = backend.select(q, k, spec, p, flow=flow)
+    scores, offsets, _ = backend.search(q, k, spec, p, flow=flow)
     return {"scores": scores[:, :, 0], "offsets": offsets[:, :, 0, ..., 1:]}
 
 
@@ -400,7 +400,7 @@ def _refine_results(spec, sizes):
 
 
 def _refine_forward(backend, spec, q, k, offsets):
-    scores, found, seed = backend.select(q, k, spec, spec.patches(), seeds=offsets)
+    scores, found, seed = backend.search(q, k, spec, spec.patches(), seeds=offsets)
     return {"scores": scores, "offsets": found, "seed": seed}
 
 

@@ -3,23 +3,22 @@
 import numpy as xp
 
 from shiftsearch.backends.cpu.chain import chain_flow, chain_flow_backward
-from shiftsearch.backends.cpu.places import correlate, fold, fold_slope, gather, pull, pull_push, push, slope
+from shiftsearch.backends.cpu.places import aggregate, aggregate_and_scatter, fold, gather, scatter, score, slope
 from shiftsearch.backends.cpu.pool import threads
-from shiftsearch.backends.cpu.search import select
+from shiftsearch.backends.cpu.search import search
 from shiftsearch.backends.cpu.simd import register_bytes
 
 __all__ = [
+    "aggregate",
+    "aggregate_and_scatter",
     "chain_flow",
     "chain_flow_backward",
-    "correlate",
     "describe",
     "fold",
-    "fold_slope",
     "gather",
-    "pull",
-    "pull_push",
-    "push",
-    "select",
+    "scatter",
+    "score",
+    "search",
     "slope",
     "xp",
 ]

@@ -341,7 +341,7 @@ def _frame_of(video, t):
 
 
 @kernel("out", "index", "floats")
-def _correlate(q, k, offsets, out, again, index, floats, p, stop, first, last):
+def _score(q, k, offsets, out, again, index, floats, p, stop, first, last):
     """Scores of the rows first ... last - 1 of queries, counted through all frames; `again`: those that are no number."""
     (T, H, WF), (h, w, K) = k.shape, out.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -370,7 +370,7 @@ def _correlate(q, k, offsets, out, again, index, floats, p, stop, first, last):
 
 
 @kernel("out", "index", "floats")
-def _pull(q, k, c, offsets, out, bands, index, floats, p, stop, first, last):
+def _aggregate(q, k, c, offsets, out, bands, index, floats, p, stop, first, last):
     """Bands of rows of the queries' frames."""
     (T, H, WF), (h, w, K) = k.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -408,7 +408,7 @@ def _pull(q, k, c, offsets, out, bands, index, floats, p, stop, first, last):
 
 
 @kernel("out", "index", "floats")
-def _push(q, k, c, offsets, reach, out, bands, index, floats, p, stop, first, last):
+def _scatter(q, k, c, offsets, reach, out, bands, index, floats, p, stop, first, last):
     """Bands of rows of the keys' frames; `reach` as in `_reach`."""
     (T, H, WF), (h, w, K) = out.shape, c.shape[1:]
     index, floats = pointer(index), pointer(floats)
@@ -633,16 +633,22 @@ class _Heads:
         pool.spread(work, count, self.cost)
 
 
-def correlate(q, k, offsets, p: Patches):
+def score(q, k, offsets, p: Patches):
+    if q.ndim == 6:
+        found = [score(q[:, n], k, offsets[..., n : n + 1, :], p) for n in range(q.shape[1])]
+        return np.concatenate(found, -1)
     again = whole_places.covers(offsets, p)
     out, done = whole_places.scores(q, k, offsets, p) if again else (np.empty(offsets.shape[:-1], q.dtype), False)
     heads = _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads if not done else ():
-        heads.rows(_correlate, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g], again)
+        heads.rows(_score, q.dtype, heads.of(q, b, g), heads.of(k, b, g), offsets[b, g], out[b, g], again)
     return out
 
 
-def pull(q, k, c, offsets, p: Patches, *, size=None):
+def aggregate(q, k, c, offsets, p: Patches, *, size=None, stacked=False):
+    if stacked:
+        one = partial(aggregate, q, k, p=p, size=size)
+        return np.stack([one(c[..., n : n + 1], offsets[..., n : n + 1, :]) for n in range(offsets.shape[-2])], 1)
     shape = (k.shape[0], *size) if q is None else q.shape
     if whole_places.covers(offsets, p):
         found = whole_places.gradients(q, k, c, offsets, p, shape, k.shape, pulls=True, pushes=False)
@@ -653,12 +659,15 @@ def pull(q, k, c, offsets, p: Patches, *, size=None):
         keys = heads.of(k, b, g)
         queries = heads.of(q, b, g) if p.metric == "l2" else keys  # "dot" does not read them
         sums = np.zeros((shape[1], shape[3], shape[4] * heads.channels), k.dtype)
-        heads.bands(_pull, offsets.shape[2], queries, keys, c[b, g], offsets[b, g], sums)
+        heads.bands(_aggregate, offsets.shape[2], queries, keys, c[b, g], offsets[b, g], sums)
         heads.put(out, b, g, sums)
     return out
 
 
-def push(q, k, c, offsets, p: Patches, *, size=None):
+def scatter(q, k, c, offsets, p: Patches, *, size=None):
+    if q.ndim == 6:
+        one = partial(scatter, p=p, size=size)
+        return sum(one(q[:, n], k, c[..., n : n + 1], offsets[..., n : n + 1, :]) for n in range(q.shape[1]))
     shape = (q.shape[0], *size) if k is None else k.shape
     if whole_places.covers(offsets, p):
         found = whole_places.gradients(q, k, c, offsets, p, q.shape, shape, pulls=False, pushes=True)
@@ -670,21 +679,26 @@ def push(q, k, c, offsets, p: Patches, *, size=None):
         keys = heads.of(k, b, g) if p.metric == "l2" else queries  # "dot" does not read them
         sums = np.zeros((shape[1], shape[3], shape[4] * heads.channels), q.dtype)
         arrays = queries, keys, c[b, g], offsets[b, g], heads.reach(b, g, *shape[1:4:2])
-        heads.bands(_push, shape[1], *arrays, sums)
+        heads.bands(_scatter, shape[1], *arrays, sums)
         heads.put(out, b, g, sums)
     return out
 
 
-def pull_push(q, k, c, offsets, p: Patches):
+def aggregate_and_scatter(q, k, c, offsets, p: Patches):
     """Both derivatives, which cost little more than one where they are computed at once."""
     if whole_places.covers(offsets, p):
         found = whole_places.gradients(q, k, c, offsets, p, q.shape, k.shape, pulls=True, pushes=True)
         if found:
             return found
-    return pull(q, k, c, offsets, p), push(q, k, c, offsets, p)
+    return aggregate(q, k, c, offsets, p), scatter(q, k, c, offsets, p)
 
 
-def slope(q, k, c, offsets, p: Patches):
+def slope(q, k, c, offsets, p: Patches, *, patches=None):
+    if patches is not None:
+        return _slope_of_patches(k, patches, offsets, p)
+    if q.ndim == 6:
+        parts = [slope(q[:, n], k, c[..., n : n + 1], offsets[..., n : n + 1, :], p) for n in range(q.shape[1])]
+        return np.concatenate(parts, -2)
     out, heads = np.empty(offsets.shape, q.dtype), _Heads(offsets, p, q.shape[2] // offsets.shape[1])
     for b, g in heads:
         heads.rows(_slope, q.dtype, heads.of(q, b, g), heads.of(k, b, g), c[b, g], offsets[b, g], out[b, g])
@@ -714,7 +728,7 @@ def fold(patches, c, offsets, p: Patches, *, size):
     return out
 
 
-def fold_slope(v, patches, offsets, p: Patches):
+def _slope_of_patches(v, patches, offsets, p: Patches):
     out, heads = np.empty(offsets.shape, v.dtype), _Heads(offsets, p, v.shape[2] // offsets.shape[1])
     for b, g in heads:
         heads.rows(_fold_slope, v.dtype, heads.of(v, b, g), patches[b, g], offsets[b, g], out[b, g])

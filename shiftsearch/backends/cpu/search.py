@@ -1,4 +1,4 @@
-"""select on the CPU: the windows, tile by tile, and the best of their candidates.
+"""search on the CPU: the windows, tile by tile, and the best of their candidates.
 
 A tile is 8 x 8 queries. Where its windows overlap enough, the distances of single pixels are computed
 once for all displacements that any of its queries needs, and summed over patches (the box form);
@@ -403,14 +403,14 @@ def _search_plainly(
 
 
 # --- the whole ------------------------------------------------------------------------------------
-def select(q, k, spec, p: Patches, *, flow=None, seeds=None):
-    """`definition.select`."""
+def search(q, k, spec, p: Patches, *, flow=None, seeds=None):
+    """`definition.search`."""
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)
     B, T, C, H, W = k.shape
     if B > 1 and T == 1 and seeds is None:  # many clips of one frame are searched like one of many frames
         flow = None if flow is None else flow.swapaxes(0, 2)
-        out, offsets, _ = select(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
+        out, offsets, _ = search(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
         return out.swapaxes(0, 2), offsets.swapaxes(0, 2), None
     slots = spec.search_slots() if seeds is None else seeds.shape[-2]
     task = _task(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
@@ -509,7 +509,7 @@ def _names(task: Task):
 
 
 def _strides(q) -> Strides:
-    """Fields of records are not whole numbers apart: `select` has copied them."""
+    """Fields of records are not whole numbers apart: `search` has copied them."""
     return Strides(*(stride // q.itemsize for stride in q.strides), *q.shape[2:])
 
 

@@ -445,7 +445,7 @@ def _gradients(q, k, c, offsets, p: Patches, shape_q, shape_k, pulls: bool, push
 
 
 def scores(q, k, offsets, p: Patches):
-    """`definition.correlate`, and whether it is: what is outside of a frame is 0 here, which times some values is no number."""
+    """`definition.score`, and whether it is: what is outside of a frame is 0 here, which times some values is no number."""
     channels, dtype = q.shape[2] // offsets.shape[1], q.dtype
     empty, endless = "zeros" in (p.border, p.query_border), np.zeros(1, np.int32)
     clip = _Clip(offsets, p, channels, q.shape[1:2] + q.shape[3:], k.shape[1:2] + k.shape[3:], dtype)

@@ -20,12 +20,12 @@ _DTYPES = {"float": "float32", "double": "float64", "__half": "float16", "__nv_b
            "long long": "int64", "unsigned char": "uint8"}  # fmt: skip
 CTYPES = {dtype: ctype for ctype, dtype in _DTYPES.items()}
 MOST_BLOCKS = 2**31 - 1
-WARPS = 4  # of a block of `select`, a query each
+WARPS = 4  # of a block of `search`, a query each
 _CANDIDATE = {"float": 12, "double": 24}  # bytes of one in a bag, by the type of sums
 
 
 def _bags(constants: dict) -> int:
-    """Of the best candidates of each warp of `select`, where they are too many for registers: see best.cuh."""
+    """Of the best candidates of each warp of `search`, where they are too many for registers: see topk.cuh."""
     return constants["SHARED"] * WARPS * bag_size(constants)
 
 
@@ -82,13 +82,13 @@ KERNELS = {
         Kernel("score", registers=128, file="score.cu", instances=_ALL),
         Kernel("slope", registers=152, file="slope.cu", instances=(*_with(_ALL, PATCHES=0), *_with(_ALL, PATCHES=1))),
         Kernel("gather", registers=72, file="gather.cu", instances=_ALL),
-        Kernel("pull", registers=144, file="pull.cu", instances=_ALL),
-        Kernel("cells", registers=40, file="push.cu", instances=_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1)),
-        Kernel("push", registers=128, file="push.cu", instances=(*_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1),
+        Kernel("aggregate", registers=144, file="aggregate.cu", instances=_ALL),
+        Kernel("cells", registers=40, file="scatter.cu", instances=_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1)),
+        Kernel("scatter", registers=128, file="scatter.cu", instances=(*_with(_ALL, REACH=4, PATCHES=0, WEIGHTED=1),
                                              *_with(_ALL, REACH=4, PATCHES=1, WEIGHTED=1))),
-        Kernel("chain", registers=80, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
-        Kernel("unchain", registers=112, file="flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
-        Kernel("select", registers=192, file="select.cu", dynamic=_bags,
+        Kernel("chain_flow", registers=80, file="chain_flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
+        Kernel("chain_flow_backward", registers=112, file="chain_flow.cu", instances=({"RADIUS": 2, "STRIDE": 1, "SCALE": 1},)),
+        Kernel("search", registers=192, file="search.cu", dynamic=_bags,
                instances=(_SEARCH, _FRACTIONS, {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
                           {**_SEARCH, "TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65,
                            "PIXELS": 1024, "CHUNK": 1},

@@ -25,28 +25,42 @@ class Cuda:
         self.device, self.xp = device, device.xp
 
     # --- the comparison and its derivatives -------------------------------------------------------
-    def correlate(self, q, k, offsets, p: Patches):
+    def score(self, q, k, offsets, p: Patches):
+        if q.ndim == 6:
+            parts = [self.score(q[:, n], k, offsets[..., n : n + 1, :], p) for n in range(q.shape[1])]
+            return self.xp.concatenate(parts, -1)
         call = self._call(p, q=q, k=k, offsets=offsets)
         scores = self.xp.empty(offsets.shape[:-1], call.sums)
         call.run("score", scores.size, {"scores": scores})
         return scores
 
-    def pull(self, q, k, c, offsets, p: Patches, *, size=None):
+    def aggregate(self, q, k, c, offsets, p: Patches, *, size=None, stacked=False):
+        if stacked:
+            each = [(c[..., n : n + 1], offsets[..., n : n + 1, :]) for n in range(offsets.shape[-2])]
+            return self.xp.stack([self.aggregate(q, k, *one, p, size=size) for one in each], 1)
         shape = (k.shape[0], *size) if q is None else q.shape
         call = self._call(p, q=q, k=k, offsets=offsets, c=c, q_shape=shape)
         out = self.xp.empty(shape, k.dtype)
-        call.run("pull", out.size, {"out": out})
+        call.run("aggregate", out.size, {"out": out})
         return out
 
-    def push(self, q, k, c, offsets, p: Patches, *, size=None):
+    def scatter(self, q, k, c, offsets, p: Patches, *, size=None):
+        if q.ndim == 6:
+            each = [(c[..., n : n + 1], offsets[..., n : n + 1, :]) for n in range(q.shape[1])]
+            return sum(self.scatter(q[:, n], k, *one, p, size=size) for n, one in enumerate(each))
         shape = (q.shape[0], *size) if k is None else k.shape
         call = self._call(p, q=q, k=k, offsets=offsets, c=c, k_shape=shape)
         return self._collect(call, q.dtype, {"patches": None}, {"PATCHES": 0, "WEIGHTED": 1})
 
-    def pull_push(self, q, k, c, offsets, p: Patches):
-        return self.pull(q, k, c, offsets, p), self.push(q, k, c, offsets, p)
+    def aggregate_and_scatter(self, q, k, c, offsets, p: Patches):
+        return self.aggregate(q, k, c, offsets, p), self.scatter(q, k, c, offsets, p)
 
-    def slope(self, q, k, c, offsets, p: Patches):
+    def slope(self, q, k, c, offsets, p: Patches, *, patches=None):
+        if patches is not None:
+            return self._slope_of_patches(k, patches, offsets, p)
+        if q.ndim == 6:
+            each = [(c[..., n : n + 1], offsets[..., n : n + 1, :]) for n in range(q.shape[1])]
+            return self.xp.concatenate([self.slope(q[:, n], k, *one, p) for n, one in enumerate(each)], -2)
         call = self._call(p, q=q, k=k, offsets=offsets, c=c)
         slopes = self.xp.empty(offsets.shape, call.sums)
         call.run("slope", slopes.size // 3, {"patches": None, "slopes": slopes}, {"PATCHES": 0})
@@ -66,7 +80,7 @@ class Cuda:
         constants = {"PATCHES": 1, "WEIGHTED": int(c is not None)}
         return self._collect(call, patches.dtype, {"patches": self.xp.ascontiguousarray(patches)}, constants)
 
-    def fold_slope(self, v, patches, offsets, p: Patches):
+    def _slope_of_patches(self, v, patches, offsets, p: Patches):
         call = self._call(p, k=v, offsets=offsets)
         slopes = self.xp.empty(offsets.shape, call.sums)
         arguments = {"patches": self.xp.ascontiguousarray(patches), "slopes": slopes}
@@ -74,7 +88,7 @@ class Cuda:
         return slopes
 
     def _collect(self, call, dtype, arguments, constants):
-        """Adds at the places of the candidates, sorted by where they lie: see push.cu."""
+        """Adds at the places of the candidates, sorted by where they lie: see scatter.cu."""
         xp, p, s = self.xp, call.patches, call.sizes
         reach = p.dilation * (p.patch // 2 + 1) + 1
         cells = s["B"] * s["G"] * s["frames"] * (s["H"] + 2 * reach) * (s["W"] + 2 * reach)
@@ -84,11 +98,11 @@ class Cuda:
         order = xp.argsort(lies_in, kind="stable")
         first = xp.searchsorted(lies_in[order], xp.arange(cells + 1))
         out = xp.empty((s["B"], s["frames"], s["G"] * s["F"], s["H"], s["W"]), dtype)
-        call.run("push", out.size, {**arguments, "order": order, "first": first, "out": out}, constants)
+        call.run("scatter", out.size, {**arguments, "order": order, "first": first, "out": out}, constants)
         return out
 
     # --- search -----------------------------------------------------------------------------------
-    def select(self, q, k, spec, p: Patches, *, flow=None, seeds=None):
+    def search(self, q, k, spec, p: Patches, *, flow=None, seeds=None):
         xp, (B, T, C, H, W) = self.xp, k.shape
         h, w = query_grid(H, W, p.stride)
         slots = spec.search_slots() if seeds is None else seeds.shape[-2]
@@ -120,7 +134,7 @@ class Cuda:
             bags = WARPS * bag_size(constants)
             blocks = min(blocks, max(1, _BAGS // bags))
             memory = xp.empty(blocks * bags, np.uint8)
-        kernel = KERNELS["select"]
+        kernel = KERNELS["search"]
         self.device.launch(kernel, constants, blocks, {
             "q": _channels_last(xp, q), "k": _channels_last(xp, k), "around": xp.ascontiguousarray(around),
             "scores": scores, "offsets": offsets, "origin": origin, "memory": memory, "G": spec.heads,
@@ -137,7 +151,7 @@ class Cuda:
         B, T, _, H, W = forward.shape
         h, w = query_grid(H, W, stride)
         chained = self.xp.empty((B, T, 2 * radius, 2, h, w), np.float64)
-        self._along("chain", forward, backward, radius, stride, {"chained": chained})
+        self._along("chain_flow", forward, backward, radius, stride, {"chained": chained})
         return chained
 
     def _along(self, kernel, forward, backward, radius, stride, arguments):
@@ -159,7 +173,7 @@ class Cuda:
             "grad": xp.ascontiguousarray(grad.astype(forward.dtype)), "places": places, "arrived": arrived, **parts,
             "chained": self._chained(forward, backward, radius, stride),
         }  # fmt: skip
-        self._along("unchain", forward, backward, radius, stride, arguments)
+        self._along("chain_flow_backward", forward, backward, radius, stride, arguments)
         p = Patches(stride=stride)
         found = (self.fold(arrived, part, places, p, size=(T, H, W)) for part in parts.values())
         return tuple(gradient.astype(forward.dtype) for gradient in found)

@@ -26,7 +26,7 @@ ss_cells(const SS_OFFSET* offsets, long long* cells, int G, int T, int h, int w,
 
 // order: the candidates sorted by their cells. first: where in `order` each cell begins, and where the last one ends.
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_push(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* c, const SS_OFFSET* offsets,
+ss_scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* c, const SS_OFFSET* offsets,
         const long long* order, const long long* first, SS_SCALAR* out, int G, int T, int h, int w, int K, int F,
         int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0, long long count) {
     long long i = ss_thread();

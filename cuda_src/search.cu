@@ -8,10 +8,10 @@
 // One warp per query at a time, a lane per candidate; the window is never stored. Constants beside those of place.cuh:
 // SS_WINDOW, SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME,
 // SS_ANCHOR (1 self, 2 flow), SS_SKIP (1 leaves self out, 2 makes it infinite), SS_PIXELS and SS_CHUNK (as many pixels
-// and channels of a query's patch are staged at a time), SS_REGISTERS or SS_ROOM of best.cuh, SS_SHARED (1: bags in
+// and channels of a query's patch are staged at a time), SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: bags in
 // shared memory).
 #include "place.cuh"
-#include "best.cuh"
+#include "topk.cuh"
 
 #define SS_WARPS 4
 #define SS_WINDOW_SIZE (SS_WINDOW * SS_WINDOW)
@@ -193,7 +193,7 @@ __device__ inline void ss_write(const Task& t, const Candidate& c, long long to,
 
 #if SS_TOPK == 0
 // Every candidate in order, behind those that are anchored.
-__device__ inline void ss_search(const Task& t, int slots, long long to, Patch& patch, Candidate*, SS_ACC* scores,
+__device__ inline void ss_query_windows(const Task& t, int slots, long long to, Patch& patch, Candidate*, SS_ACC* scores,
                                  SS_PLACE* offsets, int* origin) {
     for (int turn = SS_ANCHOR ? 0 : 1; turn < 2; ++turn) {
         bool found_self = false;
@@ -212,7 +212,7 @@ __device__ inline void ss_search(const Task& t, int slots, long long to, Patch& 
 }
 #else
 // The best of all slots, or of each.
-__device__ inline void ss_search(const Task& t, int slots, long long to, Patch& patch, Candidate* memory,
+__device__ inline void ss_query_windows(const Task& t, int slots, long long to, Patch& patch, Candidate* memory,
                                  SS_ACC* scores, SS_PLACE* offsets, int* origin) {
     Best best;
     bool found_self = false;
@@ -234,7 +234,7 @@ __device__ inline void ss_search(const Task& t, int slots, long long to, Patch& 
 #endif
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
-ss_select(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets,
+ss_search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets,
           int* origin, unsigned char* memory, int G, int groups, int T, int F, int H, int W, int h, int w, int S,
           int slots, int kept, long long count) {
     __shared__ SS_ACC patches[SS_WARPS][SS_PIXELS][SS_CHUNK];
@@ -245,6 +245,6 @@ ss_select(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_AC
     for (long long query = first; query < count; query += warps) {
         Task t = {0, k, around, ss_query(query, G, T, h, w, 1), G, groups, T, F, H, W, h, w, S, (int)threadIdx.x % 32};
         t.q_frame = q + (t.r.b * T + t.r.t) * SS_SCALE * H * SS_SCALE * W * G * F + t.r.g * F;
-        ss_search(t, slots, query * kept, patches[warp], bag, scores, offsets, origin);
+        ss_query_windows(t, slots, query * kept, patches[warp], bag, scores, offsets, origin);
     }
 }

@@ -7,7 +7,7 @@
 #include "place.cuh"
 
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_pull(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET* offsets, SS_SCALAR* out, int G,
+ss_aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET* offsets, SS_SCALAR* out, int G,
         int T, int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0,
         long long count) {
     long long i = ss_thread();

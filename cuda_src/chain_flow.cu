@@ -43,7 +43,7 @@ __device__ inline const SS_SCALAR* ss_planes(const SS_SCALAR* forward, const SS_
 
 // chained (B, frames, SS_SLOTS, 2, h, w).
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_chain(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained, int frames, int H, int W, int h, int w,
+ss_chain_flow(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained, int frames, int H, int W, int h, int w,
          long long count) {
     const long long i = ss_thread();
     if (i >= count) return;
@@ -66,7 +66,7 @@ ss_chain(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained, i
 // frames, h, w, SS_SLOTS, 3), where it was read, arrived (..., SS_SLOTS, 2), and 1 in forwards or backwards (...,
 // SS_SLOTS).
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_unchain(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SCALAR* backward, const double* chained,
+ss_chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SCALAR* backward, const double* chained,
            double* places, double* arrived, double* forwards, double* backwards, int frames, int H, int W, int h,
            int w, long long count) {
     const long long i = ss_thread();
