@@ -1,12 +1,61 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
 _M_PERTURB = -6  # glibc: fill what malloc hands out, also to kernels
 _BYTE = 0x7F  # floats become huge, whole numbers too
+
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()  # tests that the quick run does without, by file
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run everything: without it some minutes' worth of it")
+
+
+@pytest.hookimpl(trylast=True)  # of what -k and -m leave
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("full") or any("::" in asked for asked in config.args):
+        return
+    chosen = _quick([item for item in items if not item.get_closest_marker("full")])
+    left_out = [item for item in items if item not in chosen]
+    items[:] = [item for item in items if item in chosen]
+    config.hook.pytest_deselected(items=left_out)
+    by_file = dict(Counter(item.path.name for item in left_out))
+    config.stash[_LEFT_OUT] = by_file
+    if hasattr(config, "workeroutput"):  # of pytest-xdist: the process that reports collects nothing itself
+        config.workeroutput["left_out"] = by_file
+
+
+def _quick(items) -> set:
+    """Of each test one item for every value of its parameters."""
+    import quick  # builds the table of cases
+
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    chosen = set()
+    for same in tests.values():
+        shown = [quick.facts(item.callspec.params) if hasattr(item, "callspec") else {None} for item in same]
+        chosen |= {same[place] for place in quick.cover(shown)}
+    return chosen
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = config.stash.get(_LEFT_OUT, {})
+    if left_out:
+        most = ", ".join(f"{file} {n}" for file, n in sorted(left_out.items(), key=lambda each: (-each[1], each[0])))
+        terminalreporter.write_line(
+            f"quick run: every op, option and dtype once. pytest --full adds {sum(left_out.values())} tests: {most}"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

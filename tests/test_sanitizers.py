@@ -14,6 +14,7 @@ import pytest
 from cases import CASES
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
@@ -29,7 +30,7 @@ def test_no_case_does_what_is_undefined(op):
     """Also not with many kept candidates, which are in other memory."""
     file = _FILES["large" if op == "kept" else "ops"]
     tests = [str(file), "-k", f"emulated and single and {op}"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "--full", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "SHIFTSEARCH_EMULATOR_MODE": "ubsan"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -484,7 +484,7 @@ def run_under_tsan(pytest_args: list[str], timeout: float = 600) -> subprocess.C
     command = [_COMPILER, "-print-file-name=libtsan.so"]
     library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     # The machine comes first: its __tsan_on_report ends a launch at its first race.
-    command = ["env", f"LD_PRELOAD={_machine()} {library}", sys.executable, "-m", "pytest", *pytest_args]
+    command = ["env", f"LD_PRELOAD={_machine()} {library}", sys.executable, "-m", "pytest", "--full", *pytest_args]
     if _addresses_too_random():
         command = ["setarch", platform.machine(), "-R", *command]
     settings = {"TSAN_OPTIONS": _TSAN_OPTIONS, "SHIFTSEARCH_EMULATOR_MODE": "tsan"}

@@ -1,0 +1,40 @@
+"""The quick run: a choice among the parameters of each test that still shows every one of their values.
+
+The choice is computed, so that an option or a case that is added is in the quick run without being listed here.
+A case of the table shows its op with every option, and it must do so on each backend; each op runs in each dtype of a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import fields
+
+from backends import Run
+from cases import Case
+
+
+def facts(parameters: dict[str, object]) -> set[Hashable]:
+    """Return what a test shows with these parameters; each value is told from others by its identity."""
+    run, case = (parameters.get(name) for name in ("run", "case"))
+    where = run.backend if isinstance(run, Run) else id(parameters.get("backend"))
+    if not isinstance(case, Case):
+        return {(where if value is not run else None, name, id(value)) for name, value in parameters.items()}
+    others = {(case.op.name, name, id(value)) for name, value in parameters.items() if value is not case}
+    return {(where, *option) for option in options(case)} | others
+
+
+def options(case: Case) -> set[tuple[str, str, Hashable]]:
+    """Return (op, option, value) of everything that a case chooses; its name and its size choose nothing."""
+    chosen = {f.name: getattr(case, f.name) for f in fields(case) if f.name not in ("name", "size", "options")}
+    chosen |= {f"option {f.name}": getattr(case.spec, f.name) for f in fields(case.spec)}
+    return {(case.op.name, name, str(value)) for name, value in chosen.items()}
+
+
+def cover(shown: Sequence[set[Hashable]]) -> list[int]:
+    """Return places in `shown` that together show everything: always the one that adds most, the first of equal ones."""
+    missing, chosen = set().union(*shown), []
+    while missing:
+        best = max(range(len(shown)), key=lambda place: len(shown[place] & missing))
+        chosen.append(best)
+        missing -= shown[best]
+    return sorted(chosen)
