@@ -1,7 +1,8 @@
-"""Shifted non-local search in video: where are the pixels that belong to this one, how alike, and what to make of them."""
+"""Find, for each pixel of a video, the patches most like its own in the frames around, and read, average or add them."""
 
 import importlib
 import sys
+import typing
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, coverage, scatter, stack
@@ -9,13 +10,16 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
-from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
+from shiftsearch.video import flow as flow
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
 
-if sys.modules.get("torch"):  # its saved programs call the ops by name
+if sys.modules.get("torch"):  # programs saved by torch.export call the ops by name
     from shiftsearch import _torch as _torch
+if typing.TYPE_CHECKING:
+    from shiftsearch import models as models
+    from shiftsearch import nn as nn
 
 __version__ = "0.1.0"
 
@@ -45,8 +49,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    """`shiftsearch.nn` and `shiftsearch.models`, which need torch, when they are first asked for."""
-    if name in ("nn", "models"):
-        return importlib.import_module(f"shiftsearch.{name}")
-    raise AttributeError(f"module 'shiftsearch' has no attribute {name!r}")
+if not typing.TYPE_CHECKING:  # which would take any name for one of these
+
+    def __getattr__(name):
+        """Import `shiftsearch.nn` or `shiftsearch.models`, which need torch, when it is first used."""
+        if name in ("nn", "models"):
+            return importlib.import_module(f"shiftsearch.{name}")
+        raise AttributeError(f"module 'shiftsearch' has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""CUDA sources as text: one string per .cu file, with its local includes spliced in.
+"""CUDA sources as text: one string per .cu file, with its local includes put in their place.
 
-CuPy's disk cache hashes the text that it is given, not what that text includes: a changed header
-would leave a stale binary behind.
+CuPy's disk cache hashes the text that it compiles, but not the files which that text includes. If headers
+were included by the compiler, a changed header would leave an old binary in the cache.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ _INCLUDE = re.compile(r'\s*#\s*include\s*"([^"]+)"')
 
 
 def directory() -> Path:
-    """`cuda_src/` inside an installed wheel, or beside the package in a checkout, an editable install or an sdist."""
+    """Return `cuda_src/`: inside an installed wheel, beside the package in a checkout, an editable install or an sdist."""
     for parent in (_PACKAGE, _PACKAGE.parent):
         if (parent / "cuda_src").is_dir():
             return parent / "cuda_src"
-    raise ShiftsearchError(f"this installation has no cuda_src, expected it in {_PACKAGE} or beside it: install again")
+    raise ShiftsearchError(
+        f"this installation has no folder cuda_src, expected in {_PACKAGE} or beside it: install again"
+    )
 
 
 @functools.cache
 def read(file: str) -> str:
-    """Text of `file` with each local header in place of its first include.
+    """Return the text of `file`, with each local header in place of its first include.
 
-    `#line` keeps the compiler's messages at the lines of the file they are about. Includes stand
-    outside of `#if`: the first is the one that counts.
+    `#line` makes the compiler's messages name the right file and line. A header is put in only once, so
+    includes must not stand inside `#if`.
     """
     return _splice(file, set())
 
@@ -39,7 +41,7 @@ def _splice(file: str, seen: set[str]) -> str:
     path = directory() / file
     if not path.is_file():
         there = ", ".join(sorted(p.name for p in directory().iterdir()))
-        raise ShiftsearchError(f"CUDA source {file} is missing in {directory()}, expected one of {there}")
+        raise ShiftsearchError(f"CUDA source {file} is not in {directory()}, expected one of {there}")
     lines = [f'#line 1 "{file}"']
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         include = _INCLUDE.match(line)

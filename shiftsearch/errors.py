@@ -1,5 +1,7 @@
-"""The one exception of this package."""
+"""The exception that every function of this package raises for bad input."""
+
+from __future__ import annotations
 
 
 class ShiftsearchError(ValueError):
-    """An argument does not fit its op. The message names the op, the argument, what it was and what was expected."""
+    """Bad input. The message names the op, the argument, what it was and what was expected."""

@@ -18,6 +18,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)  # of what -k and -m leave
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.get_closest_marker("full") is None)  # the longest first: processes end together
     if config.getoption("full") or any("::" in asked for asked in config.args):
         return
     chosen = _quick([item for item in items if not item.get_closest_marker("full")])
@@ -52,10 +53,11 @@ def pytest_testnodedown(node):
 def pytest_terminal_summary(terminalreporter, config):
     left_out = config.stash.get(_LEFT_OUT, {})
     if left_out:
-        most = ", ".join(f"{file} {n}" for file, n in sorted(left_out.items(), key=lambda each: (-each[1], each[0])))
+        files = ", ".join(f"{file} {n}" for file, n in sorted(left_out.items(), key=lambda each: -each[1]))
         terminalreporter.write_line(
-            f"quick run: every op, option and dtype once. pytest --full adds {sum(left_out.values())} tests: {most}"
+            "This was the quick run: each op in each dtype, and each option, once on each backend."
         )
+        terminalreporter.write_line(f"pytest --full adds {sum(left_out.values())} tests: {files}.")
 
 
 @pytest.fixture(scope="session", autouse=True)

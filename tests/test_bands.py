@@ -40,6 +40,7 @@ def _results(case) -> dict:
     return {**outputs, **{f"gradient of {name}": grad for name, grad in grads.items()}}
 
 
+@pytest.mark.full
 @each(CASES)
 def test_bands_of_one_row_give_what_one_thread_gives(case, threads):
     threads(1)

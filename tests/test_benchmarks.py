@@ -74,6 +74,7 @@ def test_without_a_gpu_it_says_so_in_a_line():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_denoising_is_timed(tmp_path):
     for library in ("cv2", "skimage"):
         pytest.importorskip(library)

@@ -168,6 +168,7 @@ def samples(path):
         return [np.concatenate([plane.ravel() for plane in planes]) for planes in clip.planes()]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("arguments", "form"),
     [
@@ -472,6 +473,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mkv", "c.mkv"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
@@ -509,6 +511,7 @@ def test_a_full_disk(tmp_path):
     assert os.listdir(tmp_path) == ["a.mkv"]
 
 
+@pytest.mark.full
 def test_results_that_cannot_be_printed_are_no_traceback(tmp_path):
     """To a reader that leaves early, and to a full disk."""
     source = make(tmp_path / "a.mkv", frames=2, audio=None)

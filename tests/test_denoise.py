@@ -174,6 +174,7 @@ def test_threads_give_the_same(quality, threads, monkeypatch):
     np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1, max_memory=1), few)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("radius", [0, 1])
 def test_chunks_give_the_same(quality, radius):

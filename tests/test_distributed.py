@@ -174,6 +174,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="the test kills processes as Linux does")
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("ray", "pyarrow"))), reason='Ray is missing: pip install "ray[data]"'

@@ -41,6 +41,7 @@ def test_what_is_missing_is_said_and_is_no_fault(monkeypatch):
     assert "cuda         not here: arrays on a GPU need CuPy" in said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("wrong", ["value", "error"])
 def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
     right = cpu.gather
@@ -75,6 +76,7 @@ def emulated(compiler=lambda: (13, 0)):
     return Cuda(emulator)
 
 
+@pytest.mark.full
 @pytest.mark.emulated
 @pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
 def test_each_backend_is_examined(monkeypatch):
@@ -86,6 +88,7 @@ def test_each_backend_is_examined(monkeypatch):
     assert said.rstrip().endswith("all well on cpu and cuda")
 
 
+@pytest.mark.full
 def test_a_compiler_that_is_missing_is_said(monkeypatch):
     def gone(*_, **__):
         raise RuntimeError("libnvrtc.so")

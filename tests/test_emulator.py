@@ -40,6 +40,7 @@ def test_no_false_alarm(bug, mode):
             assert (bug.run(mode, False, seed, guard) == bug.expected).all()
 
 
+@pytest.mark.full
 def test_races():
     """All under ThreadSanitizer, by one process."""
     done = emulate.run_under_tsan(["-q", "-p", "no:cacheprovider", str(Path(emulate.__file__).parent / "races.py")])

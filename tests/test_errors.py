@@ -435,6 +435,7 @@ def _same(name, found, expected, dtype):
         np.testing.assert_allclose(f, e, rtol=0, atol=tolerance(dtype, 200, np.asarray(e, float)))
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("error")
 def test_ten_thousand_random_calls_are_right_or_say_why_not(monkeypatch):
     rng, right, wrong, compared = np.random.default_rng(2), 0, 0, 0

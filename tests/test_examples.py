@@ -15,6 +15,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.full
 one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "SHIFTSEARCH_NUM_THREADS": "1"}
 
 

@@ -19,6 +19,7 @@ NONE = {"nan": np.nan, "inf": np.inf, "huge": 3e38}
 
 
 # --- values -----------------------------------------------------------------------------------------
+@pytest.mark.full
 @BACKENDS
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 @pytest.mark.parametrize("fraction", [0, 0.25])
@@ -108,6 +109,7 @@ _LIMITS = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", _LIMITS, ids=str)
 def test_parameters_at_their_limits_are_right(options, rng):
     """On whole numbers in float64, where sums are exact and the order of equal candidates is known."""

@@ -17,6 +17,7 @@ from shiftsearch.backends.cuda import kernels
 from shiftsearch.backends.cuda.primitives import Cuda
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]

@@ -34,6 +34,7 @@ def test_a_byte_beside_an_array_ends_the_process(end, at):
     assert done.returncode < 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("end", ["start", "end"])
 @pytest.mark.parametrize("calls", [("cases",), *(("random", str(n), str(n + 75)) for n in (0, 75))], ids=" ".join)
 def test_no_call_touches_what_is_beside_its_arrays(calls, end):

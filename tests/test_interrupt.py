@@ -23,6 +23,7 @@ from shiftsearch.backends.cpu import chain, jit, places, pool, search, whole_pat
 _HERE = Path(__file__).parent
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_call_that_would_take_hours_can_be_interrupted(threads):

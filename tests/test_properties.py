@@ -67,6 +67,7 @@ def offsets_of(draw, rng, B, G, T, h, w, K, dtype):
     return np.rint(found).astype(np.int32) if draw(st.booleans()) else found.astype(dtype)
 
 
+@pytest.mark.full
 @examples
 @given(st.data(), places(), dtypes, seeds)
 def test_aggregate_and_gather_are_their_definition(data, places, dtype, seed):
@@ -115,6 +116,7 @@ def searches(draw):
     return options, (B, T + 2 * options["radius"], C * options["heads"], H, W)
 
 
+@pytest.mark.full
 @examples
 @given(searches(), dtypes, seeds, st.booleans(), st.booleans())
 def test_search_is_its_definition(search, dtype, seed, whole, followed):

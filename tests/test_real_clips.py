@@ -22,7 +22,7 @@ import align  # noqa: E402
 import denoise  # noqa: E402
 import real_clips  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("real clips")  # which are fetched once
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("real clips")]  # which are fetched once
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 import shiftsearch as ss
 
+pytestmark = pytest.mark.full
 _SEARCH = """
 import numpy as np, shiftsearch as ss
 for frames, height, width in {sizes}:

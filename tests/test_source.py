@@ -118,5 +118,5 @@ def test_headers_that_include_each_other_end(folder):
 
 def test_a_missing_file_is_named(folder):
     (folder / "op.cu").write_text('#include "gone.cuh"\n')
-    with pytest.raises(ShiftsearchError, match=r"gone\.cuh is missing .* expected one of op\.cu"):
+    with pytest.raises(ShiftsearchError, match=r"gone\.cuh is not in .* expected one of op\.cu"):
         _source.read("op.cu")

@@ -152,6 +152,7 @@ def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache)
     assert finished(program(folder)) == ""
 
 
+@pytest.mark.full
 def test_a_damaged_cache_does_not_matter(cache):
     folder, _ = cache
     whole = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -183,6 +184,7 @@ def test_kernels_that_nobody_uses_are_removed(cache):
     assert not old.exists()
 
 
+@pytest.mark.full
 def test_kernels_are_kept_outside_of_the_package(tmp_path):
     """Uninstalling removes what was installed: a folder with kernels would stay, as an empty namespace to import."""
     package = tmp_path / "shiftsearch"
@@ -195,6 +197,7 @@ def test_kernels_are_kept_outside_of_the_package(tmp_path):
     assert any(file.is_file() for file in home.rglob("*"))
 
 
+@pytest.mark.full
 def test_a_process_killed_while_it_compiles_does_not_matter(tmp_path):
     process = program(tmp_path)
     deadline = time.monotonic() + 60
@@ -207,6 +210,7 @@ def test_a_process_killed_while_it_compiles_does_not_matter(tmp_path):
     finished(program(tmp_path))
 
 
+@pytest.mark.full
 def test_nowhere_to_write_a_cache_does_not_matter(tmp_path):
     """Files stand where the folders of the cache should be, so that root cannot write there either."""
     package = Path(ss.__file__).parent

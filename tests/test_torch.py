@@ -439,6 +439,7 @@ class Counted:
         return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
 
 
+@pytest.mark.full
 @each_call
 def test_compiled_functions_have_one_graph_for_all_sizes(call):
     torch._dynamo.reset()

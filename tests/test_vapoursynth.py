@@ -239,6 +239,7 @@ def test_the_clip_stays_what_it_was_but_for_its_pixels(make):
         assert found.get_frame(17).props["number"] == 17
 
 
+@pytest.mark.full
 def test_the_order_of_asking_does_not_matter(make):
     orders = [range(19), [18, 3, 11, 0, 17], [5]]
     for function in (lambda clip: Denoise(clip, None, 1), Align):
