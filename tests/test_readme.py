@@ -43,3 +43,9 @@ def test_ci_runs_the_commands_that_the_readme_gives(command):
         pytest.skip("there is no CI here")
     assert f"\n    {command}\n" in README
     assert f"bash -c '{command}'" in script.read_text(encoding="utf-8")
+
+
+def test_contributing_leads_somewhere():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for file in re.findall(r"`((?:shiftsearch|tests|examples|cuda_src|\.ci)/[\w./]*)`", text):
+        assert (ROOT / file).exists(), file
