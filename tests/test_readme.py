@@ -1,4 +1,4 @@
-"""What README says is true."""
+"""What README and CONTRIBUTING say is true."""
 
 import importlib.util
 import re
@@ -43,6 +43,13 @@ def test_ci_runs_the_commands_that_the_readme_gives(command):
         pytest.skip("there is no CI here")
     assert f"\n    {command}\n" in README
     assert f"bash -c '{command}'" in script.read_text(encoding="utf-8")
+
+
+def test_ci_runs_everything():
+    script = ROOT / ".ci" / "run"
+    if not script.exists():  # an sdist
+        pytest.skip("there is no CI here")
+    assert "\npytest --full -n auto --dist loadgroup\n" in script.read_text(encoding="utf-8")
 
 
 def test_contributing_leads_somewhere():
