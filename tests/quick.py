@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import fields
+from functools import cache
+from heapq import heapify, heappop, heappush
 
 from backends import Run
 from cases import Case
@@ -23,6 +25,7 @@ def facts(parameters: dict[str, object]) -> set[Hashable]:
     return {(where, *option) for option in options(case)} | others
 
 
+@cache
 def options(case: Case) -> set[tuple[str, str, Hashable]]:
     """Return (op, option, value) of everything that a case chooses; its name and its size choose nothing."""
     chosen = {f.name: getattr(case, f.name) for f in fields(case) if f.name not in ("name", "size", "options")}
@@ -33,8 +36,14 @@ def options(case: Case) -> set[tuple[str, str, Hashable]]:
 def cover(shown: Sequence[set[Hashable]]) -> list[int]:
     """Return places in `shown` that together show everything: always the one that adds most, the first of equal ones."""
     missing, chosen = set().union(*shown), []
+    waiting = [(-len(each), place) for place, each in enumerate(shown)]
+    heapify(waiting)
     while missing:
-        best = max(range(len(shown)), key=lambda place: len(shown[place] & missing))
-        chosen.append(best)
-        missing -= shown[best]
+        _, place = heappop(waiting)
+        adds = (-len(shown[place] & missing), place)
+        if waiting and waiting[0] < adds:  # it added more before others were chosen
+            heappush(waiting, adds)
+            continue
+        chosen.append(place)
+        missing -= shown[place]
     return sorted(chosen)

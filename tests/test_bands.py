@@ -11,6 +11,7 @@ from test_ops import close, each, loss, reference
 
 from shiftsearch.backends.cpu import chain, places, pool, search, whole_patches, whole_places
 
+pytestmark = pytest.mark.full
 _ON = Run("cpu", "single")
 _LEAST = [
     (chain, "_BAND"),
@@ -40,7 +41,6 @@ def _results(case) -> dict:
     return {**outputs, **{f"gradient of {name}": grad for name, grad in grads.items()}}
 
 
-@pytest.mark.full
 @each(CASES)
 def test_bands_of_one_row_give_what_one_thread_gives(case, threads):
     threads(1)

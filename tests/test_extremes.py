@@ -45,6 +45,7 @@ def test_a_pixel_that_is_not_a_number_reaches_those_who_read_it(backend, border,
     assert np.isfinite(backend.scatter(ones, None, c, offsets, p, size=(1, 1, 5, 6))).all()
 
 
+@pytest.mark.full
 @BACKENDS
 def test_pairs_with_a_member_outside_hold_nothing_even_beside_a_nan(backend):
     q = np.full((1, 1, 1, 1, 4), np.nan)

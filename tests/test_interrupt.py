@@ -59,6 +59,7 @@ _SCRATCH = {"index", "floats", "sums", "numbers", "integers"}
 _SHORT = {"windows_of_flow", "windows_of_seeds"}  # which are given some thousand windows a call
 
 
+@pytest.mark.full
 def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
     """All that the table of cases needs: each call is made twice, first with stop set."""
     modules, called = (chain, places, search, whole_patches, whole_places, windows), set()

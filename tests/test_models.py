@@ -242,6 +242,7 @@ def test_compiled_it_is_the_same():
     torch.testing.assert_close(torch.compile(network, fullgraph=True, backend="eager")(video), network(video))
 
 
+@pytest.mark.full
 def test_exported_it_takes_other_sizes():
     network, free = trained(depths=(1,), heads=(1,), window=1).eval(), torch.export.Dim.AUTO
     shapes = [{0: free, 1: free, 3: free, 4: free}]

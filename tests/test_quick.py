@@ -58,6 +58,7 @@ def test_every_op_is_in_the_quick_run_in_every_dtype(quick, tests):
     assert found == {(case.op.name, run.backend, run.precision) for case in CASES for run in runs}
 
 
+@pytest.mark.full
 def test_it_is_quick_and_says_what_it_leaves_out(quick):
     left_out = int(re.search(r"^pytest --full adds (\d+) tests", quick, re.MULTILINE)[1])
     chosen = quick.count("::")
@@ -65,6 +66,7 @@ def test_it_is_quick_and_says_what_it_leaves_out(quick):
     assert collected(str(FOLDER / "test_ops.py"), "--full").count("::") == chosen + left_out
 
 
+@pytest.mark.full
 def test_a_test_that_is_asked_for_by_name_is_run():
     name = f"{FOLDER / 'test_ops.py'}::test_outputs_are_those_of_the_definition[score: dot-cpu-single]"
     assert collected(name).count("::") == 1

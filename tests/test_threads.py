@@ -146,6 +146,7 @@ def cache(tmp_path_factory):
     return folder, finished(program(folder))
 
 
+@pytest.mark.full
 def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache):
     folder, said = cache
     assert said == _ANNOUNCED
@@ -171,6 +172,7 @@ def _flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
 
 
+@pytest.mark.full
 def test_kernels_that_nobody_uses_are_removed(cache):
     folder, _ = cache
     (file, *_), old = folder.rglob("*-*"), folder / "shiftsearch" / "of-another-version"

@@ -516,6 +516,7 @@ def test_compiled_and_exported_without_a_batch_there_is_none_in_the_results(call
         torch.testing.assert_close(grad, grads[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.full
 def test_saved_programs_run_in_another_process(tmp_path):
     call = CALLS["search"]
     tensors = tuple(tensor.detach() for tensor in call.tensors().values())
@@ -531,6 +532,7 @@ assert all(map(torch.equal, found, expected))
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
 
 
+@pytest.mark.full
 def test_torch_may_come_after_this_package():
     code = """
 import shiftsearch, sys
