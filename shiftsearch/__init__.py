@@ -10,7 +10,7 @@ from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
-from shiftsearch.video import flow as flow
+from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks, scene_cuts
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
