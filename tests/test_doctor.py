@@ -59,6 +59,7 @@ def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
     assert said.rstrip().endswith("wrong on cpu")
 
 
+@pytest.mark.full
 def test_what_is_no_number_is_wrong(monkeypatch):
     """Also in the gradients, which are compared last."""
     right = cpu.scatter

@@ -122,6 +122,7 @@ def test_parameters_at_their_limits_are_right(options, rng):
     np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.full
 def test_the_largest_window_finds_what_a_large_one_finds(rng):
     q, k = rng.standard_normal((2, 1, 2, 2, 3))
     scores, offsets = ss.search(q, k, radius=0, window=1025, topk=6)
@@ -131,6 +132,7 @@ def test_the_largest_window_finds_what_a_large_one_finds(rng):
     assert ss.search(q, k, radius=0, window=1025, topk=None)[0].shape == (1, 1, 2, 3, 1025**2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 def test_extreme_patches_at_given_places_are_right(border, rng):
     v, offsets = rng.standard_normal((1, 3, 2, 4, 5)), rng.uniform(-3e9, 3e9, (1, 1, 3, 1, 1, 2, 3))

@@ -12,7 +12,7 @@ from test_ops import close
 
 from shiftsearch import _arrays, definition
 
-pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.filterwarnings("error")]
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("poisoned"), pytest.mark.filterwarnings("error")]
 
 _SIZE = (1, 4, 2, 5, 7)
 _FAR = (2**31 - 1, -(2**31), 2**31, 2**40 + 1, -(2**40) - 3, 2**62, -(2**62))

@@ -236,6 +236,7 @@ def test_under_autocast_it_learns(video):
     assert all(weight.grad.dtype == torch.float32 and weight.grad.isfinite().all() for weight in network.parameters())
 
 
+@pytest.mark.full
 def test_compiled_it_is_the_same():
     torch._dynamo.reset()
     network, video = trained(depths=(1, 1)).eval(), torch.rand(1, 3, 3, 8, 12)
