@@ -36,7 +36,7 @@ import numpy as np
 import shiftsearch
 from shiftsearch import ShiftsearchError
 from shiftsearch.video.chunks import Chunk
-from shiftsearch.video.files import whole
+from shiftsearch.video.io.whole import whole
 
 
 def plan(source, target, work="denoise", sigma=None, size=64) -> int:

@@ -4,16 +4,17 @@ import importlib
 import sys
 import typing
 
+from shiftsearch import flow
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, coverage, scatter, stack
 from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.gather import fold, gather
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import match, refine, search
-from shiftsearch.video import flow  # noqa: F401 (a module, shiftsearch.flow)
 from shiftsearch.video.align import align, align_clip, align_stream
-from shiftsearch.video.chunks import chunks, scene_cuts
+from shiftsearch.video.chunks import chunks
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
+from shiftsearch.video.scenes import scene_cuts
 
 if sys.modules.get("torch"):  # programs saved by torch.export call the ops by name
     from shiftsearch import _torch as _torch
@@ -35,6 +36,7 @@ __all__ = [
     "denoise",
     "denoise_overlap",
     "denoise_stream",
+    "flow",
     "fold",
     "gather",
     "match",

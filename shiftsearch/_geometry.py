@@ -60,13 +60,6 @@ def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp
     return along(height)[:, None] * along(width).astype("float64")
 
 
-def dct(n: int) -> np.ndarray:
-    """The orthonormal cosine transform of n numbers, a row for each frequency, the even ones symmetric."""
-    k, i = np.arange(n)[:, None], np.arange(n)
-    basis = np.cos(np.pi * (2 * i + 1) * k / (2 * n)) * np.sqrt(np.where(k, 2, 1) / n)
-    return basis.astype(np.float32)
-
-
 def window_offset(centre, n: int, window: int, step: float, slide: bool):
     """Index of the centre in its window of `window` candidates along an axis of `n` pixels.
 

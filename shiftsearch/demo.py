@@ -12,8 +12,8 @@ import numpy as np
 
 import shiftsearch
 from shiftsearch.backends.cpu.pool import threads
-from shiftsearch.video.files import whole
-from shiftsearch.video.picture import eight_bits, png, row
+from shiftsearch.video.io.pictures import eight_bits, png, row
+from shiftsearch.video.io.whole import whole
 
 _LIMITS = 0.25, 0.5, 1, 2  # pixels
 

@@ -49,7 +49,8 @@ def tighten() -> None:
     """Makes mistakes show: memory without the room that aligning it takes, as vectors may begin anywhere, and threads
     for calls that are too small for them.
     """
-    from shiftsearch.backends.cpu import pool, search, spectra, whole_places
+    from shiftsearch.backends.cpu import pool, search, whole_places
+    from shiftsearch.video.denoise import spectra
 
     pool._SMALL = 0
     for module in (search, spectra, whole_places):

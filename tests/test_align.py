@@ -7,7 +7,8 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video import align as module
+from shiftsearch.video.align import clips, pair, spec
+from shiftsearch.video.align.tiles import Box, tiles
 
 
 def texture(size, shift=(0.0, 0.0), channels=3, seed=0, waves=60):
@@ -209,7 +210,8 @@ def test_frames_are_not_written_and_results_are_our_own(rng):
 def test_arrays_on_a_device_stay_there(on_device, rng):
     clip, motion = rng.random((2, 40, 50, 3)), rng.normal(0, 2, (2, 40, 50))
     expected = [ss.align(clip[0], clip, motion, interp=i, return_offsets=True) for i in ("bicubic", "bilinear")]
-    on_device(module)
+    for module in (clips, pair, spec):
+        on_device(module)
     for interp, wanted in zip(("bicubic", "bilinear"), expected, strict=True):
         arrays = map(on_device.put, (clip[0], clip, motion))
         found = ss.align(*arrays, interp=interp, return_offsets=True, max_memory=1)
@@ -239,16 +241,16 @@ def test_tiles_give_the_same_bits(kind, interp, patch, window, subpixel, rng):
 
 
 def test_tiles_are_as_small_as_the_memory_asks():
-    flow, frame = np.zeros((2, 480, 640)), module._Box(0, 480, 0, 640)
+    flow, frame = np.zeros((2, 480, 640)), Box(0, 480, 0, 640)
     for memory in ("1MB", "8MiB", "64MB"):
-        spec = module._spec("align", None, max_memory=memory)
-        tiles = list(module._tiles(spec, np, flow, 3, frame))
-        assert all(box.area * 4 * (8 * 3 + 110) <= spec.max_memory or keep.area <= 128 * 64 for keep, box in tiles)
+        options = spec.spec_of("align", None, max_memory=memory)
+        found = list(tiles(options, np, flow, 3, frame))
+        assert all(box.area * 4 * (8 * 3 + 110) <= options.max_memory or keep.area <= 128 * 64 for keep, box in found)
         seen = np.zeros((480, 640), int)
-        for keep, _ in tiles:
+        for keep, _ in found:
             seen[keep.of] += 1
         assert (seen == 1).all()
-    assert len(tiles) > 1
+    assert len(found) > 1
 
 
 def clip_with_a_cut(frames=4):

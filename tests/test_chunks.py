@@ -9,7 +9,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.chunks import with_scenes
+from shiftsearch.video.scenes import with_scenes
 
 
 # --- chunks -----------------------------------------------------------------------------------------

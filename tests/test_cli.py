@@ -21,7 +21,8 @@ from clips import decoded, make, psnr, streams
 
 import shiftsearch
 from shiftsearch.__main__ import main
-from shiftsearch.video import cli, io
+from shiftsearch.video import io
+from shiftsearch.video.cli import report
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
@@ -307,7 +308,7 @@ def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(jit._Announce, "said", False)
     monkeypatch.setattr(sys, "stderr", said)
-    watch = cli._Watch()
+    watch = report.Watch()
     for kind in tqdm.tqdm(["f4", "f8", "f8"], unit="frame"):
         twice(np.ones(3, kind))
     assert said.getvalue().count("compiling") == 1
@@ -315,7 +316,7 @@ def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp
         r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue()
     )  # the line was cleared, and is drawn again
     assert re.fullmatch(r"\d+\.\d s, of which compiling kernels took \d+\.\d s, once", str(watch))
-    again = cli._Watch()
+    again = report.Watch()
     twice(np.ones(3))
     assert re.fullmatch(r"\d+\.\d s", str(again))
 
@@ -336,7 +337,7 @@ def test_a_list_of_files_is_refused_unless_it_is_named(tmp_path, capsys):
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile part.mp4\n")
     run = ["align", str(tmp_path / "a.mp4"), "--flow", "none", "-o", str(tmp_path / "b.mkv")]
     assert main(run) == 1
-    assert "(concat), which are not opened" in capsys.readouterr().err
+    assert "(concat), expected a video file" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "part.mp4"]
     assert main([*run, "--format", "concat"]) == 0
     assert len(decoded(tmp_path / "b.mkv")) == 10
@@ -357,7 +358,7 @@ def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
         ("none.mp4", "does not exist"),
-        (".", "is no file"),
+        (".", "is not a file"),
     ]:
         rest = [tmp_path / name] if command == "compare" else ["-o", tmp_path / "out.mkv"]
         assert main([command, *map(str, [tmp_path / name, *rest])]) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import threading
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video import groups, shrink
+from shiftsearch.video.denoise import bands, groups, passes, qualities, shrink
 
-filters = importlib.import_module("shiftsearch.video.denoise")
-QUALITIES = tuple(filters._PASSES)
+QUALITIES = tuple(qualities.PASSES)
 SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes its time
 
 
@@ -112,7 +110,7 @@ def test_a_frame_of_another_thing_does_no_harm(quality):
 # --- passes -----------------------------------------------------------------------------------------
 def one_pass(shrink, **options):
     """Groups of the same place in each frame."""
-    return groups.Pass(shrink, groups.of_all_frames, window=1, guided=False, count=9, **options)
+    return passes.Pass(shrink, groups.of_all_frames, window=1, guided=False, count=9, **options)
 
 
 def test_a_patch_may_span_frames(monkeypatch):
@@ -122,7 +120,7 @@ def test_a_patch_may_span_frames(monkeypatch):
         spans = noisy.reshape(*noisy.shape[:2], 2, -1)
         return np.broadcast_to(spans.mean(2, keepdims=True), spans.shape).reshape(noisy.shape), np.ones(len(noisy))
 
-    monkeypatch.setitem(filters._PASSES, "fast", (one_pass(flattened, depth=2, worst=0.2),))
+    monkeypatch.setitem(qualities.PASSES, "fast", (one_pass(flattened, depth=2, worst=0.2),))
     still = np.random.default_rng(0).random((20, 24, 3))
     clip = still + np.arange(4)[:, None, None, None] / 100
     steps = np.array([0.5, 1, 2, 2.5])[:, None, None, None] / 100
@@ -136,7 +134,7 @@ def test_what_two_kinds_of_groups_give_is_added_up(monkeypatch):
         return lambda xp, noisy, guide, sigma: (np.full_like(noisy, value), np.full(len(noisy), weight, np.float32))
 
     both = one_pass(constant(0, 1), beside=one_pass(constant(1, 3)))
-    monkeypatch.setitem(filters._PASSES, "fast", (both,))
+    monkeypatch.setitem(qualities.PASSES, "fast", (both,))
     np.testing.assert_array_equal(ss.denoise(np.zeros((3, 20, 24)), 0.1, flow=None), 0.75)
 
 
@@ -144,7 +142,7 @@ def test_weights_do_not_depend_on_the_size_of_patches():
     """Where nothing stands out, the mean of 10 patches is a tenth of the noise at each pixel."""
     for pixels in (4, 16, 64, 256):
         flat = np.ones((1, 10, pixels), np.float32)
-        estimate, weight = filters._BAYES(np, flat, flat, 0.1)
+        estimate, weight = qualities._BAYES(np, flat, flat, 0.1)
         np.testing.assert_array_equal(estimate, flat)
         np.testing.assert_allclose(weight, 10, rtol=1e-6)
 
@@ -166,7 +164,7 @@ def test_a_stream_gives_the_same(quality):
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_threads_give_the_same(quality, threads, monkeypatch):
-    monkeypatch.setattr(groups, "_BAND", {"numpy": 20_000})  # many bands, parts of rows among them
+    monkeypatch.setattr(bands, "_BAND", {"numpy": 20_000})  # many bands, parts of rows among them
     clip = example(5, quality)
     few = ss.denoise(clip, 25, quality=quality, radius=1)
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", threads)
@@ -400,7 +398,7 @@ def test_a_stream_that_is_left_leaves_no_threads(monkeypatch, rng):
         return [thread for thread in threading.enumerate() if thread.name.startswith("shiftsearch-denoise")]
 
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
-    monkeypatch.setattr(groups, "_BAND", {"numpy": 1 << 18})
+    monkeypatch.setattr(bands, "_BAND", {"numpy": 1 << 18})
     clip = rng.integers(0, 256, (1, 208, 224), np.uint8).repeat(8, 0)
     stream = ss.denoise_stream(clip, 25, radius=1, flow=None)
     next(stream)

@@ -9,6 +9,7 @@ import shiftsearch as ss
 from shiftsearch import ShiftsearchError
 from shiftsearch._arrays import transform
 from shiftsearch.video import frames
+from shiftsearch.video.noise import noise_level
 
 SHAPES = {
     "grey frame": ((6, 7), (1, 1, 6, 7)),
@@ -183,9 +184,9 @@ def test_noise_is_found_and_texture_is_none(sigma, rng):
     y, x = np.mgrid[:144, :176]
     stripes = np.stack([127 + 100 * np.sin(x / 3) * np.cos(y / 4), 90 + 80 * np.cos((x + y) / 5)])
     noisy = stripes + sigma * rng.standard_normal(stripes.shape)
-    assert abs(frames.noise_level(np, noisy) - sigma) < 0.05 * sigma + 0.5
+    assert abs(noise_level(np, noisy) - sigma) < 0.05 * sigma + 0.5
 
 
 def test_noise_of_what_is_small_or_not_finite_is_none():
-    assert frames.noise_level(np, np.eye(5)[None, :4]) == frames.noise_level(np, np.eye(5)[None, :, :4]) == 0
-    assert frames.noise_level(np, np.full((1, 9, 9), np.nan)) == 0
+    assert noise_level(np, np.eye(5)[None, :4]) == noise_level(np, np.eye(5)[None, :, :4]) == 0
+    assert noise_level(np, np.full((1, 9, 9), np.nan)) == 0

@@ -12,7 +12,8 @@ import pytest
 from clips import decoded, make, psnr, streams
 
 from shiftsearch import ShiftsearchError
-from shiftsearch.video import files, io
+from shiftsearch.video import io
+from shiftsearch.video.io.ends import cut_off
 
 av = pytest.importorskip("av")
 
@@ -304,9 +305,9 @@ def test_codecs_that_do_not_fit_are_named(tmp_path):
         with pytest.raises(ShiftsearchError, match=f"crf is {crf}, expected 0 to 51 for libx264"):
             through(source, tmp_path / "b.mp4", crf=crf)
     for name, said in [
-        ("b.unknown", 'knows no such kind of file, expected a name as "b.mp4"'),
-        ("b", "knows no such kind of file"),
-        ("b.wav", 'holds no video, expected a name as "b.mp4"'),
+        ("b.unknown", 'does not know this kind of file, expected a name such as "b.mp4"'),
+        ("b", "does not know this kind of file"),
+        ("b.wav", 'holds no video, expected a name such as "b.mp4"'),
     ]:
         with pytest.raises(ShiftsearchError, match=said):
             through(source, tmp_path / name)
@@ -352,9 +353,9 @@ def test_files_that_are_no_video(tmp_path):
         out.mux([packet for frame in source.decode(audio=0) for packet in stream.encode(frame)] + stream.encode(None))
     said = {
         "text.mp4": "cannot be read", "empty.mp4": "is empty",
-        "noise.mkv": "cannot be read", "folder.mp4": "is no file",
+        "noise.mkv": "cannot be read", "folder.mp4": "is not a file",
         "huge.y4m": "Invalid data", "none.y4m": "is broken after 0 frames|no frame", "huge.png": "no frame|cannot be read",
-        "x" * 300: "File name too long", "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "does not exist, nor pictures",
+        "x" * 300: "File name too long", "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "does not exist, expected a video file, or pictures",
     }  # fmt: skip
     for name, reason in said.items():
         with pytest.raises(ShiftsearchError, match=reason) as raised:
@@ -428,7 +429,7 @@ def test_where_an_mp4_and_a_live_matroska_end(tmp_path):
     }
     for data, cut in ends.items():
         (tmp_path / "a").write_bytes(data)
-        assert files.cut_off(tmp_path / "a", 0) == cut, data
+        assert cut_off(tmp_path / "a", 0) == cut, data
 
 
 def test_a_file_that_lost_its_index_is_an_error(tmp_path):
@@ -484,9 +485,9 @@ def test_targets_that_cannot_be(tmp_path):
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     os.link(source, tmp_path / "hard.mp4")
     for target, said in [
-        (source, "is the file that is read"), (tmp_path / "link.mp4", "is the file that is read"),
-        (tmp_path / "hard.mp4", "is the file that is read"),
-        (tmp_path, "is no file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is no file"),
+        (source, "is the input file"), (tmp_path / "link.mp4", "is the input file"),
+        (tmp_path / "hard.mp4", "is the input file"),
+        (tmp_path, "is not a file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is not a file"),
         (tmp_path / ("b" * 300 + ".mp4"), "File name too long"),
     ]:  # fmt: skip
         with pytest.raises(ShiftsearchError, match=said):
@@ -523,8 +524,8 @@ def test_memory_does_not_grow_with_the_clip(tmp_path):
         most = 0
         for frame in clip:
             out.write(frame)
-            most = max(most, len(clip.times) + len(clip.packets))
+            most = max(most, len(clip.times) + len(clip._decoder.aside))
     assert most < 60
     with io.read(source) as clip:
         for _ in clip:
-            assert len(clip.times) + len(clip.packets) < 60
+            assert len(clip.times) + len(clip._decoder.aside) < 60

@@ -12,7 +12,7 @@ from shiftsearch.__main__ import main
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
 from shiftsearch.video.denoise import denoise_planes
-from shiftsearch.video.planes import Form
+from shiftsearch.video.io.yuv import Form
 
 av = pytest.importorskip("av")
 pytest.importorskip("cv2")

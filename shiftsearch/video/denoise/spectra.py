@@ -1,44 +1,50 @@
-"""Groups of patches in their cosine spectrum: transformed, shrunk and transformed back, group by group, in near memory.
+"""Vector code for groups of patches: transformed to their cosine spectrum, shrunk and transformed back.
 
-Vectors run along the rows of one or two patches, then, turned, along their columns, then across the patches of the
-group. Cosines are symmetric or antisymmetric, so that sums and differences of the two ends halve the products.
+A group stays in the cache from begin to end. Vectors run along the rows of one or two patches, then, transposed, along
+their columns, then across the patches of the group. Cosines are symmetric or antisymmetric, so sums and differences of
+the two ends halve the products.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from shiftsearch._geometry import dct
 from shiftsearch.backends.cpu import simd
 from shiftsearch.backends.cpu.simd import aligned
+from shiftsearch.video.denoise.cosines import dct
 
 _SIDE = 8  # of a patch
 _MOST = 17  # patches of a group: code grows with the square of it
 
 
-def covers(groups) -> bool:
-    """Whether this is for such groups, (q, n, pixels)."""
+def covers(groups: np.ndarray) -> bool:
+    """Return whether this code is for such groups, (q, n, pixels)."""
     return groups.dtype == np.float32 and groups.shape[1] <= _MOST and groups.shape[2] == _SIDE**2
 
 
-def threshold(groups, level: float):
-    """Overwrites groups (q, n, pixels) by what is left of frequencies above `level`; gives them, and 1 / how many (q)."""
+def threshold(groups: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the frequencies of groups (q, n, pixels) below `level`, in place.
+
+    Returns the groups and 1 / the number of frequencies that are left (q).
+    """
     return _shrunk(groups, groups, level, False)
 
 
-def wiener(groups, guide, variance: float):
-    """Overwrites groups (q, n, pixels), each frequency times gain = guide**2 / (guide**2 + variance).
+def wiener(groups: np.ndarray, guide: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Multiply each frequency of groups (q, n, pixels) by gain = guide**2 / (guide**2 + variance), in place.
 
-    Gives them, and 1 / (1 + sum of gain**2) (q).
+    Returns the groups and 1 / (1 + sum of gain**2) (q).
     """
     return _shrunk(groups, np.ascontiguousarray(guide), variance, True)
 
 
-def _shrunk(groups, guide, level: float, guided: bool):
+def _shrunk(groups: np.ndarray, guide: np.ndarray, level: float, guided: bool) -> tuple[np.ndarray, np.ndarray]:
     groups = np.ascontiguousarray(groups)
     count, n, pixels = groups.shape
     weights, scratch = np.empty(count, np.float32), aligned(2 * n * pixels, np.float32)
@@ -48,19 +54,19 @@ def _shrunk(groups, guide, level: float, guided: bool):
 
 
 @functools.cache
-def _compiled(n: int, guided: bool):
+def _compiled(n: int, guided: bool) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64)(_build(n, guided))
 
 
 # --- vector code ----------------------------------------------------------------------------------
 @functools.cache
-def _full(value: float, n: int):
-    """A vector of one number; LLVM's text of it takes longer to write than its code."""
+def _full(value: float, n: int) -> Any:
+    """Return a vector of one number. It is kept: writing its text for LLVM takes longer than compiling it."""
     return ir.Constant(ir.VectorType(ir.FloatType(), n), [value] * n)
 
 
-def _weighed(f, weights, values):
-    """The sum of vectors, each times a number."""
+def _weighed(f: simd.Function, weights: np.ndarray, values: list[Any]) -> Any:
+    """Return the sum of vectors, each times a number."""
     first, *others = [_full(float(weight), values[0].type.count) for weight in weights]
     total = f.b.fmul(first, values[0])
     for weight, value in zip(others, values[1:], strict=True):
@@ -68,8 +74,8 @@ def _weighed(f, weights, values):
     return total
 
 
-def _forth(f, values):
-    """The cosine transform across vectors."""
+def _forth(f: simd.Function, values: list[Any]) -> list[Any]:
+    """Return the cosine transform across vectors."""
     n, half, basis = len(values), len(values) // 2, dct(len(values))
     ends = [(values[i], values[n - 1 - i]) for i in range(half)]
     sums, differences = [f.plus(*pair) for pair in ends] + values[half : n - half], [f.minus(*pair) for pair in ends]
@@ -79,8 +85,8 @@ def _forth(f, values):
     ]
 
 
-def _back(f, values):
-    """Its transpose."""
+def _back(f: simd.Function, values: list[Any]) -> list[Any]:
+    """Return the inverse cosine transform across vectors."""
     n, half, basis = len(values), len(values) // 2, dct(len(values))
     even = [_weighed(f, column, values[::2]) for column in basis[::2, : n - half].T]
     odd = [_weighed(f, column, values[1::2]) for column in basis[1::2, :half].T]
@@ -88,8 +94,8 @@ def _back(f, values):
     return first + even[half:] + [f.minus(*pair) for pair in zip(even, odd, strict=False)][::-1]
 
 
-def _turned(f, square):
-    """8 vectors of one or more patches: interleaving halves that often turns each."""
+def _turned(f: simd.Function, square: list[Any]) -> list[Any]:
+    """Return 8 vectors with each patch in them transposed, by interleaving halves three times."""
     n = square[0].type.count
     index = ir.VectorType(ir.IntType(32), n)
     picks = [n * (i % 2) + i // _SIDE * _SIDE + i % _SIDE // 2 for i in range(n)]
@@ -100,8 +106,8 @@ def _turned(f, square):
     return square
 
 
-def _paired(f, vectors):
-    """Halves exchanged: (first halves, second halves) of each two vectors; the other way round it is the same."""
+def _paired(f: simd.Function, vectors: list[Any]) -> list[Any]:
+    """Return (first halves, second halves) of each pair of vectors. This function is its own inverse."""
     picks = [*range(_SIDE), *range(2 * _SIDE, 3 * _SIDE)]
     index = ir.VectorType(ir.IntType(32), 2 * _SIDE)
     low, high = ir.Constant(index, picks), ir.Constant(index, [i + _SIDE for i in picks])
@@ -109,15 +115,16 @@ def _paired(f, vectors):
     return [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
 
 
-def _loaded(f, memory, at, patches: int):
-    """Rows of one patch, or of two neighbours side by side."""
+def _loaded(f: simd.Function, memory: Any, at: Any, patches: int) -> list[Any]:
+    """Return the rows of one patch, or of two neighbours side by side."""
     if patches == 1:
         return [f.load(memory, f.add(at, row * _SIDE), _SIDE) for row in range(_SIDE)]
     two_rows = [f.load(memory, f.add(at, i * 2 * _SIDE), 2 * _SIDE) for i in range(_SIDE)]
     return _paired(f, [two_rows[i // 2 + i % 2 * (_SIDE // 2)] for i in range(_SIDE)])
 
 
-def _stored(f, vectors, memory, at, patches: int):
+def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches: int) -> None:
+    """Store what `_loaded` loads."""
     if patches == 2:
         both = _paired(f, vectors)
         vectors = both[::2] + both[1::2]
@@ -126,7 +133,7 @@ def _stored(f, vectors, memory, at, patches: int):
 
 
 def _build(n: int, guided: bool) -> int:
-    """(groups, guide, level, weights, scratch, count): `threshold`, or `wiener` if `guided`."""
+    """Compile `threshold`, or `wiener` if `guided`, as a function of (groups, guide, level, weights, scratch, count)."""
     f = simd.Function("shrink", "float32", "pppppl")
     groups, guide, level, weights, scratch, count = f.arguments
     b, pixels, lanes = f.b, _SIDE**2, min(f.lanes, _SIDE**2)
@@ -134,7 +141,10 @@ def _build(n: int, guided: bool) -> int:
     at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
 
     def planes(given, begin, out, to, transform):
-        """`transform` of all patches, from given[begin:] to out[to:]. The last two may be done together with one done before."""
+        """Write `transform` of all patches, from given[begin:] to out[to:].
+
+        If two patches go at once and n is odd, the last pair repeats one patch.
+        """
 
         def some(patch):
             patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
@@ -149,7 +159,7 @@ def _build(n: int, guided: bool) -> int:
     def kept(at, sum_):
         values, nothing = spectrum(at), f.zeros()
         size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
-        mean = b.insert_element(level, f.element(-1.0), ir.IntType(32)(0))  # is always kept
+        mean = b.insert_element(level, f.element(-1.0), ir.IntType(32)(0))  # the mean is always kept
         for i, value in enumerate(values):
             limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
             stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)

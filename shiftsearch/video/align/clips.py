@@ -1,0 +1,236 @@
+"""Clips in memory: warped onto a reference, or each frame onto its neighbour or one frame of the clip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.align.pair import warp_pair
+from shiftsearch.video.align.spec import AlignOptions, Flow, Onto, Progress, flow_at, lengths, spec_of
+from shiftsearch.video.frames import DTYPES
+from shiftsearch.video.scenes import with_scenes
+from shiftsearch.video.streams import watched
+from shiftsearch.video.types import AnyArray, Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@overload
+def align(
+    reference: AnyArray,
+    frames: Array,
+    flow: Flow = "dis",
+    *,
+    return_offsets: Literal[False] = False,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array: ...
+@overload
+def align(
+    reference: AnyArray,
+    frames: Array,
+    flow: Flow = "dis",
+    *,
+    return_offsets: Literal[True],
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def align(
+    reference: AnyArray,
+    frames: Array,
+    flow: Flow = "dis",
+    *,
+    return_offsets: bool,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array | tuple[Array, Array]: ...
+
+
+def align(
+    reference: AnyArray,
+    frames: Array,
+    flow: Flow = "dis",
+    *,
+    window: int = 9,
+    patch: int = 3,
+    penalty: float = 0.05,
+    sigma: float | None = None,
+    subpixel: bool = True,
+    output: Literal["patch", "pixel"] = "patch",
+    interp: Literal["bilinear", "bicubic"] = "bicubic",
+    return_offsets: bool = False,
+    max_memory: int | str = "1GiB",
+    progress: Progress = None,
+) -> Array | tuple[Array, Array]:
+    """Warp frames onto a reference: each pixel shows what the frame has where the reference's pixel went.
+
+    Args:
+        reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames; uint8, uint16 or floats,
+            whose white is 1. See `shiftsearch.video.frames`
+        frames: a frame, or a clip, each of whose frames is warped
+        flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
+            motion. An array (2, H, W), or (T, 2, H, W) with one for each frame, leads from reference to frame, in
+            pixels, with dx in channel 0 and dy in channel 1; it may be coarser, (2, h, w), as from `flow.coarse`. A
+            function of (reference, frames) returns such an array
+        window: candidates per side around where the flow leads; 1 warps by the flow alone
+        patch: pixels per side of the patches that are compared
+        penalty: how strongly noise speaks against leaving the flow, see the module `shiftsearch.video.align`
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; 0 trusts the frames,
+            None estimates it for each pair of frames, see `shiftsearch.video.noise.noise_level`
+        subpixel: keep the fraction of the flow; False searches and shows whole pixels only
+        output: "patch" shows at each pixel the mean of the patches that overlap there, "pixel" shows the pixel alone
+        interp: "bicubic" or "bilinear" interpolation of what is shown; the search is always bilinear
+        return_offsets: also return where the pixels were found
+        max_memory: limit of the memory for one computation beside the frames: a number of bytes, or text such as
+            "500MB". Frames that need more are computed in tiles, with the same result
+        progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
+
+    Returns:
+        the warped frames, in the layout, dtype and library of `frames`. With `return_offsets` also a flow to the places
+        that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> still = (200 * rng.random((12, 16, 3))).repeat(5, 0).repeat(5, 1).astype(np.uint8)
+        >>> clip = np.stack([np.roll(still, (2 * t, -t), (0, 1)) for t in range(4)])
+        >>> aligned = align(clip[0], clip, flow=None, window=13)
+        >>> aligned.shape, aligned.dtype
+        ((4, 60, 80, 3), dtype('uint8'))
+        >>> bool((aligned == still)[:, 10:-10, 10:-10].all())
+        True
+    """
+    spec = spec_of(
+        "align",
+        frames,
+        sigma,
+        window=window,
+        patch=patch,
+        penalty=penalty,
+        subpixel=subpixel,
+        output=output,
+        interp=interp,
+        max_memory=max_memory,
+    )
+    of_reference, of_frames = lengths(spec.op, reference, frames)
+    if None not in (of_reference, of_frames) and of_reference != of_frames:
+        raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
+    if of_reference is None and of_frames is None:
+        found = warp_pair(spec, reference, frames, flow_at(spec.op, flow, 0, None))
+        return found if return_offsets else found[0]
+    count = of_frames or of_reference
+    pairs = (
+        (reference if of_reference is None else reference[t], frames if of_frames is None else frames[t])
+        for t in range(count)
+    )
+    numbered = enumerate(watched("align", progress, pairs, count))
+    return _stacked(
+        spec.op, [warp_pair(spec, *pair, flow_at(spec.op, flow, t, count)) for t, pair in numbered], return_offsets
+    )
+
+
+@overload
+def align_clip(
+    frames: Array,
+    to: Onto | int = "previous",
+    flow: Flow = "dis",
+    *,
+    return_offsets: Literal[False] = False,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array: ...
+@overload
+def align_clip(
+    frames: Array,
+    to: Onto | int = "previous",
+    flow: Flow = "dis",
+    *,
+    return_offsets: Literal[True],
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def align_clip(
+    frames: Array,
+    to: Onto | int = "previous",
+    flow: Flow = "dis",
+    *,
+    return_offsets: bool,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array | tuple[Array, Array]: ...
+
+
+def align_clip(
+    frames: Array,
+    to: Onto | int = "previous",
+    flow: Flow = "dis",
+    *,
+    return_offsets: bool = False,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array | tuple[Array, Array]:
+    """Warp each frame of a clip onto the one before it, onto the one after it, or onto one frame of the clip.
+
+    With "previous" and "next", a frame that has no such neighbour in its scene stays as it is: see `scene_cuts`.
+
+    Args:
+        frames: a clip, (T, H, W) or (T, H, W, C)
+        to: "previous", "next" or the number of a frame
+        flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto
+        return_offsets, progress: as in `align`
+        options: as in `align`
+
+    Returns:
+        as `align`
+
+    Example:
+        >>> still = np.random.default_rng(0).random((12, 16)).repeat(5, 0).repeat(5, 1)
+        >>> clip = np.stack([np.roll(still, 3 * t, 1) for t in range(3)])
+        >>> steady = align_clip(clip, to=0, flow=None, window=13, sigma=0)
+        >>> bool(np.abs(steady - still)[:, :, 10:-20].max() < 1e-6)
+        True
+    """
+    spec = spec_of("align_clip", frames, **options)
+    _check_target(to)
+    count, _ = lengths(spec.op, frames, frames)
+    if count is None:
+        raise ShiftsearchError(
+            f"align_clip: frames has shape {tuple(frames.shape)}, expected (T, H, W) or (T, H, W, C)"
+        )
+    found = [
+        warp_pair(spec, None if r is None else frames[r], frames[t], flow_at(spec.op, flow, t, count))
+        for t, r in enumerate(watched("align_clip", progress, _references(frames, to, count), count))
+    ]
+    return _stacked(spec.op, found, return_offsets)
+
+
+def _check_target(to: Any) -> None:
+    whole = isinstance(to, (int, np.integer)) and not isinstance(to, bool)
+    if not whole and not (isinstance(to, str) and to in ("previous", "next")):
+        raise ShiftsearchError(f'align_clip: to is {to!r}, expected "previous", "next" or the number of a frame')
+
+
+def _references(frames: Any, to: Onto | int, count: int) -> list[int | None]:
+    """Return for each frame the number of the frame that it is warped onto, None where it stays as it is."""
+    if not isinstance(to, str):
+        if not -count <= to < count:
+            raise ShiftsearchError(f"align_clip: to is {to}, expected the number of one of the {count} frames")
+        return [None if t == to % count else to % count for t in range(count)]
+    begins = [begins for _, begins in with_scenes("align_clip", frames)]
+    if to == "previous":
+        return [None if begins[t] else t - 1 for t in range(count)]
+    return [None if t + 1 == count or begins[t + 1] else t + 1 for t in range(count)]
+
+
+def _stacked(op: str, found: list[tuple[Any, Any]], return_offsets: bool) -> Any:
+    """Return the frames of a clip as one array, and their offsets if they are wanted."""
+    each = [
+        dict(zip((f"frame {t}" for t in range(len(found))), part, strict=True)) for part in zip(*found, strict=True)
+    ]
+    frames, offsets = (transform(op, lambda xp, *arrays: xp.stack(arrays), DTYPES, **part) for part in each)
+    return (frames, offsets) if return_offsets else frames

@@ -1,0 +1,128 @@
+"""One frame warped onto another: flow, a search around it, and the choice between the two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.aggregate import aggregate
+from shiftsearch.ops.search import match
+from shiftsearch.video.align.spec import AlignSpec
+from shiftsearch.video.align.tiles import Box, tiles
+from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.flow.measure import measure
+from shiftsearch.video.frames import DTYPES, planar, restored
+from shiftsearch.video.noise import noise_level
+
+_FAR = 2.0**14  # pixels: any longer vector leads out of the frame
+
+
+def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any) -> tuple[Any, Any]:
+    """Return a frame (H, W) or (H, W, C) warped onto a reference, and its offsets (2, H, W).
+
+    Without a reference the frame is copied and the offsets are 0.
+    """
+    arrays = {"frames": frame}
+    if reference is not None:
+        arrays["reference"] = reference
+        if callable(flow):
+            arrays["flow"] = flow(reference, frame)
+        elif not (flow is None or isinstance(flow, str)):
+            arrays["flow"] = flow
+
+    def natively(xp: Any, frame: Any, reference: Any = None, given: Any = flow) -> tuple[Any, Any]:
+        target = planar(spec.op, "frames", frame)[0]
+        if reference is None:
+            return frame.copy(), xp.zeros((2, *target.shape[1:]), "float32")
+        wanted = planar(spec.op, "reference", reference)[0]
+        if wanted.shape != target.shape:
+            raise ShiftsearchError(
+                f"{spec.op}: reference has frames of shape {tuple(reference.shape)}, expected {tuple(frame.shape)} as "
+                "those of frames"
+            )
+        common = np.promote_types(wanted.dtype, target.dtype)
+        with np.errstate(all="ignore"):  # frames that are not finite
+            found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
+        return restored(xp, found[None], frame), offsets
+
+    return transform(spec.op, natively, DTYPES, **arrays)
+
+
+def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -> tuple[Any, Any]:
+    """Return the target (C, H, W) warped onto the reference, and the offsets (2, H, W) that it was read at."""
+    level = spec.sigma
+    if level is None:
+        level = float(np.hypot(noise_level(xp, reference), noise_level(xp, target)) / 2**0.5)
+    if isinstance(flow, str):
+        flow = measure(spec.op, xp, flow, reference, target, level)
+    height, width = target.shape[1:]
+    flow = xp.zeros((2, height, width)) if flow is None else _on_grid(spec, xp, flow, (height, width))
+    out, offsets = xp.empty_like(target), xp.empty((2, height, width), "float32")
+    for keep, box in tiles(spec, xp, flow, len(target), Box(0, height, 0, width)):
+        found = _aligned_box(spec, xp, reference[box.of], target[box.of], flow[box.of], level)
+        for whole, part in zip((out, offsets), found, strict=True):
+            whole[keep.of] = part[keep.within(box).of]
+    return out, offsets
+
+
+def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
+    """Return flow (2, h, w) for each pixel of a frame of `size`, in float64, with 0 for what is not finite.
+
+    A pixel takes the flow of the cell it lies in, which keeps edges sharp. Vectors are rounded to 2**-16 pixels: then
+    their sums with pixel numbers are exact, wherever a tile begins.
+    """
+    flow = checked(spec.op, "flow", flow)
+    (h, w), (H, W) = flow.shape[-2:], size
+    if flow.ndim != 3 or h > H or w > W:
+        raise ShiftsearchError(f"{spec.op}: flow has shape {tuple(flow.shape)}, expected (2, {H}, {W}) or coarser")
+    rows, columns = ((np.arange(n) * 2 + 1) * m // (2 * n) for n, m in ((H, h), (W, w)))
+    flow = flow.astype("float64")[:, xp.asarray(rows)][:, :, xp.asarray(columns)]
+    flow = xp.where(xp.isfinite(flow), flow, 0) * xp.asarray([W / w, H / h])[:, None, None]
+    return xp.rint(xp.clip(flow, -_FAR, _FAR) * 2**16) / 2**16
+
+
+def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> tuple[Any, Any]:
+    values = len(reference) * spec.patch**2
+    scores, places = match(
+        reference,
+        target,
+        flow,
+        window=spec.window,
+        patch=spec.patch,
+        topk=min(2, spec.window**2),
+        anchor="flow",
+        subpixel=spec.subpixel,
+        penalty=min(spec.penalty * values * level**2, 1e6),
+    )
+    leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
+    offsets = xp.where(leaves, places[0, :, :, -1], places[0, :, :, 0]).astype("float32")  # dy, dx
+    patch = spec.patch if spec.output == "patch" else 1
+    return _interpolated(xp, target, offsets, spec.interp, patch), xp.moveaxis(offsets, -1, 0)[::-1]
+
+
+def _interpolated(xp: Any, target: Any, offsets: Any, interp: str, patch: int) -> Any:
+    """Return `target` (C, H, W) read at `offsets` (H, W, 2) from each pixel, as means of overlapping patches.
+
+    `aggregate` reads a fractional place bilinearly; for cubic weights it gets 16 whole-pixel places instead.
+    """
+    taps = np.arange(-1, 3, dtype=np.int32) if interp == "bicubic" else np.zeros(1, np.int32)
+    places = xp.zeros((*offsets.shape[:2], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
+    weights = xp.ones(places.shape[:-1], target.dtype)
+    for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
+        at, steps = offsets[:, :, axis, None, None], xp.asarray(taps.reshape(shape))
+        if interp == "bicubic":
+            low = xp.floor(at)
+            weights *= _cubic(xp, at - low - steps.astype("float32"))
+            at = low.astype("int32")
+        places[..., axis + 1] = at + steps
+    places, weights = (x.reshape(1, 1, *offsets.shape[:2], len(taps) ** 2, *x.shape[4:]) for x in (places, weights))
+    return aggregate(target[None], weights, places, patch=patch)[0]
+
+
+def _cubic(xp: Any, x: Any) -> Any:
+    """Return Keys' cubic convolution kernel, a = -1/2."""
+    x = xp.abs(x)
+    return xp.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, xp.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))

@@ -1,0 +1,152 @@
+"""Iterators of frames of any length, warped onto their neighbours while two frames are held at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.align.pair import warp_pair
+from shiftsearch.video.align.spec import AlignOptions, Onto, is_method, spec_of
+from shiftsearch.video.frames import coarsened
+from shiftsearch.video.scenes import with_scenes
+from shiftsearch.video.streams import check_planes, peeked
+from shiftsearch.video.types import Array, Measure, Method, Planes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@overload
+def align_stream(
+    frames: Iterable[Array],
+    to: Onto = "previous",
+    flow: Method | Measure | None = "dis",
+    *,
+    return_offsets: Literal[False] = False,
+    **options: Unpack[AlignOptions],
+) -> Iterator[Array]: ...
+@overload
+def align_stream(
+    frames: Iterable[Array],
+    to: Onto = "previous",
+    flow: Method | Measure | None = "dis",
+    *,
+    return_offsets: Literal[True],
+    **options: Unpack[AlignOptions],
+) -> Iterator[tuple[Array, Array]]: ...
+@overload
+def align_stream(
+    frames: Iterable[Array],
+    to: Onto = "previous",
+    flow: Method | Measure | None = "dis",
+    *,
+    return_offsets: bool,
+    **options: Unpack[AlignOptions],
+) -> Iterator[Array] | Iterator[tuple[Array, Array]]: ...
+
+
+def align_stream(
+    frames: Iterable[Array],
+    to: Onto = "previous",
+    flow: Method | Measure | None = "dis",
+    *,
+    return_offsets: bool = False,
+    **options: Unpack[AlignOptions],
+) -> Iterator[Array] | Iterator[tuple[Array, Array]]:
+    """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
+
+    Args:
+        frames: frames (H, W) or (H, W, C) of one shape and dtype, each an array of its own
+        to: "previous" or "next"
+        flow: "dis", "farneback", None or a function, as in `align`
+        return_offsets: as in `align`; the iterator then gives pairs (frame, offsets)
+        options: as in `align`
+
+    Returns:
+        iterator over the warped frames, equal to those of `align_clip` bit for bit
+
+    Example:
+        >>> clip = np.random.default_rng(0).random((5, 12, 16)).repeat(4, 1).repeat(4, 2)
+        >>> sum(1 for frame in align_stream(iter(clip), flow=None))
+        5
+    """
+    if not (isinstance(to, str) and to in ("previous", "next")):
+        raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
+    if not is_method("align_stream", flow):
+        raise ShiftsearchError(
+            f'align_stream: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
+        )
+    spec_of("align_stream", None, **options)  # wrong options raise an error here, not at the first frame
+
+    def pair(reference: Any, frame: Any) -> Any:
+        found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow)
+        return found if return_offsets else found[0]
+
+    return _streamed(pair, with_scenes("align_stream", frames), to)
+
+
+def align_planes(
+    frames: Iterable[Planes],
+    to: Onto | Planes = "previous",
+    flow: Method | Measure | None = "dis",
+    **options: Unpack[AlignOptions],
+) -> Iterator[Planes]:
+    """Run `align_stream` on frames whose planes may differ in size, as those of YUV.
+
+    Only the first plane is searched; the others move as it does.
+
+    Args:
+        frames: an iterator over tuples of planes (H, W), as for `denoise_planes`, or over tuples of one frame each, as
+            for `align`
+        to: "previous", "next", or a tuple of planes that all frames are warped onto
+        flow, options: as in `align_stream`
+
+    Returns:
+        iterator over tuples of warped arrays, in order
+
+    Example:
+        >>> planes = np.full((48, 64), 100, np.uint8), np.full((24, 32), 50, np.uint8), np.full((24, 32), 60, np.uint8)
+        >>> [[int(plane[0, 0]) for plane in frame] for frame in align_planes([planes, planes], flow=None)]
+        [[100, 50, 60], [100, 50, 60]]
+    """
+    spec_of("align_planes", None, **options)
+    first, frames = peeked("align_planes", frames)
+    if first is None:
+        return iter(())
+    frames = check_planes("align_planes", frames, first)
+
+    def pair(reference: Planes | None, frame: Planes) -> Planes:
+        spec = spec_of("align_planes", frame[0], **options)
+        reference = (None,) * len(frame) if reference is None else reference
+        moved, offsets = warp_pair(spec, reference[0], frame[0], flow)
+        follow = spec_of("align_planes", frame[0], **{**options, "window": 1, "sigma": 0})
+        others = zip(reference[1:], frame[1:], strict=True)
+        return (moved, *(warp_pair(follow, r, plane, _coarser(offsets, plane.shape))[0] for r, plane in others))
+
+    if not isinstance(to, str):
+        return (pair(to, frame) for frame in frames)
+    return _streamed(pair, with_scenes("align_planes", frames, lambda frame: frame[0]), to)
+
+
+def _coarser(offsets: Any, size: tuple[int, ...]) -> Any:
+    """Return offsets (2, H, W) for a plane of this size, in pixels of that plane."""
+
+    def natively(xp: Any, offsets: Any) -> Any:
+        found, factors = coarsened(xp, offsets, size)
+        return found / xp.asarray(factors[::-1], "float32")[:, None, None]
+
+    return transform("align_planes", natively, flow=offsets)
+
+
+def _streamed(pair: Callable[[Any, Any], Any], frames: Iterable[tuple[Any, bool]], to: Onto) -> Iterator[Any]:
+    before = None
+    for frame, begins in frames:
+        if to == "previous":
+            yield pair(None if begins else before, frame)
+        elif before is not None:
+            yield pair(None if begins else frame, before)
+        before = frame
+    if to == "next" and before is not None:
+        yield pair(None, before)

@@ -1,0 +1,152 @@
+"""The commands and their arguments, as argparse knows them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from shiftsearch.video.cli.compare import compare
+from shiftsearch.video.cli.convert import align, denoise
+from shiftsearch.video.cli.motion import flow
+
+_FORMAT = "FFmpeg's name of the input format (default: detected); required for lists of other files, such as hls"
+
+
+def add_commands(commands: Any) -> None:
+    """Add each command to argparse's `commands`, with the function that runs it as `run`."""
+    _add_align(commands)
+    _add_denoise(commands)
+    _add_flow(commands)
+    _add_compare(commands)
+
+
+def _add_align(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "align",
+        align,
+        "move each frame onto its neighbour, or all frames onto one",
+        "shiftsearch align shaky.mp4 -o onto-first.mp4 --to 0",
+        "shiftsearch align in.mkv -o out.mkv --to next --window 13 --codec ffv1",
+        "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
+    )
+    to = "move each frame onto the one before, onto the one after, or onto frame N (default previous)"
+    parser.add_argument("--to", default="previous", metavar="previous|next|N", type=_target, help=to)
+    parser.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
+    parser.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
+    _add_method(parser)
+    _add_output(parser)
+
+
+def _add_denoise(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "denoise",
+        denoise,
+        "remove noise, with the help of the frames before and after",
+        "shiftsearch denoise noisy.mp4 -o clean.mp4",
+        "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
+        "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
+    )
+    sigma = (
+        "standard deviation of the noise in the file's own samples, on a scale of 0 to 255 whatever their depth: one "
+        "number, or one each as Y,U,V (default: estimated for each plane, and reported)"
+    )
+    parser.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
+    parser.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
+    parser.add_argument("--radius", type=int, default=2, help="how many frames to use each way (default 2)")
+    _add_output(parser)
+
+
+def _add_flow(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "flow",
+        flow,
+        "write the motion from each frame to the next, in colours or as numbers",
+        "shiftsearch flow in.mp4 -o motion.mp4",
+        "shiftsearch flow in.mp4 -o motion.npy    # (T - 1, 2, H, W): dx, dy in pixels",
+    )
+    parser.add_argument("--longest", type=float, metavar="PIXELS", help="motion of full colour (default: width / 32)")
+    _add_method(parser)
+    _add_codec(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    text = "print PSNR and SSIM of one file against another"
+    examples = (
+        "shiftsearch compare original.mp4 denoised.mp4",
+        "shiftsearch compare original.mp4 denoised.mp4 --frames 0:50",
+    )
+    parser = commands.add_parser("compare", help=text, **_texts(examples))
+    parser.add_argument("a", help="a video file, or a picture")
+    parser.add_argument("b", help="another one of the same size")
+    _add_frames(parser)
+    parser.add_argument("--format", help=_FORMAT)
+    parser.set_defaults(run=compare)
+
+
+# --- arguments of several commands ------------------------------------------------------------------
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> Any:
+    parser = commands.add_parser(name, help=text, **_texts(examples))
+    parser.add_argument("input", help="a video file, or pictures by number such as shot.%%04d.png")
+    parser.add_argument("-o", "--output", required=True, help="the file to write; an older one is replaced at the end")
+    _add_frames(parser)
+    parser.add_argument("--format", help=_FORMAT)
+    parser.add_argument("--progressive", action="store_true", help="take interlaced frames as whole ones")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _texts(examples: tuple[str, ...]) -> dict[str, Any]:
+    return {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": "examples:\n  " + "\n  ".join(examples)}
+
+
+def _add_frames(parser: Any) -> None:
+    text = "take frames A to B - 1, counted from 0"
+    parser.add_argument("--frames", type=_frames, default=(0, None), metavar="A:B", help=text)
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no summary")
+
+
+def _add_method(parser: Any) -> None:
+    choices = ["dis", "farneback", "none"]
+    parser.add_argument("--flow", choices=choices, default="dis", help="optical flow (default dis)")
+
+
+def _add_output(parser: Any) -> None:
+    _add_codec(parser)
+    text = "also write a picture of the middle frame: before | after | difference | flow"
+    parser.add_argument("--preview", metavar="PNG", help=text)
+
+
+def _add_codec(parser: Any) -> None:
+    codec = "h264, hevc, vp9, av1, prores, ffv1 (lossless) ... (default: that of the input)"
+    parser.add_argument("--codec", help=codec)
+    parser.add_argument("--crf", type=int, help="quality of h264, hevc, vp9 and av1, 0 is best (default about 20)")
+
+
+# --- their values -----------------------------------------------------------------------------------
+def _frames(text: str) -> tuple[int, int | None]:
+    try:
+        first, end = text.split(":")
+        return int(first or 0), int(end) if end else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:100, :100 or 100:") from None
+
+
+def _target(text: str) -> str | int:
+    if text in ("previous", "next"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not previous, next or the number of a frame")
+
+
+def _sigma(text: str) -> float | list[float | None] | None:
+    """Return a number, None for "auto", or a list of these."""
+    try:
+        numbers = [None if part == "auto" else float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, three numbers such as 12,6,6, or auto") from None
+    return numbers if len(numbers) > 1 else numbers[0]

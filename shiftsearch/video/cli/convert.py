@@ -1,0 +1,114 @@
+"""The commands align and denoise: frames of a file, through a function of iterators, to another file."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.flow import dis, to_color
+from shiftsearch.video import io
+from shiftsearch.video.align import align_planes
+from shiftsearch.video.cli.report import Noise, Watch, report, shown
+from shiftsearch.video.denoise import denoise_overlap, denoise_planes
+from shiftsearch.video.io.pictures import before_and_after, png
+from shiftsearch.video.io.whole import same, whole
+from shiftsearch.video.types import Planes
+
+
+def align(args: Namespace) -> int:
+    """Run `shiftsearch align`."""
+    options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
+    options["flow"] = None if args.flow == "none" else args.flow
+    if isinstance(args.to, str):
+        return _convert(args, lambda frames: align_planes(frames, args.to, **options), 1, args.to)
+    with opened(args, (args.to, args.to + 1)) as clip:
+        (reference,) = clip.planes()
+    return _convert(args, lambda frames: align_planes(frames, reference, **options), 0, reference)
+
+
+def denoise(args: Namespace) -> int:
+    """Run `shiftsearch denoise`."""
+    options, noise = {"quality": args.quality, "radius": args.radius}, Noise()
+    given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
+
+    def function(frames: Iterator[Planes]) -> Iterator[Planes]:
+        return denoise_planes(frames, args.sigma, **options, noted=None if given else noise.add)
+
+    return _convert(args, function, denoise_overlap(**options), noise=noise)
+
+
+def opened(args: Namespace, frames: tuple[int, int | None], overlap: int = 0) -> io.Reader:
+    """Open the input, to be read up to where it is broken."""
+    return io.read(args.input, frames, overlap=overlap, format=args.format, progressive=args.progressive, salvage=True)
+
+
+def _convert(
+    args: Namespace,
+    function: Callable[[Iterator[Planes]], Iterator[Planes]],
+    overlap: int,
+    onto: str | Planes = "before",
+    noise: Any = "",
+) -> int:
+    """Write the frames of the input, after `function`, to the output and the preview, and return the exit code.
+
+    Args:
+        function: of frames to as many frames, each of which depends on those up to `overlap` before and after
+        onto: what a frame should look like afterwards, for the preview: itself "before", the "previous" or "next" one,
+            or one frame
+        noise: text for the end of the summary
+    """
+    watch = Watch()
+    with ExitStack() as stack:
+        clip = stack.enter_context(opened(args, args.frames, overlap))
+        out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
+        part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
+        if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
+            raise ShiftsearchError(f"{args.preview}: expected a name that ends in .png and is not that of --output")
+        preview = _Preview(clip, onto)
+        results = clip.kept(preview.after(function(preview.before(clip.planes()))))
+        for frame in shown(results, clip.length, args.quiet):
+            out.write(frame)
+        if part is not None:
+            part.write_bytes(png(preview.picture()))
+    return report(args, clip, out, watch, noise)
+
+
+class _Preview:
+    """The frames around the middle of a clip, kept as they pass before and after the work."""
+
+    def __init__(self, clip: io.Reader, onto: str | Planes):
+        self._clip, self._onto = clip, onto
+        self._middle = clip.before + (clip.length or 0) // 2
+        self._frames: deque[tuple[int, Planes]] = deque(maxlen=3)
+        self._after: Any = None
+        self._number = 0
+
+    def before(self, frames: Iterable[Planes]) -> Iterator[Planes]:
+        """Yield the frames of the input, and keep the middle one and its neighbours."""
+        for number, frame in enumerate(frames):
+            if number <= self._middle + 1:
+                self._frames.append((number, frame))
+            yield frame
+
+    def after(self, frames: Iterable[Planes]) -> Iterator[Planes]:
+        """Yield the frames of the result, and keep the middle one."""
+        for number, frame in enumerate(frames):
+            if number <= self._middle:
+                self._after, self._number = frame, number
+            yield frame
+
+    def picture(self) -> np.ndarray:
+        """Return before | after | difference | flow from the frame that it is compared with, or else the one before."""
+        frames = dict(self._frames)
+        before = frames[self._number]
+        beside = self._number + (1 if self._onto == "next" else -1)
+        onto = frames.get(beside, before) if isinstance(self._onto, str) else self._onto
+        wanted = before if self._onto == "before" else onto
+        before, after, wanted, onto = map(self._clip.picture, (before, self._after, wanted, onto))
+        return before_and_after(before, after, wanted, to_color(dis(onto, before)))

@@ -1,0 +1,97 @@
+"""Bands of queries: their groups are read, filtered and put back together, a few rows at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shiftsearch._geometry import query_grid
+from shiftsearch.ops.gather import fold, gather
+from shiftsearch.video.denoise.passes import Frame, Pass
+
+_BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
+_AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: what fits the cache, what fills the device
+
+Part = tuple[slice, slice]  # rows and columns of queries
+
+
+def bands(xp: Any, offsets: Any, what: Pass) -> list[Part]:
+    """Return rows and columns of queries: a few whole rows each, or a part of one row."""
+    h, w, n = offsets.shape[:3]
+    queries = max(1, _BAND[xp.__name__] // (n * what.depth * what.patch**2))
+    tall, wide = max(1, queries // w), min(queries, w)
+    parts = itertools.product(range(0, h, tall), range(0, w, wide))
+    return [(slice(y, min(y + tall, h)), slice(x, min(x + wide, w))) for y, x in parts]
+
+
+def filter_band(
+    xp: Any, frames: list[Frame], here: int, offsets: Any, still: Any, what: Pass, part: Part
+) -> tuple[tuple[int, int], Any, Any]:
+    """Filter the groups of a band and return the rows (top, bottom) that it reaches, with what it adds to them.
+
+    These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
+    """
+    band = _Band.of(xp, frames, here, offsets, what, part)
+    noisy, shape = band.groups(xp, "noisy")
+    guide = band.groups(xp, "guide")[0] if what.guided else noisy
+    weights = _shrink(xp, noisy, guide, frames[here].sigma, what)
+    all_weights = xp.zeros((len(noisy), *band.places.shape[2:4], 1), weights.dtype)
+    all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
+    all_weights = xp.broadcast_to(all_weights[:, None], band.places.shape[:-1])
+    size = len(band.spans), band.bottom - band.top, frames[here].noisy.shape[2]
+    sums, coverage = fold(
+        noisy.reshape(shape), band.places, all_weights, size=size, stride=what.stride, queries=band.queries
+    )
+    sums = sums.reshape(len(band.spans), len(noisy), what.depth, *size[1:]).swapaxes(1, 2)
+    return (band.top, band.bottom), sums, coverage
+
+
+@dataclass(frozen=True)
+class _Band:
+    """What the groups of some queries are read from: rows top to bottom of spans of frames."""
+
+    what: Pass
+    spans: list[list[Frame]]
+    top: int
+    bottom: int
+    queries: tuple[slice, slice, slice]  # frame, rows and columns; rows are counted from `top`
+    places: Any  # (channels, spans, h, w, n, 3)
+
+    @classmethod
+    def of(cls, xp: Any, frames: list[Frame], here: int, offsets: Any, what: Pass, part: Part) -> _Band:
+        spans = [frames[s : s + what.depth] for s in range(len(frames) - what.depth + 1)]
+        channels, H, W = frames[here].noisy.shape
+        rows, columns = part
+        at = xp.arange(rows.start, rows.stop)[:, None, None] * what.stride + offsets[part][..., 1]
+        first = min(rows.start, max(int(at.min()) - what.patch, 0) // what.stride)  # row of queries at `top`
+        top, bottom = first * what.stride, min(max(int(at.max()), rows.stop * what.stride) + what.patch + 1, H)
+        queries = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
+        places = offsets[
+            first : first + query_grid(bottom - top, W, what.stride)[0]
+        ]  # only those of `queries` are read
+        places = xp.broadcast_to(places, (channels, len(spans), *places.shape))  # the same for each channel
+        return cls(what, spans, top, bottom, queries, places)
+
+    def groups(self, xp: Any, name: str) -> tuple[Any, tuple[int, ...]]:
+        """Return the groups (channels, q, n, pixels) of the planes of this name, and their shape as `gather` has it."""
+        what, (channels, *_, n, _) = self.what, self.places.shape
+        planes = [[getattr(frame, name)[:, self.top : self.bottom] for frame in span] for span in self.spans]
+        planes = xp.stack([xp.stack(span, axis=1) for span in planes])
+        planes = planes.reshape(len(self.spans), channels * what.depth, *planes.shape[-2:])
+        patches = gather(
+            planes, self.places, patch=what.patch, heads=channels, stride=what.stride, queries=self.queries
+        )
+        return patches.reshape(channels, -1, n, what.depth * what.patch**2), patches.shape
+
+
+def _shrink(xp: Any, noisy: Any, guide: Any, sigma: Sequence[float], what: Pass) -> Any:
+    """Overwrite the groups `noisy` by their estimates and return weights (channels, q)."""
+    weights = xp.empty(noisy.shape[:2], noisy.dtype)
+    some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
+    for n in range(0, noisy.shape[1], some):
+        for c in range(len(noisy)):
+            few = c, slice(n, n + some)
+            noisy[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma[c])
+    return weights

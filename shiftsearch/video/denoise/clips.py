@@ -1,0 +1,109 @@
+"""Clips in memory, denoised, and how far a result reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.denoise.spec import spec_of
+from shiftsearch.video.denoise.streams import denoised
+from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.frames import DTYPES, layout
+from shiftsearch.video.streams import watched
+from shiftsearch.video.types import AnyArray, Array, Measure, Method, Quality, Sigma
+
+_BOTH = "forward", "backward"
+
+
+def denoise(
+    frames: Array,
+    sigma: Sigma = None,
+    *,
+    quality: Quality = "fast",
+    radius: int = 2,
+    flow: Method | Measure | tuple[AnyArray, AnyArray] | None = "dis",
+    max_memory: int | str = "1GiB",
+    progress: Callable[..., Any] | None = None,
+) -> Array:
+    """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
+
+    It is made for white noise: equally strong everywhere, and independent from pixel to pixel.
+
+    Args:
+        frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
+            `shiftsearch.video.frames`. Three channels are a colour; the last of two or four is alpha, which is kept
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; None or "auto"
+            estimates it, frame by frame
+        quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
+            their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
+            components, in two more passes. It takes some 60 times as long
+        radius: frames each way to look at, where the scene has them
+        flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
+            motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
+            in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
+            returns one flow (2, h, w)
+        max_memory: limit of the memory for computations beside the frames in reach: a number of bytes, or text such as
+            "500MB". The result does not depend on it
+        progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
+
+    Returns:
+        the denoised frames, in the layout, dtype and library of `frames`. Scenes are detected and denoised separately
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> still = rng.random((8, 12)).repeat(8, 0).repeat(8, 1)
+        >>> clip = np.stack([np.roll(still, t, axis=1) for t in range(5)])
+        >>> noisy = clip + 0.1 * rng.standard_normal(clip.shape)
+        >>> denoised = denoise(noisy, sigma=0.1, flow=None)
+        >>> bool(((denoised - clip) ** 2).mean() < ((noisy - clip) ** 2).mean() / 10)
+        True
+    """
+    spec = spec_of("denoise", frames, [sigma], quality=quality, radius=radius, max_memory=max_memory)
+    pair = _pair(flow)
+
+    def whole(xp: Any, clip: Any, *both: Any) -> Any:
+        many = layout("denoise", "frames", clip.shape)[1]
+        out = xp.empty(clip.shape, clip.dtype)
+        source, done = (clip, out) if many else (clip[None], out[None])
+        for name, array in zip(_BOTH, both, strict=False):
+            if checked("denoise", name, array).shape[:-3] != source.shape[:1]:
+                raise ShiftsearchError(
+                    f"denoise: {name} has shape {tuple(array.shape)}, expected ({len(source)}, 2, H, W) or coarser"
+                )
+        found = denoised(spec, ((frame,) for frame in source), both or flow)
+        for n, (frame,) in enumerate(watched("denoise", progress, found, len(source))):
+            done[n] = frame
+        return out
+
+    return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False)))
+
+
+def _pair(flow: Any) -> tuple[Any, ...] | list[Any]:
+    """Return the pair (forward, backward) if flow is given as arrays."""
+    pair = flow if isinstance(flow, (tuple, list)) else ()
+    if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
+        found = (
+            f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
+        )
+        raise ShiftsearchError(f"denoise: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
+    return pair
+
+
+def denoise_overlap(*, quality: Quality = "fast", radius: int = 2) -> int:
+    """Return how many frames before and after its own a result of `denoise` depends on: the `overlap` for `chunks`.
+
+    Args:
+        quality, radius: as in `denoise`
+
+    Returns:
+        number of frames: 2 * radius for each pass, and one
+
+    Example:
+        >>> denoise_overlap(radius=2)
+        9
+    """
+    spec = spec_of("denoise_overlap", None, [None], quality=quality, radius=radius)
+    return 2 * spec.radius * len(PASSES[spec.quality]) + 1

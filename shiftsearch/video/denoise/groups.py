@@ -1,0 +1,92 @@
+"""Groups of patches that look alike: where they are, in the frames around."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import query_grid
+from shiftsearch.ops.search import match
+from shiftsearch.video.denoise.passes import Frame, Pass
+
+_EACH = 48  # candidates of each frame among which large groups are chosen
+
+
+def of_each_frame(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+    """Return the place of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
+
+    Where the best patch of a frame does not show the same thing, the next best of frame `here` takes its place.
+    """
+    others = [s for s in range(len(frames) - what.depth + 1) if s != here]
+    _, (own,) = _candidates(xp, frames, here, [here], what, min(len(frames), what.window**2))
+    if not others:
+        return own[:1]
+    scores, found = _candidates(xp, frames, here, others, what, 1)
+    good = scores[:, 0] <= what.worst * what.depth * (frames[here].level * what.patch) ** 2
+    rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
+    spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
+    return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
+
+
+def of_all_frames(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+    """Return the places of the best `what.count` patches of all frames, (n, h, w, 3)."""
+    each = min(what.count, _EACH, what.window**2)
+    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - what.depth + 1)), what, each)
+    scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
+    if len(scores) <= what.count:
+        return offsets
+    best = xp.argpartition(scores, what.count, axis=0)[: what.count]
+    return xp.take_along_axis(offsets, best[..., None], axis=0)
+
+
+def still(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+    """Return where the frames that a patch spans show the same thing, (h, w)."""
+    own, *later = (frame.searched for frame in frames[here : here + what.depth])
+    if not later:
+        return xp.ones(query_grid(*own.shape, what.stride), bool)
+    later = xp.stack(later)[:, None]
+    scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
+    return (scores <= what.worst * (frames[here].level * what.patch) ** 2).all((0, 1, 4))
+
+
+def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], what: Pass, topk: int) -> tuple[Any, Any]:
+    """Return the best `topk` of each frame `there` for each query of frame `here`.
+
+    These are scores (n, k, h, w) and offsets (n, k, h, w, 3).
+    """
+    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
+    flow = _flow_to(xp, frames, here, there, query_grid(*own.shape[1:], what.stride), what.stride)
+    options = {"window": what.window, "patch": what.patch, "stride": what.stride}
+    scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
+    offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
+    offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
+    offsets[..., 1:] = places[:, 0].transpose(0, 3, 1, 2, 4)
+    return scores[:, 0].transpose(0, 3, 1, 2), offsets
+
+
+# --- where flow leads -------------------------------------------------------------------------------
+def _flow_to(xp: Any, frames: list[Frame], here: int, others: list[int], grid: tuple[int, int], stride: int) -> Any:
+    """Return flow (n - 1, 2, h, w) from the queries of frame `here` to the other frames, chained frame by frame."""
+    ways = frames[here].ways.setdefault((here, len(frames), stride), {})  # the same in each pass
+    if not ways:
+        y, x = (xp.arange(n) * stride for n in grid)
+        start = xp.stack(xp.broadcast_arrays(x, y[:, None])).astype(np.float32)
+        led, ways[here] = {here: start}, xp.zeros_like(start)
+        for s in [*range(here + 1, len(frames)), *range(here - 1, -1, -1)]:
+            before = s - 1 if s > here else s + 1
+            flow = frames[before].forward if s > here else frames[before].backward
+            step = 0 if flow is None else _flow_at(xp, flow, led[before], frames[here].noisy.shape[1:])
+            led[s] = led[before] + step
+            ways[s] = led[s] - start
+    return xp.stack([ways[s] for s in others])
+
+
+def _flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
+    """Return flow at places (2, h, w), x first, in pixels of a frame of `size`: that of the cell of its grid they lie in."""
+    cells = []
+    for at, n, count in zip(places[::-1], size, flow.shape[1:], strict=True):
+        cells.append(xp.clip(xp.floor((at + 0.5) * (count / n)), 0, count - 1).astype(np.int32))
+    scale = xp.asarray([n / count for n, count in zip(size, flow.shape[1:], strict=True)][::-1], np.float32)
+    found = flow[:, cells[0], cells[1]] * scale[:, None, None]
+    return xp.where(abs(found) < 2**20, found, 0)  # also 0 for NaN

@@ -1,0 +1,64 @@
+"""Pictures as the caller has them, and as the passes filter them: in opponent colours, by planes of one size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.video.denoise.passes import Frame
+from shiftsearch.video.frames import coarsened, restored
+from shiftsearch.video.noise import noise_level
+
+_OPPONENT = np.float32([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt(np.float32([[3], [2], [6]]))
+_FAR = 2.0**30  # times white; squares of sums of such values are still finite
+_BESIDE = 0.5  # weight of U and V beside Y in what is searched: more helps U and V, at the cost of Y
+
+
+def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list[Frame]:
+    """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter. Values that are not finite become black.
+
+    Planes of one size are one frame, and their weighted sum is searched for all of them. If those after the first are
+    coarser, they are a frame of their own, together with the first made as coarse. A sigma of None is estimated.
+    """
+    natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
+    first, *others = natives
+    if not others:
+        colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
+        planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
+        level = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
+        return [Frame(planes, [level] * colours, white=math.sqrt(colours), kept=first[colours:])]
+    levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
+    if others[0].shape == first.shape:
+        return [Frame(xp.concatenate(natives), levels, (1, *[_BESIDE] * len(others)))]
+    seen, factors = coarsened(xp, first, others[0].shape[1:])
+    level = noise_level(xp, seen) if sigmas[0] is None else levels[0] / math.sqrt(math.prod(factors))
+    coarse = Frame(xp.concatenate([seen, *others]), [level, *levels[1:]], (1,) * len(natives))
+    return [Frame(first, levels[:1]), coarse]
+
+
+def levels_of(picture: list[Frame]) -> list[float]:
+    """Return the standard deviations of the noise of the planes of a picture, in the order of the caller's arrays."""
+    fine, *coarse = (frame.sigma for frame in picture)
+    return [*fine, *(level for levels in coarse for level in levels[1:])]
+
+
+def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arrays of all pictures, one picture after another, each array in the form of its one of `likes`."""
+    found = []
+    for picture in pictures:
+        first, *others = (frame.guide for frame in picture)
+        if len(likes) == 1:
+            planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].kept])]
+        else:
+            planes = [plane[None] for frame in (first, *(other[1:] for other in others)) for plane in frame]
+        found += [restored(xp, plane[None], like) for plane, like in zip(planes, likes, strict=True)]
+    return tuple(found)
+
+
+def _turned(xp: Any, planes: Any, basis: np.ndarray) -> Any:
+    """Return three channels in an orthonormal basis, which leaves noise as it is; other numbers of channels unchanged."""
+    if len(planes) != 3:
+        return planes
+    return xp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in basis])

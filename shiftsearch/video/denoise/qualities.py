@@ -1,0 +1,30 @@
+"""The passes that a frame goes through at each quality."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from shiftsearch.video.denoise.groups import of_all_frames, of_each_frame
+from shiftsearch.video.denoise.passes import Pass
+from shiftsearch.video.denoise.shrink import principal, threshold, wiener
+
+_FAST = (
+    Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=4.5),
+    Pass(wiener, of_each_frame, window=5, guided=True, worst=1.0),
+)
+_FIRST = Pass(
+    partial(principal, least=2.7, gain=lambda v: 1 - 1 / v),
+    of_all_frames,
+    window=11,
+    guided=False,
+    searched=False,
+    count=50,
+    patch=6,
+    stride=3,
+)
+_BAYES = partial(principal, least=1.5, gain=lambda v: v / (v + 1))
+_LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
+_HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)))
+
+PASSES = {"fast": _FAST, "high": _HIGH}

@@ -1,0 +1,82 @@
+"""A pass in the middle of a scene.
+
+A pass goes through the frames in order and holds no more of them than a group may reach: frames come in by `push`, and
+go out when no later group can reach them any more. Additions to a pixel happen in the order of frames and bands of
+queries, whose size depends only on that of the frame. So a result does not depend on the number of frames that follow,
+on threads, or on memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from shiftsearch.video.denoise.bands import bands, filter_band
+from shiftsearch.video.denoise.groups import still
+from shiftsearch.video.denoise.passes import Frame, Pass
+from shiftsearch.video.denoise.threads import blas_alone
+
+
+class Running:
+    """A pass and the frames that it holds. `in_order` runs the work on bands, see `Threads`."""
+
+    def __init__(self, what: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
+        self.what, self.radius, self.in_order = what, radius, in_order
+        self.held: dict[int, Frame] = {}
+        self.arrived = self.asked = self.done = 0
+
+    def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
+        """Take the next frame of the scene and yield those that are ready."""
+        self.held[self.arrived] = frame
+        frame.sums, frame.coverage = xp.zeros_like(frame.noisy), xp.zeros_like(frame.noisy)
+        self.arrived += 1
+        ahead = 2 * self.radius + 1
+        while self.arrived >= ahead and self.asked + self.radius < self.arrived:
+            first = max(self.asked - self.radius, 0)
+            self._ask(xp, range(first, first + ahead))
+        # the last frames of a scene look back 2 * radius frames: those from here on may still be the last
+        while self.done + ahead < self.arrived:
+            yield self._ready(xp)
+
+    def finish(self, xp: Any) -> Iterator[Frame]:
+        """Yield the frames that are left when the scene has ended."""
+        ahead = 2 * self.radius + 1
+        while self.asked < self.arrived:
+            first = max(min(self.asked - self.radius, self.arrived - ahead), 0)
+            self._ask(xp, range(first, min(first + ahead, self.arrived)))
+        while self.done < self.arrived:
+            yield self._ready(xp)
+
+    def _ready(self, xp: Any) -> Frame:
+        frame = self.held.pop(self.done)
+        self.done += 1
+        hit = frame.coverage > 0  # everywhere, except where a value is NaN
+        frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
+        frame.sums = frame.coverage = None
+        if self.what.searched:
+            frame.searched = frame.mixed(frame.guide)
+        return frame
+
+    def _ask(self, xp: Any, numbers: range) -> None:
+        """Filter the groups of the next frame of queries, among frames of these numbers."""
+        frames, here = [self.held[n] for n in numbers], self.asked - numbers.start
+        self.asked += 1
+        for what in (self.what, self.what.beside):
+            if what is not None and here + what.depth <= len(frames):
+                self._add(xp, frames, here, what)
+
+    def _add(self, xp: Any, frames: list[Frame], here: int, what: Pass) -> None:
+        offsets = what.find(xp, frames, here, what)
+        offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
+        work = partial(filter_band, xp, frames, here, offsets, still(xp, frames, here, what), what)
+        parts = bands(xp, offsets, what)
+        groups = math.prod(part.stop for part in parts[0])
+        each = 24 * groups * offsets.shape[2] * what.depth * what.patch**2 * len(frames[here].noisy)
+        with blas_alone():
+            for (top, bottom), sums, coverage in self.in_order(work, parts, each):
+                for first, c in enumerate(coverage):
+                    for frame, s in zip(frames[first : first + what.depth], sums[first], strict=True):
+                        frame.sums[:, top:bottom] += s
+                        frame.coverage[:, top:bottom] += c

@@ -1,0 +1,78 @@
+"""Filters of groups of patches (q, n, pixels).
+
+Each takes (xp, noisy, guide, sigma) and returns estimates like `noisy` and weights (q). It may overwrite `noisy`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.video.denoise.cosines import bases
+
+_ROUNDING = 1e-6  # of a group's largest variance: single precision does not know smaller components
+_TINY = 1e-20  # keeps divisions by the variance of noise defined where there is none
+
+
+def _spectra(xp: Any, groups: Any) -> Any:
+    """Return the module with vector code for these groups, or None. That code overwrites groups."""
+    vectors = importlib.import_module("shiftsearch.video.denoise.spectra") if xp is np else None  # loads numba
+    return vectors if vectors and vectors.covers(groups) else None
+
+
+def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, *, factor: float) -> tuple[Any, Any]:
+    """Keep the frequencies of a group that stand out of the noise."""
+    if _spectra(xp, noisy):
+        return _spectra(xp, noisy).threshold(noisy, factor * sigma)
+    along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
+    spectrum = along @ (noisy @ within)
+    keep = xp.abs(spectrum) > factor * sigma
+    keep[..., 0, 0] = True
+    spectrum *= keep
+    return (along_back @ spectrum) @ within_back, 1 / keep.sum((-2, -1), dtype=np.float32)
+
+
+def wiener(xp: Any, noisy: Any, guide: Any, sigma: float) -> tuple[Any, Any]:
+    """Weigh each frequency of a group by the share of it that is signal, judged by the guide."""
+    if _spectra(xp, noisy):
+        return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + _TINY)
+    along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
+    gain = along @ (guide @ within)
+    gain *= gain
+    gain /= gain + (sigma * sigma + _TINY)
+    spectrum = along @ (noisy @ within)
+    spectrum *= gain
+    gain *= gain
+    return (along_back @ spectrum) @ within_back, 1 / (1 + gain.sum((-2, -1)))
+
+
+def principal(
+    xp: Any, noisy: Any, guide: Any, sigma: float, *, least: float, gain: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """Project a group onto the principal components of the guide, and weigh each component by its variance.
+
+    This is non-local Bayes. A component whose variance is at least `least`, in variances of the noise, is weighed by
+    `gain` of it; the others are dropped.
+    """
+    if sigma == 0:  # all is signal, and the smallest components are only made by rounding
+        return noisy, xp.ones(len(noisy), noisy.dtype)
+    n, pixels = guide.shape[-2:]
+    mean = guide.mean(-2, keepdims=True)
+    guide, noisy = guide - mean, noisy - mean
+    back = xp.ascontiguousarray(guide.transpose(0, 2, 1))
+    if pixels <= n:
+        variances, axes = xp.linalg.eigh((back @ guide) * np.float32(1 / n))
+    else:  # fewer patches than pixels: the components follow from products of patches with each other
+        variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
+    relative = variances / (sigma * sigma + _TINY)
+    stands_out = (relative >= least) & (variances > _ROUNDING * variances[:, -1:])
+    gains = xp.where(stands_out, gain(xp.maximum(relative, least)), 0)
+    if pixels <= n:
+        shrunk = noisy @ ((axes * gains[:, None]) @ axes.transpose(0, 2, 1))
+    else:
+        scaled = gains / xp.maximum(n * variances, _TINY)
+        shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
+    return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # the variance of noise that is left in a pixel

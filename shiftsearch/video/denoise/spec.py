@@ -1,0 +1,56 @@
+"""The arguments of `denoise` and its relatives, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from shiftsearch._op import Spec
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.flow.measure import METHODS
+from shiftsearch.video.noise import noise_scale
+
+
+@dataclass(frozen=True)
+class DenoiseSpec(Spec):
+    """The options of a call, with sigma on the scale 0..1."""
+
+    sigma: tuple[float | None, ...] = (None,)  # of each array of a frame; None to estimate it
+    quality: str = "fast"
+    radius: int = 2
+    max_memory: int | str = "1GiB"
+
+    def __post_init__(self) -> None:
+        self.choice("quality", *PASSES)
+        self.whole("radius", least=0, most=32)
+        self.memory("max_memory")
+
+
+def spec_of(op: str, frames: Any, sigmas: Iterable[Any], **options: Any) -> DenoiseSpec:
+    """Return the checked options of a call. The dtype of `frames` tells the scale of the sigmas."""
+    levels = tuple(None if _estimated(s) else noise_scale(op, s, frames) for s in sigmas)
+    return DenoiseSpec(op=op, sigma=levels, **options)
+
+
+def _estimated(sigma: Any) -> bool:
+    return sigma is None or (isinstance(sigma, str) and sigma == "auto")
+
+
+def check_no_array(op: str, flow: Any) -> None:
+    """Raise an error if flow is given as arrays, which a stream has no use for."""
+    if isinstance(flow, (tuple, list)) or hasattr(flow, "shape"):
+        raise ShiftsearchError(
+            f'{op}: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
+        )
+
+
+def method_of(op: str, flow: Any) -> str | None:
+    """Return the name of the method that measures flow, or None if there is none: flow is then given or not used."""
+    method = flow if isinstance(flow, str) else None
+    if not (flow is None or method in METHODS or callable(flow) or isinstance(flow, tuple)):
+        names = ", ".join(map(repr, METHODS))
+        also = " or a pair (forward, backward)" if op == "denoise" else ""
+        raise ShiftsearchError(f"{op}: flow is {flow!r}, expected one of {names}, None, a function{also}")
+    return method

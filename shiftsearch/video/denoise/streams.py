@@ -1,0 +1,166 @@
+"""Iterators of frames of any length, denoised while only the frames that a result depends on are held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.pictures import given, levels_of, taken
+from shiftsearch.video.denoise.scene import Scene
+from shiftsearch.video.denoise.spec import DenoiseSpec, check_no_array, method_of, spec_of
+from shiftsearch.video.denoise.threads import Threads
+from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.frames import DTYPES, planar
+from shiftsearch.video.scenes import with_scenes
+from shiftsearch.video.streams import check_planes, peeked
+from shiftsearch.video.types import Array, Measure, Method, Planes, Quality, Sigma
+
+
+def denoise_stream(
+    frames: Iterable[Array],
+    sigma: Sigma = None,
+    *,
+    quality: Quality = "fast",
+    radius: int = 2,
+    flow: Method | Measure | None = "dis",
+    max_memory: int | str = "1GiB",
+) -> Iterator[Array]:
+    """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
+
+    Args:
+        frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
+        flow: "dis", "farneback", None or a function, as in `denoise`
+        sigma, quality, radius, max_memory: as in `denoise`
+
+    Returns:
+        iterator over the denoised frames, in order, equal to those of `denoise` bit for bit
+
+    Example:
+        >>> clip = (np.full((48, 64), 100 + t, np.uint8) for t in range(9))
+        >>> [int(frame[0, 0]) for frame in denoise_stream(clip, 10, radius=0)]
+        [100, 101, 102, 103, 104, 105, 106, 107, 108]
+    """
+    before, frames = peeked("denoise_stream", frames)
+    spec = spec_of("denoise_stream", before, [sigma], quality=quality, radius=radius, max_memory=max_memory)
+    check_no_array("denoise_stream", flow)
+    return (frame for (frame,) in denoised(spec, ((frame,) for frame in frames), flow))
+
+
+def denoise_planes(
+    frames: Iterable[Planes],
+    sigma: Sigma | list[Sigma] | tuple[Sigma, ...] = None,
+    *,
+    quality: Quality = "fast",
+    radius: int = 2,
+    flow: Method | Measure | None = "dis",
+    max_memory: int | str = "1GiB",
+    noted: Callable[[list[float]], object] | None = None,
+) -> Iterator[Planes]:
+    """Run `denoise_stream` on frames whose planes differ in noise, and perhaps in size, as those of YUV.
+
+    The motion of all planes is that of the first. Patches of the others are searched in their sum with the first plane,
+    made as coarse as they are.
+
+    Args:
+        frames: an iterator over tuples of arrays: planes (H, W), of which those after the first share one size, which
+            is that of the first or, along an axis, a half or a quarter of it, rounded up. A tuple of one array holds a
+            frame as `denoise` takes it
+        sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays
+        quality, radius, flow, max_memory: as in `denoise_stream`
+        noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
+
+    Returns:
+        iterator over tuples of denoised arrays, in order
+
+    Example:
+        >>> planes = np.full((48, 64), 100, np.uint8), np.full((24, 32), 50, np.uint8), np.full((24, 32), 60, np.uint8)
+        >>> [[int(plane[0, 0]) for plane in frame] for frame in denoise_planes([planes], (10, 5, 5))]
+        [[100, 50, 60]]
+    """
+    before, frames = peeked("denoise_planes", frames)
+    check_no_array("denoise_planes", flow)
+    if before is None:
+        return iter(())
+    frames = check_planes("denoise_planes", frames, before)
+    sigmas = sigma if isinstance(sigma, (list, tuple)) else [sigma] * len(before)
+    if len(sigmas) != len(before):
+        raise ShiftsearchError(
+            f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} arrays "
+            "of a frame"
+        )
+    spec = spec_of("denoise_planes", before[0], sigmas, quality=quality, radius=radius, max_memory=max_memory)
+    return denoised(spec, frames, flow, noted)
+
+
+def denoised(
+    spec: DenoiseSpec, frames: Iterable[Planes], flow: Any, noted: Callable[[list[float]], object] | None = None
+) -> Iterator[Planes]:
+    """Yield denoised frames, which are tuples of arrays.
+
+    `flow` may also be a tuple (forward, backward) of arrays of the array module that the frames have.
+    """
+    method, stages = method_of(spec.op, flow), _Stages(spec, noted)
+    before: Planes | None = None
+    with Threads(spec.max_memory) as pool:
+        for number, (frame, begins) in enumerate(with_scenes(spec.op, frames, lambda frame: frame[0])):
+            if begins:
+                yield from stages.finish(before)
+                stages.scene = Scene(spec, method, pool.in_order, len({tuple(array.shape) for array in frame}))
+            yield from stages.push(frame, {} if begins else _flow_between(flow, number, before[0], frame[0]))
+            before = frame
+        yield from stages.finish(before)
+
+
+def _flow_between(flow: Any, number: int, before: Any, frame: Any) -> dict[str, Any]:
+    """Return the flow from the frame before to frame `number`, and back, if it is the caller's."""
+    if isinstance(flow, tuple):
+        return {"forward": flow[0][number - 1], "backward": flow[1][number]}
+    return {"forward": flow(before, frame), "backward": flow(frame, before)} if callable(flow) else {}
+
+
+class _Stages:
+    """A scene that takes and gives frames as the caller has them."""
+
+    def __init__(self, spec: DenoiseSpec, noted: Callable[[list[float]], object] | None):
+        self.scene: Scene | None = None
+        self._op, self._sigma, self._noted = spec.op, spec.sigma, noted
+        self._names = [f"plane {n}" for n in range(len(spec.sigma))] if len(spec.sigma) > 1 else ["frames"]
+
+    def push(self, frame: Planes, flow: dict[str, Any]) -> Iterator[Planes]:
+        """Take a frame and yield those that are ready."""
+        return self._whole(transform(self._op, self._push, DTYPES, **self._named(frame), **flow))
+
+    def finish(self, last: Planes | None) -> Iterator[Planes]:
+        """Yield the frames that are left, in the form of the last one."""
+        if self.scene is None:
+            return iter(())
+        return self._whole(transform(self._op, self._finish, DTYPES, **self._named(last)))
+
+    def _push(self, xp: Any, *arrays: Any) -> tuple[Any, ...]:
+        count = len(self._names)
+        frame, flow = arrays[:count], arrays[count:]
+        natives = [planar(self._op, name, array)[0] for name, array in self._named(frame).items()]
+        for name, array in zip(("forward", "backward"), flow, strict=False):
+            _check_flow(self._op, name, array, natives[0].shape[1:])
+        picture = taken(xp, natives, self._sigma)
+        if self._noted is not None:
+            self._noted(levels_of(picture)[:count])
+        return given(xp, self.scene.push(xp, picture, flow), frame)
+
+    def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
+        return given(xp, self.scene.finish(xp), frame)
+
+    def _named(self, frame: Planes) -> dict[str, Any]:
+        return dict(zip(self._names, frame, strict=True))
+
+    def _whole(self, arrays: Iterable[Any]) -> Iterator[Planes]:
+        return zip(*[iter(arrays)] * len(self._names), strict=True)
+
+
+def _check_flow(op: str, name: str, flow: Any, size: tuple[int, int]) -> None:
+    if checked(op, name, flow).ndim != 3 or flow.shape[1] > size[0] or flow.shape[2] > size[1]:
+        raise ShiftsearchError(
+            f"{op}: {name} has shape {tuple(flow.shape)}, expected (2, {size[0]}, {size[1]}) or coarser"
+        )

@@ -1,0 +1,1 @@
+"""What `shiftsearch.flow` is made of."""

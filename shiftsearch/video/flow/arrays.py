@@ -1,0 +1,47 @@
+"""Arrays of flow and pairs of frames, as all functions of flow take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.frames import DTYPES, layout, planar
+
+
+def checked(op: str, name: str, flow: Any) -> Any:
+    """Return the flow, or raise an error if it is not (2, H, W) or (T, 2, H, W) of floats."""
+    if flow.dtype.kind != "f":
+        raise ShiftsearchError(f"{op}: {name} is {flow.dtype.name}, expected floats")
+    if flow.ndim not in (3, 4) or flow.shape[-3] != 2 or 0 in flow.shape:
+        hint = ""
+        if flow.ndim in (3, 4) and flow.shape[-1] == 2:
+            hint = ": convert OpenCV's (H, W, 2) with np.moveaxis(flow, -1, -3)"
+        raise ShiftsearchError(f"{op}: {name} has shape {tuple(flow.shape)}, expected (2, H, W) or (T, 2, H, W){hint}")
+    return flow
+
+
+def finite(xp: Any, flow: Any) -> Any:
+    """Return the flow with 0 for vectors that are not finite."""
+    return xp.where(xp.isfinite(flow).all(-3, keepdims=True), flow, 0)
+
+
+def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any, **others: Any) -> Any:
+    """Return `function(xp, reference, target, *others)` of clips (T, C, H, W) of equal length.
+
+    The axis T of the result is dropped if both `reference` and `target` are single frames.
+    """
+
+    def natively(xp: Any, *arrays: Any) -> Any:
+        a, b = (planar(op, name, array) for name, array in zip(("reference", "target"), arrays, strict=False))
+        if a.shape[1:] != b.shape[1:] or (len(a) != len(b) and 1 not in (len(a), len(b))):
+            raise ShiftsearchError(
+                f"{op}: target has shape {tuple(arrays[1].shape)}, expected that of reference, {tuple(arrays[0].shape)}, "
+                "or one frame for many"
+            )
+        frames = max(len(a), len(b))
+        found = function(xp, *(xp.broadcast_to(x, (frames, *x.shape[1:])) for x in (a, b)), *arrays[2:])
+        return found if any(layout(op, "frames", x.shape)[1] for x in arrays[:2]) else found[0]
+
+    return transform(op, natively, DTYPES, reference=reference, target=target, **others)

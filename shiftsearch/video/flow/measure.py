@@ -1,0 +1,122 @@
+"""Flow between two frames, measured by OpenCV: the only module that knows it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.flow.arrays import pairwise
+from shiftsearch.video.noise import noise_scale
+from shiftsearch.video.types import AnyArray, Array
+
+_MOST_BLUR = 16.0  # pixels
+_LEAST = 32  # pixels per side: OpenCV takes no smaller frames, so these are padded
+
+
+def dis(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array:
+    """Measure flow by dense inverse search, OpenCV's DIS: quick (0.5 s for a megapixel), on the CPU.
+
+    Args:
+        reference: a frame or a clip, see `shiftsearch.video.frames`
+        target: the same; a single frame is compared with every frame of a clip
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats. If it is given, the
+            frames are blurred before they are compared, by sigma / 20 pixels on the scale of 255, but at least by 1
+
+    Returns:
+        flow (2, H, W), or (T, 2, H, W) if one of the two is a clip, float32, of the same array library
+
+    Example:
+        >>> y, x = np.mgrid[:64, :80]
+        >>> here, there = (128 + 60 * np.sin((x - s) / 5) + 60 * np.cos(y / 7 + x / 9) for s in (0, 2))
+        >>> found = dis(here.astype(np.uint8), here.astype(np.uint8))
+        >>> found.shape, float(abs(found).max()) < 0.1
+        ((2, 64, 80), True)
+    """
+    return _measured("dis", reference, target, sigma)
+
+
+def farneback(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array:
+    """Measure flow by polynomial expansion, OpenCV's Farneback: smooth, on the CPU.
+
+    Args:
+        reference, target, sigma: as in `dis`
+
+    Returns:
+        as `dis`
+
+    Example:
+        >>> farneback(np.zeros((3, 48, 64), np.uint8), np.zeros((48, 64), np.uint8)).shape
+        (3, 2, 48, 64)
+    """
+    return _measured("farneback", reference, target, sigma)
+
+
+def none(reference: Array, target: AnyArray) -> Array:
+    """Return the flow of no motion: zeros.
+
+    Args:
+        reference, target: as in `dis`
+
+    Returns:
+        flow of the shape that `dis` returns
+
+    Example:
+        >>> none(np.zeros((48, 64, 3)), np.zeros((48, 64, 3))).shape
+        (2, 48, 64)
+    """
+    return pairwise("flow.none", lambda xp, a, b: xp.zeros((len(a), 2, *a.shape[2:]), np.float32), reference, target)
+
+
+def _dis(cv2: Any, a: Any, b: Any) -> Any:
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+
+
+def _farneback(cv2: Any, a: Any, b: Any) -> Any:
+    return cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 7, 1.5, 0)
+
+
+METHODS = {"dis": _dis, "farneback": _farneback}
+
+
+def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> Any:
+    """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1, whose noise has standard deviation `level`."""
+    if xp is not np:
+        raise ShiftsearchError(
+            f"{op}: the frames are on a GPU, expected in main memory: OpenCV measures flow on the CPU. "
+            "Pass flow of another method as an array"
+        )
+    cv2 = _opencv(op)
+    blur = min(max(1.0, level * 255 / 20), _MOST_BLUR) if level else 0.0
+    found = METHODS[method](cv2, *(_prepared(cv2, frame, blur) for frame in (reference, target)))
+    return np.ascontiguousarray(found.transpose(2, 0, 1)[:, : reference.shape[1], : reference.shape[2]])
+
+
+def _measured(method: str, reference: Any, target: Any, sigma: float | None) -> Any:
+    op = f"flow.{method}"
+    level = 0.0 if sigma is None else noise_scale(op, sigma, reference)
+
+    def natively(xp: Any, reference: Any, target: Any) -> Any:
+        return xp.stack([measure(op, xp, method, *pair, level) for pair in zip(reference, target, strict=True)])
+
+    return pairwise(op, natively, reference, target)
+
+
+def _opencv(op: str) -> Any:
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise ShiftsearchError(
+            f'{op}: OpenCV is missing ({error}), expected it from: pip install "shiftsearch[video]"'
+        ) from None
+
+
+def _prepared(cv2: Any, frame: Any, blur: float) -> Any:
+    """Return a frame (C, H, W) on the scale 0..1 as OpenCV takes it: grey, 8 bits, padded if it is small."""
+    grey = np.tensordot(np.float32([0.299, 0.587, 0.114]), frame[:3], 1) if len(frame) > 2 else frame[0]
+    grey = np.rint(255 * np.fmin(np.fmax(grey, 0), 1)).astype(np.uint8)
+    height, width = grey.shape
+    grey = np.pad(grey, ((0, max(0, _LEAST - height)), (0, max(0, _LEAST - width))), mode="edge")
+    return cv2.GaussianBlur(grey, (0, 0), blur) if blur else np.ascontiguousarray(grey)

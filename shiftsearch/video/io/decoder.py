@@ -1,0 +1,104 @@
+"""Frames decoded one by one, up to where a file is broken; packets of sound and subtitles put aside."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.io.ends import cut_off
+from shiftsearch.video.io.ffmpeg import library, told
+from shiftsearch.video.io.header import Tracks
+
+
+class Decoder:
+    """The frames of the video of a container, and counts of what they are like."""
+
+    def __init__(self, path: Path, container: Any, tracks: Tracks, first: int):
+        self.path, self.first = path, first  # frames from `first` on are wanted
+        self.count = self.damaged = self.interlaced = 0
+        self.aside: deque[Any] = deque()  # packets of sound and subtitles that are not written yet
+        self.followed = False  # whether somebody writes those
+        self._tracks, self._used = tracks, 0
+        self._torn = False  # whether the last frame may be a part of one
+        self._packets = container.demux([tracks.video, *tracks.others])
+
+    def frames(self) -> Iterator[Any]:
+        """Yield frames in order, each once it is known that it is complete: the last of a cut file may not be."""
+        frames, held, error = self._decoded(), None, None
+        while True:
+            try:
+                frame = next(frames, None)
+            except ShiftsearchError as broken:
+                frame, error = None, broken
+            if held is not None and not (error is not None and self._torn):
+                yield held
+            if error is not None:
+                raise error
+            if frame is None:
+                return
+            held = frame
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yield frames, skipping what is broken before the first one: recordings begin anywhere."""
+        frame = None
+        for packet in self._demuxed():
+            try:
+                with told(self.path, self._broken()):
+                    found = packet.decode()
+            except ShiftsearchError:
+                if self.count:
+                    raise
+                continue
+            for frame in found:
+                self.damaged += frame.is_corrupt
+                self.interlaced += frame.interlaced_frame
+                self.count += 1
+                yield frame
+        self._torn = frame is not None and frame.is_corrupt
+        if self._torn or (self.path.is_file() and cut_off(self.path, self._used)):  # numbered pictures are not a file
+            self._torn, self.count = True, max(0, self.count - 1)
+            raise ShiftsearchError(f"{self.path}: {self._broken(': its end is missing')}")
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Yield packets of the video; those of the other streams are put aside."""
+        while True:
+            with told(self.path, self._broken()):
+                packet = next(self._packets, None)
+            if packet is None:
+                return
+            if packet.is_corrupt and self.count:
+                raise ShiftsearchError(f"{self.path}: {self._broken()}")
+            if packet.stream is self._tracks.video:
+                self._used = max(self._used, (packet.pos or 0) + packet.size)
+                yield packet
+            elif packet.dts is not None:
+                self._put_aside(packet)
+
+    def _broken(self, where: str = "") -> str:
+        whole = f"; frames {self.first}:{self.count} can be read" if self.count > self.first else ""
+        return f"is broken after {self.count} frames{where}{whole}"
+
+    def _put_aside(self, packet: Any) -> None:
+        if self.followed or self.count <= 1:  # a writer is there before the third frame is read
+            self.aside.append(packet)
+
+    def read_sound(self, until: Fraction) -> None:
+        """Put aside the rest of the sound up to this time: in a file it comes a little later than its frames."""
+        if not self._tracks.others:
+            return
+        with suppress(library().FFmpegError):  # errors after the wanted frames do not matter
+            for packet in self._packets:
+                if packet.dts is None or packet.dts * packet.time_base > until + 1:
+                    return
+                if packet.stream is not self._tracks.video:
+                    self._put_aside(packet)
+
+
+def time_of(packet: Any) -> Fraction:
+    """Return when a packet is shown or heard."""
+    return (packet.dts if packet.pts is None else packet.pts) * Fraction(packet.time_base)

@@ -1,0 +1,98 @@
+"""FFmpeg through PyAV: imported when first needed, opened with care, its errors in one line."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.io.names import check_there, first_number, numbered
+
+# formats that lead to other files, to addresses or to programs
+_LEADING = {
+    "applehttp",
+    "avisynth",
+    "concat",
+    "dash",
+    "hls",
+    "imf",
+    "rtp",
+    "rtsp",
+    "sap",
+    "sdp",
+    "vapoursynth",
+    "vobsub",
+}
+
+
+def library() -> Any:
+    """Return PyAV, or raise an error that says how to install it."""
+    try:
+        import av
+        import av.codec.codec
+        import av.logging
+    except ImportError as error:
+        raise ShiftsearchError(f'video files need PyAV: pip install "shiftsearch[video]" ({error})') from None
+    return av
+
+
+@contextmanager
+def told(path: Any, what: str) -> Iterator[None]:
+    """Turn FFmpeg's errors into one line that begins with the path and `what`."""
+    av = library()
+    try:
+        yield
+    except ShiftsearchError:
+        raise
+    except (av.FFmpegError, OSError, MemoryError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if getattr(error, "errno", None) == errno.EBUSY:  # some of FFmpeg's functions return this for bad headers
+            reason = "Invalid data found when processing input"
+        raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
+
+
+def opened(path: Any, mode: str = "r", **options: Any) -> Any:
+    """Return a container. Before version 19, PyAV must be told that metadata need not be text."""
+    if int(library().__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    return library().open(f"file:{path}", mode, **options)
+
+
+def opened_to_read(path: Path, format: str | None) -> Any:
+    """Return a container from which FFmpeg opens no other file, unless `format` names one that leads to others."""
+    options = {"protocol_whitelist": "file,pipe"}
+    name: Any = path
+    if numbered(path) and not path.exists():
+        options["start_number"] = str(first_number(path))
+        name = f"{str(path.parent).replace('%', '%%')}/{path.name}"
+    else:
+        check_there(path)
+        options["pattern_type"] = "none"
+    if format is None:
+        every = {name for names in library().formats_available for name in names.split(",")}
+        options["format_whitelist"] = ",".join(sorted(every - _LEADING))
+    try:
+        return opened(name, format=format, container_options=options)
+    except library().ArgumentError:
+        kind = _refused(name, options)
+        if kind is None:
+            raise
+        raise ShiftsearchError(
+            f"{path}: is a list of other files or addresses ({kind}), expected a video file; to open what it lists, pass "
+            f'--format {kind}, or format="{kind}" in Python'
+        ) from None
+
+
+def _refused(name: Any, options: dict[str, str]) -> str | None:
+    """Return the format that made FFmpeg refuse to open a file; only its log tells."""
+    log, level = library().logging, library().logging.get_level()
+    log.set_level(log.ERROR)
+    try:
+        with log.Capture() as said, suppress(library().FFmpegError):
+            opened(name, container_options=options).close()
+    finally:
+        log.set_level(level)
+    return next((kind for _, kind, text in said if text.startswith("Format not on whitelist")), None)

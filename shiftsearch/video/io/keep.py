@@ -1,0 +1,92 @@
+"""What a written file keeps of its source beside the frames."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from shiftsearch.video.io.ffmpeg import library
+from shiftsearch.video.io.formats import (
+    MPEG2_SHAPES,
+    NOTE_CHAPTERS,
+    NOTE_COLOURS,
+    NOTE_MATRIX,
+    NOTE_SHAPE,
+    check_held,
+)
+from shiftsearch.video.io.pixels import RGB
+from shiftsearch.video.io.reader import Reader
+from shiftsearch.video.io.target import Target
+
+_METADATA = ("title", "artist", "date", "comment", "copyright")
+
+
+def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
+    """Note the colour properties of the source where the file can; return the matrix and range of what is written.
+
+    These are FFmpeg's numbers; (2, 0) stands for not specified.
+    """
+    context, source = target.stream.codec_context, like.stream.codec_context
+    context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
+    if context.pix_fmt.startswith(RGB):
+        return 2, 0
+    matrix, range_ = like.header.matrix, like.header.range
+    if like.header.format.startswith(RGB) or not (
+        target.notes(NOTE_COLOURS | NOTE_MATRIX) or (matrix, range_) == (2, 0)
+    ):
+        matrix, range_ = 6, 1  # BT.601 and limited range: what is expected of a file that notes nothing
+    elif not target.notes(NOTE_COLOURS) and range_:
+        range_ = 1
+    if context.pix_fmt.startswith("yuvj"):
+        range_ = 2
+    context.colorspace, context.color_range = matrix, range_
+    return matrix, range_
+
+
+def keep_shape(target: Target, like: Reader) -> list[str]:
+    """Note the shape of pixels, and return what is left out: it, if the file cannot note it."""
+    shape = like.header.shape
+    notes = bool({target.encoder.name, target.kind} & NOTE_SHAPE)
+    if target.encoder.name == "mpeg2video":
+        notes = shape * target.stream.width / target.stream.height in MPEG2_SHAPES
+    if notes:
+        target.stream.codec_context.sample_aspect_ratio = shape
+        return []
+    return [f"pixels of {shape.numerator}:{shape.denominator}"] if shape != 1 else []
+
+
+def keep_chapters(target: Target, like: Reader) -> list[str]:
+    """Copy the chapters of the frames that are written, and return what is left out: them, if the file has none."""
+    begin = like.begin
+    end = float("inf") if like.end is None else begin + (like.end - like.first) / like.rate
+    kept = []
+    for chapter in like.header.chapters:
+        start, stop = (chapter[name] * Fraction(chapter["time_base"]) for name in ("start", "end"))
+        if start < end and stop > begin:
+            start, stop = (round(1000 * (min(max(at, begin), end) - begin)) for at in (start, stop))
+            kept.append({**chapter, "start": start, "end": stop, "time_base": Fraction(1, 1000)})
+    if kept and target.kind not in NOTE_CHAPTERS:
+        return ["chapters"]
+    if kept:
+        target.container.set_chapters(kept)
+    return []
+
+
+def keep_streams(target: Target, like: Reader) -> tuple[dict[int, Any], list[str]]:
+    """Add streams for sound and subtitles, and copy the title and the like.
+
+    Returns the new streams by the index of those of the source, and what is left out.
+    """
+    copies, left_out = {}, []
+    target.container.metadata.update(
+        {key: like.header.metadata[key] for key in _METADATA if key in like.header.metadata}
+    )
+    for other in like.others:
+        codec = other.codec_context.codec.canonical_name if other.codec_context is not None else "unknown"
+        try:
+            check_held(target.kind, codec)
+            copy = copies[other.index] = target.container.add_stream_from_template(other)
+            copy.metadata.update(other.metadata)
+        except (ValueError, library().FFmpegError):
+            left_out.append(f"{other.type} ({codec})")
+    return copies, left_out

@@ -1,0 +1,92 @@
+"""Where scenes begin: thumbnails of neighbouring frames are searched in each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from shiftsearch._arrays import transform
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.search import match
+from shiftsearch.video.frames import DTYPES, layout, planar
+from shiftsearch.video.streams import iterated
+from shiftsearch.video.types import AnyArray
+
+_SIDE = 24  # pixels of a thumbnail's shorter side
+_WINDOW = 21  # half pixels of a thumbnail that are searched for a patch: motion of a fifth of its rows
+_PATCH = 7
+_CHANGE = 0.4  # real cuts gave 0.7 and more, motion and pans at most 0.3
+_FLAT = 0.02  # of white: contrast below this is none
+
+
+def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
+    """Yield the numbers of the frames that begin a scene: those that do not show the frame before, moved.
+
+    Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
+    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans and
+    fast motion do not count as cuts, nor do dissolves, in which no single frame begins the scene.
+
+    Args:
+        frames: a clip, or any iterable of frames (H, W) or (H, W, C); it is read once, and frames are not kept
+
+    Returns:
+        iterator over frame numbers, from 1 on
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> first, second = rng.random((2, 12, 16)).repeat(4, 1).repeat(4, 2)
+        >>> clip = [np.roll(first, n, axis=1) for n in range(4)] + [np.roll(second, n, axis=0) for n in range(4)]
+        >>> list(scene_cuts(clip))
+        [4]
+    """
+    for number, (_, begins) in enumerate(with_scenes("scene_cuts", frames)):
+        if begins and number:
+            yield number
+
+
+def with_scenes(
+    op: str, frames: Iterable[Any], seen: Callable[[Any], Any] = lambda frame: frame
+) -> Iterator[tuple[Any, bool]]:
+    """Yield each frame and whether it begins a scene, as the first one does. `seen(frame)` is the array to compare."""
+    before = first = None
+    for number, whole in enumerate(iterated(op, frames)):
+        frame = seen(whole)
+        last = {} if before is None else {"the frame before": before[0]}  # of one library and device
+        thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array), DTYPES, frame=frame, **last)
+        first = first or (tuple(frame.shape), frame.dtype)
+        if (tuple(frame.shape), frame.dtype) != first:
+            raise ShiftsearchError(
+                f"{op}: frame {number} is {frame.dtype} {tuple(frame.shape)}, expected {first[1]} {first[0]} as frame 0"
+            )
+        yield whole, before is None or _cut(before, thumbnail)
+        before = thumbnail
+
+
+def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any]:
+    """Return a thumbnail (1, h, w), means over squares of pixels and channels, and the most variance of noise in it."""
+    if layout(op, "frame", frame.shape)[1]:
+        raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
+    step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # some pixels of a large frame are enough
+    native = planar(op, "frame", frame[::step, ::step])
+    native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # NaN, and values beyond black and white, tell nothing
+    _, channels, height, width = native.shape
+    side = max(1, min(height, width) // _SIDE)
+    h, w = height // side, width // side
+    squares = native[0, :, : h * side, : w * side].reshape(channels, h, side, w, side)
+    means = squares.mean(2).mean(-1)
+    spread = (squares**2).mean() - (means**2).mean()  # the mean variance within squares
+    return means.mean(0)[None], spread.reshape(1) / (channels * side**2)
+
+
+def _cut(before: tuple[Any, Any], after: tuple[Any, Any]) -> bool:
+    """Return whether too much of the contrast of two thumbnails, beyond noise, is not found in the other one."""
+    (a, noise_a), (b, noise_b) = before, after
+    contrast = float(((a - a.mean()) ** 2).mean() + ((b - b.mean()) ** 2).mean()) / 2
+    most = _CHANGE * (contrast + _FLAT**2) + float((noise_a + noise_b).sum())
+    # frames that are alike without motion need no search: a window of 1 gives the same both ways
+    return _missed(a, b, 1) > most and max(_missed(a, b, _WINDOW), _missed(b, a, _WINDOW)) > most
+
+
+def _missed(a: Any, b: Any, window: int) -> float:
+    scores, _ = match(a, b, window=window, patch=_PATCH, topk=1, stride=4, step=0.5, subpixel=True, slide=False)
+    return float(scores.mean()) / _PATCH**2

@@ -1,0 +1,25 @@
+"""Types that the signatures of this package share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar
+
+
+class AnyArray(Protocol):
+    """An array of NumPy, torch or CuPy, or one that offers DLPack."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+Array = TypeVar("Array", bound=AnyArray)  # the same library and device come back
+
+Method = Literal["dis", "farneback"]
+Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
+Quality = Literal["fast", "high"]
+Planes = tuple[Any, ...]  # one array for each plane of a frame
+Sigma = float | Literal["auto"] | None  # standard deviation of noise; None and "auto" estimate it
