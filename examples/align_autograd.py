@@ -1,6 +1,6 @@
-"""Learns the flow between two frames by gradient descent: search and aggregate let gradients through to it.
+"""Learn the flow between two frames by gradient descent: search and aggregate pass gradients on to it.
 
-A coarse flow is upsampled, followed to places between pixels, and changed until what is there looks like the frame.
+A coarse flow is upsampled, followed to places between pixels, and changed until the pixels there look like the frame.
 
 python examples/align_autograd.py
 """
@@ -11,7 +11,7 @@ import shiftsearch
 
 
 def frames_and_flow(height, width, seed=0):
-    """A frame of smooth texture, the same turned and moved, and the flow from the first to the second."""
+    """Return a frame of smooth texture, the same turned and moved, and the flow from the first to the second."""
     random = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(height) - height / 2, torch.arange(width) - width / 2, indexing="ij")
     flow = torch.stack((2.4 - 0.03 * y, 0.03 * x - 1.7))  # dx, dy
@@ -21,7 +21,7 @@ def frames_and_flow(height, width, seed=0):
         waves = frequency[0] * x[..., None] + frequency[1] * y[..., None]
         return torch.sin(waves + phase[:, None, None]).mean(-1) * 6
 
-    # the point that lies at p in the first frame lies at p + flow(p) in the second: undone by a few steps towards it
+    # what lies at p in the first frame lies at p + flow(p) in the second: a few steps of iteration invert that
     u, v = x, y
     for _ in range(20):
         u, v = x - (2.4 - 0.03 * v), y - (0.03 * u - 1.7)
@@ -29,7 +29,7 @@ def frames_and_flow(height, width, seed=0):
 
 
 def main(height=64, width=80, steps=150):
-    """Returns the mean end-point error before and after, in pixels."""
+    """Return the mean end-point error before and after, in pixels."""
     frame, moved, truth = frames_and_flow(height, width)
     clip = torch.stack((frame, moved))
     coarse = torch.zeros(2, height // 8, width // 8, requires_grad=True)
@@ -42,7 +42,7 @@ def main(height=64, width=80, steps=150):
     before = error()
     for step in range(steps):
         flow = shiftsearch.upsample_flow(coarse, (height, width))
-        # one candidate: the place where the flow leads, between pixels; its offset knows where it came from
+        # one candidate, the place between pixels where the flow leads; gradients of its offset reach the flow
         _, offsets = shiftsearch.match(clip[0], clip[1], flow, window=1, topk=1, subpixel=True)
         to_second = torch.nn.functional.pad(offsets, (1, 0), value=1.0)[:, None].expand(-1, 2, -1, -1, -1, -1)
         weights = torch.ones_like(to_second[..., 0])

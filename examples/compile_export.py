@@ -1,8 +1,8 @@
-"""Compiles attention by torch.compile without a graph break, and exports it, saves it and loads it for any frame size.
+"""Compile attention by torch.compile without a graph break; export it, save it and load it for any frame size.
 
 python examples/compile_export.py [backend of torch.compile]
 
-The backend is "inductor" if it is not given, which needs a C++ compiler.
+The default backend is "inductor", which needs a C++ compiler.
 """
 
 import sys
@@ -19,7 +19,7 @@ def largest_difference(found, expected):
 
 
 def main(backend="inductor"):
-    """Returns the largest differences of what was compiled, of its gradients, and of what was exported."""
+    """Return the largest errors of the compiled program, of its gradients, and of the exported program."""
     torch.manual_seed(0)
     layer = ShiftedAttention(8, heads=2, window=5, topk=4)
     small, large = torch.randn(1, 3, 8, 16, 20), torch.randn(1, 3, 8, 24, 36)

@@ -1,8 +1,8 @@
-"""Trains attention on several processes, each with its part of the batch, and checks that they stay one network.
+"""Train attention on several processes, each with its part of the batch, and check that they stay one network.
 
 torchrun --nproc-per-node 2 examples/ddp.py
 
-On GPUs where there is one for each process, else on the CPU with gloo.
+It runs on GPUs if there is one for each process, or else on the CPU with gloo.
 """
 
 import os
@@ -24,7 +24,7 @@ def loss_of(layer, videos):
 
 
 def main(steps=3):
-    """Returns how far the weights are from those of one process with the whole batch."""
+    """Return the largest difference of the weights from those of one process with the whole batch."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     on_gpus = torch.cuda.device_count() >= world
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpus else torch.device("cpu")

@@ -1,20 +1,21 @@
-"""A long video, or a folder of them, aligned or denoised by many processes and machines, as a single one would do it.
+"""Align or denoise a long video, or a folder of them, on many processes and machines.
 
 python examples/distributed.py noisy/ clean/ --sigma 20
 
 Videos are split by scene and time into chunks, which overlap by the frames that results depend on. Each chunk is
-computed to a file of its own, and those are joined in order: bit for bit the result of a single process, if machines
-are of one kind. All of them see the same folders. After an interruption, the same command goes on where it was.
+computed to a file of its own, and the files are joined in order. The result equals that of a single process bit for bit,
+if the machines are of one kind. All machines must see the same folders. After an interruption, run the same command
+again: it goes on where it was.
 
-Ray's actors compute the chunks, each with the threads or the GPU that it was given; one that dies is started again. As
-`compute` is a plain function of a number, anything else that runs many processes will do, such as xargs:
+Ray's actors compute the chunks, each with the threads or the GPU that it was given; an actor that dies is restarted. As
+`compute` is a plain function of a number, any other way to run many processes works, too, such as xargs:
 
-python examples/distributed.py noisy/ clean/ --sigma 20 --plan  # says how many chunks there are: 42
+python examples/distributed.py noisy/ clean/ --sigma 20 --plan  # prints the number of chunks: 42
 export SHIFTSEARCH_NUM_THREADS=1
 seq 0 41 | xargs -P 8 -n 1 python examples/distributed.py noisy/ clean/ --chunk
 python examples/distributed.py noisy/ clean/ --join
 
-In a SLURM array (`sbatch --array=0-41`) it is `--chunk $SLURM_ARRAY_TASK_ID`, and with Dask
+In a SLURM array (`sbatch --array=0-41`) use `--chunk $SLURM_ARRAY_TASK_ID`, with Dask
 `client.gather(client.map(partial(compute, "clean/"), range(42), pure=False))`.
 """
 
@@ -40,7 +41,7 @@ from shiftsearch.video.io.whole import whole
 
 
 def plan(source, target, work="denoise", sigma=None, size=64) -> int:
-    """Writes down what to compute, in a folder beside `target`; says how many chunks there are."""
+    """Write down what to compute, in a folder beside `target`, and return the number of chunks."""
     source, target = Path(source).resolve(), Path(target).resolve()
     sources = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
     found = {"work": work, "sigma": sigma, "changed": [path.stat().st_mtime_ns for path in sources], "chunks": []}
@@ -48,9 +49,9 @@ def plan(source, target, work="denoise", sigma=None, size=64) -> int:
     for path in sources:
         to = target / path.name if source.is_dir() else target
         if to == path:
-            raise ShiftsearchError(f"{to}: is read, expected another name for the result")
+            raise ShiftsearchError(f"{to}: is the source, expected another name for the result")
         if path.suffix == ".npy" != to.suffix:
-            raise ShiftsearchError(f"{to}: expected a name that ends in .npy, as {path} does")
+            raise ShiftsearchError(f"{to}: expected a name that ends in .npy as that of {path}")
         numbers = itertools.count()
         with _frames(path) as frames:
             cuts = list(shiftsearch.scene_cuts(frame for frame, _ in zip(frames, numbers, strict=False)))
@@ -67,7 +68,7 @@ def plan(source, target, work="denoise", sigma=None, size=64) -> int:
 
 
 def compute(target, number: int, xp=np) -> None:
-    """Computes a chunk to a file, if it is not there yet; anywhere, in any order, and twice at a time does no harm."""
+    """Compute a chunk to a file, unless it is there. This may run anywhere, in any order, and twice at the same time."""
     found, part = _planned(target), _part(target, number)
     if not 0 <= number < len(found["chunks"]):
         raise ShiftsearchError(f"{target}: chunk is {number}, expected 0 to {len(found['chunks']) - 1}")
@@ -84,14 +85,14 @@ def compute(target, number: int, xp=np) -> None:
 
 
 def missing(target) -> list[int]:
-    """Numbers of the chunks that are not computed yet."""
+    """Return the numbers of the chunks that are not computed yet."""
     return [number for number in range(len(_planned(target)["chunks"])) if not _part(target, number).exists()]
 
 
 def join(target) -> None:
-    """Makes the results out of those of all chunks, which are removed then."""
+    """Join the chunks to the results, and remove the chunks."""
     if left := missing(target):
-        raise ShiftsearchError(f"{target}: the chunks {left} are missing, expected that all are computed")
+        raise ShiftsearchError(f"{target}: chunks {left} are missing, expected all: compute them first")
     chunks = enumerate(_planned(target)["chunks"])
     for (source, to), of_clip in itertools.groupby(chunks, lambda numbered: numbered[1][:2]):
         Path(to).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _part(target, number: int) -> Path:
 def _planned(target) -> dict:
     file = _parts(target) / "plan.json"
     if not file.exists():
-        raise ShiftsearchError(f"{target}: there is no {file}, expected that it was planned first")
+        raise ShiftsearchError(f"{target}: there is no {file}, expected a plan: run --plan first")
     return json.loads(file.read_text())
 
 
@@ -150,7 +151,7 @@ class Worker:
 
 
 def compute_by_ray(target, cpus=1, gpus=0.0, worker=Worker) -> None:
-    """Computes the missing chunks on a Ray cluster: that of RAY_ADDRESS, or else one on this machine."""
+    """Compute the missing chunks on a Ray cluster: that of RAY_ADDRESS, or else one on this machine."""
     import ray
 
     if not (numbers := [{"number": number} for number in missing(target)]):
@@ -162,10 +163,15 @@ def compute_by_ray(target, cpus=1, gpus=0.0, worker=Worker) -> None:
         raise ShiftsearchError(f"a worker has {cpus} CPUs and {gpus} GPUs, expected no more than Ray has: {there}")
     ray.data.DataContext.get_current().actor_task_retry_on_errors = [OSError]  # shared folders may fail for a moment
     ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        worker, fn_constructor_args=(str(target), cpus, gpus), batch_size=1, num_cpus=cpus, num_gpus=gpus,
+        worker,
+        fn_constructor_args=(str(target), cpus, gpus),
+        batch_size=1,
+        num_cpus=cpus,
+        num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-        max_restarts=-1, max_task_retries=3,  # so that a chunk which kills every worker is an error in the end
-    ).materialize()  # fmt: skip
+        max_restarts=-1,
+        max_task_retries=3,  # a chunk that kills every worker is an error in the end
+    ).materialize()
 
 
 def main(arguments=None) -> int | str:
@@ -175,14 +181,18 @@ def main(arguments=None) -> int | str:
     )
     parser.add_argument("target", help="the result: a file, or a folder")
     parser.add_argument("--work", choices=("denoise", "align"), default="denoise")
-    parser.add_argument("--sigma", type=float, help="of the noise, as in shiftsearch.denoise; estimated by default")
-    parser.add_argument("--size", type=int, default=64, help="the most frames to keep of a chunk, in memory at once")
-    parser.add_argument("--cpus", type=int, default=1, help="CPUs of a worker of Ray, and so its threads")
+    parser.add_argument(
+        "--sigma", type=float, help="standard deviation of the noise, as in shiftsearch.denoise (default: estimated)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="the most frames of a chunk; a chunk is in memory as a whole"
+    )
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs and threads of each worker of Ray")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of a worker of Ray: 0, 1, or a share of one")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--plan", action="store_true", help="only say how many chunks there are")
-    only.add_argument("--chunk", type=int, help="only compute this chunk of what was planned")
-    only.add_argument("--join", action="store_true", help="only make the result of all chunks")
+    only.add_argument("--plan", action="store_true", help="only print the number of chunks")
+    only.add_argument("--chunk", type=int, help="only compute this chunk of the plan")
+    only.add_argument("--join", action="store_true", help="only join the chunks to the result")
     given = parser.parse_args(arguments)
     everything = given.chunk is None and not given.plan and not given.join
     try:

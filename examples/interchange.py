@@ -1,4 +1,4 @@
-"""The same search on arrays of NumPy, torch and, where there is a GPU, CuPy: each gets its own kind back.
+"""Run the same search on arrays of NumPy, torch and, on a GPU, CuPy: each library gets its own arrays back.
 
 python examples/interchange.py
 """
@@ -29,7 +29,7 @@ def average(scores, video, offsets, exp):
 
 
 def main(frames=3, height=32, width=40):
-    """Returns {library: largest difference from NumPy's result}."""
+    """Return {library: largest difference from NumPy's result}."""
     video = np.random.default_rng(0).standard_normal((frames, 3, height, width), np.float32)
     scores, offsets = shiftsearch.search(video, video, **OPTIONS)
     expected, differences = average(scores, video, offsets, np.exp), {}

@@ -1,4 +1,4 @@
-"""Replaces the window attention of a video network by shifted search, in one line, and trains both for some steps.
+"""Replace the window attention of a video network by shifted search, in one line, and train both for some steps.
 
 python examples/replace_attention.py
 """
@@ -13,7 +13,7 @@ from shiftsearch.nn import GuidedDeformableAttention, ShiftedAttention
 
 
 class WindowAttention(nn.Module):
-    """What many networks have: attention within fixed windows of each frame."""
+    """Attention within fixed windows of each frame, as many networks have it."""
 
     def __init__(self, dim, heads, window=8):
         super().__init__()
@@ -40,7 +40,7 @@ class Network(nn.Module):
 
 
 def clip_pair(random, frames=3, size=32, sigma=0.2):
-    """(noisy, clean) clip of a texture that drifts."""
+    """Return a (noisy, clean) clip of a texture that drifts."""
     texture = F.interpolate(torch.rand(1, 3, size, size, generator=random), scale_factor=2, mode="bicubic")
     clean = torch.stack([texture[0, :, 3 * t : 3 * t + size, 2 * t : 2 * t + size] for t in range(frames)])[None]
     return clean + sigma * torch.randn(clean.shape, generator=random), clean
@@ -59,7 +59,7 @@ def loss_after(network, steps):
 
 
 def main(steps=50):
-    """Returns the mean squared error of the last step with both kinds of attention."""
+    """Return the mean squared error of the last step with both kinds of attention."""
     network = Network()
     before = loss_after(copy.deepcopy(network), steps)
     network.attention = ShiftedAttention(16, heads=2, window=7, topk=8)  # the one line

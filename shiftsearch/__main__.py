@@ -14,23 +14,23 @@ from shiftsearch.video import cli
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command: 0 if all is well, 1 if not, 2 if the command is not understood, 130 if it is interrupted."""
+    """Run a command and return its exit code: 0 (done), 1 (an error), 2 (not understood) or 130 (interrupted)."""
     sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None if they are closed
     args = _parser().parse_args(arguments)
-    for name in ("SIGTERM", "SIGHUP"):  # cleaned up as after Ctrl-C
-        with suppress(ValueError, AttributeError):  # signals are for the main thread, and not all for every system
+    for name in ("SIGTERM", "SIGHUP"):  # clean up as after Ctrl-C
+        with suppress(ValueError, AttributeError):  # signals need the main thread, and some systems lack these
             if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
-        code = args.run(args) or 0
+        code = args.run(args)
         sys.stdout.flush()
         return code
     except shiftsearch.ShiftsearchError as error:
         print(f"shiftsearch {args.command}: {error}", file=sys.stderr)
-    except OSError as error:  # of what is printed
-        if not isinstance(error, BrokenPipeError):  # whoever read it has left
+    except OSError as error:  # while printing
+        if not isinstance(error, BrokenPipeError):  # the reader of a pipe may leave early
             print(f"shiftsearch {args.command}: cannot print: {error.strerror or error}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still wants to print there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python prints at exit
     except KeyboardInterrupt:
         print(f"shiftsearch {args.command}: interrupted, nothing was written", file=sys.stderr)
         return 130
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"shiftsearch {shiftsearch.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     cli.add_commands(commands)
-    demo = commands.add_parser("demo", help="what search does to flow that is a little off: a table and a picture")
+    demo = commands.add_parser("demo", help="show how search repairs flow that is a little off: a table and a picture")
     demo.add_argument("-o", "--output", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
@@ -50,13 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo(args):
-    from shiftsearch import demo  # numba and all that: not for --help
+def _demo(args: argparse.Namespace) -> int:
+    from shiftsearch import demo  # loads numba, which --help does not need
 
     demo.run(args.output)
+    return 0
 
 
-def _doctor(args):
+def _doctor(args: argparse.Namespace) -> int:
     from shiftsearch.doctor import examine
 
     return 0 if examine() else 1

@@ -1,87 +1,105 @@
-"""Aligning and denoising in VapourSynth scripts, for clips of any constant format. Needs Python 3.12 or later.
+"""Align and denoise clips of any constant format in VapourSynth scripts. VapourSynth needs Python 3.12 or later.
 
     from shiftsearch.vapoursynth import Align, Denoise
     clip = Denoise(clip, sigma=8, radius=2)
 
-Frames are computed in groups of fixed places in the clip, with those around that they depend on. So a frame is the same
-whatever was asked for before it; frames that are asked for in order cost least, as a group is computed once while it
-stays in VapourSynth's cache.
+Frames are computed in groups, which begin at fixed places in the clip, so a frame does not depend on which ones were
+requested before it. Requests in order cost least: a group is computed once while it stays in VapourSynth's cache.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise import denoise_planes
+from shiftsearch.video.types import Measure, Method, Quality
+
+Frame = Sequence[np.ndarray]  # planes of floats
 
 
-def Denoise(clip, sigma=None, radius=2, planes=None, quality="fast", flow="dis"):
-    """A clip with less noise: each plane at its own size, by the motion of the first, with help from it; or RGB as one.
+def Denoise(
+    clip: Any,
+    sigma: float | list[float | None] | tuple[float | None, ...] | None = None,
+    radius: int = 2,
+    planes: int | Sequence[int] | None = None,
+    quality: Quality = "fast",
+    flow: Method | Measure | None = "dis",
+) -> Any:
+    """Remove the noise of a clip. RGB is denoised as a whole; other formats plane by plane, by the motion of the first.
 
     Args:
         clip: a VideoNode of constant format and size
-        sigma: standard deviation of the noise where white is 255, whatever the format; a list has one for each plane.
-            None estimates it, frame by frame
-        radius: frames that are used each way
-        planes: numbers of the planes to denoise, all by default; the others are left as they are
+        sigma: standard deviation of the noise, where white is 255 in every format; a list has one for each plane. None
+            estimates it, frame by frame
+        radius: how many frames to use each way
+        planes: numbers of the planes to denoise, all by default; the others stay as they are
         quality, flow: as in `shiftsearch.denoise`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
     """
-    known = _known("Denoise", clip)
+    known = _format("Denoise", clip)
     chosen = _planes(clip, planes)
-    sigmas = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
+    sigmas: list[float | None] = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
     if len(sigmas) != known.num_planes:
         raise ShiftsearchError(f"Denoise: sigma has {len(sigmas)} values, expected one or {known.num_planes}")
     sigmas = [None if s is None else s / 255 for s in sigmas]
-    options = {"radius": radius, "quality": quality, "flow": flow}
+    options: dict[str, Any] = {"radius": radius, "quality": quality, "flow": flow}
 
-    def denoised(frames, kept):
+    def denoised(frames: list[Frame], kept: list[int]) -> list[Frame]:
+        done: list[Any]
         if known.name.startswith("RGB"):
-            done = denoise_planes([(np.stack(frame, -1),) for frame in frames], sigmas[0], **options)
-            done = [np.moveaxis(frame, -1, 0) for (frame,) in done]
+            whole = denoise_planes([(np.stack(frame, -1),) for frame in frames], sigmas[0], **options)
+            done = [np.moveaxis(frame, -1, 0) for (frame,) in whole]
         else:
-            needed = 1 if chosen == [0] else known.num_planes  # the first plane shows the others where to go
+            needed = 1 if chosen == [0] else known.num_planes  # the motion of the others is that of the first
             done = list(denoise_planes([tuple(frame[:needed]) for frame in frames], sigmas[:needed], **options))
         return [[done[t][p] if p in chosen else frames[t][p] for p in range(known.num_planes)] for t in kept]
 
     return _in_groups(clip, denoised, 16, shiftsearch.denoise_overlap(radius=radius, quality=quality))
 
 
-def Align(clip, to="previous", flow="dis", **options):
-    """Each frame moved onto its neighbour, or all of them onto one: `shiftsearch.align`.
+def Align(
+    clip: Any,
+    to: Literal["previous", "next"] | int = "previous",
+    flow: Literal["dis", "farneback"] | None = "dis",
+    **options: Any,
+) -> Any:
+    """Move each frame onto its neighbour, or all frames onto one, by `shiftsearch.align`.
 
-    Flow is that of the first plane, and the search is of all of them: colours of half the size are brought to full size
-    for it, and back.
+    Flow is measured on the first plane and all planes are searched. Smaller colour planes are enlarged for the search, and
+    reduced again.
 
     Args:
         clip: a VideoNode of constant format and size
-        to: "previous", "next" or the number of a frame. A frame that has no such neighbour stays as it is
+        to: "previous", "next" or the number of a frame. A frame without such a neighbour stays as it is
         flow: "dis", "farneback" or None
         options: window, patch, penalty, subpixel, output and interp as in `shiftsearch.align`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
     """
-    known = _known("Align", clip)
-    steps = {"previous": -1, "next": 1}
+    known = _format("Align", clip)
+    steps: dict[Any, int] = {"previous": -1, "next": 1}
     if to not in steps and (isinstance(to, bool) or not isinstance(to, int) or not 0 <= to < clip.num_frames):
         raise ShiftsearchError(
-            f"Align: to is {to!r}, expected previous, next or a number of 0 to {clip.num_frames - 1}"
+            f"Align: to is {to!r}, expected previous, next or a number from 0 to {clip.num_frames - 1}"
         )
     if flow not in ("dis", "farneback", None):
         raise ShiftsearchError(f"Align: flow is {flow!r}, expected dis, farneback or None")
     factors = 1 << known.subsampling_h, 1 << known.subsampling_w
 
-    def motion(reference, frame):
+    def motion(reference: np.ndarray, frame: np.ndarray) -> np.ndarray:
         return getattr(shiftsearch.flow, flow or "none")(reference[..., :1], frame[..., :1])
 
-    def aligned(frames, kept):
+    def aligned(frames: list[Frame], kept: list[int]) -> list[Frame]:
         whole = [_one_size(frame, factors) for frame in frames]
-        moved = []
+        moved: list[Frame] = []
         for t in kept:
             at = t + steps[to] if to in steps else len(whole) - 1
             if 0 <= at < len(whole):
@@ -92,16 +110,22 @@ def Align(clip, to="previous", flow="dis", **options):
         return moved
 
     reach = 1 if to in steps else 0
-    return _in_groups(clip, aligned, 8, reach, None if to in steps else to)
+    return _in_groups(clip, aligned, 8, reach, None if isinstance(to, str) else to)
 
 
 # --- groups of frames -------------------------------------------------------------------------------
-def _in_groups(clip, function, size, reach, also=None):
-    """A clip of `function(frames, kept)`, which gets frames as lists of planes of floats and returns those of `kept`.
+def _in_groups(
+    clip: Any,
+    function: Callable[[list[Frame], list[int]], list[Frame]],
+    size: int,
+    reach: int,
+    also: int | None = None,
+) -> Any:
+    """Return a clip of `function(frames, kept)`, which gets frames as lists of planes of floats and returns those of `kept`.
 
-    Groups are single frames of a helper clip, `size` frames tall, so that VapourSynth itself looks after threads and
-    caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame `also`
-    comes last.
+    A group is one frame of a helper clip, as tall as `size` frames, so that VapourSynth itself manages threads and
+    caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame `also` is
+    appended.
     """
     import vapoursynth
 
@@ -116,7 +140,7 @@ def _in_groups(clip, function, size, reach, also=None):
         sources.append(clip[also : also + 1] * count)
     tall = core.std.BlankClip(clip, height=height * size, length=count, keep=True)
 
-    def group(n, f):
+    def group(n: int, f: list[Any]) -> Any:
         there = [i for i, place in enumerate(places) if 0 <= n * size + place < length]
         kept = [k for k, i in enumerate(there) if 0 <= places[i] < size]
         chosen = there if also is None else [*there, len(places)]
@@ -137,49 +161,49 @@ def _in_groups(clip, function, size, reach, also=None):
 
 
 # --- formats ----------------------------------------------------------------------------------------
-def _white(known) -> float:
-    """What is 255 in 8 bits."""
+def _format(function: str, clip: Any) -> Any:
+    if not getattr(clip, "num_frames", 0) or clip.format is None or not clip.width or not clip.height:
+        raise ShiftsearchError(f"{function}: clip is {clip!r:.60}, expected a VideoNode of constant format and size")
+    return clip.format
+
+
+def _is_integer(known: Any) -> bool:
+    return int(known.sample_type) == 0
+
+
+def _white(known: Any) -> float:
+    """Return the sample that stands for 255 in 8 bits."""
     return float(255 << known.bits_per_sample - 8) if _is_integer(known) else 1.0
 
 
-def _floats(frame) -> list[np.ndarray]:
-    """Planes as floats, white is 1."""
-    kind = np.float64 if frame.format.bits_per_sample > 16 and _is_integer(frame.format) else np.float32
+def _floats(frame: Any) -> list[np.ndarray]:
+    """Return planes as floats, whose white is 1."""
+    kind: Any = np.float64 if frame.format.bits_per_sample > 16 and _is_integer(frame.format) else np.float32
     return [np.asarray(frame[p]).astype(kind) / kind(_white(frame.format)) for p in range(frame.format.num_planes)]
 
 
-def _samples(plane: np.ndarray, known) -> np.ndarray:
-    """And back."""
+def _samples(plane: np.ndarray, known: Any) -> np.ndarray:
+    """Return the samples of a plane of floats."""
     if not _is_integer(known):
         return plane
     return np.clip(np.rint(plane.astype(float) * _white(known)), 0, 2**known.bits_per_sample - 1)
 
 
-def _one_size(planes, factors) -> np.ndarray:
-    """Planes as (H, W, C), coarser ones repeated."""
+def _one_size(planes: Frame, factors: tuple[int, int]) -> np.ndarray:
+    """Return planes as (H, W, C), with the pixels of coarser ones repeated."""
     first, *others = planes
     return np.stack([first, *(plane.repeat(factors[0], 0).repeat(factors[1], 1) for plane in others)], -1)
 
 
-def _own_sizes(frame, factors) -> list[np.ndarray]:
-    """And back: means over the pixels of a coarser one."""
+def _own_sizes(frame: np.ndarray, factors: tuple[int, int]) -> list[np.ndarray]:
+    """Return the planes of (H, W, C) at their own sizes: coarser ones are means."""
     first, *others = np.moveaxis(frame, -1, 0)
     down, across = factors
     height, width = first.shape
     return [first] + [other.reshape(height // down, down, width // across, across).mean((1, 3)) for other in others]
 
 
-def _is_integer(known) -> bool:
-    return int(known.sample_type) == 0
-
-
-def _known(function, clip):
-    if not getattr(clip, "num_frames", 0) or clip.format is None or not clip.width or not clip.height:
-        raise ShiftsearchError(f"{function}: clip is {clip!r:.60}, expected a VideoNode of constant format and size")
-    return clip.format
-
-
-def _planes(clip, planes) -> list[int]:
+def _planes(clip: Any, planes: int | Sequence[int] | None) -> list[int]:
     there = range(clip.format.num_planes)
     chosen = list(there) if planes is None else [planes] if isinstance(planes, int) else list(planes)
     if not chosen or any(p not in there for p in chosen):

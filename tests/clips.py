@@ -9,14 +9,14 @@ import pytest
 
 
 def waves(frames, width, height) -> np.ndarray:
-    """A moving clip (T, H, W, 3) of uint16, of colours that every format has."""
+    """Return a moving clip (T, H, W, 3) of uint16, in colours that every format has."""
     y, x = np.mgrid[:height, :width] / 6
     shades = [np.stack([np.sin(x + y + t / 2), np.cos(x - y - t / 3), np.sin(2 * x - t)], -1) for t in range(frames)]
     return (32768 + 16000 * np.stack(shades)).astype(np.uint16)
 
 
 def make(path, codec="libx264", size=(64, 48), frames=10, rate=25, form="yuv420p", audio="aac", times=None, **colour):
-    """A file of waves. `times` are in milliseconds; without them there are `rate` frames per second."""
+    """Write a file of waves. `times` are in milliseconds; without them there are `rate` frames per second."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as out:
         video = out.add_stream(codec, rate=rate)
@@ -42,13 +42,27 @@ def make(path, codec="libx264", size=(64, 48), frames=10, rate=25, form="yuv420p
     return path
 
 
+def turned_copy(path, target) -> None:
+    """Copy the video of a file with the note of a phone that it is to be shown turned by 90 degrees."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("needs PyAV 18")
+        stream.set_display_rotation(90)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+
+
 def _sine(av, stream, seconds):
     source = av.open(f"sine=frequency=440:sample_rate=48000:duration={seconds}", format="lavfi")
     return [packet for frame in source.decode(audio=0) for packet in stream.encode(frame)]
 
 
 def streams(path) -> dict:
-    """What is in a file: of each kind, a list of (codec, packets as (seconds, bytes))."""
+    """Return for each kind of stream of a file a list of (codec, packets as (seconds, bytes))."""
     av = pytest.importorskip("av")
     found: dict = {}
     with av.open(str(path)) as container:
@@ -62,13 +76,13 @@ def streams(path) -> dict:
 
 
 def decoded(path) -> list:
-    """PyAV's frames."""
+    """Return the frames of PyAV."""
     av = pytest.importorskip("av")
     with av.open(str(path)) as container:
         return list(container.decode(video=0))
 
 
 def psnr(a, b) -> float:
-    """Of arrays of one dtype of whole numbers."""
+    """Return the PSNR of arrays of one integer dtype."""
     square = np.mean((a.astype(float) - b) ** 2)
     return float("inf") if square == 0 else 10 * np.log10(np.iinfo(a.dtype).max ** 2 / square)

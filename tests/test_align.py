@@ -12,7 +12,7 @@ from shiftsearch.video.align.tiles import Box, tiles
 
 
 def texture(size, shift=(0.0, 0.0), channels=3, seed=0, waves=60):
-    """Smooth noise, 0..1, of (H, W, C), moved by `shift` = (dx, dy) pixels, whole or not."""
+    """Return smooth noise (H, W, C), 0..1, moved by `shift` = (dx, dy) pixels or fractions of them."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: size[0], : size[1]].astype(float)
     out = np.full((*size, channels), 0.5)
@@ -32,7 +32,7 @@ def constant(dx, dy, size):
 
 
 def error(a, b, border=12):
-    """Root mean squared difference inside, of 255."""
+    """Return the root mean squared difference inside, of 255."""
     inner = np.s_[..., border:-border, border:-border, :]
     return 255 * np.sqrt(np.mean((a[inner] - b[inner]) ** 2))
 
@@ -84,7 +84,7 @@ def test_bicubic_is_closer_than_bilinear_and_both_keep_what_is_constant():
 
 @pytest.mark.parametrize("wrong", [0.0, 1.5, 3.0])
 def test_search_under_noise_is_never_below_its_flow(wrong):
-    """Near the truth the flow is hardly left; far from it nearly everywhere."""
+    """Flow that is near the truth is hardly left; flow that is far from it is left nearly everywhere."""
     here, there = texture(SIZE), texture(SIZE, (2.3, -1.2))
     flow = constant(2.3 + wrong, -1.2 - wrong, SIZE)
     _, offsets = ss.align(noisy(here, seed=1), noisy(there, seed=2), flow, return_offsets=True)
@@ -326,27 +326,45 @@ FRAME, CLIP = np.zeros((8, 9, 3)), np.zeros((4, 8, 9, 3))
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: ss.align(FRAME, FRAME[:7], None), r"align: reference has frames of shape \(8, 9, 3\), expected \(7, 9, 3\)"),
+        (
+            lambda: ss.align(FRAME, FRAME[:7], None),
+            r"align: reference has frames of shape \(8, 9, 3\), expected \(7, 9, 3\)",
+        ),
         (lambda: ss.align(CLIP[:3], CLIP, None), "align: reference has 3 frames, expected 1, or 4 as frames has"),
         (lambda: ss.align(FRAME, None), "align: frames is None"),
         (lambda: ss.align([1], FRAME), "align: reference is a list"),
         (lambda: ss.align(FRAME, FRAME.astype(int)), "align: frames is int64"),
-        (lambda: ss.align(FRAME, FRAME, "raft"), "align: flow is 'raft', expected one of 'dis', 'farneback', None, an array"),
+        (
+            lambda: ss.align(FRAME, FRAME, "raft"),
+            "align: flow is 'raft', expected one of 'dis', 'farneback', None, an array",
+        ),
         (lambda: ss.align(FRAME, FRAME, np.zeros((8, 9, 2))), r"align: flow has shape \(8, 9, 2\), .*OpenCV's"),
-        (lambda: ss.align(FRAME, FRAME, np.zeros((2, 9, 9))), r"align: flow has shape \(2, 9, 9\), expected \(2, 8, 9\) or"),
+        (
+            lambda: ss.align(FRAME, FRAME, np.zeros((2, 9, 9))),
+            r"align: flow has shape \(2, 9, 9\), expected \(2, 8, 9\) or",
+        ),
         (lambda: ss.align(FRAME, CLIP, np.zeros((3, 2, 8, 9))), r"expected \(2, H, W\) or \(4, 2, H, W\)"),
         (lambda: ss.align(FRAME, FRAME, np.zeros((1, 2, 8, 9))), r"expected \(2, H, W\)"),
-        (lambda: ss.align(FRAME, FRAME, np.zeros((2, 8, 9), np.uint8)), "align: flow is uint8, expected one of float16, float32, float64"),
+        (
+            lambda: ss.align(FRAME, FRAME, np.zeros((2, 8, 9), np.uint8)),
+            "align: flow is uint8, expected one of float16, float32, float64",
+        ),
         (lambda: ss.align(FRAME, FRAME, [1, 2]), "align: flow is a list"),
         (lambda: ss.align(FRAME, FRAME, lambda a, b: "no"), "align: flow is a str"),
         (lambda: ss.align(FRAME, FRAME, None, window=0), "align: window is 0"),
         (lambda: ss.align(FRAME, FRAME, None, patch=2.5), "align: patch is 2.5"),
         (lambda: ss.align(FRAME, FRAME, None, penalty=-1), "align: penalty is -1"),
-        (lambda: ss.align_clip(CLIP, flow=None, bogus=1), "align_clip: there is no argument 'bogus', expected one of window, patch"),
+        (
+            lambda: ss.align_clip(CLIP, flow=None, bogus=1),
+            "align_clip: there is no argument 'bogus', expected one of window, patch",
+        ),
         (lambda: ss.align(FRAME, FRAME, None, sigma=-1), "align: sigma is -1"),
         (lambda: ss.align(FRAME, FRAME, None, sigma=float("nan")), "align: sigma is nan"),
         (lambda: ss.align(FRAME, FRAME, None, subpixel=1), "align: subpixel is 1"),
-        (lambda: ss.align(FRAME, FRAME, None, output="mean"), "align: output is 'mean', expected one of 'patch', 'pixel'"),
+        (
+            lambda: ss.align(FRAME, FRAME, None, output="mean"),
+            "align: output is 'mean', expected one of 'patch', 'pixel'",
+        ),
         (lambda: ss.align(FRAME, FRAME, None, interp="lanczos"), "align: interp is 'lanczos'"),
         (lambda: ss.align(FRAME, FRAME, None, max_memory="much"), 'align: max_memory is .much., .*"500MB"'),
         (lambda: ss.align_clip(FRAME, flow=None), r"align_clip: frames has shape \(8, 9, 3\), expected \(T, H, W\)"),
@@ -359,7 +377,7 @@ FRAME, CLIP = np.zeros((8, 9, 3)), np.zeros((4, 8, 9, 3))
         (lambda: list(ss.align_stream(3)), "align_stream: frames is a int"),
         (lambda: list(ss.align_stream([FRAME, FRAME[1:]], flow=None)), r"align_stream: frame 1 is float64 \(7, 9, 3\)"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_clear_error(call, said):
     with pytest.raises(ShiftsearchError, match=said):
         call()

@@ -71,7 +71,7 @@ def test_bad_chunks_are_clear_errors(arguments, said):
 
 # --- scenes -----------------------------------------------------------------------------------------
 def scene(rng, frames, height, width, speed=(1.7, -0.6), channels=3, brightness=0.5):
-    """A texture of waves that moves `speed` pixels (x, y) per frame, 0..1."""
+    """Return a texture of waves that moves `speed` pixels (x, y) per frame, 0..1."""
     x, y = np.arange(width), np.arange(height)[:, None]
     out = np.full((frames, height, width, channels), brightness)
     for _ in range(40):

@@ -38,7 +38,7 @@ def frames_of(path, span=(0, None)):
 
 
 def noisy(path, frames=6, sigma=20, codec="ffv1", form="yuv444p", **options):
-    """A file of waves under noise, and what they were without."""
+    """Write a file of waves under noise; return its path and the clean waves."""
     clean = make(path.with_name("clean.mkv"), "ffv1", (80, 56), frames, form=form, audio=None)
     rng = np.random.default_rng(0)
     with io.read(clean) as clip, io.write(path, clip, codec=codec, **options) as out:
@@ -147,7 +147,7 @@ def test_preview_of_align_shows_what_is_left_against_what_it_was_moved_onto(tmp_
 
 # --- parts of a file --------------------------------------------------------------------------------
 def two_scenes(path, form="yuv420p"):
-    """26 frames under noise, with a cut at frame 13."""
+    """Write a file of 26 frames under noise, with a cut at frame 13."""
     rng = np.random.default_rng(0)
     still = [rng.integers(40, 210, (9, 12)).repeat(8, 0).repeat(8, 1) for _ in range(2)]
     shades = [np.roll(still[t // 13], (t, 2 * t), (0, 1))[:64, :80] for t in range(26)]
@@ -181,7 +181,7 @@ def samples(path):
     ],
 )
 def test_parts_make_up_the_whole_to_the_bit(tmp_path, arguments, form):
-    """Also next to a cut, and where a part is shorter than what results depend on."""
+    """This holds next to a cut, too, and where a part is shorter than the overlap that its results need."""
     source = two_scenes(tmp_path / "a.mkv", form)
     run = [*arguments, str(source), "--codec", "ffv1", "--quiet", "-o"]
     assert main([*run, str(tmp_path / "whole.mkv")]) == 0
@@ -287,7 +287,7 @@ def test_a_pipe_gets_results_only_and_a_terminal_a_bar(tmp_path, capfd, monkeypa
         try:
             while part := os.read(mine, 9999):
                 said += part
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports a closed other end so
             pass
         os.close(mine)
         assert (b"9/9" in said and b"frame/s" in said) != bool(quiet)
@@ -314,7 +314,7 @@ def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp
     assert said.getvalue().count("compiling") == 1
     assert re.search(
         r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue()
-    )  # the line was cleared, and is drawn again
+    )  # the bar was cleared, and is drawn again
     assert re.fullmatch(r"\d+\.\d s, of which compiling kernels took \d+\.\d s, once", str(watch))
     again = report.Watch()
     twice(np.ones(3))
@@ -400,15 +400,19 @@ def test_what_was_computed_before_the_end_broke_off_is_kept(tmp_path, capsys, co
     ("arguments", "said"),
     [
         (["--frames", "5"], "'5' is not A:B"),
-        (["--frames", "7:3"], "expected first < end"), (["--frames", "90:"], "has 10 frames"),
+        (["--frames", "7:3"], "expected first < end"),
+        (["--frames", "90:"], "has 10 frames"),
         (["--codec", "nonsense"], "no encoder nonsense"),
-        (["--window", "-1"], "window"), (["--to", "99"], "has 10 frames"),
+        (["--window", "-1"], "window"),
+        (["--to", "99"], "has 10 frames"),
         (["--to", "sideways"], "'sideways' is not previous"),
-        (["--crf", "x"], "invalid int"), (["--crf", "52"], "expected 0 to 51"),
+        (["--crf", "x"], "invalid int"),
+        (["--crf", "52"], "expected 0 to 51"),
         (["--format", "nonsense"], "no container format 'nonsense'"),
-        (["--preview", "/no/x.png"], "no folder"), (["--preview", "b.mp4"], "ends in .png"),
+        (["--preview", "/no/x.png"], "no folder"),
+        (["--preview", "b.mp4"], "ends in .png"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_are_said_and_leave_nothing(tmp_path, capsys, monkeypatch, arguments, said):
     source = make(tmp_path / "a.mp4")
     monkeypatch.chdir(tmp_path)
@@ -479,9 +483,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
     (tmp_path / "b.mkv").write_text("older")
-    usual = (
-        f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"  # where tests run, it may be ignored
-    )
+    # the tests themselves may run with the signal ignored
+    usual = f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"
     # an import that is interrupted leaves the module's file to the collector, which is Python's business
     warnings = ("-W", "error", "-W", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
     command = [sys.executable, *warnings, "-c", f"{usual}; {MAIN}", "align", source, "-o", tmp_path / "b.mkv"]
@@ -502,7 +505,7 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
 def test_a_full_disk(tmp_path):
     source = make(tmp_path / "a.mkv", "ffv1", (320, 240), frames=4, audio=None)
     limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); {MAIN}"
-    done = subprocess.run(  # -B: or Python writes bytecode that is cut off, and reads it from then on
+    done = subprocess.run(  # -B: a Python that is stopped may leave bytecode cut off, and would read it the next time
         [sys.executable, "-B", "-c", limited, "flow", source, "-o", tmp_path / "b.mkv"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (
@@ -514,7 +517,7 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.full
 def test_results_that_cannot_be_printed_are_no_traceback(tmp_path):
-    """To a reader that leaves early, and to a full disk."""
+    """Neither a reader that leaves early nor a full disk causes one."""
     source = make(tmp_path / "a.mkv", frames=2, audio=None)
     script = f"run() {{ {' '.join(RUN)} compare {source} {source}; }}; run | true; run > /dev/full; echo $?"
     done = subprocess.run(script, shell=True, capture_output=True, text=True)
@@ -524,7 +527,7 @@ def test_results_that_cannot_be_printed_are_no_traceback(tmp_path):
 
 def test_where_nobody_listens_nothing_is_said(tmp_path, monkeypatch):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
-    monkeypatch.setattr(sys, "stdout", None)  # as Python has it if a shell says >&-
+    monkeypatch.setattr(sys, "stdout", None)  # as in Python started with >&- in a shell
     monkeypatch.setattr(sys, "stderr", None)
     assert main(["compare", source, source]) == 0
     assert main(["flow", source, "-o", str(tmp_path / "b.mkv")]) == 0

@@ -1,4 +1,4 @@
-"""Denoising removes noise and nothing else, and what comes out does not depend on how it was computed."""
+"""Denoising removes noise and nothing else, and the result does not depend on how it is computed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: 
 
 @functools.cache
 def scene(frames=8, height=64, width=80, channels=1, seed=0):
-    """A smooth texture with edges, 0..1, that moves by (1, 2) pixels a frame, (T, H, W, C) or (T, H, W)."""
+    """Return a smooth texture with edges, 0..1, that moves by (1, 2) pixels a frame, (T, H, W, C) or (T, H, W)."""
     rng = np.random.default_rng(seed)
     H, W = height + frames, width + 2 * frames
     f = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.fftfreq(W)) + 0.01
@@ -43,7 +43,7 @@ def psnr(a, b):
 
 @functools.cache
 def motion(frames=8, height=64, width=80):
-    """What the scene's frames do, as (forward, backward)."""
+    """Return the motion of the frames of a scene, as (forward, backward)."""
     forward = np.broadcast_to(np.float32([-2, -1])[:, None, None], (frames, 2, height, width))
     return forward, -forward
 
@@ -97,7 +97,7 @@ def test_detail_is_kept_where_there_is_no_noise(quality):
 
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_frame_of_another_thing_does_no_harm(quality):
-    """What is not the same thing is not filtered with it: a white flash between frames leaves no ghost."""
+    """Patches of other things are not filtered together: a white flash between frames leaves no ghost."""
     clip = scene(7, 48, 56).copy()
     clip[3, 10:22, 10:22] = np.random.default_rng(3).random((12, 12)) > 0.5
     noisy, around = with_noise(clip, 0.05), [1, 2, 4, 5]
@@ -109,12 +109,12 @@ def test_a_frame_of_another_thing_does_no_harm(quality):
 
 # --- passes -----------------------------------------------------------------------------------------
 def one_pass(shrink, **options):
-    """Groups of the same place in each frame."""
+    """Return a pass that groups the same place of all frames."""
     return passes.Pass(shrink, groups.of_all_frames, window=1, guided=False, count=9, **options)
 
 
 def test_a_patch_may_span_frames(monkeypatch):
-    """Each is averaged over its two frames, and each frame is in one span or two; what is in none stays as it is."""
+    """Each span is averaged over its two frames. A frame is in one span or two; a frame in no span stays as it is."""
 
     def flattened(xp, noisy, guide, sigma):
         spans = noisy.reshape(*noisy.shape[:2], 2, -1)
@@ -164,7 +164,7 @@ def test_a_stream_gives_the_same(quality):
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_threads_give_the_same(quality, threads, monkeypatch):
-    monkeypatch.setattr(bands, "_BAND", {"numpy": 20_000})  # many bands, parts of rows among them
+    monkeypatch.setattr(bands, "_BAND", {"numpy": 20_000})  # many bands, some of which are parts of rows
     clip = example(5, quality)
     few = ss.denoise(clip, 25, quality=quality, radius=1)
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", threads)
@@ -191,7 +191,7 @@ def test_less_overlap_does_not():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 17, 18])
 def test_vector_code_filters_as_arrays_do(n, monkeypatch, rng):
-    """On a GPU the same is done by array operations; groups of many patches are left to them here, too."""
+    """Array operations do the same, on a GPU and for groups of many patches."""
     noisy, guide = rng.standard_normal((2, 7, n, 64), np.float32)
     noisy[0] = 0
     results = []
@@ -213,7 +213,7 @@ def test_scenes_are_kept_apart():
 
 
 def test_a_stream_holds_few_frames():
-    """It asks for a frame only when it needs one, and gives one back for each."""
+    """It requests a frame only when it needs one, and returns one for each."""
     asked = 0
 
     def frames():

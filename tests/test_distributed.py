@@ -1,4 +1,4 @@
-"""A clip that is computed in chunks by many processes, some of which die, is the clip that one process computes."""
+"""A clip computed in chunks by many processes, some of which die, equals the clip computed by one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def example():
 
 
 def clip_of(rng, frames, cut=None, shape=(9, 11), by=4):
-    """Moves and is noisy; at `cut` another scene begins."""
+    """Return a noisy clip that moves; at `cut` another scene begins."""
     scenes = [rng.integers(0, 256, shape).repeat(by, 0).repeat(by, 1) for _ in range(2)]
     moved = [np.roll(scenes[cut is not None and t >= cut], (t, -2 * t), (0, 1)) for t in range(frames)]
     noise = rng.normal(0, 5, np.shape(moved))
@@ -192,23 +192,30 @@ def test_ray_computes_the_clip_though_a_worker_is_killed_and_a_task_fails(exampl
     killed = (tmp_path / "killed").read_text()
     workers_of_1 = {pid for number, pid, _ in begun if number == "1"}
     assert killed in workers_of_1
-    assert len(workers_of_1) == 2  # another one did it
+    assert len(workers_of_1) == 2  # another worker did it
     assert {threads for _, _, threads in begun} == {"1"}
 
 
 def driven(target, log) -> str:
-    """Runs Ray in a process of its own, with which it ends, and whose warnings are not those of the tests."""
+    """Run Ray in a separate process: it ends with that, and its warnings do not fail the tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
         "PYTHONPATH": str(Path(ss.__file__).parent.parent),
-        "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    }  # fmt: skip
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
     with tempfile.TemporaryDirectory(
         prefix="ray-", ignore_cleanup_errors=True
     ) as temporary:  # sockets want short names
         done = subprocess.run(
             [sys.executable, "-c", _DRIVER, str(SCRIPT), str(target), str(log), temporary],
-            env=environment, timeout=300, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
+            env=environment,
+            timeout=300,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -1,4 +1,4 @@
-"""The examples of torch do what they say; those of several processes or that are killed, as a user runs them."""
+"""The examples with torch do what they say. Those with several processes, or that are killed, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*command):
 
 
 def main(name, *arguments):
-    """What `main` of an example returns."""
+    """Return what `main` of an example returns."""
     torch.manual_seed(0)
     return runpy.run_path(str(EXAMPLES / name))["main"](*arguments)
 
@@ -77,8 +77,10 @@ def test_training_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     second = tmp_path / "killed" / "predicted-offsets" / "last.pt"
     killed = subprocess.Popen(
         [sys.executable, *map(str, started(tmp_path / "killed"))],
-        env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=one_thread,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     limit = time.monotonic() + 200
     while not second.exists() and time.monotonic() < limit:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Files of others: nothing is opened that was not named, what belongs to frames is kept or told, and nothing is left behind."""
+"""Files of any origin: only named files are opened, what belongs to frames is kept or reported, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_percent_sign_means_a_number_only_where_there_is_one(tmp_path):
         with io.write(folder / f"b.{number}.png", rate=25) as out:
             out.write(np.full((8, 8), number - 1000, np.uint8))
     assert frames_of(folder / "b.%04d.png")[:, 0, 0].tolist() == [1, 2]
-    with pytest.raises(ShiftsearchError, match="does not exist, expected .* pictures with numbers"):
+    with pytest.raises(ShiftsearchError, match=r"does not exist, expected .* pictures with numbers"):
         io.read(folder / "c.%04d.png")
 
 
@@ -191,9 +191,9 @@ def test_only_folders_of_this_machine_and_user_are_removed(tmp_path, monkeypatch
     prefix, elsewhere = files._prefix(), tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / f"{prefix}link").write_text("kept")
-    (tmp_path / f"{prefix}link").symlink_to(elsewhere)  # what a link leads to is not ours
+    (tmp_path / f"{prefix}link").symlink_to(elsewhere)  # a link may lead to a folder of somebody else
     (tmp_path / f"{prefix}empty").mkdir()  # killed before there was a lock
-    (tmp_path / f"{prefix}full").mkdir()  # of somebody without locks
+    (tmp_path / f"{prefix}full").mkdir()  # from a system without locks
     (tmp_path / f"{prefix}full" / "x").write_text("kept")
     for name in (f".shiftsearch-another{prefix[12:]}x", f"{prefix}theirs"):
         (tmp_path / name).mkdir()
@@ -248,7 +248,7 @@ def test_a_missing_end_is_told_wherever_it_begins(tmp_path, name, codec, audio):
     data = make(tmp_path / name, codec, frames=100, audio=audio).read_bytes()
     assert len(frames_of(tmp_path / name)) == 100
     mark = b"OggS" if name == "a.ogv" else b"00dc"
-    ends = [at for at in range(len(data) // 2, len(data)) if data.startswith(mark, at)]  # where a whole part has ended
+    ends = [at for at in range(len(data) // 2, len(data)) if data.startswith(mark, at)]  # at the end of a complete part
     assert len(ends) > 3
     for end in (*ends[:: len(ends) // 4], ends[-1], len(data) - 1):
         (tmp_path / f"cut-{name}").write_bytes(data[:end])
@@ -274,7 +274,7 @@ def test_where_riff_and_ogg_end(tmp_path):
     ends = {
         riff(b"AVI ", 8, b"abcd"): False,
         riff(b"AVI ", 9, b"abcd"): True,
-        riff(b"AVI ", 7, b"abc"): False,  # with a byte to fill up, which may be missing at the end
+        riff(b"AVI ", 7, b"abc"): False,  # padded by a byte, which may be missing at the end
         riff(b"AVI ", 0, b"abcd"): False,  # not stated
         riff(b"AVI ", 7, b"abc\0") + riff(b"AVIX", 8, b"abcd"): False,
         riff(b"AVI ", 8, b"abcd") + riff(b"AVIX", 8, b"abc"): True,
@@ -315,13 +315,22 @@ def test_frames_of_a_broken_file_are_kept_as_far_as_they_are_whole(tmp_path, nam
 # --- what belongs to frames -------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "codec", "form"),
-    [("b.mp4", "libx264", "yuv420p"), ("b.mkv", "libx264", "yuv420p"), ("b.mov", "prores_ks", "yuv422p10le"),
-     ("b.avi", "mpeg4", "yuv420p"), ("b.ts", "mpeg2video", "yuv420p"), ("b.mkv", "libx265", "yuv420p"),
-     ("b.mov", "png", "rgb24"), ("b.mkv", "ffv1", "yuv420p"), ("b.webm", "libvpx-vp9", "yuv420p"),
-     ("b.avi", "ffv1", "yuv420p"), ("b.png", "png", "rgb24")],
-)  # fmt: skip
+    [
+        ("b.mp4", "libx264", "yuv420p"),
+        ("b.mkv", "libx264", "yuv420p"),
+        ("b.mov", "prores_ks", "yuv422p10le"),
+        ("b.avi", "mpeg4", "yuv420p"),
+        ("b.ts", "mpeg2video", "yuv420p"),
+        ("b.mkv", "libx265", "yuv420p"),
+        ("b.mov", "png", "rgb24"),
+        ("b.mkv", "ffv1", "yuv420p"),
+        ("b.webm", "libvpx-vp9", "yuv420p"),
+        ("b.avi", "ffv1", "yuv420p"),
+        ("b.png", "png", "rgb24"),
+    ],
+)
 def test_the_shape_of_pixels_is_kept_or_told(tmp_path, name, codec, form):
-    """The source notes it in the file, and not in the codec."""
+    """Here the file notes the shape, and the codec does not."""
     source = make(tmp_path / "a.mov", "prores_ks", form="yuv422p10le", audio=None, sample_aspect_ratio=Fraction(16, 11))
     with av.open(str(source)) as found:
         assert not found.streams.video[0].codec_context.sample_aspect_ratio
@@ -386,9 +395,12 @@ def test_chapters_are_kept_or_told(tmp_path, name, kept):
     source, seconds = make(tmp_path / "plain.mp4", frames=50, audio=None), Fraction(1)
     with av.open(str(source)) as old, av.open(str(tmp_path / "a.mp4"), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
-        new.set_chapters([
-            {"id": n + 1, "start": n, "end": n + 1, "time_base": seconds / 2, "metadata": {"title": f"number {n}"}} for n in range(4)
-        ])  # fmt: skip
+        new.set_chapters(
+            [
+                {"id": n + 1, "start": n, "end": n + 1, "time_base": seconds / 2, "metadata": {"title": f"number {n}"}}
+                for n in range(4)
+            ]
+        )
         for packet in old.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream

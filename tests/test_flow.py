@@ -1,4 +1,4 @@
-"""Flow: one convention for all methods, and words for what breaks it."""
+"""Flow: all methods follow one convention, and a check says in words what breaks it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_coarse_flow_of_whole_cells_is_their_mean(rng):
 
 # --- checked ----------------------------------------------------------------------------------------
 def varied(size=SIZE):
-    """Motion of some pixels that differs from place to place, and frames that it leads between."""
+    """Return two frames and the motion from the first to the second, some pixels that differ from place to place."""
     y, x = np.mgrid[: size[0], : size[1]]
     motion = np.stack([5 + 2 * np.sin(y / 20), -2 + np.cos(x / 15)]).astype(np.float32)
     there = texture(size)
@@ -235,7 +235,7 @@ def test_consistency_is_false_where_the_ways_differ():
     forward[1, 15, 3] = np.nan
     mask = flow.consistency(forward, backward)
     expected = np.ones((20, 30), bool)
-    expected[:, 26:] = False  # led out of the frame
+    expected[:, 26:] = False  # these lead out of the frame
     expected[5:8, 6:8] = False
     expected[15, 3] = False
     np.testing.assert_array_equal(mask, expected)
@@ -267,9 +267,13 @@ def test_arrays_on_a_device_stay_there(on_device, rng):
     motion = on_device.put(rng.normal(0, 2, (3, 2, 20, 30)).astype(np.float32))
     frames = on_device.put(rng.random((3, 20, 30, 3)))
     for call in (
-        lambda f, v: flow.coarse(f, 4), lambda f, v: flow.to_color(f), lambda f, v: flow.consistency(f, -f),
-        lambda f, v: flow.from_raft([f]), lambda f, v: flow.from_skimage(f[:, 1], f[:, 0]), lambda f, v: flow.none(v, v),
-    ):  # fmt: skip
+        lambda f, v: flow.coarse(f, 4),
+        lambda f, v: flow.to_color(f),
+        lambda f, v: flow.consistency(f, -f),
+        lambda f, v: flow.from_raft([f]),
+        lambda f, v: flow.from_skimage(f[:, 1], f[:, 0]),
+        lambda f, v: flow.none(v, v),
+    ):
         result = call(motion, frames)
         assert isinstance(result, type(motion))
         np.testing.assert_array_equal(result.get(), call(motion.get(), frames.get()))

@@ -1,4 +1,4 @@
-"""Frames in every layout, dtype and library: what goes in decides what comes out."""
+"""Frames in every layout, dtype and library: results have those of the frames that were given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clip_of(shape, dtype, rng):
 
 
 def through(function, **clips):
-    """`function(xp, *planes)` of clips, and back as the first of them was."""
+    """Return `function(xp, *planes)` of clips, in the layout of the first of them."""
 
     def natively(xp, *arrays):
         found = function(xp, *(frames.planar("op", name, array) for name, array in zip(clips, arrays, strict=True)))

@@ -1,4 +1,4 @@
-"""Video files: frames come out and go in as they were, with all that belongs to them, and whole or not at all."""
+"""Video files: frames are read and written unchanged, with all that belongs to them, and as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from clips import decoded, make, psnr, streams
+from clips import decoded, make, psnr, streams, turned_copy
 
 from shiftsearch import ShiftsearchError
 from shiftsearch.video import io
@@ -110,17 +110,9 @@ def test_a_span_after_the_end_is_an_error(tmp_path):
 
 
 def test_upright(tmp_path):
-    """A phone's film: the frames lie on their side, and the file says so."""
+    """In a film of a phone the frames lie on their side, and the file says so."""
     make(tmp_path / "a.mp4", audio=None)
-    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "turned.mp4"), "w") as out:
-        stream = out.add_stream_from_template(source.streams.video[0])
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("needs PyAV 18")
-        stream.set_display_rotation(90)
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                out.mux(packet)
+    turned_copy(tmp_path / "a.mp4", tmp_path / "turned.mp4")
     (angle,) = {frame.rotation for frame in decoded(tmp_path / "turned.mp4")}
     turned = frames_of(tmp_path / "turned.mp4")
     np.testing.assert_array_equal(turned, np.rot90(frames_of(tmp_path / "a.mp4"), angle // 90, axes=(1, 2)))
@@ -133,10 +125,16 @@ def test_upright(tmp_path):
 # --- what belongs to them ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "codec", "audio"),
-    [("a.mp4", "libx264", "aac"), ("a.mkv", "libx265", "flac"), ("a.avi", "mpeg4", "libmp3lame"),
-     ("a.mov", "prores_ks", "pcm_s16le"),
-     ("a.webm", "libvpx-vp9", "libopus"), ("a.ts", "libx264", "aac"), ("a.mpg", "mpeg2video", "mp2")],
-)  # fmt: skip
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.mkv", "libx265", "flac"),
+        ("a.avi", "mpeg4", "libmp3lame"),
+        ("a.mov", "prores_ks", "pcm_s16le"),
+        ("a.webm", "libvpx-vp9", "libopus"),
+        ("a.ts", "libx264", "aac"),
+        ("a.mpg", "mpeg2video", "mp2"),
+    ],
+)
 def test_codec_rate_times_and_sound_are_kept(tmp_path, name, codec, audio):
     form = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
     source = make(tmp_path / name, codec, form=form, audio=audio)
@@ -146,7 +144,7 @@ def test_codec_rate_times_and_sound_are_kept(tmp_path, name, codec, audio):
     assert [b for _, b in before["audio"][0][1]] == [b for _, b in after["audio"][0][1]]  # bit for bit
     start = [min(frame.time for frame in decoded(path)) for path in (source, tmp_path / f"out-{name}")]
     sound = [found["audio"][0][1][0][0] for found in (before, after)]
-    assert sound[0] - start[0] == pytest.approx(sound[1] - start[1], abs=0.05)  # together as they were
+    assert sound[0] - start[0] == pytest.approx(sound[1] - start[1], abs=0.05)  # as far apart as before
     times = [[f.time for f in decoded(path)] for path in (source, tmp_path / f"out-{name}")]
     np.testing.assert_allclose(np.diff(times[0]), np.diff(times[1]), atol=2e-3)
     assert [f.format.name for f in decoded(tmp_path / f"out-{name}")] == [form] * 10
@@ -173,7 +171,7 @@ def test_a_span_takes_its_sound_along(tmp_path):
 
 @pytest.mark.parametrize("ending", ["y4m", "ts", "mpg", "mov", "ogv", "mxf", "3gp", "flv", "webm", "wmv", "vob"])
 def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_path, ending):
-    """Some of FFmpeg's writers would take any codec, and make a file that nobody can read."""
+    """Some writers of FFmpeg take any codec, and would make a file that nobody can read."""
     for name, codec, form in (
         ("a.webm", "libvpx-vp9", "yuv420p"),
         ("b.mkv", "ffv1", "yuv422p10le"),
@@ -184,8 +182,11 @@ def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_pa
         )
         target = tmp_path / f"out-{name}.{ending}"
         through(source, target)
-        assert psnr(*((frame >> 8 if frame.dtype == np.uint16 else frame).astype(np.uint8) for frame in (
-            frames_of(source), frames_of(target)))) > 27  # fmt: skip
+        before, after = (
+            (clip >> 8 if clip.dtype == np.uint16 else clip).astype(np.uint8)
+            for clip in map(frames_of, (source, target))
+        )
+        assert psnr(before, after) > 27
         with pytest.raises(ShiftsearchError, match=r"cannot hold|does not support"):
             through(source, target, codec="gif" if ending != "mov" else "vp9")
 
@@ -421,7 +422,7 @@ def test_where_an_mp4_and_a_live_matroska_end(tmp_path):
         box(b"ftyp", b"isom") + long: False,
         box(b"ftyp", b"isom") + long[:-1]: True,
         box(b"ftyp", b"isom") + box(b"mdat", b"") + b"what somebody appended": False,
-        b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x01" + b"\xff" * 7 + bytes(9): False,  # of no stated length
+        b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x01" + b"\xff" * 7 + bytes(9): False,  # without a length
         b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x40\x09" + bytes(9): False,
         b"\x1aE\xdf\xa3\x82ab\x18S\x80\x67\x40\x09" + bytes(8): True,
         b"\x1aE\xdf\xa3\x82ab": False,
@@ -509,7 +510,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "            for frame in clip: out.write(frame)\n"
         "    except ShiftsearchError as error: print(error)"
     )
-    done = subprocess.run(  # -B: or Python writes bytecode that is cut off, and reads it from then on
+    done = subprocess.run(  # -B: a Python that runs out of space may leave bytecode cut off, and would read it the next time
         [sys.executable, "-B", "-c", code, tmp_path / "a.mkv", tmp_path / "b.mkv"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -518,7 +519,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_clip(tmp_path):
-    """What waits between reading and writing: the times and the sound of a few frames."""
+    """Only the times and the sound of a few frames wait between reading and writing."""
     source = make(tmp_path / "a.mkv", frames=120)
     with io.read(source) as clip, io.write(tmp_path / "b.mkv", clip) as out:
         most = 0

@@ -1,10 +1,10 @@
-"""Samples of files: nobody changes those that nobody touches, and each plane is treated as what it is."""
+"""Samples of files: they change only where a command changes them, and each plane is treated as what it is."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from clips import decoded
+from clips import decoded, turned_copy
 
 import shiftsearch
 from shiftsearch import ShiftsearchError
@@ -35,7 +35,7 @@ OTHERS = [
 
 
 def samples(frame) -> list[np.ndarray]:
-    """Of each plane, as numbers; without what is only there to fill."""
+    """Return the samples of each plane, without padding."""
     bits = max(part.bits for part in frame.format.components)
     each = {"bgr0": 4, "rgb48le": 3, "yuyv422": 2}.get(frame.format.name, 1)
     found = []
@@ -51,7 +51,7 @@ def all_samples(path) -> list[list[np.ndarray]]:
 
 
 def make(path, form, drawn=None, size=(38, 26), matrix=2, range_=0, codec="ffv1"):
-    """A file without loss of the samples in `drawn`, or of three frames of all kinds of them, a tenth of which change."""
+    """Write a lossless file of the samples in `drawn`, or of three frames of random ones, of which a tenth change."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = *size, form
@@ -66,7 +66,7 @@ def make(path, form, drawn=None, size=(38, 26), matrix=2, range_=0, codec="ffv1"
 
 
 def any_samples(form, size, least=0.0, most=1.0) -> list[list[np.ndarray]]:
-    """From `least` to `most` of the largest number."""
+    """Return random samples from `least` to `most`, as shares of the largest one."""
     rng = np.random.default_rng(0)
     frame = av.VideoFrame(*size, form)
     top = (1 << max(part.bits for part in frame.format.components)) - 1
@@ -98,7 +98,7 @@ COMMANDS = {
 @pytest.mark.parametrize(("matrix", "range_"), [(1, 1), (9, 2), (2, 0)])
 @pytest.mark.parametrize("form", YUV)
 def test_commands_that_do_nothing_keep_all_samples_of_yuv(tmp_path, form, matrix, range_, command):
-    """Also those that are no colours of RGB."""
+    """This holds for samples that no RGB colour has, too."""
     source = make(tmp_path / "a.mkv", form, matrix=matrix, range_=range_)
     assert main([*COMMANDS[command], str(source), "-o", str(tmp_path / "b.mkv")]) == 0
     assert_same(source, tmp_path / "b.mkv")
@@ -126,7 +126,7 @@ def test_commands_that_do_nothing_keep_all_samples_however_they_lie(tmp_path, fo
 
 
 def test_the_commands_meet_frames_of_one_scene_in_these_files(tmp_path):
-    """Or they would have nothing to do, and what is above would show nothing."""
+    """Otherwise the commands would have nothing to do, and the tests above could not fail."""
     source = make(tmp_path / "a.mkv", "yuv420p")
     with io.read(source) as clip:
         assert list(shiftsearch.scene_cuts(planes[0] for planes in clip.planes())) == []
@@ -134,15 +134,7 @@ def test_the_commands_meet_frames_of_one_scene_in_these_files(tmp_path):
 
 def test_planes_are_turned_and_kept(tmp_path):
     make(tmp_path / "a.mp4", "yuv420p", size=(40, 24), codec="libx264")
-    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "turned.mp4"), "w") as out:
-        stream = out.add_stream_from_template(source.streams.video[0])
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("needs PyAV 18")
-        stream.set_display_rotation(90)
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                out.mux(packet)
+    turned_copy(tmp_path / "a.mp4", tmp_path / "turned.mp4")
     arguments = [*COMMANDS["denoise"], str(tmp_path / "turned.mp4"), "-o", str(tmp_path / "b.mkv"), "--codec", "ffv1"]
     assert main(arguments) == 0
     turns = {frame.rotation // 90 for frame in decoded(tmp_path / "turned.mp4")}.pop()
@@ -206,7 +198,7 @@ def test_coarser_planes_are_means(rng):
 
 
 def test_a_file_of_another_kind_gets_the_same_colours(tmp_path):
-    """Without a detour that clips or rounds them."""
+    """There is no step in between that clips or rounds them."""
     drawn = any_samples("yuv444p10le", (38, 26), 0.1, 0.9)
     source = make(tmp_path / "a.mkv", "yuv444p10le", drawn, matrix=1, range_=1)
     form, other = Form.of(10, 1, 1, 1, False), Form.of(10, 1, 1, 6, False)
@@ -242,7 +234,7 @@ def test_planes_are_written_like_those_of_a_clip_only(tmp_path):
 
 
 def test_who_writes_into_planes_does_not_change_the_next_frames(tmp_path):
-    """Decoders keep frames to predict others from."""
+    """Decoders keep frames to predict others, so the planes must be copies."""
     drawn = any_samples("yuv420p", (256, 64)) * 12  # of a width that decoders do not pad, more than they hold
     source = make(tmp_path / "a.mp4", "yuv420p", drawn, size=(256, 64), codec="libx264")
     with io.read(source) as clip:
@@ -268,7 +260,7 @@ def test_deep_grey_and_rgb_become_the_nearest_of_8_bits(tmp_path, shape):
 
 # --- noise ------------------------------------------------------------------------------------------
 def noisy(form="yuv420p", sigmas=(12, 5, 8), frames=6, size=(160, 112)):
-    """Moving waves, and the same with noise, in samples."""
+    """Return moving waves, and the same with noise, as samples."""
     rng, unit = np.random.default_rng(0), 1 << av.VideoFormat(form, 16, 16).components[0].bits - 8
     clean, seen = [], []
     for t in range(frames):
@@ -351,7 +343,7 @@ def test_the_first_plane_is_denoised_and_aligned_as_if_it_were_alone(rng):
 
 @pytest.mark.parametrize("size", [(112, 160), (56, 80)])
 def test_all_planes_are_denoised_along_the_motion_of_the_first(rng, size):
-    """Which leads farther than is searched around it."""
+    """The motion is longer than the window of the search."""
     still = rng.integers(0, 2, (28, 60)).repeat(4, 0).repeat(4, 1) * 100 + 70
     y = [np.roll(still, 12 * t, 1)[:, :160] for t in range(5)]
     step = 112 // size[0]

@@ -1,4 +1,4 @@
-"""Real video, where pip can fetch it: what the benchmarks measure at length holds on a few clips."""
+"""Real video, where pip can download it: a few clips confirm what the benchmarks measure at length."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_alignment_gains_over_flow_on_every_clip(folder, sigma, least):
 # --- denoising --------------------------------------------------------------------------------------
 @functools.cache
 def denoised(folder, name, sigma, quality="fast", colour=False):
-    """PSNR."""
+    """Return the PSNR of a denoised clip."""
     frames = denoise.clip(folder, *denoise.TUNED[name])
     return denoise.measured(denoise.ours(quality=quality), frames if colour else denoise.grey(frames), sigma)["psnr"]
 
@@ -71,7 +71,7 @@ def denoised(folder, name, sigma, quality="fast", colour=False):
     [(10, 36.78, 39.61, 36.82), (20, 32.99, 35.75, 32.97), (50, 27.18, 30.35, 27.31)],
 )
 def test_fast_denoising_is_better_than_v_bm3d(folder, sigma, carphone, bbb, bikes2):
-    """V-BM3D's PSNR by the same protocol, with its defaults "np" and 2 frames each way."""
+    """The PSNR of V-BM3D is by the same protocol, with its defaults "np" and 2 frames each way."""
     assert denoised(folder, "carphone", sigma) > carphone
     assert denoised(folder, "bbb", sigma) > bbb
     assert denoised(folder, "bikes2", sigma) > bikes2
@@ -103,7 +103,7 @@ def test_files_are_aligned_and_denoised(folder, file, tmp_path, capsys):
 
 
 def test_the_planes_of_a_file_are_denoised_as_what_they_are(folder, tmp_path, capsys):
-    """By way of RGB it was 31.9, 35.8 and 34.9 dB; each plane alone gives 33.2, 39.7 and 37.7."""
+    """For comparison: denoised as RGB, 31.9, 35.8 and 34.9 dB; each plane alone, 33.2, 39.7 and 37.7 dB."""
     rng, clean = np.random.default_rng(1), []
     with io.read(folder / "cityCC0.mpg", (20, 28)) as clip, io.write(tmp_path / "noisy.mkv", clip, codec="ffv1") as out:
         for planes in clip.planes():

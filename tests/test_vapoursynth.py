@@ -1,4 +1,4 @@
-"""VapourSynth functions give what the array functions give, in every format: with VapourSynth, and with a stand-in."""
+"""The VapourSynth functions agree with those of arrays in every format: with VapourSynth, and with a stand-in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Frame:
 
 
 class Clip:
-    """Frames by number; slices, + and * as VideoNode has them."""
+    """A stand-in for VideoNode: frames by number, slices, + and *."""
 
     def __init__(self, frame, num_frames, known, height, width, fps=Fraction(25)):
         self._frame, self.num_frames, self.fps = frame, num_frames, fps
@@ -102,22 +102,32 @@ def with_props(clip, source):
 STAND_IN = SimpleNamespace(
     core=SimpleNamespace(
         std=SimpleNamespace(
-            BlankClip=blank, ModifyFrame=modified, Crop=cropped, Interleave=interleaved, CopyFrameProps=with_props,
+            BlankClip=blank,
+            ModifyFrame=modified,
+            Crop=cropped,
+            Interleave=interleaved,
+            CopyFrameProps=with_props,
             AssumeFPS=lambda clip, src: clip._like(clip.get_frame, clip.num_frames, src.fps),
         )
     )
-)  # fmt: skip
+)
 FORMATS = {  # name: (floats?, bits, planes, subsampling of columns and rows)
-    "GRAY8": (False, 8, 1, 0, 0), "GRAY10": (False, 10, 1, 0, 0),
-    "GRAY32": (False, 32, 1, 0, 0), "GRAYH": (True, 16, 1, 0, 0),
-    "YUV420P8": (False, 8, 3, 1, 1), "YUV420P10": (False, 10, 3, 1, 1), "YUV422P16": (False, 16, 3, 1, 0),
-    "YUV444PS": (True, 32, 3, 0, 0), "RGB24": (False, 8, 3, 0, 0),
-    "RGB30": (False, 10, 3, 0, 0), "RGBS": (True, 32, 3, 0, 0),
-}  # fmt: skip
+    "GRAY8": (False, 8, 1, 0, 0),
+    "GRAY10": (False, 10, 1, 0, 0),
+    "GRAY32": (False, 32, 1, 0, 0),
+    "GRAYH": (True, 16, 1, 0, 0),
+    "YUV420P8": (False, 8, 3, 1, 1),
+    "YUV420P10": (False, 10, 3, 1, 1),
+    "YUV422P16": (False, 16, 3, 1, 0),
+    "YUV444PS": (True, 32, 3, 0, 0),
+    "RGB24": (False, 8, 3, 0, 0),
+    "RGB30": (False, 10, 3, 0, 0),
+    "RGBS": (True, 32, 3, 0, 0),
+}
 
 
 def planes_of(name, length, height=24, width=32):
-    """A noisy moving texture as lists of planes."""
+    """Return a noisy moving texture as lists of planes."""
     floats, bits, count, across, down = FORMATS[name]
     rng = np.random.default_rng(0)
     still = rng.random((height // 2, width // 2)).repeat(2, 0).repeat(2, 1)
@@ -176,7 +186,7 @@ def make(request, monkeypatch):
 
 
 def taken(clip, numbers=None):
-    """The planes of frames, asked for in this order; all of them backwards if it is not said."""
+    """Return the planes of frames, requested in this order; by default of all frames, backwards."""
     numbers = reversed(range(clip.num_frames)) if numbers is None else numbers
     return {n: [np.asarray(clip.get_frame(n)[p]).copy() for p in range(clip.format.num_planes)] for n in numbers}
 
@@ -187,7 +197,7 @@ def white(name):
 
 
 def stored(name, plane, like):
-    """Floats as samples of a format."""
+    """Return floats as samples of a format."""
     floats, bits, *_ = FORMATS[name]
     return (plane if floats else np.clip(np.rint(plane.astype(float) * white(name)), 0, 2**bits - 1)).astype(like.dtype)
 
@@ -195,7 +205,7 @@ def stored(name, plane, like):
 # --- what they give ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["GRAY8", "GRAY32", "YUV420P10", "RGBS"])
 def test_denoise_is_that_of_the_planes_as_a_whole(make, name):
-    """However groups of frames are cut."""
+    """The groups of frames make no difference."""
     length, source = 21, planes_of(name, 21)
     found = Denoise(make(name, length), sigma=8, radius=1)
     kind = np.float64 if name == "GRAY32" else np.float32
@@ -259,7 +269,7 @@ def test_planes_that_are_not_asked_for_stay(make):
 
 
 def test_without_motion_a_still_clip_stays_to_the_bit(make):
-    """Colours that are repeated and averaged are what they were."""
+    """Repeating colours and averaging them again changes nothing."""
     clip = make("YUV420P10", 1)
     found = taken(Align(clip, 0, sigma=0))
     for a, b in zip(found[0], taken(clip)[0], strict=True):
@@ -273,7 +283,7 @@ def test_bad_arguments_are_said(make):
         (lambda: Denoise(clip, [1, 2]), "sigma has 2 values, expected one or 3"),
         (lambda: Denoise("clip"), "expected a VideoNode"),
         (lambda: Align(clip, "sideways"), "to is 'sideways'"),
-        (lambda: Align(clip, 4), "expected previous, next or a number of 0 to 3"),
+        (lambda: Align(clip, 4), "expected previous, next or a number from 0 to 3"),
         (lambda: Align(clip, flow="raft"), "flow is 'raft'"),
     ]:
         with pytest.raises(shiftsearch.ShiftsearchError, match=said):

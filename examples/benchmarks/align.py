@@ -1,12 +1,12 @@
-"""Alignment of real clips under noise: search beside no alignment and beside warping by flow alone.
+"""Measure the alignment of real clips under noise: search, flow alone, and no alignment.
 
 python examples/benchmarks/align.py [folder for the clips]
 
 Protocol. Colour, crops of 208 x 272 from the middle; frame t + 1 is aligned to frame t, for two t of each clip. Gaussian
-noise of sigma 15 (of 255) is added to both; flow and search see only those noisy frames (or the clean ones, in the
-second table). What was found then warps the clean frame, whose PSNR to the clean reference counts, without a border of
-8 pixels. Means over clips. Parameters were chosen on the first five clips, and the bar for leaving the flow on the next
-five too; the last five are scenes that were first measured when all was decided.
+noise of sigma 15 (of 255) is added to both; flow and search see only these noisy frames (or the clean ones, in the
+second table). The places that were found then warp the clean frame, and its PSNR to the clean reference is measured,
+without a border of 8 pixels, as a mean over clips. Parameters were chosen on the first five clips, and the threshold for
+leaving the flow on the next five too; the last five are scenes that were first measured when all was decided.
 """
 
 import json
@@ -22,7 +22,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import shiftsearch
 from shiftsearch import flow
 
-CLIPS = {  # name: (file, first frame, halved, so that traces of compression matter less)
+CLIPS = {  # name: (file, first frame, whether to halve the size, which hides traces of compression)
     "carphone": ("carphone_pristine.mp4", 0, False),
     "bbb": ("bigbuckbunny.mp4", 30, True),
     "bikes": ("bikes.mp4", 104, False),
@@ -46,27 +46,27 @@ RESULTS = Path(__file__).parent / "results" / "align.json"
 
 
 def clip(folder: Path, file: str, first: int, halved: bool) -> np.ndarray:
-    """Frames (T, 208, 272, 3) at most, float32, 0..1."""
+    """Return frames of at most (T, 208, 272, 3), float32, 0..1."""
     whole = real_clips.frames(folder / file, first, FRAMES[-1] + 2, halved)
     top, left = (max(0, (n - most) // 2) for n, most in zip(whole.shape[1:3], (208, 272), strict=True))
     return np.float32(whole[:, top : top + 208, left : left + 272]) / 255
 
 
 def remap(frame, moved, how):
-    """Warping by flow alone, by OpenCV."""
+    """Return a frame warped by flow alone, by OpenCV."""
     y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
     return cv2.remap(frame, x + moved[0], y + moved[1], how, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def found(reference, frame, clean, **options):
-    """The clean frame, warped to where search in the others found its pixels."""
+    """Return the clean frame, warped to the places that a search in the noisy frames found."""
     _, offsets = shiftsearch.align(reference, frame, return_offsets=True, **options)
     shown = {name: options[name] for name in ("output", "interp") if name in options}
     return shiftsearch.align(clean, clean, offsets, window=1, **shown)
 
 
 def methods(reference, frame, clean):
-    """{row: the clean frame aligned}, from what reference and frame show."""
+    """Return {row: the clean frame aligned}, by what reference and frame show."""
     dis, farneback = flow.dis(reference, frame), flow.farneback(reference, frame)
     coarse = flow.coarse(flow.dis(reference, frame, sigma=SIGMA / 255), 8)
     back = shiftsearch.upsample_flow(coarse, clean.shape[:2])
@@ -90,7 +90,7 @@ def methods(reference, frame, clean):
 
 
 def table(scenes, sigma):
-    """{row: {clip: dB}}"""
+    """Return {row: {clip: dB}}."""
     rows = {}
     for name, frames in scenes.items():
         rng = np.random.default_rng(0)

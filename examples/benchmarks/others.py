@@ -1,7 +1,7 @@
-"""What shiftsearch is measured against: the same in hand-written C++ and in torch.
+"""The same search in hand-written C++ and in torch, to measure shiftsearch against.
 
-Frames are named by their number in the video here, and in time order: `places` (T, h, w, K, 3) are (frame, row,
-column), `flow` (T, 3, h, w, 2) is in whole pixels, (dy, dx), to the frames t - 1 .. t + 1, moved into the clip.
+Here frames have their number in the video: `places` (T, h, w, K, 3) are (frame, row, column). `flow` (T, 3, h, w, 2) is in
+whole pixels, (dy, dx), to the frames t - 1 .. t + 1 in order of time, shifted into the clip at its ends.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ T, WINDOW, TOPK = 5, 9, 10
 
 # --- from our conventions -------------------------------------------------------------------------
 def first_frames():
-    """The first of the three frames that each frame looks at."""
+    """Return the first of the three frames that each frame looks at."""
     return shiftsearch.neighbours(T, 1).min(1)
 
 
 def as_flow(flow):
-    """Flow (T, 2, 2, h, w) of `shiftsearch.search`."""
+    """Return flow (T, 2, 2, h, w) of `shiftsearch.search` in this form."""
     order, first = shiftsearch.neighbours(T, 1), first_frames()
     out = np.zeros((T, 3, *flow.shape[-2:], 2), np.int32)
     for t, slot in np.ndindex(T, 2):
@@ -34,7 +34,7 @@ def as_flow(flow):
 
 
 def as_places(offsets, stride):
-    """Offsets (1, T, h, w, K, 3)."""
+    """Return offsets (1, T, h, w, K, 3) as places."""
     t, y, x = np.ogrid[:T, : offsets.shape[2], : offsets.shape[3]]
     query = np.stack(np.broadcast_arrays(t, y * stride, x * stride), -1)
     return np.ascontiguousarray(offsets[0] + query[..., None, :], np.int32)
@@ -58,7 +58,7 @@ class Yardstick:
 
     @staticmethod
     def missing():
-        """Why it cannot run here, or None."""
+        """Return why it cannot run here, or None."""
         if shutil.which("g++") is None:
             return "there is no g++"
         text = "#include <immintrin.h>\n#ifndef __AVX512F__\n#error\n#endif\n"
@@ -90,7 +90,7 @@ class Yardstick:
 
 # --- torch ------------------------------------------------------------------------------------------
 class Torch:
-    """The same with torch alone: rows of unfolded patches are gathered, some queries at a time."""
+    """The same with torch alone: it gathers rows of unfolded patches, some queries at a time."""
 
     floats = 1_000_000  # gathered at once; 0.1 to 16 million were tried
 
@@ -101,7 +101,7 @@ class Torch:
         torch.set_num_threads(1)
 
     def _patches(self, video, patch):
-        """(T * H * W, C * patch**2): the patch around every pixel."""
+        """Return the patch around every pixel, (T * H * W, C * patch**2)."""
         torch, r = self.torch, patch // 2
         video = torch.nn.functional.pad(video, (r, r, r, r), mode="reflect") if r else video
         return torch.nn.functional.unfold(video, patch).transpose(1, 2).flatten(0, 1)
@@ -138,7 +138,7 @@ class Torch:
         return ((places[..., 0] * H + places[..., 1]) * W + places[..., 2]).view(-1, TOPK)
 
     def _fold(self, rows, H, W, patch):
-        """(T * H * W, C * patch**2) added up to videos."""
+        """Return rows (T * H * W, C * patch**2) added up to videos."""
         r = patch // 2
         rows = rows.view(T, H * W, -1).transpose(1, 2)
         return self.torch.nn.functional.fold(rows, (H + 2 * r, W + 2 * r), patch)[..., r : r + H, r : r + W]

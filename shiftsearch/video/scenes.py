@@ -51,7 +51,7 @@ def with_scenes(
     before = first = None
     for number, whole in enumerate(iterated(op, frames)):
         frame = seen(whole)
-        last = {} if before is None else {"the frame before": before[0]}  # of one library and device
+        last: dict[str, Any] = {} if before is None else {"the frame before": before[0]}  # of one library and device
         thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array), DTYPES, frame=frame, **last)
         first = first or (tuple(frame.shape), frame.dtype)
         if (tuple(frame.shape), frame.dtype) != first:

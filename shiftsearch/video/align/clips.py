@@ -38,7 +38,7 @@ def align(
     return_offsets: Literal[True],
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> tuple[Array, Array]: ...
+) -> tuple[Array, Any]: ...
 @overload
 def align(
     reference: AnyArray,
@@ -48,12 +48,12 @@ def align(
     return_offsets: bool,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Array, Array]: ...
+) -> Array | tuple[Array, Any]: ...
 
 
 def align(
-    reference: AnyArray,
-    frames: Array,
+    reference: Any,
+    frames: Any,
     flow: Flow = "dis",
     *,
     window: int = 9,
@@ -66,7 +66,7 @@ def align(
     return_offsets: bool = False,
     max_memory: int | str = "1GiB",
     progress: Progress = None,
-) -> Array | tuple[Array, Array]:
+) -> Any:
     """Warp frames onto a reference: each pixel shows what the frame has where the reference's pixel went.
 
     Args:
@@ -117,20 +117,22 @@ def align(
         max_memory=max_memory,
     )
     of_reference, of_frames = lengths(spec.op, reference, frames)
-    if None not in (of_reference, of_frames) and of_reference != of_frames:
+    counts = {n for n in (of_reference, of_frames) if n is not None}
+    if len(counts) == 2:
         raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
-    if of_reference is None and of_frames is None:
+    if not counts:
         found = warp_pair(spec, reference, frames, flow_at(spec.op, flow, 0, None))
         return found if return_offsets else found[0]
-    count = of_frames or of_reference
+    (count,) = counts
     pairs = (
         (reference if of_reference is None else reference[t], frames if of_frames is None else frames[t])
         for t in range(count)
     )
-    numbered = enumerate(watched("align", progress, pairs, count))
-    return _stacked(
-        spec.op, [warp_pair(spec, *pair, flow_at(spec.op, flow, t, count)) for t, pair in numbered], return_offsets
-    )
+    warped = [
+        warp_pair(spec, onto, frame, flow_at(spec.op, flow, t, count))
+        for t, (onto, frame) in enumerate(watched("align", progress, pairs, count))
+    ]
+    return _stacked(spec.op, warped, return_offsets)
 
 
 @overload
@@ -152,7 +154,7 @@ def align_clip(
     return_offsets: Literal[True],
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> tuple[Array, Array]: ...
+) -> tuple[Array, Any]: ...
 @overload
 def align_clip(
     frames: Array,
@@ -162,18 +164,18 @@ def align_clip(
     return_offsets: bool,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Array, Array]: ...
+) -> Array | tuple[Array, Any]: ...
 
 
 def align_clip(
-    frames: Array,
+    frames: Any,
     to: Onto | int = "previous",
     flow: Flow = "dis",
     *,
     return_offsets: bool = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Array, Array]:
+) -> Any:
     """Warp each frame of a clip onto the one before it, onto the one after it, or onto one frame of the clip.
 
     With "previous" and "next", a frame that has no such neighbour in its scene stays as it is: see `scene_cuts`.

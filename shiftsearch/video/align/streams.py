@@ -35,7 +35,7 @@ def align_stream(
     *,
     return_offsets: Literal[True],
     **options: Unpack[AlignOptions],
-) -> Iterator[tuple[Array, Array]]: ...
+) -> Iterator[tuple[Array, Any]]: ...
 @overload
 def align_stream(
     frames: Iterable[Array],
@@ -44,17 +44,17 @@ def align_stream(
     *,
     return_offsets: bool,
     **options: Unpack[AlignOptions],
-) -> Iterator[Array] | Iterator[tuple[Array, Array]]: ...
+) -> Iterator[Array] | Iterator[tuple[Array, Any]]: ...
 
 
 def align_stream(
-    frames: Iterable[Array],
+    frames: Iterable[Any],
     to: Onto = "previous",
     flow: Method | Measure | None = "dis",
     *,
     return_offsets: bool = False,
     **options: Unpack[AlignOptions],
-) -> Iterator[Array] | Iterator[tuple[Array, Array]]:
+) -> Iterator[Any]:
     """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
 
     Args:

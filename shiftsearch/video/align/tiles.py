@@ -71,7 +71,7 @@ def tiles(spec: AlignSpec, xp: Any, flow: Any, channels: int, keep: Box) -> Iter
     box = queries.grown(spec.patch, size).joined(_reached(xp, flow, queries).grown(margin, size))
     each = 4 * (8 * channels + (110 if spec.interp == "bicubic" else 30))  # bytes per pixel, roughly
     longest = max(keep.bottom - keep.top, keep.right - keep.left)
-    if box.area * each <= spec.max_memory or longest <= _SMALLEST:
+    if box.area * each <= float(spec.max_memory) or longest <= _SMALLEST:
         yield keep, box
         return
     for half in keep.halves():

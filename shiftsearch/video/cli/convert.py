@@ -110,5 +110,5 @@ class _Preview:
         beside = self._number + (1 if self._onto == "next" else -1)
         onto = frames.get(beside, before) if isinstance(self._onto, str) else self._onto
         wanted = before if self._onto == "before" else onto
-        before, after, wanted, onto = map(self._clip.picture, (before, self._after, wanted, onto))
-        return before_and_after(before, after, wanted, to_color(dis(onto, before)))
+        a, b, c, d = map(self._clip.picture, (before, self._after, wanted, onto))
+        return before_and_after(a, b, c, to_color(dis(d, a)))

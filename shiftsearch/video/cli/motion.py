@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise, starmap
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def flow(args: Namespace) -> int:
     method, watch = getattr(shiftsearch.flow, args.flow), Watch()
     with ExitStack() as stack:
         clip = stack.enter_context(opened(args, args.frames))
+        out: Any
         if Path(args.output).suffix.lower() == ".npy":
             out = stack.enter_context(_npy(args.output, clip.path))
         else:

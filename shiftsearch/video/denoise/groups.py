@@ -44,7 +44,8 @@ def still(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
     """Return where the frames that a patch spans show the same thing, (h, w)."""
     own, *later = (frame.searched for frame in frames[here : here + what.depth])
     if not later:
-        return xp.ones(query_grid(*own.shape, what.stride), bool)
+        height, width = own.shape
+        return xp.ones(query_grid(height, width, what.stride), bool)
     later = xp.stack(later)[:, None]
     scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
     return (scores <= what.worst * (frames[here].level * what.patch) ** 2).all((0, 1, 4))
@@ -56,7 +57,8 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], what:
     These are scores (n, k, h, w) and offsets (n, k, h, w, 3).
     """
     own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
-    flow = _flow_to(xp, frames, here, there, query_grid(*own.shape[1:], what.stride), what.stride)
+    _, height, width = own.shape
+    flow = _flow_to(xp, frames, here, there, query_grid(height, width, what.stride), what.stride)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
     scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
     offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)

@@ -11,7 +11,7 @@ from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.frames import coarsened, restored
 from shiftsearch.video.noise import noise_level
 
-_OPPONENT = np.float32([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt(np.float32([[3], [2], [6]]))
+_OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(np.array([[3], [2], [6]], np.float32))
 _FAR = 2.0**30  # times white; squares of sums of such values are still finite
 _BESIDE = 0.5  # weight of U and V beside Y in what is searched: more helps U and V, at the cost of Y
 

@@ -62,7 +62,8 @@ class _Motion:
             picture[0].small = _small(xp, picture[0])
         if before is not None:
             if self.method is not None:
-                flow = [self._between(xp, *pair) for pair in ((before[0], picture[0]), (picture[0], before[0]))]
+                pairs = (before[0], picture[0]), (picture[0], before[0])
+                flow = [_measured(self.op, xp, self.method, *pair) for pair in pairs]
                 before[0].small = None
             for one, other in zip(before, picture, strict=True):
                 one.forward, other.backward = flow or (None, None)
@@ -73,9 +74,10 @@ class _Motion:
         if self.before is not None:
             yield self.before
 
-    def _between(self, xp: Any, reference: Frame, target: Frame) -> Any:
-        blurred = min(reference.sigma[0] / 2, _BLURRED)
-        return measure(self.op, xp, self.method, reference.small, target.small, blurred)
+
+def _measured(op: str, xp: Any, method: str, reference: Frame, target: Frame) -> Any:
+    blurred = min(reference.sigma[0] / 2, _BLURRED)
+    return measure(op, xp, method, reference.small, target.small, blurred)
 
 
 def _small(xp: Any, frame: Frame) -> Any:

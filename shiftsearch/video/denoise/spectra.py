@@ -48,7 +48,7 @@ def _shrunk(groups: np.ndarray, guide: np.ndarray, level: float, guided: bool) -
     groups = np.ascontiguousarray(groups)
     count, n, pixels = groups.shape
     weights, scratch = np.empty(count, np.float32), aligned(2 * n * pixels, np.float32)
-    arrays = groups, guide, np.float32([level]), weights, scratch
+    arrays = groups, guide, np.array([level], np.float32), weights, scratch
     _compiled(n, guided)(*(array.ctypes.data for array in arrays), count)
     return groups, weights
 
@@ -140,23 +140,23 @@ def _build(n: int, guided: bool) -> int:
     level, one = f.splat(f.scalar(level, 0)), f.full(1.0)
     at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
 
-    def planes(given, begin, out, to, transform):
+    def planes(given: Any, begin: Any, out: Any, to: Any, transform: Callable[..., list[Any]]) -> None:
         """Write `transform` of all patches, from given[begin:] to out[to:].
 
         If two patches go at once and n is odd, the last pair repeats one patch.
         """
 
-        def some(patch):
+        def some(patch: Any) -> None:
             patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
             vectors = _turned(f, transform(f, _loaded(f, given, f.add(begin, patch), at_once)))
             _stored(f, transform(f, vectors), out, f.add(to, patch), at_once)
 
         f.loop(n, [], some, step=at_once)
 
-    def spectrum(at):
+    def spectrum(at: Any) -> list[Any]:
         return _forth(f, [f.load(scratch, f.add(at, i * pixels)) for i in range(n)])
 
-    def kept(at, sum_):
+    def kept(at: Any, sum_: Any) -> tuple[list[Any], Any]:
         values, nothing = spectrum(at), f.zeros()
         size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
         mean = b.insert_element(level, f.element(-1.0), ir.IntType(32)(0))  # the mean is always kept
@@ -166,7 +166,7 @@ def _build(n: int, guided: bool) -> int:
             values[i], sum_ = b.select(stands_out, value, nothing), f.plus(sum_, b.select(stands_out, one, nothing))
         return values, sum_
 
-    def weighed(at, sum_):
+    def weighed(at: Any, sum_: Any) -> tuple[list[Any], Any]:
         values, guides = spectrum(at), spectrum(f.add(at, n * pixels))
         for i, value in enumerate(guides):
             power = b.fmul(value, value)
@@ -174,13 +174,13 @@ def _build(n: int, guided: bool) -> int:
             values[i], sum_ = b.fmul(values[i], gain), f.fma(gain, gain, sum_)
         return values, sum_
 
-    def group(number):
+    def group(number: Any) -> None:
         begin = f.mul(number, n * pixels)
         planes(groups, begin, scratch, 0, _forth)
         if guided:
             planes(guide, begin, scratch, n * pixels, _forth)
 
-        def across(at, sum_):
+        def across(at: Any, sum_: Any) -> list[Any]:
             values, sum_ = (weighed if guided else kept)(at, sum_)
             for i, value in enumerate(_back(f, values)):
                 f.store(value, scratch, f.add(at, i * pixels))

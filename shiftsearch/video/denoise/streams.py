@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from shiftsearch._arrays import transform
@@ -50,7 +50,7 @@ def denoise_stream(
 
 def denoise_planes(
     frames: Iterable[Planes],
-    sigma: Sigma | list[Sigma] | tuple[Sigma, ...] = None,
+    sigma: Sigma | Sequence[Sigma] = None,
     *,
     quality: Quality = "fast",
     radius: int = 2,
@@ -101,42 +101,45 @@ def denoised(
 
     `flow` may also be a tuple (forward, backward) of arrays of the array module that the frames have.
     """
-    method, stages = method_of(spec.op, flow), _Stages(spec, noted)
-    before: Planes | None = None
-    with Threads(spec.max_memory) as pool:
+    method = method_of(spec.op, flow)
+    stages: _Stages | None = None
+    with Threads(float(spec.max_memory)) as pool:
         for number, (frame, begins) in enumerate(with_scenes(spec.op, frames, lambda frame: frame[0])):
-            if begins:
-                yield from stages.finish(before)
-                stages.scene = Scene(spec, method, pool.in_order, len({tuple(array.shape) for array in frame}))
-            yield from stages.push(frame, {} if begins else _flow_between(flow, number, before[0], frame[0]))
-            before = frame
-        yield from stages.finish(before)
-
-
-def _flow_between(flow: Any, number: int, before: Any, frame: Any) -> dict[str, Any]:
-    """Return the flow from the frame before to frame `number`, and back, if it is the caller's."""
-    if isinstance(flow, tuple):
-        return {"forward": flow[0][number - 1], "backward": flow[1][number]}
-    return {"forward": flow(before, frame), "backward": flow(frame, before)} if callable(flow) else {}
+            if stages is None or begins:
+                if stages is not None:
+                    yield from stages.finish()
+                scene = Scene(spec, method, pool.in_order, len({tuple(array.shape) for array in frame}))
+                stages = _Stages(spec, scene, flow, noted)
+            yield from stages.push(number, frame)
+        if stages is not None:
+            yield from stages.finish()
 
 
 class _Stages:
     """A scene that takes and gives frames as the caller has them."""
 
-    def __init__(self, spec: DenoiseSpec, noted: Callable[[list[float]], object] | None):
-        self.scene: Scene | None = None
-        self._op, self._sigma, self._noted = spec.op, spec.sigma, noted
+    def __init__(self, spec: DenoiseSpec, scene: Scene, flow: Any, noted: Callable[[list[float]], object] | None):
+        self._op, self._sigma, self._scene, self._flow, self._noted = spec.op, spec.sigma, scene, flow, noted
         self._names = [f"plane {n}" for n in range(len(spec.sigma))] if len(spec.sigma) > 1 else ["frames"]
+        self._last: Planes = ()
 
-    def push(self, frame: Planes, flow: dict[str, Any]) -> Iterator[Planes]:
+    def push(self, number: int, frame: Planes) -> Iterator[Planes]:
         """Take a frame and yield those that are ready."""
+        flow = self._flow_between(number, self._last[0], frame[0]) if self._last else {}
+        self._last = frame
         return self._whole(transform(self._op, self._push, DTYPES, **self._named(frame), **flow))
 
-    def finish(self, last: Planes | None) -> Iterator[Planes]:
+    def finish(self) -> Iterator[Planes]:
         """Yield the frames that are left, in the form of the last one."""
-        if self.scene is None:
-            return iter(())
-        return self._whole(transform(self._op, self._finish, DTYPES, **self._named(last)))
+        return self._whole(transform(self._op, self._finish, DTYPES, **self._named(self._last)))
+
+    def _flow_between(self, number: int, before: Any, frame: Any) -> dict[str, Any]:
+        """Return the flow from the frame before to frame `number`, and back, if it is the caller's."""
+        if isinstance(self._flow, tuple):
+            return {"forward": self._flow[0][number - 1], "backward": self._flow[1][number]}
+        if callable(self._flow):
+            return {"forward": self._flow(before, frame), "backward": self._flow(frame, before)}
+        return {}
 
     def _push(self, xp: Any, *arrays: Any) -> tuple[Any, ...]:
         count = len(self._names)
@@ -147,10 +150,10 @@ class _Stages:
         picture = taken(xp, natives, self._sigma)
         if self._noted is not None:
             self._noted(levels_of(picture)[:count])
-        return given(xp, self.scene.push(xp, picture, flow), frame)
+        return given(xp, self._scene.push(xp, picture, flow), frame)
 
     def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
-        return given(xp, self.scene.finish(xp), frame)
+        return given(xp, self._scene.finish(xp), frame)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
         return dict(zip(self._names, frame, strict=True))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
@@ -133,7 +134,13 @@ _READINGS |= {
 }
 
 
-def consistency(forward: Array, backward: AnyArray, *, tolerance: float = 1.0) -> Array:
+@overload
+def consistency(forward: NDArray[Any], backward: AnyArray, *, tolerance: float = 1.0) -> NDArray[np.bool_]: ...
+@overload
+def consistency(forward: Array, backward: AnyArray, *, tolerance: float = 1.0) -> Array: ...
+
+
+def consistency(forward: Any, backward: Any, *, tolerance: float = 1.0) -> Any:
     """Return where the way there and back ends where it began. Elsewhere things are hidden, or the flow is wrong.
 
     Args:

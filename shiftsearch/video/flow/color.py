@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
@@ -12,7 +13,13 @@ from shiftsearch.video.flow.arrays import checked, finite
 from shiftsearch.video.types import Array
 
 
-def to_color(flow: Array, *, longest: float | None = None) -> Array:
+@overload
+def to_color(flow: NDArray[Any], *, longest: float | None = None) -> NDArray[np.uint8]: ...
+@overload
+def to_color(flow: Array, *, longest: float | None = None) -> Array: ...
+
+
+def to_color(flow: Any, *, longest: float | None = None) -> Any:
     """Return a picture of a flow: the hue shows the direction (red is right, cyan is left), pale colours are slow.
 
     Args:

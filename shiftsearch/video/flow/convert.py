@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,8 @@ def from_raft(flow: Array | Sequence[Array], size: tuple[int, int] | None = None
         if not flow:
             raise ShiftsearchError("flow.from_raft: flow is an empty list, expected predictions")
         flow = flow[-1]
-    flow = transform("flow.from_raft", lambda xp, array: checked("flow.from_raft", "flow", array).copy(), flow=flow)
-    return flow if size is None else upsample_flow(flow, size)
+    found = transform("flow.from_raft", lambda xp, array: checked("flow.from_raft", "flow", array).copy(), flow=flow)
+    return found if size is None else upsample_flow(found, size)
 
 
 def coarse(flow: Array, factor: int = 8) -> Array:
@@ -78,7 +79,7 @@ def coarse(flow: Array, factor: int = 8) -> Array:
     if isinstance(factor, bool) or not hasattr(factor, "__index__") or not 1 <= factor <= 1024:
         raise ShiftsearchError(f"flow.coarse: factor is {factor!r}, expected a whole number from 1 to 1024")
 
-    def natively(xp, array):
+    def natively(xp: Any, array: Any) -> Any:
         array = finite(xp, checked("flow.coarse", "flow", array))
         (h, w), (H, W) = (-(-n // factor) for n in array.shape[-2:]), array.shape[-2:]
         rows, columns = (xp.asarray(_cells(n, m)) for n, m in ((H, h), (W, w)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.flow.arrays import pairwise
@@ -13,10 +14,17 @@ from shiftsearch.video.noise import noise_scale
 from shiftsearch.video.types import AnyArray, Array
 
 _MOST_BLUR = 16.0  # pixels
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # weights of R, G and B
 _LEAST = 32  # pixels per side: OpenCV takes no smaller frames, so these are padded
 
 
-def dis(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array:
+@overload
+def dis(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+@overload
+def dis(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+
+
+def dis(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
     """Measure flow by dense inverse search, OpenCV's DIS: quick (0.5 s for a megapixel), on the CPU.
 
     Args:
@@ -38,7 +46,13 @@ def dis(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Ar
     return _measured("dis", reference, target, sigma)
 
 
-def farneback(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array:
+@overload
+def farneback(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+@overload
+def farneback(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+
+
+def farneback(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
     """Measure flow by polynomial expansion, OpenCV's Farneback: smooth, on the CPU.
 
     Args:
@@ -54,7 +68,13 @@ def farneback(reference: Array, target: AnyArray, *, sigma: float | None = None)
     return _measured("farneback", reference, target, sigma)
 
 
-def none(reference: Array, target: AnyArray) -> Array:
+@overload
+def none(reference: NDArray[Any], target: AnyArray) -> NDArray[np.float32]: ...
+@overload
+def none(reference: Array, target: AnyArray) -> Array: ...
+
+
+def none(reference: Any, target: Any) -> Any:
     """Return the flow of no motion: zeros.
 
     Args:
@@ -115,7 +135,7 @@ def _opencv(op: str) -> Any:
 
 def _prepared(cv2: Any, frame: Any, blur: float) -> Any:
     """Return a frame (C, H, W) on the scale 0..1 as OpenCV takes it: grey, 8 bits, padded if it is small."""
-    grey = np.tensordot(np.float32([0.299, 0.587, 0.114]), frame[:3], 1) if len(frame) > 2 else frame[0]
+    grey = np.tensordot(_GREY, frame[:3], 1) if len(frame) > 2 else frame[0]
     grey = np.rint(255 * np.fmin(np.fmax(grey, 0), 1)).astype(np.uint8)
     height, width = grey.shape
     grey = np.pad(grey, ((0, max(0, _LEAST - height)), (0, max(0, _LEAST - width))), mode="edge")

@@ -42,7 +42,7 @@ def layout_of(path: Any, frame: Any) -> str:
     """Return FFmpeg's name for an array of grey or RGB, or raise an error that names the file to be written."""
     kind = getattr(frame, "dtype", None)
     bits = {"uint8": 8, "uint16": 16}.get(getattr(kind, "name", ""))
-    shape = getattr(frame, "shape", ())
+    shape: tuple[int, ...] = getattr(frame, "shape", ())
     if bits is None or len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] != 3):
         raise ShiftsearchError(
             f"{path}: a frame is {getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}, "

@@ -18,7 +18,7 @@ from shiftsearch.video.io.header import Header, Tracks, check_progressive
 from shiftsearch.video.io.pixels import EXACT, LAYOUTS, form_of, is_planar, samples_of
 from shiftsearch.video.types import Planes
 
-_WHITE = {8: np.uint8(255), 16: np.uint16(65535)}
+_WHITE: dict[int, Any] = {8: np.uint8(255), 16: np.uint16(65535)}
 
 
 def read(
@@ -94,7 +94,7 @@ class Reader:
         self.stream, self.others = tracks.video, tracks.others
         self._decoder = Decoder(self.path, self._container, tracks, self.first)
         self._frames = self._decoder.frames()
-        self._head = next(self._frames, None)
+        self._head: Any = next(self._frames, None)
         if self._head is None:
             raise ShiftsearchError(f"{self.path}: no frame can be decoded, expected a complete video file")
         self.header = Header.of(self.path, self._container, tracks, self._head)
@@ -141,7 +141,7 @@ class Reader:
 
         See `shiftsearch.video.io.yuv` for the samples of (Y, U, V).
         """
-        last = None
+        last: Fraction | None = None
         for number, frame in enumerate(self._readable()):
             time = last = self._time(frame, last)
             if number < self.first - self.before:
@@ -151,7 +151,7 @@ class Reader:
             yield self._planes(frame, number)
             if self.end is not None and number + 1 == self.end + self._after:
                 return
-        if self.broken and self.until is None:
+        if self.broken and self.until is None and last is not None:
             self.until = last + 1 / self.rate
         if self._decoder.count <= self.first:
             raise ShiftsearchError(f"{self.path}: has {self._decoder.count} frames, expected more than {self.first}")
@@ -196,8 +196,8 @@ class Reader:
                 if (frame.width, frame.height, frame.format.name) != (*size, header.format) or not is_planar(
                     header.format
                 ):
-                    name = form_of(header.format, header.matrix, header.range).name
-                    frame = frame.reformat(*size, name, **EXACT)
+                    lying: Any = form_of(header.format, header.matrix, header.range)  # not turned upright yet
+                    frame = frame.reformat(*size, lying.name, **EXACT)
                 found = [header.form.plane(samples) for samples in samples_of(frame, header.form)]
         return tuple(np.rot90(array, header.turns).copy() for array in found)  # not in the decoder's memory
 

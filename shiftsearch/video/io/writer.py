@@ -51,13 +51,15 @@ def write(
         ...     for frame in clip:
         ...         out.write(255 - frame)
     """
-    if like is None and (rate is None or rate <= 0):
+    if like is not None:
+        rate = like.rate
+    elif rate is None or not 0 < rate < float("inf"):
         raise ShiftsearchError(
             f"{path}: rate is {rate}, expected frames per second, or like=, a Reader that has a rate"
         )
     with whole(path, like.path if like is not None else None) as part:
         with told(path, "cannot be written"):
-            writer = Writer(path, part, like, rate, codec, crf)
+            writer = Writer(path, part, like, Fraction(rate), codec, crf)
         try:
             yield writer
             writer.finish()
@@ -74,12 +76,13 @@ class Writer:
         path: str | Path,
         part: Path,
         like: Reader | None,
-        rate: float | Fraction | None,
+        rate: Fraction,
         codec: str | None,
         crf: int | None,
     ):
-        self.path, self._like = Path(path), like
-        self._rate = Fraction(rate) if like is None else like.rate
+        self.path = Path(path)
+        self._like: Any = like
+        self._rate = rate
         self.left_out: list[str] = []
         self.count, self._last = 0, float("-inf")
         first = like.header.number + like.first if like is not None else 0
@@ -125,7 +128,7 @@ class Writer:
 
     def _picture(self, planes: Planes) -> Any:
         """Return what is encoded: the samples of planes if they are in the file's form, or else those of their colours."""
-        source = self._like.header.form if self._like is not None else None
+        source: Any = self._like.header.form if self._like is not None else None
         form, name = self._form, self._target.stream.pix_fmt
         if form is None:
             array = planes[0] if len(planes) == 1 else self._like.picture(planes)
@@ -176,7 +179,9 @@ class Writer:
     def _copy_packets(self, end: Fraction | float) -> None:
         """Copy sound and subtitles up to a time of the source."""
         like = self._like
-        for packet in like.packets(end) if like is not None else ():
+        if like is None:
+            return
+        for packet in like.packets(end):
             stream = self._copies.get(packet.stream.index)
             if stream is None or (like.first and time_of(packet) < like.begin):
                 continue

@@ -47,7 +47,7 @@ class Form:
         coarse = -(-size[0] // self.down), -(-size[1] // self.across)
         return [(tuple(size), kind), (coarse, kind), (coarse, kind)]
 
-    def colours(self, planes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def colours(self, planes: Sequence[Any]) -> list[np.ndarray]:
         """Return the colours of planes as three planes (H, W) of floats, not clipped. U and V are repeated."""
         (black, white), (grey, span) = self._scales()
         height, width = planes[0].shape
