@@ -1,8 +1,8 @@
 """`shiftsearch demo`: search repairs flow that is a little off, on a clip with known motion.
 
-A search by whole pixels in a window around the flow is followed by one by half pixels, in a small window around the best
-places of the first. Both see noisy frames. Their results are judged by the distance to the true motion, and by the clean
-frames at the places that were found.
+A search by whole pixels in a window around the flow is followed by one by half pixels, in a small window around the
+best places of the first. Both see noisy frames. Their results are judged by the distance to the true motion, and by the
+clean frames at the places that were found.
 """
 
 from __future__ import annotations

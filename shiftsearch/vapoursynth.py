@@ -72,8 +72,8 @@ def Align(
 ) -> Any:
     """Move each frame onto its neighbour, or all frames onto one, by `shiftsearch.align`.
 
-    Flow is measured on the first plane and all planes are searched. Smaller colour planes are enlarged for the search, and
-    reduced again.
+    Flow is measured on the first plane, and all planes are searched. Smaller colour planes are enlarged for the search,
+    and reduced again.
 
     Args:
         clip: a VideoNode of constant format and size
@@ -121,7 +121,7 @@ def _in_groups(
     reach: int,
     also: int | None = None,
 ) -> Any:
-    """Return a clip of `function(frames, kept)`, which gets frames as lists of planes of floats and returns those of `kept`.
+    """Return a clip made by `function(frames, kept)`, which takes frames and returns the results of those of `kept`.
 
     A group is one frame of a helper clip, as tall as `size` frames, so that VapourSynth itself manages threads and
     caches. Frames up to `reach` before and after a group are read with it, where the clip has them, and frame `also` is

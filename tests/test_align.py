@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 
@@ -317,6 +320,15 @@ def test_measured_flow_leads_the_search(flow):
     aligned = ss.align(clip[0], clip, flow, sigma=0)
     assert max(error(frame, clip[0], 24) for frame in aligned) < 0.1 * error(clip[2], clip[0], 24)
     np.testing.assert_array_equal(ss.align_clip(clip, 0, flow, sigma=0)[1:], aligned[1:])
+
+
+def test_options_have_the_same_names_and_defaults_everywhere():
+    promised = {
+        name: p.default for name, p in inspect.signature(ss.align).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
+    shared = {name: value for name, value in promised.items() if name not in ("return_offsets", "progress")}
+    assert {field.name: field.default for field in dataclasses.fields(spec.AlignSpec)[1:]} == shared
+    assert set(spec.AlignOptions.__annotations__) == set(shared)
 
 
 # --- errors -----------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ _HALF = 0.6745  # half of a normal distribution lies within so many standard dev
 
 
 def noise_level(xp: Any, planes: Any) -> float:
-    """Estimate the standard deviation of the white noise of planes (C, H, W) from the median of their fourth differences.
+    """Estimate the standard deviation of the white noise of planes (C, H, W).
 
-    Fourth differences along both axes remove smooth content, as the finest wavelets do, but more of it: on real clips,
-    noise of 5, 10 and 20 of 255 is estimated with errors of 5, 1 and 2 %, and with 11, 3 and 2 % by
-    `skimage.restoration.estimate_sigma`.
+    It follows from the median of their fourth differences along both axes. These remove smooth content, as the finest
+    wavelets do, but more of it: on real clips, noise of 5, 10 and 20 of 255 is estimated with errors of 5, 1 and 2 %,
+    and with 11, 3 and 2 % by `skimage.restoration.estimate_sigma`.
     """
     for _ in range(2):
         if planes.shape[1] < 5:

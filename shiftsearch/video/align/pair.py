@@ -86,7 +86,7 @@ def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
 
 def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> tuple[Any, Any]:
     values = len(reference) * spec.patch**2
-    scores, places = match(
+    scores, found = match(
         reference,
         target,
         flow,
@@ -98,7 +98,7 @@ def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: An
         penalty=min(spec.penalty * values * level**2, 1e6),
     )
     leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
-    offsets = xp.where(leaves, places[0, :, :, -1], places[0, :, :, 0]).astype("float32")  # dy, dx
+    offsets = xp.where(leaves, found[0, :, :, -1], found[0, :, :, 0]).astype("float32")  # dy, dx
     patch = spec.patch if spec.output == "patch" else 1
     return _interpolated(xp, target, offsets, spec.interp, patch), xp.moveaxis(offsets, -1, 0)[::-1]
 
@@ -106,20 +106,20 @@ def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: An
 def _interpolated(xp: Any, target: Any, offsets: Any, interp: str, patch: int) -> Any:
     """Return `target` (C, H, W) read at `offsets` (H, W, 2) from each pixel, as means of overlapping patches.
 
-    `aggregate` reads a fractional place bilinearly; for cubic weights it gets 16 whole-pixel places instead.
+    `aggregate` reads a fractional place bilinearly; for cubic weights it gets 16 whole pixels around the place instead.
     """
     taps = np.arange(-1, 3, dtype=np.int32) if interp == "bicubic" else np.zeros(1, np.int32)
-    places = xp.zeros((*offsets.shape[:2], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
-    weights = xp.ones(places.shape[:-1], target.dtype)
+    around = xp.zeros((*offsets.shape[:2], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
+    weights = xp.ones(around.shape[:-1], target.dtype)
     for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
         at, steps = offsets[:, :, axis, None, None], xp.asarray(taps.reshape(shape))
         if interp == "bicubic":
             low = xp.floor(at)
             weights *= _cubic(xp, at - low - steps.astype("float32"))
             at = low.astype("int32")
-        places[..., axis + 1] = at + steps
-    places, weights = (x.reshape(1, 1, *offsets.shape[:2], len(taps) ** 2, *x.shape[4:]) for x in (places, weights))
-    return aggregate(target[None], weights, places, patch=patch)[0]
+        around[..., axis + 1] = at + steps
+    around, weights = (x.reshape(1, 1, *offsets.shape[:2], len(taps) ** 2, *x.shape[4:]) for x in (around, weights))
+    return aggregate(target[None], weights, around, patch=patch)[0]
 
 
 def _cubic(xp: Any, x: Any) -> Any:

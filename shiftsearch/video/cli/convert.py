@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.flow import dis, to_color
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
 from shiftsearch.video.cli.report import Noise, Watch, report, shown
 from shiftsearch.video.denoise import denoise_overlap, denoise_planes
+from shiftsearch.video.flow.color import to_color
+from shiftsearch.video.flow.measure import dis
 from shiftsearch.video.io.pictures import before_and_after, png
 from shiftsearch.video.io.whole import same, whole
 from shiftsearch.video.types import Planes

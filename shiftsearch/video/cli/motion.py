@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise, starmap
 from pathlib import Path
@@ -11,17 +11,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-import shiftsearch.flow
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.cli.convert import opened
 from shiftsearch.video.cli.report import Watch, report, shown
+from shiftsearch.video.flow.color import to_color
+from shiftsearch.video.flow.measure import dis, farneback, none
 from shiftsearch.video.io.whole import whole
+
+_METHODS: dict[str, Callable[[Any, Any], Any]] = {"dis": dis, "farneback": farneback, "none": none}
 
 
 def flow(args: Namespace) -> int:
     """Run `shiftsearch flow`."""
-    method, watch = getattr(shiftsearch.flow, args.flow), Watch()
+    watch = Watch()
     with ExitStack() as stack:
         clip = stack.enter_context(opened(args, args.frames))
         out: Any
@@ -30,9 +33,8 @@ def flow(args: Namespace) -> int:
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         longest = clip.width / 32 if args.longest is None else args.longest
-        for motion in shown(starmap(method, pairwise(clip)), clip.length and clip.length - 1, args.quiet):
-            colours = shiftsearch.flow.to_color(motion, longest=longest)
-            out.write(motion if isinstance(out, _Npy) else colours)
+        for motion in shown(starmap(_METHODS[args.flow], pairwise(clip)), clip.length and clip.length - 1, args.quiet):
+            out.write(motion if isinstance(out, _Npy) else to_color(motion, longest=longest))
         if not out.count:
             raise ShiftsearchError(f"{clip.path}: has one frame, expected at least two, as flow is between frames")
     return report(args, clip, out, watch)

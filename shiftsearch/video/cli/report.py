@@ -18,11 +18,9 @@ def report(args: Namespace, clip: Reader, out: Any, watch: Watch, noise: Any = "
     """Print what is good to know, and return the exit code: 1 if the result lacks a part of the input."""
     remarks = []
     if clip.damaged:
-        remarks.append(
-            f"{clip.path}: frames that are damaged, and were taken as the decoder mended them: {clip.damaged}"
-        )
+        remarks.append(f"{clip.path}: damaged frames, taken as the decoder mended them: {clip.damaged}")
     if clip.interlaced and not args.progressive:
-        remarks.append(f"{clip.path}: frames that are interlaced, and were taken as whole ones: {clip.interlaced}")
+        remarks.append(f"{clip.path}: interlaced frames, taken as whole ones: {clip.interlaced}")
     if out.left_out:
         remarks.append(f"{out.path}: left out: {', '.join(out.left_out)}")
     if clip.broken:
@@ -35,7 +33,7 @@ def report(args: Namespace, clip: Reader, out: Any, watch: Watch, noise: Any = "
 
 
 class Watch:
-    """How long a command takes, and how much of that only the first run takes. As a string it is a text for the summary."""
+    """How long a command takes, and how much of that only its first run. As a string it is a text for the summary."""
 
     def __init__(self) -> None:
         self._begin, self._before = time.monotonic(), self._compiling()

@@ -37,12 +37,12 @@ def filter_band(
     noisy, shape = band.groups(xp, "noisy")
     guide = band.groups(xp, "guide")[0] if what.guided else noisy
     weights = _shrink(xp, noisy, guide, frames[here].sigma, what)
-    all_weights = xp.zeros((len(noisy), *band.places.shape[2:4], 1), weights.dtype)
+    all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
-    all_weights = xp.broadcast_to(all_weights[:, None], band.places.shape[:-1])
+    all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
     size = len(band.spans), band.bottom - band.top, frames[here].noisy.shape[2]
     sums, coverage = fold(
-        noisy.reshape(shape), band.places, all_weights, size=size, stride=what.stride, queries=band.queries
+        noisy.reshape(shape), band.offsets, all_weights, size=size, stride=what.stride, queries=band.queries
     )
     sums = sums.reshape(len(band.spans), len(noisy), what.depth, *size[1:]).swapaxes(1, 2)
     return (band.top, band.bottom), sums, coverage
@@ -57,7 +57,7 @@ class _Band:
     top: int
     bottom: int
     queries: tuple[slice, slice, slice]  # frame, rows and columns; rows are counted from `top`
-    places: Any  # (channels, spans, h, w, n, 3)
+    offsets: Any  # (channels, spans, h, w, n, 3)
 
     @classmethod
     def of(cls, xp: Any, frames: list[Frame], here: int, offsets: Any, what: Pass, part: Part) -> _Band:
@@ -68,20 +68,19 @@ class _Band:
         first = min(rows.start, max(int(at.min()) - what.patch, 0) // what.stride)  # row of queries at `top`
         top, bottom = first * what.stride, min(max(int(at.max()), rows.stop * what.stride) + what.patch + 1, H)
         queries = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
-        places = offsets[
-            first : first + query_grid(bottom - top, W, what.stride)[0]
-        ]  # only those of `queries` are read
-        places = xp.broadcast_to(places, (channels, len(spans), *places.shape))  # the same for each channel
-        return cls(what, spans, top, bottom, queries, places)
+        last = first + query_grid(bottom - top, W, what.stride)[0]
+        read = offsets[first:last]  # only those of `queries` are used
+        read = xp.broadcast_to(read, (channels, len(spans), *read.shape))  # the same for each channel
+        return cls(what, spans, top, bottom, queries, read)
 
     def groups(self, xp: Any, name: str) -> tuple[Any, tuple[int, ...]]:
         """Return the groups (channels, q, n, pixels) of the planes of this name, and their shape as `gather` has it."""
-        what, (channels, *_, n, _) = self.what, self.places.shape
+        what, (channels, *_, n, _) = self.what, self.offsets.shape
         planes = [[getattr(frame, name)[:, self.top : self.bottom] for frame in span] for span in self.spans]
         planes = xp.stack([xp.stack(span, axis=1) for span in planes])
         planes = planes.reshape(len(self.spans), channels * what.depth, *planes.shape[-2:])
         patches = gather(
-            planes, self.places, patch=what.patch, heads=channels, stride=what.stride, queries=self.queries
+            planes, self.offsets, patch=what.patch, heads=channels, stride=what.stride, queries=self.queries
         )
         return patches.reshape(channels, -1, n, what.depth * what.patch**2), patches.shape
 

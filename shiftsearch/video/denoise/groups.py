@@ -14,7 +14,7 @@ _EACH = 48  # candidates of each frame among which large groups are chosen
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
-    """Return the place of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
+    """Return the offsets of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
 
     Where the best patch of a frame does not show the same thing, the next best of frame `here` takes its place.
     """
@@ -30,7 +30,7 @@ def of_each_frame(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
 
 
 def of_all_frames(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
-    """Return the places of the best `what.count` patches of all frames, (n, h, w, 3)."""
+    """Return the offsets of the best `what.count` patches of all frames, (n, h, w, 3)."""
     each = min(what.count, _EACH, what.window**2)
     scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - what.depth + 1)), what, each)
     scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
@@ -60,10 +60,10 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], what:
     _, height, width = own.shape
     flow = _flow_to(xp, frames, here, there, query_grid(height, width, what.stride), what.stride)
     options = {"window": what.window, "patch": what.patch, "stride": what.stride}
-    scores, places = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
+    scores, found = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
     offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
     offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
-    offsets[..., 1:] = places[:, 0].transpose(0, 3, 1, 2, 4)
+    offsets[..., 1:] = found[:, 0].transpose(0, 3, 1, 2, 4)
     return scores[:, 0].transpose(0, 3, 1, 2), offsets
 
 
@@ -85,7 +85,7 @@ def _flow_to(xp: Any, frames: list[Frame], here: int, others: list[int], grid: t
 
 
 def _flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
-    """Return flow at places (2, h, w), x first, in pixels of a frame of `size`: that of the cell of its grid they lie in."""
+    """Return flow at places (2, h, w), x first, in pixels of a frame of `size`: that of the cells they lie in."""
     cells = []
     for at, n, count in zip(places[::-1], size, flow.shape[1:], strict=True):
         cells.append(xp.clip(xp.floor((at + 0.5) * (count / n)), 0, count - 1).astype(np.int32))

@@ -11,22 +11,28 @@ from typing import Any
 class Frame:
     """A frame on its way through the passes. Planes are (C, H, W)."""
 
+    noisy: Any
+    sigma: Sequence[float]  # standard deviation of each plane's noise
+    mix: Sequence[float]  # weights of the planes in what is searched, or 1 for the first plane alone
+    white: float  # in the first plane
+    alpha: Any  # planes that are not denoised
+    guide: Any = None  # the result of the pass before
+    searched: Any  # (H, W), where patches are compared
+    level: float  # standard deviation of the noise there
+    forward: Any = None  # flow to the next frame
+    backward: Any = None  # flow to the one before
+    ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from its queries to other frames, kept for the next pass
+    sums: Any = None  # of estimates times weights
+    coverage: Any = None  # sum of weights
+    small: Any = None  # what motion is measured on
+
     def __init__(
-        self, noisy: Any, sigma: Sequence[float], mix: Sequence[float] = (1,), white: float = 1.0, kept: Any = None
+        self, noisy: Any, sigma: Sequence[float], mix: Sequence[float] = (1,), white: float = 1.0, alpha: Any = None
     ):
-        self.noisy, self.sigma = noisy, sigma  # the standard deviation of each plane's noise
-        self.mix = mix  # weights of the planes in what is searched, or 1 for the first plane alone
-        self.white = white  # in the first plane
-        self.kept = kept  # planes that are not denoised
-        self.guide: Any = None  # the result of the pass before
-        self.searched = self.mixed(noisy)  # where patches are compared
-        self.level = math.hypot(*(m * s for m, s in zip(mix, sigma, strict=False)))  # of the noise there
-        self.forward: Any = None  # flow to the next frame
-        self.backward: Any = None  # and to the one before
-        self.ways: dict = {}  # flow from its queries to other frames, kept for the next pass
-        self.sums: Any = None
-        self.coverage: Any = None
-        self.small: Any = None
+        self.noisy, self.sigma, self.mix, self.white, self.alpha = noisy, sigma, mix, white, alpha
+        self.searched = self.mixed(noisy)
+        self.level = math.hypot(*(m * s for m, s in zip(mix, sigma, strict=False)))
+        self.ways = {}
 
     def mixed(self, planes: Any) -> Any:
         """Return the plane to search in."""

@@ -17,10 +17,11 @@ _BESIDE = 0.5  # weight of U and V beside Y in what is searched: more helps U an
 
 
 def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list[Frame]:
-    """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter. Values that are not finite become black.
+    """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter.
 
-    Planes of one size are one frame, and their weighted sum is searched for all of them. If those after the first are
-    coarser, they are a frame of their own, together with the first made as coarse. A sigma of None is estimated.
+    Values that are not finite become black. Planes of one size are one frame, and their weighted sum is searched for
+    all of them. If those after the first are coarser, they are a frame of their own, together with the first made as
+    coarse. A sigma of None is estimated.
     """
     natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
     first, *others = natives
@@ -28,7 +29,7 @@ def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list
         colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
         planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
         level = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
-        return [Frame(planes, [level] * colours, white=math.sqrt(colours), kept=first[colours:])]
+        return [Frame(planes, [level] * colours, white=math.sqrt(colours), alpha=first[colours:])]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     if others[0].shape == first.shape:
         return [Frame(xp.concatenate(natives), levels, (1, *[_BESIDE] * len(others)))]
@@ -50,7 +51,7 @@ def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) ->
     for picture in pictures:
         first, *others = (frame.guide for frame in picture)
         if len(likes) == 1:
-            planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].kept])]
+            planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].alpha])]
         else:
             planes = [plane[None] for frame in (first, *(other[1:] for other in others)) for plane in frame]
         found += [restored(xp, plane[None], like) for plane, like in zip(planes, likes, strict=True)]
@@ -58,7 +59,7 @@ def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) ->
 
 
 def _turned(xp: Any, planes: Any, basis: np.ndarray) -> Any:
-    """Return three channels in an orthonormal basis, which leaves noise as it is; other numbers of channels unchanged."""
+    """Return three channels in an orthonormal basis, which keeps their noise as it is; others stay unchanged."""
     if len(planes) != 3:
         return planes
     return xp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in basis])

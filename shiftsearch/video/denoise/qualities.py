@@ -27,4 +27,4 @@ _BAYES = partial(principal, least=1.5, gain=lambda v: v / (v + 1))
 _LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
 _HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)))
 
-PASSES = {"fast": _FAST, "high": _HIGH}
+PASSES: dict[str, tuple[Pass, ...]] = {"fast": _FAST, "high": _HIGH}

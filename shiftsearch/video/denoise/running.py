@@ -23,47 +23,47 @@ class Running:
     """A pass and the frames that it holds. `in_order` runs the work on bands, see `Threads`."""
 
     def __init__(self, what: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
-        self.what, self.radius, self.in_order = what, radius, in_order
-        self.held: dict[int, Frame] = {}
-        self.arrived = self.asked = self.done = 0
+        self._what, self._radius, self._in_order = what, radius, in_order
+        self._held: dict[int, Frame] = {}
+        self._arrived = self._asked = self._done = 0  # how many frames came, had their groups filtered, and left
 
     def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
         """Take the next frame of the scene and yield those that are ready."""
-        self.held[self.arrived] = frame
+        self._held[self._arrived] = frame
         frame.sums, frame.coverage = xp.zeros_like(frame.noisy), xp.zeros_like(frame.noisy)
-        self.arrived += 1
-        ahead = 2 * self.radius + 1
-        while self.arrived >= ahead and self.asked + self.radius < self.arrived:
-            first = max(self.asked - self.radius, 0)
+        self._arrived += 1
+        ahead = 2 * self._radius + 1
+        while self._arrived >= ahead and self._asked + self._radius < self._arrived:
+            first = max(self._asked - self._radius, 0)
             self._ask(xp, range(first, first + ahead))
         # the last frames of a scene look back 2 * radius frames: those from here on may still be the last
-        while self.done + ahead < self.arrived:
+        while self._done + ahead < self._arrived:
             yield self._ready(xp)
 
     def finish(self, xp: Any) -> Iterator[Frame]:
         """Yield the frames that are left when the scene has ended."""
-        ahead = 2 * self.radius + 1
-        while self.asked < self.arrived:
-            first = max(min(self.asked - self.radius, self.arrived - ahead), 0)
-            self._ask(xp, range(first, min(first + ahead, self.arrived)))
-        while self.done < self.arrived:
+        ahead = 2 * self._radius + 1
+        while self._asked < self._arrived:
+            first = max(min(self._asked - self._radius, self._arrived - ahead), 0)
+            self._ask(xp, range(first, min(first + ahead, self._arrived)))
+        while self._done < self._arrived:
             yield self._ready(xp)
 
     def _ready(self, xp: Any) -> Frame:
-        frame = self.held.pop(self.done)
-        self.done += 1
+        frame = self._held.pop(self._done)
+        self._done += 1
         hit = frame.coverage > 0  # everywhere, except where a value is NaN
         frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
         frame.sums = frame.coverage = None
-        if self.what.searched:
+        if self._what.searched:
             frame.searched = frame.mixed(frame.guide)
         return frame
 
     def _ask(self, xp: Any, numbers: range) -> None:
         """Filter the groups of the next frame of queries, among frames of these numbers."""
-        frames, here = [self.held[n] for n in numbers], self.asked - numbers.start
-        self.asked += 1
-        for what in (self.what, self.what.beside):
+        frames, here = [self._held[n] for n in numbers], self._asked - numbers.start
+        self._asked += 1
+        for what in (self._what, self._what.beside):
             if what is not None and here + what.depth <= len(frames):
                 self._add(xp, frames, here, what)
 
@@ -75,7 +75,7 @@ class Running:
         groups = math.prod(part.stop for part in parts[0])
         each = 24 * groups * offsets.shape[2] * what.depth * what.patch**2 * len(frames[here].noisy)
         with blas_alone():
-            for (top, bottom), sums, coverage in self.in_order(work, parts, each):
+            for (top, bottom), sums, coverage in self._in_order(work, parts, each):
                 for first, c in enumerate(coverage):
                     for frame, s in zip(frames[first : first + what.depth], sums[first], strict=True):
                         frame.sums[:, top:bottom] += s

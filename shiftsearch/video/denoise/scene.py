@@ -21,20 +21,20 @@ class Scene:
     """Pictures on their way through all stages. The frames of a picture have passes of their own, which keep step."""
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
-        self.motion = _Motion(spec.op, method)
-        self.chains = [[Running(what, spec.radius, in_order) for what in PASSES[spec.quality]] for _ in range(frames)]
+        self._motion = _Motion(spec.op, method)
+        self._chains = [[Running(what, spec.radius, in_order) for what in PASSES[spec.quality]] for _ in range(frames)]
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:
         """Take the next picture and return those that are ready. `flow` is as for `_Motion.push`."""
-        return self._passed(xp, self.motion.push(xp, picture, flow))
+        return self._passed(xp, self._motion.push(xp, picture, flow))
 
     def finish(self, xp: Any) -> list[tuple[Frame, ...]]:
         """Return the pictures that are left."""
-        ready = self._passed(xp, self.motion.finish())
-        return ready + list(zip(*(_finished(xp, chain) for chain in self.chains), strict=True))
+        ready = self._passed(xp, self._motion.finish())
+        return ready + list(zip(*(_finished(xp, chain) for chain in self._chains), strict=True))
 
     def _passed(self, xp: Any, pictures: Iterable[Picture]) -> list[tuple[Frame, ...]]:
-        ways = [zip(self.chains, picture, strict=True) for picture in pictures]
+        ways = [zip(self._chains, picture, strict=True) for picture in pictures]
         return [ready for way in ways for ready in zip(*(_through(xp, chain, [f]) for chain, f in way), strict=True)]
 
 
@@ -52,18 +52,18 @@ class _Motion:
     """The stage that gives each frame its flow to the next one and to the one before, once both are there."""
 
     def __init__(self, op: str, method: str | None):
-        self.op, self.method = op, method
-        self.before: Picture | None = None
+        self._op, self._method = op, method
+        self._before: Picture | None = None
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> Iterator[Picture]:
         """Yield the picture before. `flow` is what the caller measured: from that one to this one, and back."""
-        before, self.before = self.before, picture
-        if self.method is not None:
+        before, self._before = self._before, picture
+        if self._method is not None:
             picture[0].small = _small(xp, picture[0])
         if before is not None:
-            if self.method is not None:
+            if self._method is not None:
                 pairs = (before[0], picture[0]), (picture[0], before[0])
-                flow = [_measured(self.op, xp, self.method, *pair) for pair in pairs]
+                flow = [_measured(self._op, xp, self._method, *pair) for pair in pairs]
                 before[0].small = None
             for one, other in zip(before, picture, strict=True):
                 one.forward, other.backward = flow or (None, None)
@@ -71,8 +71,8 @@ class _Motion:
 
     def finish(self) -> Iterator[Picture]:
         """Yield the last picture."""
-        if self.before is not None:
-            yield self.before
+        if self._before is not None:
+            yield self._before
 
 
 def _measured(op: str, xp: Any, method: str, reference: Frame, target: Frame) -> Any:

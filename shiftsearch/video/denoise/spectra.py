@@ -133,7 +133,7 @@ def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches:
 
 
 def _build(n: int, guided: bool) -> int:
-    """Compile `threshold`, or `wiener` if `guided`, as a function of (groups, guide, level, weights, scratch, count)."""
+    """Compile `threshold`, or `wiener` if `guided`: a function of (groups, guide, level, weights, scratch, count)."""
     f = simd.Function("shrink", "float32", "pppppl")
     groups, guide, level, weights, scratch, count = f.arguments
     b, pixels, lanes = f.b, _SIDE**2, min(f.lanes, _SIDE**2)

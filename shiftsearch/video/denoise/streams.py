@@ -87,8 +87,8 @@ def denoise_planes(
     sigmas = sigma if isinstance(sigma, (list, tuple)) else [sigma] * len(before)
     if len(sigmas) != len(before):
         raise ShiftsearchError(
-            f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} arrays "
-            "of a frame"
+            f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} "
+            "arrays of a frame"
         )
     spec = spec_of("denoise_planes", before[0], sigmas, quality=quality, radius=radius, max_memory=max_memory)
     return denoised(spec, frames, flow, noted)

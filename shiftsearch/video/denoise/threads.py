@@ -15,31 +15,31 @@ class Threads:
     """Threads for as many bands at once as there are cores, or as memory allows. Results come in order."""
 
     def __init__(self, most: float):
-        self.most = most  # bytes
-        self.pool: ThreadPoolExecutor | None = None
+        self._most = most  # bytes
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def in_order(self, work: Callable[[Any], Any], bands: Sequence[Any], each: int) -> Iterator[Any]:
         """Yield `work(band)` of each band, which takes `each` bytes."""
         from shiftsearch.backends.cpu.pool import threads as threads_of_a_call  # loads numba
 
         threads = threads_of_a_call()
-        at_once = min(2 * threads, len(bands), int(self.most // each))
+        at_once = min(2 * threads, len(bands), int(self._most // each))
         if at_once < 2 or threads < 2:
             yield from map(work, bands)
             return
-        self.pool = self.pool or ThreadPoolExecutor(threads, thread_name_prefix="shiftsearch-denoise")
+        self._pool = self._pool or ThreadPoolExecutor(threads, thread_name_prefix="shiftsearch-denoise")
         pending: deque[Future[Any]] = deque()
         for band in bands:
             if len(pending) == at_once:
                 yield pending.popleft().result()
-            pending.append(self.pool.submit(work, band))
+            pending.append(self._pool.submit(work, band))
         while pending:
             yield pending.popleft().result()
 

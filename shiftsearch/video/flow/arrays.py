@@ -37,8 +37,8 @@ def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any,
         a, b = (planar(op, name, array) for name, array in zip(("reference", "target"), arrays, strict=False))
         if a.shape[1:] != b.shape[1:] or (len(a) != len(b) and 1 not in (len(a), len(b))):
             raise ShiftsearchError(
-                f"{op}: target has shape {tuple(arrays[1].shape)}, expected that of reference, {tuple(arrays[0].shape)}, "
-                "or one frame for many"
+                f"{op}: target has shape {tuple(arrays[1].shape)}, expected that of reference, "
+                f"{tuple(arrays[0].shape)}, or one frame for many"
             )
         frames = max(len(a), len(b))
         found = function(xp, *(xp.broadcast_to(x, (frames, *x.shape[1:])) for x in (a, b)), *arrays[2:])

@@ -71,7 +71,7 @@ def check(reference: AnyArray, target: AnyArray, flow: AnyArray) -> Check:
 
 
 def _verdict(gains: dict[str, float], motion: float, within: float) -> Check:
-    """Judge by the gains of the repairs, the gain of the flow itself over none, and the share of pixels it keeps inside."""
+    """Judge by the gains of repairs, the gain of the flow over no motion, and the share of pixels it keeps inside."""
     best = max(gains, key=gains.__getitem__)
     if gains[best] >= max(1, 1 - motion):
         _, looks, repair = _READINGS[best]
@@ -164,7 +164,7 @@ def consistency(forward: Any, backward: Any, *, tolerance: float = 1.0) -> Any:
         there, back = (checked("flow.consistency", *pair) for pair in (("forward", forward), ("backward", backward)))
         if there.shape != back.shape:
             raise ShiftsearchError(
-                f"flow.consistency: backward has shape {tuple(back.shape)}, expected {tuple(there.shape)} as forward has"
+                f"flow.consistency: backward has shape {tuple(back.shape)}, expected {tuple(there.shape)} as forward"
             )
         there, back = (x.reshape(-1, *x.shape[-3:]).astype("float32") for x in (there, back))
         known = xp.isfinite(there).all(1)

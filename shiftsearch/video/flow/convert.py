@@ -90,7 +90,7 @@ def coarse(flow: Array, factor: int = 8) -> Array:
 
 
 def _cells(fine: int, cells: int) -> np.ndarray:
-    """Return the share (cells, fine) of each pixel in the mean of a cell: `cells` of equal length span `fine` pixels."""
+    """Return the share (cells, fine) of each pixel in the mean of a cell: all cells together span `fine` pixels."""
     ends, pixel = np.arange(cells + 1) * (fine / cells), np.arange(fine)
     shared = np.minimum(ends[1:, None], pixel + 1) - np.maximum(ends[:-1, None], pixel)
     return np.maximum(shared, 0) * (cells / fine)

@@ -102,7 +102,7 @@ METHODS = {"dis": _dis, "farneback": _farneback}
 
 
 def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> Any:
-    """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1, whose noise has standard deviation `level`."""
+    """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1 with noise of standard deviation `level`."""
     if xp is not np:
         raise ShiftsearchError(
             f"{op}: the frames are on a GPU, expected in main memory: OpenCV measures flow on the CPU. "

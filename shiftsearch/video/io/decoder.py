@@ -18,11 +18,18 @@ from shiftsearch.video.io.header import Tracks
 class Decoder:
     """The frames of the video of a container, and counts of what they are like."""
 
+    path: Path
+    first: int  # frames before this one are not wanted
+    count: int  # of decoded frames
+    damaged: int
+    interlaced: int
+    aside: deque[Any]  # packets of sound and subtitles that are not written yet
+    followed: bool = False  # whether somebody writes those
+
     def __init__(self, path: Path, container: Any, tracks: Tracks, first: int):
-        self.path, self.first = path, first  # frames from `first` on are wanted
+        self.path, self.first = path, first
         self.count = self.damaged = self.interlaced = 0
-        self.aside: deque[Any] = deque()  # packets of sound and subtitles that are not written yet
-        self.followed = False  # whether somebody writes those
+        self.aside = deque()
         self._tracks, self._used = tracks, 0
         self._torn = False  # whether the last frame may be a part of one
         self._packets = container.demux([tracks.video, *tracks.others])

@@ -81,8 +81,8 @@ def opened_to_read(path: Path, format: str | None) -> Any:
         if kind is None:
             raise
         raise ShiftsearchError(
-            f"{path}: is a list of other files or addresses ({kind}), expected a video file; to open what it lists, pass "
-            f'--format {kind}, or format="{kind}" in Python'
+            f"{path}: is a list of other files or addresses ({kind}), expected a video file; to open what it lists, "
+            f'pass --format {kind}, or format="{kind}" in Python'
         ) from None
 
 

@@ -109,6 +109,6 @@ def check_progressive(path: Path, tracks: Tracks, head: Any) -> None:
     order = getattr(tracks.video.codec_context, "field_order", 0)  # PyAV 18 has it; 2 and more are interlaced
     if head.interlaced_frame or order > 1:
         raise ShiftsearchError(
-            f"{path}: is interlaced, expected progressive frames: deinterlace it first, for example with ffmpeg -i in -vf "
-            "bwdif out, or take each frame as a whole with --progressive (progressive=True in Python)"
+            f"{path}: is interlaced, expected progressive frames: deinterlace it first, for example with ffmpeg -i in "
+            "-vf bwdif out, or take each frame as a whole with --progressive (progressive=True in Python)"
         )

@@ -17,7 +17,10 @@ LAYOUTS = {(2, 8): "gray", (2, 16): "gray16le", (3, 8): "rgb24", (3, 16): "rgb48
 # as some of its code writes beyond the ends of rows, into those of another thread
 EXACT = {"interpolation": 0x10 | 0x40000, "threads": 1}
 
-is_planar = re.compile(r"yuv[aj]?4\d\dp(\d+le)?").fullmatch  # each plane is an array of its own, with alpha last
+
+def is_planar(name: str) -> bool:
+    """Return whether each plane of YUV is an array of its own in this pixel format, with alpha last."""
+    return re.fullmatch(r"yuv[aj]?4\d\dp(\d+le)?", name) is not None
 
 
 def form_of(name: str, matrix: int, range_: int, turned: bool = False) -> Form | None:

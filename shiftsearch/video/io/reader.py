@@ -35,9 +35,9 @@ def read(
     Files of 8 bits give uint8, deeper ones uint16 at full range: 65535 is white. Colour is RGB, (H, W, 3), grey is
     (H, W); an alpha channel is left out. Frames are upright: a rotation that a phone has noted is applied.
 
-    Grey and RGB equal those of the file bit for bit. YUV is converted, with U and V repeated where they are coarser, and
-    `write` converts it back to the file's own Y, U and V for all colours that RGB has; others are clipped. `planes` of
-    the reader gives the file's own samples in any case.
+    Grey and RGB equal those of the file bit for bit. YUV is converted, with U and V repeated where they are coarser.
+    `write` restores the file's own Y, U and V of all colours that RGB has; others are clipped. `planes` of the reader
+    gives the file's own samples in any case.
 
     Args:
         path: a file that FFmpeg can read, a picture, or pictures by number such as "shot.%04d.png"
@@ -64,6 +64,24 @@ def read(
 class Reader:
     """The frames of a video file, see `read`. A Writer also gets their times, sound and subtitles here."""
 
+    path: Path
+    width: int
+    height: int
+    rate: Fraction  # frames per second
+    length: int | None  # how many frames, if the file tells
+    bits: int
+    grey: bool
+    broken: str | None = None  # where the file is broken
+    header: Header
+    stream: Any  # PyAV's, of the video
+    others: list[Any]  # PyAV's, of sound and subtitles
+    first: int  # of the frames to read
+    end: int | None
+    before: int  # how many frames of overlap come first
+    begin: Fraction = Fraction(0)  # the time in the file that becomes 0 in what is written
+    until: Fraction | None = None  # when the last of the frames to read ends
+    times: deque[Fraction]  # of frames that were handed out and are not written yet
+
     def __init__(
         self,
         path: str | Path,
@@ -77,10 +95,7 @@ class Reader:
         self.first, self.end = _span(frames)
         self.before, self._after = min(overlap, self.first), overlap
         self._salvage = salvage
-        self.broken: str | None = None
-        self.begin = Fraction(0)  # the time in the file that becomes 0 in what is written
-        self.until: Fraction | None = None  # when the last of the wanted frames ends
-        self.times: deque[Fraction] = deque()  # of frames that were handed out and are not written yet
+        self.times = deque()
         with told(self.path, "cannot be read as a video"):
             self._container = opened_to_read(self.path, format)
         try:

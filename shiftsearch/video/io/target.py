@@ -24,6 +24,13 @@ from shiftsearch.video.io.pixels import RGB
 class Target:
     """A container with an encoder and a stream of video."""
 
+    path: Path
+    container: Any  # PyAV's, as are the encoder and the stream
+    encoder: Any
+    stream: Any
+    kind: str  # FFmpeg's name of the kind of file
+    single: bool  # whether the file is one picture
+
     def __init__(
         self,
         path: str | Path,
@@ -70,7 +77,7 @@ class Target:
                 stream.codec_context.options = options_of(self.path, encoder.name, crf)
                 return encoder, stream
         raise ShiftsearchError(
-            f"{self.path}: {' and '.join(reasons)}, expected another codec, such as h264 or ffv1, or another kind of file"
+            f"{self.path}: {' and '.join(reasons)}, expected another codec, such as h264, or another kind of file"
         )
 
     def _wanted(self, codec: str | None) -> list[str]:

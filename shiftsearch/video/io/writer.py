@@ -71,6 +71,10 @@ def write(
 class Writer:
     """A video file that frames are written to, see `write`."""
 
+    path: Path
+    count: int  # of frames that were written
+    left_out: list[str]  # what the source has and this file cannot hold
+
     def __init__(
         self,
         path: str | Path,
@@ -83,7 +87,7 @@ class Writer:
         self.path = Path(path)
         self._like: Any = like
         self._rate = rate
-        self.left_out: list[str] = []
+        self.left_out = []
         self.count, self._last = 0, float("-inf")
         first = like.header.number + like.first if like is not None else 0
         header = like.header if like is not None else None
@@ -92,7 +96,7 @@ class Writer:
             like.follow()
 
     def write(self, frame: np.ndarray | Planes) -> None:
-        """Add a frame: uint8 or uint16, (H, W) or (H, W, 3), as `read` gives them; or a tuple, as `like.planes()` does."""
+        """Add a frame: uint8 or uint16, (H, W) or (H, W, 3), as from `read`; or a tuple, as from `like.planes()`."""
         planes = frame if isinstance(frame, tuple) else (frame,)
         form = layout_of(self.path, planes[0] if planes else frame)
         if len(planes) > 1:
@@ -127,7 +131,7 @@ class Writer:
             )
 
     def _picture(self, planes: Planes) -> Any:
-        """Return what is encoded: the samples of planes if they are in the file's form, or else those of their colours."""
+        """Return what is encoded: the samples of planes that have the file's form, or else of their colours."""
         source: Any = self._like.header.form if self._like is not None else None
         form, name = self._form, self._target.stream.pix_fmt
         if form is None:

@@ -1,8 +1,9 @@
 """Samples of YUV as files have them, and the colours that they mean.
 
-Planes are (Y, U, V): Y has a sample for each pixel, U and V may be coarser. Samples of 8 bits are uint8. Samples of n > 8
-bits are uint16, multiplied by 2 ** (16 - n): whatever n is, they are then 256 times those of 8 bits, in which black is 16
-and white is 235 if the range is limited. Colours are three planes (R, G, B) of floats, with black at 0 and white at 1.
+Planes are (Y, U, V): Y has a sample for each pixel, U and V may be coarser. Samples of 8 bits are uint8, in which
+black is 16 and white is 235 if the range is limited. Samples of n > 8 bits are uint16, multiplied by 2 ** (16 - n):
+black and white then lie at 256 times their values of 8 bits, whatever n is. Colours are three planes (R, G, B) of
+floats, with black at 0 and white at 1.
 
 The way there and back is exact as long as no colour lies outside of 0..1. This holds for colours of 8 bits from samples
 of 8 bits, too: rounding R, G and B moves Y, U and V by at most half a step.
@@ -90,7 +91,7 @@ class Form:
         return plane.repeat(self.down, 0).repeat(self.across, 1)
 
     def _coarser(self, plane: np.ndarray) -> np.ndarray:
-        """Return means over the pixels of each coarser one, of which there are fewer at the ends of rows and columns."""
+        """Return means over the pixels of each coarser one; there may be fewer at the ends of rows and columns."""
         for axis, each in ((0, self.down), (1, self.across)):
             if each == 1:
                 continue
