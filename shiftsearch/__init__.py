@@ -6,11 +6,15 @@ import typing
 
 from shiftsearch import flow
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.aggregate import aggregate, coverage, scatter, stack
+from shiftsearch.ops.aggregate import aggregate, coverage, stack
 from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
-from shiftsearch.ops.gather import fold, gather
+from shiftsearch.ops.fold import fold
+from shiftsearch.ops.gather import gather
+from shiftsearch.ops.match import match
+from shiftsearch.ops.refine import refine
+from shiftsearch.ops.scatter import scatter
 from shiftsearch.ops.score import score
-from shiftsearch.ops.search import match, refine, search
+from shiftsearch.ops.search import search
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream

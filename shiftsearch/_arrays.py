@@ -1,4 +1,4 @@
-"""From the user's arrays to the user's kind of result. The only module that tells array libraries apart.
+"""From a user's arrays to results of the same library. The only module that tells array libraries apart.
 
 Where an array lives decides what runs: arrays in main memory run on the CPU backend, arrays on a
 CUDA device on the CUDA backend, and nothing moves silently from one to the other.
@@ -10,12 +10,16 @@ import importlib
 import math
 import os
 import sys
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from shiftsearch._op import Op, Spec
+from shiftsearch._op import Input, Op, Spec
+from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 
 _HALF = ("float16", "bfloat16")
@@ -23,21 +27,21 @@ _FLOATS = (*_HALF, "float32", "float64")
 _WHOLE = ("int8", "int16", "int32", "int64")
 
 
-def forward(op: Op, spec: Spec, arrays: dict) -> dict:
-    """The outputs of `op`, hidden ones too, as the kind of array that comes in."""
-    home = _home(spec.op, arrays)
+def forward(op: Op, spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of `op`, hidden ones too, as arrays of the library of its inputs."""
+    home = _home(spec.caller, arrays)
     with home.current():
-        native = _taken(spec.op, home, arrays)
+        native = _taken(spec.caller, home, arrays)
         given = {name: _dtype(array) for name, array in native.items()}
-        check_dtypes(op, spec.op, given)
+        check_dtypes(op, spec.caller, given)
         whole, sizes, batched = op.bind(spec, native)
         shapes = op.shapes(spec, sizes)
         for name, shape in shapes.items():
-            _check_room(spec.op, name, shape, 4, home.memory())
+            _check_room(spec.caller, name, shape, 4, home.memory())
         if sizes["B"] == 0:
             outputs = {name: home.backend.xp.empty(shape, np.float32) for name, shape in shapes.items()}
         else:
-            with np.errstate(all="ignore"), _room(spec.op, native):
+            with np.errstate(all="ignore"), _room(spec.caller, native):
                 outputs = op.forward(home.backend, spec, **_inputs(op, home, whole))
         for name, output in outputs.items():
             output = _rounded(output, op.dtype(name, spec, given[op.values[0]]))
@@ -45,104 +49,111 @@ def forward(op: Op, spec: Spec, arrays: dict) -> dict:
         return outputs
 
 
-def backward(op: Op, spec: Spec, inputs: dict, outputs: dict, grads: dict, wanted: frozenset[str]) -> dict:
-    """Gradients of the `wanted` inputs, as the kind and dtype of those; 0 where it is 0 everywhere."""
-    home = _home(spec.op, inputs)
+def backward(
+    op: Op,
+    spec: Spec,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    grads: Mapping[str, Any],
+    wanted: Set[str],
+) -> dict[str, Any]:
+    """Return the gradients of the `wanted` inputs, as arrays like those; zeros for an input that has none."""
+    home = _home(spec.caller, inputs)
     with home.current():
-        xp, native = home.backend.xp, _taken(spec.op, home, inputs)
+        xp, native = home.backend.xp, _taken(spec.caller, home, inputs)
         whole, sizes, batched = op.bind(spec, native)
-        found = {}
+        found: dict[str, Native] = {}
         if sizes["B"]:
             axis = slice(None) if batched else None
-            kept, arrived = ({n: a[axis] for n, a in _taken(spec.op, home, of).items()} for of in (outputs, grads))
+            kept, arrived = ({n: a[axis] for n, a in _taken(spec.caller, home, of).items()} for of in (outputs, grads))
             whole = _inputs(op, home, whole)
             compute = whole[op.values[0]].dtype
             arrived = {n: g.astype(compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
             first = next(iter(op.outputs))
             arrived.setdefault(first, xp.zeros(op.shapes(spec, sizes)[first], op.dtype(first, spec, compute.name)))
-            with np.errstate(all="ignore"), _room(spec.op, native):
+            with np.errstate(all="ignore"), _room(spec.caller, native):
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
 
 
-def _inputs(op: Op, home, arrays: dict) -> dict:
-    """As a backend takes them: values in the dtype to compute in, coordinates in 32 or 64 bits, all at addresses that fit."""
+def _inputs(op: Op, home: _Home, arrays: dict[str, Native]) -> dict[str, Native]:
+    """Return arrays as a backend takes them: values in the dtype to compute in, places in 32 or 64 bits, all aligned."""
     value = _dtype(arrays[op.values[0]])
     compute = "float32" if value in _HALF and home.widens else value
-    return {name: _prepare(array, compute, name in op.values, home.widens) for name, array in arrays.items()}
+    return {name: _prepare(array, compute, op.inputs[name], home.widens) for name, array in arrays.items()}
 
 
-def _prepare(array, compute: str, is_value: bool, widens: bool):
+def _prepare(array: Native, compute: str, given: Input, widens: bool) -> Native:
     if not getattr(array.flags, "aligned", True):
         array = array.copy()
-    if is_value:
+    if given.kind.value:
         return array.astype(native_dtype(compute), copy=False)
     if _dtype(array) in _WHOLE:
         return _whole(array, widens)
     return array.astype("float32") if _dtype(array) in _HALF else array
 
 
-def _whole(array, widens: bool):
-    """Whole numbers in 32 bits. Where that is too few they are what float64 makes of them, as positions are everywhere."""
+def _whole(array: Native, widens: bool) -> Native:
+    """Return whole numbers in 32 bits, or as float64 where that is too few: positions are float64 everywhere."""
     if _dtype(array) == "int32" or (_dtype(array) == "int64" and not widens):  # kernels for a GPU read both
         return array
     narrow = array.astype(np.int32)
     return narrow if _dtype(array) != "int64" or (narrow == array).all() else array.astype(np.float64)
 
 
-def _gradient(xp, found, of):
-    """As an array like the input that it is a gradient of."""
+def _gradient(xp: Any, found: Native, of: Native) -> Native:
+    """Return a gradient as an array like the input `of` which it is."""
     if found is None:
         return xp.zeros(of.shape, of.dtype)
     return xp.ascontiguousarray(_rounded(found, _dtype(of)).reshape(of.shape))
 
 
-def _rounded(array, dtype: str):
-    """In this dtype. What is too large for it becomes infinite, silently."""
+def _rounded(array: Native, dtype: str) -> Native:
+    """Return an array in this dtype. What is too large for it becomes infinite, without a warning."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(native_dtype(dtype), copy=False)
 
 
-def transform(op: str, function, dtypes=None, **arrays):
-    """`function(xp, *arrays)` of arrays of any library, in the array module of where they live.
+def transform(caller: str, function: Callable[..., Any], dtypes: Collection[str] | None = None, **arrays: Any) -> Any:
+    """Return `function(xp, *arrays)` of arrays of any library, with the array module of where they live.
 
-    Arrays have one of `dtypes`, by default floats; an array or a tuple of them comes back as the same kind. What is
-    done so has no gradient.
+    Arrays have one of `dtypes`, by default floats. The function returns an array or a tuple of them, which are arrays of
+    the same library then. There is no gradient.
     """
     dtypes = dtypes or _FLOATS
-    home = _home(op, arrays)
+    home = _home(caller, arrays)
     for name, array in arrays.items():
         if getattr(array, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():
             raise ShiftsearchError(
-                f"{op}: {name} requires a gradient, which there is none of here: pass {name}.detach() or call under "
+                f"{caller}: {name} requires a gradient, but this function has none: pass {name}.detach() or call under "
                 "torch.no_grad()"
             )
     with home.current():
-        native = _taken(op, home, arrays)
+        native = _taken(caller, home, arrays)
         for name, array in native.items():
             if _dtype(array) not in dtypes:
-                raise ShiftsearchError(f"{op}: {name} is {_dtype(array)}, expected one of {', '.join(dtypes)}")
-        with _room(op, native):
+                raise ShiftsearchError(f"{caller}: {name} is {_dtype(array)}, expected one of {', '.join(dtypes)}")
+        with _room(caller, native):
             found = function(home.backend.xp, *native.values())
         return tuple(map(home.give, found)) if isinstance(found, tuple) else home.give(found)
 
 
-def check_room(op: str, name: str, shape: tuple[int, ...], each: int) -> None:
-    """Refuses a result that no memory holds, before a system that promises more than it has ends the process."""
-    _check_room(op, name, shape, each, _memory())
+def check_room(caller: str, name: str, shape: tuple[int, ...], each: int) -> None:
+    """Raise an error for a result that no memory holds: some systems would promise it, and then end the process."""
+    _check_room(caller, name, shape, each, _memory())
 
 
-def _check_room(op: str, name: str, shape: tuple[int, ...], each: int, there: float) -> None:
+def _check_room(caller: str, name: str, shape: tuple[int, ...], each: int, there: float) -> None:
     needed = each * math.prod(shape)
     if needed > there:
         raise ShiftsearchError(
-            f"{op}: {name} of shape {shape} takes {needed / 2**30:.3g} GiB, expected at most the {there / 2**30:.3g} GiB "
-            "of memory that there are"
+            f"{caller}: {name} of shape {shape} takes {needed / 2**30:.3g} GiB, expected at most the "
+            f"{there / 2**30:.3g} GiB of memory that there are"
         )
 
 
 def _memory() -> float:
-    """Bytes of main memory, as many as may be addressed where the system does not say."""
+    """Return the bytes of main memory, or as many as may be addressed where the system does not tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -150,75 +161,98 @@ def _memory() -> float:
 
 
 @contextmanager
-def _room(op: str, arrays: dict):
-    """Says it as this package does if memory runs out."""
+def _room(caller: str, arrays: Mapping[str, Native]) -> Iterator[None]:
+    """Turn running out of memory into an error that names the arrays of the call."""
     try:
         yield
     except MemoryError as error:
         found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
-        raise ShiftsearchError(f"{op}: no memory for what comes of {found}, expected less ({error})") from None
+        raise ShiftsearchError(f"{caller}: no memory for what comes of {found}, expected less ({error})") from None
 
 
-def native_dtype(name: str) -> np.dtype:
+def native_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     return np.dtype(name)
 
 
-def _dtype(array) -> str:
+def _dtype(array: Native) -> str:
     return _name(array.dtype)
 
 
 @cache
-def _name(dtype) -> str:
+def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else str(dtype.str)
 
 
-def check_dtypes(op: Op, caller: str, given: dict[str, str]) -> None:
+def check_dtypes(op: Op, caller: str, dtypes: Mapping[str, str]) -> None:
+    """Check the dtypes of the inputs of a call, given by name."""
     first = op.values[0]
-    for name, dtype in given.items():
-        if name not in op.values:
-            allowed = _FLOATS + _WHOLE if name == "offsets" else _FLOATS
-            if dtype not in allowed:
-                raise ShiftsearchError(f"{caller}: {name} is {dtype}, expected one of {', '.join(allowed)}")
-        elif dtype not in _FLOATS:
-            raise ShiftsearchError(f"{caller}: {name} is {dtype}, expected one of {', '.join(_FLOATS)}")
-        elif dtype != given[first] and not (name == "weights" and given[first] in _HALF and dtype == "float32"):
-            raise ShiftsearchError(f"{caller}: {name} is {dtype}, expected {given[first]} as {first} is")
+    for name, dtype in dtypes.items():
+        kind = op.inputs[name].kind
+        allowed = _FLOATS + _WHOLE if kind.whole else _FLOATS
+        if dtype not in allowed:
+            raise ShiftsearchError(f"{caller}: {name} is {dtype}, expected one of {', '.join(allowed)}")
+        beside = kind.beside and dtypes[first] in _HALF and dtype == "float32"
+        if kind.value and dtype != dtypes[first] and not beside:
+            raise ShiftsearchError(f"{caller}: {name} is {dtype}, expected {dtypes[first]} as {first} is")
 
 
 # --- homes: an array library on a device ------------------------------------------------------------
-class _Cpu:
+class _Home:
+    """A library's arrays on a device: the backend that computes there, and how arrays get to it and back."""
+
+    widens: bool  # whether halves are computed as float32
+    backend: Any
+
+    def memory(self) -> float:
+        """Return the bytes of memory of the device."""
+        raise NotImplementedError
+
+    def current(self) -> AbstractContextManager[None]:
+        """Return a context in which work is done on the device."""
+        raise NotImplementedError
+
+    def take(self, caller: str, name: str, array: Any) -> Native:
+        """Return an array as the backend reads it, without a copy."""
+        raise NotImplementedError
+
+    def give(self, array: Native) -> Any:
+        """Return an array of the backend as one of the library."""
+        raise NotImplementedError
+
+
+class _Cpu(_Home):
     """Arrays in main memory, which the CPU backend reads as NumPy arrays."""
 
-    widens = True  # halves are computed as float32
-    memory = staticmethod(_memory)
-    current = staticmethod(nullcontext)
+    widens = True
 
-    def __init__(self, first):
+    def __init__(self, first: Any):
         self.backend = importlib.import_module("shiftsearch.backends.cpu")
         self.first = first
 
+    def memory(self) -> float:
+        return _memory()
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class _NumPy(_Cpu):
-    @staticmethod
-    def take(op, name, array):
+    def take(self, caller: str, name: str, array: Any) -> Native:
         if isinstance(array, np.ma.MaskedArray):
-            raise ShiftsearchError(f"{op}: {name} is a masked array, expected one without a mask")
+            raise ShiftsearchError(f"{caller}: {name} is a masked array, expected one without a mask")
         return np.asarray(array)
 
-    @staticmethod
-    def give(array):
+    def give(self, array: Native) -> Any:
         return array
 
 
 class _Torch(_Cpu):
-    @staticmethod
-    def take(op, name, tensor):
-        return _from_torch(np, tensor)
+    def take(self, caller: str, name: str, array: Any) -> Native:
+        return _from_torch(np, array)
 
-    @staticmethod
-    def give(array):
+    def give(self, array: Native) -> Any:
         torch = sys.modules["torch"]
         if array.dtype.name == "bfloat16":
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -228,32 +262,31 @@ class _Torch(_Cpu):
 class _Other(_Cpu):
     """Any other library of the array API standard, by DLPack."""
 
-    @staticmethod
-    def take(op, name, array):
+    def take(self, caller: str, name: str, array: Any) -> Native:
         return np.from_dlpack(array)
 
-    def give(self, array):
+    def give(self, array: Native) -> Any:
         return self.first.__array_namespace__().from_dlpack(array)
 
 
-class _Cuda:
+class _Cuda(_Home):
     """Arrays on a CUDA device, which the CUDA backend reads as CuPy arrays, on their device and their library's stream."""
 
     widens = False
 
-    def __init__(self, op, library, device, first):
+    def __init__(self, caller: str, library: str, device: str, first: Any):
         self.library, self.device, self.first = library, int(device.partition(":")[2]), first
         try:
             self.backend = importlib.import_module("shiftsearch.backends.cuda").load()
         except ShiftsearchError as error:
-            raise ShiftsearchError(f"{op}: the arrays are on {device}, and {error}") from None
+            raise ShiftsearchError(f"{caller}: the arrays are on {device}, and {error}") from None
         self.cuda = self.backend.xp.cuda
 
-    def memory(self):
+    def memory(self) -> float:
         return self.cuda.runtime.memGetInfo()[1]
 
     @contextmanager
-    def current(self):
+    def current(self) -> Iterator[None]:
         with self.cuda.Device(self.device):
             if self.library != "torch":
                 yield
@@ -262,12 +295,12 @@ class _Cuda:
             with self.cuda.ExternalStream(stream, self.device), self.cuda.using_allocator(_memory_of_torch(self.cuda)):
                 yield
 
-    def take(self, op, name, array):
+    def take(self, caller: str, name: str, array: Any) -> Native:
         if self.library == "torch":
             return _from_torch(self.backend.xp, array)
         return array if self.library == "cupy" else self.backend.xp.from_dlpack(array)
 
-    def give(self, array):
+    def give(self, array: Native) -> Any:
         if self.library == "cupy":
             return array
         if self.library != "torch":
@@ -279,20 +312,20 @@ class _Cuda:
 
 
 @cache
-def _memory_of_torch(cuda):
-    """CuPy's arrays in memory of torch's allocator: one pool for both, that CUDA graphs know."""
+def _memory_of_torch(cuda: Any) -> Any:
+    """Return an allocator for CuPy that takes memory from torch's: one pool for both, which CUDA graphs know."""
     memory = sys.modules["torch"].cuda
 
-    def take(size, device):
+    def take(size: int, device: int) -> int:
         return memory.caching_allocator_alloc(size, device, memory.current_stream(device))
 
-    def put_back(pointer, device):
+    def put_back(pointer: int, device: int) -> None:
         memory.caching_allocator_delete(pointer)
 
     return cuda.PythonFunctionAllocator(take, put_back).malloc
 
 
-def _from_torch(xp, tensor):
+def _from_torch(xp: ModuleType, tensor: Any) -> Native:
     torch = sys.modules["torch"]
     if tensor.dtype == torch.bfloat16:  # array libraries disagree about this type: it travels as whole numbers
         words = tensor.detach().contiguous().view(torch.int16)
@@ -300,54 +333,56 @@ def _from_torch(xp, tensor):
     return xp.from_dlpack(tensor.detach())
 
 
-def _home(op: str, arrays: dict):
-    """Where all arrays of a call live."""
-    kinds = {name: _kind(op, name, array) for name, array in arrays.items()}
+def _home(caller: str, arrays: Mapping[str, Any]) -> _Home:
+    """Return where all arrays of a call live."""
+    kinds = {name: _kind(caller, name, array) for name, array in arrays.items()}
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"{name} from {library} on {device}" for name, (library, device) in kinds.items())
-        raise ShiftsearchError(f"{op}: arrays are of different kinds ({found}), expected one library and device")
+        raise ShiftsearchError(f"{caller}: arrays are of different kinds ({found}), expected one library and device")
     (library, device), first = next(iter(kinds.values())), next(iter(arrays.values()))
     if device != "cpu":
-        return _Cuda(op, library, device, first)
+        return _Cuda(caller, library, device, first)
     return {"numpy": _NumPy, "torch": _Torch}.get(library, _Other)(first)
 
 
-def _taken(op: str, home, arrays: dict) -> dict:
-    """The arrays as the backend sees them, without a copy."""
+def _taken(caller: str, home: _Home, arrays: Mapping[str, Any]) -> dict[str, Native]:
+    """Return the arrays as the backend reads them, without a copy."""
     native, name = {}, ""
     try:
         for name, array in arrays.items():
-            native[name] = home.take(op, name, array)
+            native[name] = home.take(caller, name, array)
     except ShiftsearchError:
         raise
-    except Exception as error:  # libraries say it with errors of many kinds
+    except Exception as error:  # each library raises its own
         raise ShiftsearchError(
-            f"{op}: {name} is an array that its library does not hand out ({error}), expected one that DLPack can share"
+            f"{caller}: {name} is an array that its library does not hand out ({error}), expected one that DLPack can share"
         ) from None
     return native
 
 
-def _kind(op: str, name: str, array) -> tuple[str, str]:
-    """(library, device) of an array."""
+def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
+    """Return library and device of an array."""
     if array is None:
-        raise ShiftsearchError(f"{op}: {name} is None, expected a NumPy, CuPy or torch array")
+        raise ShiftsearchError(f"{caller}: {name} is None, expected a NumPy, CuPy or torch array")
     if isinstance(array, np.ndarray):
         return "numpy", "cpu"
     library = type(array).__module__.partition(".")[0]
-    torch = sys.modules.get("torch")  # who never imported torch holds no tensor
+    torch = sys.modules.get("torch")  # without it there are no tensors
     if torch is not None and isinstance(array, torch.Tensor):
         library = "torch"
     if not hasattr(array, "__dlpack_device__"):
-        raise ShiftsearchError(f"{op}: {name} is a {type(array).__qualname__}, expected a NumPy, CuPy or torch array")
+        raise ShiftsearchError(
+            f"{caller}: {name} is a {type(array).__qualname__}, expected a NumPy, CuPy or torch array"
+        )
     try:
         kind, index = array.__dlpack_device__()
-    except Exception as error:  # whatever a library raises here, it is not an array we can use
+    except Exception as error:  # each library raises its own
         raise ShiftsearchError(
-            f"{op}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA"
+            f"{caller}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA"
         ) from None
     device = {1: "cpu", 2: f"cuda:{index}", 3: "cpu", 13: f"cuda:{index}"}.get(int(kind))
     if device is None:
-        raise ShiftsearchError(f"{op}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")
+        raise ShiftsearchError(f"{caller}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")
     if library not in ("torch", "cupy") and not hasattr(array, "__array_namespace__"):
-        raise ShiftsearchError(f"{op}: {name} is a {library} array, expected NumPy, CuPy, torch or the array API")
+        raise ShiftsearchError(f"{caller}: {name} is a {library} array, expected NumPy, CuPy, torch or the array API")
     return library, device

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from shiftsearch import _arrays
 from shiftsearch._op import Op
 
 
-def are_tensors(*arrays) -> bool:
-    """Whether all are torch's. Who never imported torch holds none."""
+def are_tensors(*arrays: object) -> bool:
+    """Return whether all are tensors of torch: none is one where torch was never imported."""
     torch = sys.modules.get("torch")
     return torch is not None and all(isinstance(array, torch.Tensor) for array in arrays)
 
 
-def run(op: Op, options: tuple, caller: str | None = None, **arrays) -> tuple:
-    """The outputs of `op`, as the kind of array that comes in. `options` are the fields of its spec; errors name the `caller`."""
-    options = (caller or op.name, *options)
-    arrays = {name: array for name, array in arrays.items() if array is not None or name not in op.optional}
-    if are_tensors(*arrays.values()):
+def run(op: Op, arrays: Mapping[str, Any], *, caller: str | None = None, **options: Any) -> tuple[Any, ...]:
+    """Return the outputs of `op`, as arrays of the library of its inputs. `options` are the fields of its spec.
+
+    Messages name the `caller`, which is the op itself unless another function makes the call for its user.
+    """
+    options = {"caller": caller or op.name, **options}
+    given = {name: array for name, array in arrays.items() if array is not None or not op.inputs[name].optional}
+    if are_tensors(*given.values()):
         from shiftsearch import _torch
 
-        return _torch.run(op, options, arrays)
-    found = _arrays.forward(op, op.spec(*options), arrays)
+        return _torch.run(op, given, options)
+    found = _arrays.forward(op, op.spec(**options), given)
     return tuple(array for name, array in found.items() if name not in op.hidden)

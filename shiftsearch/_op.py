@@ -2,104 +2,222 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from numbers import Real
+from typing import Any
 
+from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 
 
-@dataclass(frozen=True)
+# --- options --------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The hyper-parameters of a call, checked once, in `__post_init__`. A new array size changes nothing in it."""
+    """The options of a call, checked once, in `__post_init__`. Array sizes are not among them.
 
-    op: str
+    `caller` is the function that messages name. It decides nothing else.
+    """
+
+    caller: str
 
     def check(self, ok: bool, name: str, expected: str) -> None:
         if not ok:
-            raise ShiftsearchError(f"{self.op}: {name} is {getattr(self, name)!r}, expected {expected}")
+            raise ShiftsearchError(f"{self.caller}: {name} is {getattr(self, name)!r}, expected {expected}")
 
     def whole(self, *names: str, least: int = 1, most: int = 2**31 - 1) -> None:
-        """Checks that fields are whole numbers in a range and makes them Python ints."""
+        """Check that fields are whole numbers in a range, and make them Python ints."""
         for name in names:
             value = getattr(self, name)
             try:
                 number = operator.index(value) if not isinstance(value, bool) else None
             except TypeError:
                 number = None
-            self.check(number is not None and least <= number <= most, name, f"a whole number from {least} to {most}")
+            fits = number is not None and least <= number <= most
+            self.check(fits, name, f"a whole number from {least} to {most}")
             object.__setattr__(self, name, number)
 
     def real(self, name: str, least: float = 0, most: float = 1e6) -> None:
-        """Checks that a field is a finite number in a range and makes it a float."""
-        value = getattr(self, name)
-        fits = isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
+        """Check that a field is a finite number in a range, and make it a float."""
+        value: Any = getattr(self, name)
+        fits = isinstance(value, Real) and not isinstance(value, bool) and bool(least <= value <= most)
         self.check(fits, name, f"a number from {least:g} to {most:g}")
         object.__setattr__(self, name, float(value))
 
     def memory(self, name: str) -> None:
-        """Checks that a field is a number of bytes, or text such as "2GiB", and makes it a float."""
+        """Check that a field is a number of bytes, or text such as "2GiB", and make it a float."""
         value = getattr(self, name)
         text = f"{value}B" if type(value) is int else value
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B", text) if isinstance(text, str) else None
         self.check(found is not None, name, 'a number of bytes, or text such as "500MB" or "2GiB"')
+        assert found is not None
         object.__setattr__(self, name, float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
 
-    def choice(self, name: str, *choices) -> None:
+    def choice(self, name: str, *choices: object) -> None:
+        """Check that a field is one of some values."""
         value = getattr(self, name)
         fits = any(type(value) is type(c) and value == c for c in choices)
         self.check(fits, name, "one of " + ", ".join(map(repr, choices)))
 
     def switch(self, *names: str) -> None:
+        """Check that fields are True or False."""
         for name in names:
             self.check(isinstance(getattr(self, name), bool), name, "True or False")
 
 
-OPS: dict[str, Op] = {}  # all ops by name
+# --- arrays ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Kind:
+    """What the numbers of an input mean, and so which dtypes it may have."""
+
+    draw: Callable[[Any, tuple[int, ...]], Any]  # examples of such numbers, from a generator and a shape
+    value: bool = True  # has the dtype of the other values, in which the op computes; if not, any dtype of its own
+    halves: bool = False  # becomes a half under torch.autocast, as do the inputs of a matrix product
+    beside: bool = False  # may be float32 where the other values are halves
+    whole: bool = False  # may be whole numbers
+
+
+def _normal(rng: Any, shape: tuple[int, ...]) -> Any:
+    return rng.standard_normal(shape)
+
+
+def _positive(rng: Any, shape: tuple[int, ...]) -> Any:
+    return rng.random(shape)
+
+
+def _moves(rng: Any, shape: tuple[int, ...]) -> Any:
+    return rng.uniform(-3, 3, shape)
+
+
+VALUE = Kind(_normal, halves=True)  # pixels
+WEIGHT = Kind(_positive, beside=True)  # as a softmax gives them: float32 under torch.autocast
+MOTION = Kind(_moves)  # flow that the op computes with
+FLOW = Kind(_moves, value=False)  # flow that leads to places
+OFFSET = Kind(_moves, value=False, whole=True)
 
 
 @dataclass(frozen=True)
+class Input:
+    """An array that an op takes.
+
+    A letter is bound by the first array that has it, and every later one must agree. `B` may be missing in all
+    arrays of a call, a letter with "?" in one of them: both are then added with length 1.
+    """
+
+    axes: str  # a letter, word or number for each
+    kind: Kind = VALUE
+    optional: bool = False  # whether it may be None
+
+    @cached_property
+    def letters(self) -> tuple[str, ...]:
+        return tuple(self.axes.split())
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return its shape for sizes of the letters; an axis that may be missing has length 1."""
+        return tuple(int(x) if x.isdigit() else 1 if x.endswith("?") else sizes[x] for x in self.letters)
+
+
+_SIZES = {"B": 1, "T": 3, "C": 4, "H": 9, "W": 11, "G": 2, "K": 2}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small call of an op, for `doctor` and the tests: its options, and sizes of letters that are not in `_SIZES`.
+
+    Every input should have a gradient in it, so places are fractions.
+    """
+
+    options: dict[str, Any]
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+# --- ops ------------------------------------------------------------------------------------------
+OPS: dict[str, Op] = {}  # all ops by name
+_WATCHERS: list[Callable[[Op], None]] = []
+
+
+def for_each_op(do: Callable[[Op], None]) -> None:
+    """Call `do` with each op: with those that exist, and with each that is made later."""
+    _WATCHERS.append(do)
+    for op in OPS.values():
+        do(op)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Op:
     """One op: its arrays with their shapes in letters, and what it does in terms of a backend's primitives.
 
-    A letter is bound by the first array that has it; every later one must agree. `B` may be missing
-    in all arrays of a call, a letter with "?" in one of them; both are then added with length 1.
-    `forward(backend, spec, **inputs)` gives a dict of outputs; `backward(backend, spec, inputs,
-    outputs, grads, wanted)` a dict of gradients, for those of the `wanted` inputs that have one.
-    Of `grads`, which arrive at the outputs, only the first must be there; of `outputs`, those in `keeps`.
+    `forward(backend, spec, **inputs)` returns a dict of outputs. `backward(backend, spec, inputs, outputs, grads,
+    wanted)` returns a dict of gradients, for those of the `wanted` inputs that have one. Of `grads`, the gradients
+    that arrive at the outputs, only the first must be there; of `outputs`, those in `keeps`.
     """
 
-    name: str
+    function: Callable[..., Any]  # what users call: the op has its name, and its options have their defaults there
     spec: type[Spec]
-    inputs: dict[str, str]
+    inputs: dict[str, Input]
     outputs: dict[str, str]  # what kind of number: value, score, offset or index
-    shapes: Callable  # of the outputs by name, from spec and sizes
-    forward: Callable
-    backward: Callable
-    sizes: Callable = lambda spec, sizes: {}  # letters that the spec decides, from those bound so far
-    values: tuple[str, ...] = ()  # inputs that share one dtype; the others are coordinates
-    optional: tuple[str, ...] = ()  # inputs that may be None
+    shapes: Callable[[Any, dict[str, int]], dict[str, tuple[int, ...]]]  # of the outputs, from spec and sizes
+    forward: Callable[..., dict[str, Native]]
+    backward: Callable[..., dict[str, Native]]
+    example: Example
+    sizes: Callable[[Any, dict[str, int]], dict[str, int]] = lambda spec, sizes: {}  # of letters that the spec decides
+    check: Callable[[Any, dict[str, int]], None] = lambda spec, sizes: None  # what a spec asks of the sizes
     keeps: tuple[str, ...] = ()  # outputs that backward reads
     hidden: tuple[str, ...] = ()  # outputs that only backward reads
-    check: Callable = field(default=lambda spec, sizes: None)  # what a spec asks of the sizes
+    # what follows from the others; plain fields, which compilers can read
+    name: str = field(init=False)
+    values: tuple[str, ...] = field(init=False)  # inputs that share one dtype, in which the op computes
+    options: tuple[str, ...] = field(init=False)  # fields of the spec
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        known = {
+            "name": self.function.__name__,
+            "values": tuple(name for name, given in self.inputs.items() if given.kind.value),
+            "options": tuple(f.name for f in fields(self.spec)),
+        }
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
         OPS[self.name] = self
+        for do in _WATCHERS:
+            do(self)
 
-    def bind(self, spec: Spec, arrays: dict) -> tuple[dict, dict, bool]:
-        """(arrays with all their axes, sizes of all letters, whether `B` was given), or an error that says what is wrong."""
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The options of the public function that have a default."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+    def specify(self, **options: Any) -> Any:
+        """Return the spec of these options, with the defaults of the public function for others."""
+        return self.spec(**{"caller": self.name, **self.defaults, **options})
+
+    def example_sizes(self) -> dict[str, int]:
+        """Return the sizes of the letters in the example."""
+        sizes = {**_SIZES, **self.example.sizes}
+        return {**sizes, **self.sizes(self.specify(**self.example.options), sizes)}
+
+    def example_arrays(self, rng: Any) -> dict[str, Any]:
+        """Return random inputs of the example, in float64."""
+        sizes = self.example_sizes()
+        return {name: given.kind.draw(rng, given.shape(sizes)) for name, given in self.inputs.items()}
+
+    def bind(self, spec: Spec, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int], bool]:
+        """Return the arrays with all their axes, the sizes of all letters, and whether `B` was given."""
         sizes: dict[str, int] = {}
-        batched, whole = True, {}
+        whole: dict[str, Any] = {}
+        batched = True
         for name, array in arrays.items():
-            letters = self.inputs[name].split()
+            letters = self.inputs[name].letters
             if not whole:
                 batched = array.ndim >= len(letters)
             wanted = letters if batched or letters[0] != "B" else letters[1:]
             if array.ndim == len(wanted) - 1:
-                wanted = [x for x in wanted if not x.endswith("?")]
-            self._match(spec.op, name, array.shape, wanted, sizes)
+                wanted = tuple(x for x in wanted if not x.endswith("?"))
+            _match(spec.caller, name, array.shape, wanted, sizes)
             sizes.update(self.sizes(spec, sizes))
             missing = [i for i, letter in enumerate(letters) if letter not in wanted]
             for axis in missing:
@@ -110,20 +228,22 @@ class Op:
         return whole, sizes, batched
 
     def dtype(self, output: str, spec: Spec, value: str) -> str:
-        """Of an output, where values have the dtype `value`: sums of halves are floats."""
+        """Return the dtype of an output where values have the dtype `value`: sums of halves are floats."""
         wide = "float64" if value == "float64" else "float32"
         offset = wide if getattr(spec, "subpixel", False) else "int32"
         return {"value": value, "score": wide, "offset": offset, "index": "int32"}[self.outputs[output]]
 
-    def _match(self, caller: str, name: str, shape: tuple, wanted: list[str], sizes: dict[str, int]) -> None:
-        known = dict(sizes)  # from the arrays before
-        fits = len(shape) == len(wanted) and all(_fits(n, x, sizes) for n, x in zip(shape, wanted, strict=True))
-        if not fits:
-            expected = ", ".join(x if x.isdigit() else _bound(x, known) for x in wanted)
-            raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected ({expected})")
-        empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter not in "BS"]
-        if empty:  # S may be 0: a search with radius 0 follows no flow; and no clip at all gives no result at all
-            raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected at least 1 along {empty[0]}")
+
+def _match(caller: str, name: str, shape: tuple[int, ...], wanted: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Bind the letters that are new, and check those that are known."""
+    known = dict(sizes)  # from the arrays before
+    fits = len(shape) == len(wanted) and all(_fits(n, x, sizes) for n, x in zip(shape, wanted, strict=True))
+    if not fits:
+        expected = ", ".join(_expected(wanted, known))
+        raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected ({expected})")
+    empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter not in "BS"]
+    if empty:  # S may be 0: a search with radius 0 follows no flow. So may B: no clip gives no result
+        raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected at least 1 along {empty[0]}")
 
 
 def _fits(n: int, letter: str, sizes: dict[str, int]) -> bool:
@@ -132,7 +252,11 @@ def _fits(n: int, letter: str, sizes: dict[str, int]) -> bool:
     return n == (int(letter) if letter.isdigit() else sizes.setdefault(letter, n))
 
 
-def _bound(letter: str, sizes: dict[str, int]) -> str:
-    if letter.endswith("?"):
-        return f"1 or {sizes[letter[:-1]]}" if sizes[letter[:-1]] > 1 else "1"
-    return f"{letter}={sizes[letter]}" if letter in sizes else letter
+def _expected(wanted: Iterable[str], sizes: dict[str, int]) -> Iterable[str]:
+    """Yield each axis as a message spells it, with its length where that is known."""
+    for letter in wanted:
+        if letter.endswith("?"):
+            n = sizes[letter[:-1]]
+            yield f"1 or {n}" if n > 1 else "1"
+        else:
+            yield f"{letter}={sizes[letter]}" if letter in sizes else letter

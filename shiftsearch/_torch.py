@@ -1,92 +1,199 @@
-"""The ops as operators of torch, with gradients: registered once for all of them, from what an `Op` says of itself.
+"""The ops as operators of torch, with gradients: made for each op, from what an `Op` says of itself.
 
 Each op is two operators, `shiftsearch::<op>` and `shiftsearch::<op>_backward`, whose arguments are its arrays and the
 fields of its spec. To torch.compile and torch.export they are single nodes with known shapes, so that nothing in
-this package is traced but the public functions. What backward needs are inputs and kept offsets, nothing else is saved.
+this package is traced but the public functions. For backward, inputs and kept offsets are saved, nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
 from shiftsearch import _arrays
-from shiftsearch._op import OPS, Op, Spec
+from shiftsearch._op import Op, Spec, for_each_op
 from shiftsearch.errors import ShiftsearchError
 
-_TYPES = {"int": "int", "int | None": "int?", "float": "float", "bool": "bool", "str": "str", "str | None": "str?",
-          "tuple": "SymInt[]"}  # fmt: skip
-_AS_THEY_ARE = ("weights", "forward", "backward")  # values that are as precise under autocast as without
-_OPERATORS = {}  # by name of the op
-_FUNCTIONS = {}  # the same, as functions of autograd
+_OPERATORS: dict[str, Operators] = {}  # by name of the op
 
 
-def run(op: Op, options: tuple, arrays: dict) -> tuple:
-    """What the public functions call. `options` are the fields of the op's spec."""
+def run(op: Op, arrays: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    """Return the outputs of an op. `options` are all fields of its spec."""
     options = checked(op.spec, options)
-    arrays = _autocast(op, arrays)
-    call = _FUNCTIONS[op.name].apply if _transformed() else _OPERATORS[op.name]
-    found = call(*(arrays.get(name) for name in op.inputs), *options)
-    found = found if isinstance(found, tuple) else (found,)
-    return found[: len(op.outputs) - len(op.hidden)]
+    arrays = _under_autocast(op, arrays)
+    found = _OPERATORS[op.name].call(*(arrays.get(name) for name in op.inputs), *(options[name] for name in op.options))
+    return _several(found)[: len(op.outputs) - len(op.hidden)]
 
 
-def checked(spec: type[Spec], options: tuple) -> tuple:
-    """The fields of a spec, once it has checked them. A compiler, to which sizes are symbols, does so with shapes."""
-    return options if torch.compiler.is_compiling() else dataclasses.astuple(spec(*options))
+def checked(spec: type[Spec], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a spec, once it has checked them.
+
+    While a function is compiled, sizes are symbols, and they are checked with the shapes instead.
+    """
+    return options if torch.compiler.is_compiling() else vars(spec(**options))
 
 
-def _autocast(op: Op, arrays: dict) -> dict:
-    """Within torch.autocast, values are in its dtype, as they are for matrix products. Coordinates and flow stay as
-    they are, and so do weights in single precision, which a softmax gives."""
+def _under_autocast(op: Op, arrays: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Return inputs in the dtype of torch.autocast, those for which it is precise enough."""
     kind = arrays[op.values[0]].device.type
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return arrays
     dtype = torch.get_autocast_dtype(kind)
-    values = [name for name in op.values if name not in _AS_THEY_ARE and name in arrays]
-    values = [name for name in values if arrays[name].is_floating_point() and arrays[name].dtype != torch.float64]
-    return {name: array.to(dtype) if name in values else array for name, array in arrays.items()}
+    names = [name for name, array in arrays.items() if op.inputs[name].kind.halves and array.is_floating_point()]
+    names = [name for name in names if arrays[name].dtype != torch.float64]
+    return {name: array.to(dtype) if name in names else array for name, array in arrays.items()}
 
 
-def _transformed() -> bool:
-    """Whether torch.func or derivatives in forward mode are at work, which do not see the gradients of operators."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+class Operators:
+    """Both operators of an op, and the functions of autograd around them, by which torch.func sees their gradients."""
+
+    def __init__(self, op: Op):
+        self.op = op
+        self.returned = [name for name in op.outputs if name not in op.hidden]
+        arrays = [f"Tensor{'?' if given.optional else ''} {name}" for name, given in op.inputs.items()]
+        kept = [f"Tensor kept_{name}" for name in op.keeps]
+        grads = [f"Tensor? grad_{name}" for name in self.returned]
+        hints = typing.get_type_hints(op.spec)
+        options = [f"{_schema_type(hints[name])} {name}" for name in op.options]
+        self.forward = self._operator("", self._forward, [*arrays, *options], len(op.outputs))
+        self.forward.register_fake(self._forward_shapes)
+        self.forward.register_autograd(self._slope, setup_context=self._save)
+        self.backward = self._operator(
+            "_backward", self._backward, [*arrays, *kept, *grads, *options, "bool[] wanted"], len(op.inputs)
+        )
+        self.backward.register_fake(self._backward_shapes)
+        self.backward.register_autograd(self._refuse_second, setup_context=_save_nothing)
+        self.seen = getattr(torch.ops.shiftsearch, op.name)  # by compilers
+        self.seen_backward = getattr(torch.ops.shiftsearch, f"{op.name}_backward")
+        self.differentiable = _function(op.name, self.forward, self._save, self._slope)
+        self.differentiable_backward = _function(op.name, self.backward, _save_nothing, self._refuse_second)
+
+    def _operator(self, suffix: str, function: Callable[..., Any], arguments: list[str], results: int) -> Any:
+        schema = f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
+        name = f"shiftsearch::{self.op.name}{suffix}"
+        operator = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+        if hasattr(operator, "register_vmap"):  # torch 2.4 does so by itself, with a warning
+            operator.register_vmap(partial(_one_by_one, operator))
+        return operator
+
+    def call(self, *arguments: Any) -> Any:
+        """Return what the forward operator gives. Compilers see the operator, and torch.func the function around it."""
+        return (self.seen if torch.compiler.is_compiling() else self.differentiable.apply)(*arguments)
+
+    # --- forward ---
+    def _forward(self, *arguments: Any) -> Any:
+        inputs, spec = self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
+        return _returned(_arrays.forward(self.op, spec, inputs))
+
+    def _forward_shapes(self, *arguments: Any) -> Any:
+        op, inputs, spec = self.op, self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
+        _check(op, spec, inputs)
+        _, sizes, batched = op.bind(spec, inputs)
+        first = inputs[op.values[0]]
+        dtypes = {name: _dtype(op.dtype(name, spec, _name(first.dtype))) for name in op.outputs}
+        shapes = {name: shape if batched else shape[1:] for name, shape in op.shapes(spec, sizes).items()}
+        return _returned({name: first.new_empty(shape, dtype=dtypes[name]) for name, shape in shapes.items()})
+
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        op, count = self.op, len(self.op.inputs)
+        outputs = dict(zip(op.outputs, _several(output), strict=True))
+        ctx.set_materialize_grads(False)
+        moving = [name for name, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if needed]
+        if all(name in op.values for name in moving):  # kept offsets move with what leads there alone
+            ctx.mark_non_differentiable(*(outputs[name] for name, kind in op.outputs.items() if kind == "offset"))
+        ctx.save_for_backward(*inputs[:count], *(outputs[name] for name in op.keeps))
+        ctx.options = inputs[count:]
+
+    def _slope(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        wanted = [bool(needed) for needed in ctx.needs_input_grad[: len(self.op.inputs)]]
+        nothing = [None] * len(ctx.options)
+        grads = grads[: len(self.returned)]
+        if all(grad is None for grad in grads):
+            return (*(None for _ in wanted), *nothing)
+        call = self.seen_backward if torch.compiler.is_compiling() else self.differentiable_backward.apply
+        found = call(*ctx.saved_tensors, *grads, *ctx.options, wanted)
+        return (*(grad if needed else None for grad, needed in zip(_several(found), wanted, strict=True)), *nothing)
+
+    # --- backward ---
+    def _backward(self, *arguments: Any) -> Any:
+        op, inputs = self.op, self._inputs(arguments)
+        rest = arguments[len(op.inputs) : -1]
+        outputs, rest = _given(op.keeps, rest), rest[len(op.keeps) :]
+        grads, options = _given(self.returned, rest), rest[len(self.returned) :]
+        wanted = frozenset(name for name, needed in zip(op.inputs, arguments[-1], strict=True) if needed)
+        found = _arrays.backward(op, self._spec(options), inputs, outputs, grads, wanted)
+        return _returned({name: found[name] if name in wanted else _nothing(arguments) for name in op.inputs})
+
+    def _backward_shapes(self, *arguments: Any) -> Any:
+        given = zip(self.op.inputs, arguments, arguments[-1], strict=False)
+        return _returned({
+            name: array.new_empty(array.shape) if needed else _nothing(arguments) for name, array, needed in given
+        })  # fmt: skip
+
+    def _refuse_second(self, ctx: Any, *grads: Any) -> Any:
+        raise ShiftsearchError(
+            f"{self.op.name}: its gradient was differentiated again, which is not supported, expected create_graph=False"
+        )
+
+    # --- arguments ---
+    def _inputs(self, arguments: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+        return _given(self.op.inputs, arguments)
+
+    def _spec(self, options: Iterable[Any]) -> Spec:
+        options = (tuple(value) if isinstance(value, list) else value for value in options)
+        return self.op.spec(**dict(zip(self.op.options, options, strict=True)))
 
 
-def _function(op: str, operator, setup_context, backward):
-    """An operator as a function of autograd, which torch.func can differentiate and map over an axis."""
+def _schema_type(hint: Any) -> str:
+    """Return a type as the schemas of operators spell it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        (one,) = (argument for argument in arguments if argument is not types.NoneType)
+        return f"{_schema_type(one)}?"
+    if origin is tuple:
+        return "SymInt[]"
+    return "str" if origin is typing.Literal else hint.__name__
 
-    def jvp(ctx, *_):
-        raise ShiftsearchError(f"{op}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
 
-    def vmap(*arguments):
+def _function(name: str, operator: Any, save: Callable[..., None], slope: Callable[..., Any]) -> Any:
+    """Return an operator as a function of autograd, which torch.func can differentiate and map over an axis."""
+
+    def refuse(ctx: Any, *_: Any) -> None:
+        raise ShiftsearchError(f"{name}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
+
+    def each(*arguments: Any) -> Any:
         return _one_by_one(function.apply, *arguments)
 
-    parts = {"forward": operator, "setup_context": setup_context, "backward": backward, "jvp": jvp, "vmap": vmap}
-    function = type(op, (torch.autograd.Function,), {name: staticmethod(part) for name, part in parts.items()})
+    parts = {"forward": operator, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
+    function: Any = type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})
     return function
 
 
-def _one_by_one(call, info, in_dims, *arguments):
-    """What `call` gives along an axis that is mapped over."""
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """A gradient is not differentiated again."""
 
-    def mapped(function):
+
+def _one_by_one(call: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    """Return what `call` gives along an axis that is mapped over."""
+
+    def mapped(function: Callable[[Any, int], Any]) -> list[Any]:
         return [function(x, d) if isinstance(d, int) else x for x, d in zip(arguments, in_dims, strict=True)]
 
-    if info.batch_size == 0:  # what one of zeros gives has the shapes of what there is none of
-        arguments = mapped(lambda x, d: x.sum(d, keepdim=True, dtype=x.dtype))
+    if info.batch_size == 0:  # no call is made: results have the shapes of one of zeros
+        arguments = tuple(mapped(lambda x, d: x.sum(d, keepdim=True, dtype=x.dtype)))
     found = [call(*mapped(lambda x, d, n=n: x.select(d, n))) for n in range(max(info.batch_size, 1))]
     if isinstance(found[0], torch.Tensor):
         return torch.stack(found)[: info.batch_size], 0
     return tuple(torch.stack(each)[: info.batch_size] for each in zip(*found, strict=True)), (0,) * len(found[0])
 
 
-def upsample_flow(flow, height: int, width: int):
-    """The public function of this name, in torch's own words and so with its gradients."""
+def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return what the public function of this name does, by functions of torch and so with their gradients."""
     if not flow.is_floating_point():
         raise ShiftsearchError(
             f"upsample_flow: flow is {_name(flow.dtype)}, expected float16, bfloat16, float32 or float64"
@@ -100,116 +207,33 @@ def upsample_flow(flow, height: int, width: int):
     return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
 
 
-def _register(op: Op) -> None:
-    """Both operators of `op`."""
-    name, fields = f"shiftsearch::{op.name}", dataclasses.fields(op.spec)
-    arrays = [f"Tensor{'?' if key in op.optional else ''} {key}" for key in op.inputs]
-    options = [f"{_TYPES[field.type]} {field.name}" for field in fields]
-    results = ", ".join("Tensor" for _ in op.outputs)
-    kept = [f"Tensor kept_{key}" for key in op.keeps]
-    grads = [f"Tensor? grad_{key}" for key in op.outputs if key not in op.hidden]
-
-    def split(arguments):
-        """Inputs, kept outputs, gradients and spec of a call of backward."""
-        ends = [len(arrays), len(arrays) + len(kept), len(arrays) + len(kept) + len(grads)]
-        return (
-            _given(op.inputs, arguments[: ends[0]]),
-            _given(op.keeps, arguments[ends[0] : ends[1]]),
-            _given((key for key in op.outputs if key not in op.hidden), arguments[ends[1] : ends[2]]),
-            _spec(op, arguments[ends[2] : -1]),
-        )
-
-    # --- forward ---
-    def forward(*arguments):
-        found = _arrays.forward(op, _spec(op, arguments[len(arrays) :]), _given(op.inputs, arguments))
-        return _as_returned(found)
-
-    def forward_shapes(*arguments):
-        spec, inputs = _spec(op, arguments[len(arrays) :]), _given(op.inputs, arguments)
-        _check(op, spec, inputs)
-        _, sizes, batched = op.bind(spec, inputs)
-        first = inputs[op.values[0]]
-        return _as_returned({
-            key: first.new_empty(shape if batched else shape[1:], dtype=_dtype(op.dtype(key, spec, _name(first.dtype))))
-            for key, shape in op.shapes(spec, sizes).items()
-        })  # fmt: skip
-
-    def save(ctx, inputs, output):
-        outputs = dict(zip(op.outputs, output if isinstance(output, tuple) else (output,), strict=True))
-        ctx.set_materialize_grads(False)
-        if not any(
-            needed for key, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if key not in op.values
-        ):
-            ctx.mark_non_differentiable(*(outputs[key] for key, kind in op.outputs.items() if kind == "offset"))
-        ctx.save_for_backward(*inputs[: len(arrays)], *(outputs[key] for key in op.keeps))
-        ctx.options = inputs[len(arrays) :]
-
-    def slope(ctx, *grads):
-        wanted = [bool(needed) for needed in ctx.needs_input_grad[: len(arrays)]]
-        nothing = [None] * len(ctx.options)
-        grads = grads[: len(op.outputs) - len(op.hidden)]
-        if all(grad is None for grad in grads):
-            return (*(None for _ in wanted), *nothing)
-        call = backwards_function.apply if _transformed() else backwards
-        found = call(*ctx.saved_tensors, *grads, *ctx.options, wanted)
-        return (*(grad if needed else None for grad, needed in zip(found, wanted, strict=True)), *nothing)
-
-    # --- backward ---
-    def backward(*arguments):
-        inputs, outputs, grads, spec = split(arguments)
-        wanted = [key for key, needed in zip(op.inputs, arguments[-1], strict=True) if needed]
-        found = _arrays.backward(op, spec, inputs, outputs, grads, frozenset(wanted))
-        return tuple(found[key] if key in wanted else arguments[0].new_empty(0) for key in op.inputs)
-
-    def backward_shapes(*arguments):
-        return tuple(
-            array.new_empty(array.shape) if needed else arguments[0].new_empty(0)
-            for array, needed in zip(arguments, arguments[-1], strict=False)
-        )
-
-    def no_second(ctx, *grads):
-        raise ShiftsearchError(
-            f"{op.name}: its gradient was differentiated again, which is not supported, expected create_graph=False"
-        )
-
-    forwards = torch.library.custom_op(
-        name, forward, mutates_args=(), schema=f"({', '.join([*arrays, *options])}) -> ({results})"
-    )
-    backwards = torch.library.custom_op(
-        f"{name}_backward", backward, mutates_args=(),
-        schema=f"({', '.join([*arrays, *kept, *grads, *options])}, bool[] wanted) -> ({', '.join('Tensor' for _ in op.inputs)})",
-    )  # fmt: skip
-    forwards.register_fake(forward_shapes)
-    forwards.register_autograd(slope, setup_context=save)
-    backwards.register_fake(backward_shapes)
-    backwards.register_autograd(no_second)
-    for operator in (forwards, backwards):
-        if hasattr(operator, "register_vmap"):  # torch 2.4 does so by itself, with a warning
-            operator.register_vmap(partial(_one_by_one, operator))
-    backwards_function = _function(op.name, backwards, lambda ctx, inputs, output: None, no_second)
-    _OPERATORS[op.name] = getattr(torch.ops.shiftsearch, op.name)
-    _FUNCTIONS[op.name] = _function(op.name, _OPERATORS[op.name], save, slope)
-
-
-def _check(op: Op, spec: Spec, tensors: dict) -> None:
-    """What a compiler would not notice: operators run where their first tensor is."""
+def _check(op: Op, spec: Spec, tensors: dict[str, torch.Tensor]) -> None:
+    """Check what a compiler would not notice: operators run where their first tensor is."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
         found = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
-        raise ShiftsearchError(f"{spec.op}: arrays are of different kinds ({found}), expected one library and device")
-    _arrays.check_dtypes(op, spec.op, {name: _name(tensor.dtype) for name, tensor in tensors.items()})
+        raise ShiftsearchError(
+            f"{spec.caller}: arrays are of different kinds ({found}), expected one library and device"
+        )
+    _arrays.check_dtypes(op, spec.caller, {name: _name(tensor.dtype) for name, tensor in tensors.items()})
 
 
-def _given(names, arguments) -> dict:
+def _given(names: Iterable[str], arguments: Iterable[Any]) -> dict[str, Any]:
     return {name: array for name, array in zip(names, arguments, strict=False) if array is not None}
 
 
-def _spec(op: Op, options) -> Spec:
-    return op.spec(*(tuple(value) if isinstance(value, list) else value for value in options))
+def _returned(found: dict[str, Any]) -> Any:
+    """Return tensors as an operator does: one alone is no tuple."""
+    results = tuple(found.values())
+    return results if len(results) > 1 else results[0]
 
 
-def _as_returned(found: dict):
-    found = tuple(found.values())
-    return found if len(found) > 1 else found[0]
+def _several(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _nothing(arguments: tuple[Any, ...]) -> torch.Tensor:
+    """Return the result for an input whose gradient is not wanted."""
+    return arguments[0].new_empty(0)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -220,5 +244,8 @@ def _dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-for _op in OPS.values():
-    _register(_op)
+def _register(op: Op) -> None:
+    _OPERATORS[op.name] = Operators(op)
+
+
+for_each_op(_register)

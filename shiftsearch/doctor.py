@@ -1,6 +1,6 @@
-"""Does this installation work here? Versions, devices, and every op on every backend against its definition.
+"""Whether an installation works here: versions, devices, and the example of every op, on every backend.
 
-Problems are tiny: the whole takes seconds, most of them for compiling kernels the first time.
+Examples are small: all of it takes seconds, most of them for compiling kernels the first time.
 """
 
 from __future__ import annotations
@@ -10,32 +10,29 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
 import shiftsearch
 from shiftsearch import definition
+from shiftsearch._op import OPS, Op
 from shiftsearch._source import directory
 from shiftsearch.backends import cpu, cuda
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.aggregate import AGGREGATE, SCATTER, STACK, AggregateSpec
-from shiftsearch.ops.flow import CHAIN_FLOW, ChainFlowSpec
-from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec
-from shiftsearch.ops.score import SCORE, ScoreSpec
-from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
 
-_SIZE = 3, 4, 9, 11  # frames, channels, rows, columns
-_PACKAGES = (
-    "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "torch", "av", "opencv-python-headless", "scikit-image", "tqdm",
-)  # fmt: skip
+_PACKAGES = "numpy numba cupy-cuda12x cupy-cuda13x torch av opencv-python-headless scikit-image tqdm"
 _TOLERANCE = 1e-4  # of the largest value, in single precision
+Array = npt.NDArray[Any]
 
 
-def examine(out=sys.stdout) -> bool:
-    """Prints what is found; whether all of it is well."""
+def examine(out: TextIO = sys.stdout) -> bool:
+    """Print what is found, and return whether all of it is well."""
     for line in _versions():
         print(line, file=out)
-    backends = {"cpu": cpu}
+    backends: dict[str, Any] = {"cpu": cpu}
     try:
         backends["cuda"] = cuda.load()
         for line in _devices(backends["cuda"].xp):
@@ -49,9 +46,9 @@ def examine(out=sys.stdout) -> bool:
     return not wrong
 
 
-def _versions():
+def _versions() -> Iterator[str]:
     yield f"shiftsearch  {shiftsearch.__version__}, Python {platform.python_version()}, {platform.platform()}"
-    yield "packages     " + ", ".join(filter(None, map(_version, _PACKAGES)))
+    yield "packages     " + ", ".join(filter(None, map(_version, _PACKAGES.split())))
     yield f"cpu          {cpu.describe()}"
     yield f"kernels      {directory()}, compiled ones in {os.environ.get('CUPY_CACHE_DIR', '~/.cupy/kernel_cache')}"
 
@@ -63,7 +60,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _devices(xp):
+def _devices(xp: Any) -> Iterator[str]:
     runtime = xp.cuda.runtime
     for index in range(runtime.getDeviceCount()):
         found = runtime.getDeviceProperties(index)
@@ -74,25 +71,25 @@ def _devices(xp):
 
 
 def _dotted(version: int) -> str:
-    """13.2 for 13020, which is how CUDA writes it."""
+    """Return 13.2 for 13020, as CUDA writes versions."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def _compiler(xp) -> str:
+def _compiler(xp: Any) -> str:
     try:
         return "NVRTC " + ".".join(map(str, xp.cuda.nvrtc.getVersion()))
-    except Exception:  # libraries that are missing are errors of many kinds; what to do is said of each op
+    except Exception:  # each way to lack it has an error of its own; the line of each op says what to do
         return "no NVRTC"
 
 
 # --- every op ---------------------------------------------------------------------------------------
-def _check(name: str, backend, out) -> bool:
+def _check(name: str, backend: Any, out: TextIO) -> bool:
     well = True
-    for op, spec, inputs in _problems():
+    for op in OPS.values():
         start = time.perf_counter()
         try:
-            error = _largest_error(backend, op, spec, inputs)
-        except Exception as raised:  # whatever a driver or a compiler says
+            error = _largest_error(backend, op)
+        except Exception as raised:  # drivers and compilers have errors of their own
             said = f"{type(raised).__name__}: {raised}"
         else:
             said = "" if error < _TOLERANCE else f"is off by {error:.1e} of the largest value"
@@ -102,50 +99,30 @@ def _check(name: str, backend, out) -> bool:
     return well
 
 
-def _problems():
-    """(op, spec, inputs) of every op, with places that are fractions: then everything has a gradient."""
-    rng = np.random.default_rng(0)
-    T, C, H, W = _SIZE
-    q, k = rng.standard_normal((2, 1, T, C, H, W)).astype(np.float32)
-    flow = rng.uniform(-3, 3, (1, 1, T, 2, 2, H, W)).astype(np.float32)
-    offsets = rng.uniform(-3, 3, (1, 2, T, H, W, 2, 3)).astype(np.float32)
-    weights = rng.random(offsets.shape[:-1]).astype(np.float32)
-    patches = rng.standard_normal((*offsets.shape[:-1], C // 2, 3, 3)).astype(np.float32)
-    options = {"window": 5, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}
-    yield SEARCH, SearchSpec("search", **options), {"q": q, "k": k, "flow": flow}
-    yield MATCH, SearchSpec("match", radius=0, **options), {"q": q[:, 0], "k": k[:, 1], "flow": flow[:, :, 0, 0]}
-    yield REFINE, SearchSpec("refine", radius=0, **{**options, "window": 3}), {"q": q, "k": k, "offsets": offsets}
-    yield SCORE, ScoreSpec("score", patch=3, heads=2), {"q": q, "k": k, "offsets": offsets}
-    for op in (AGGREGATE, STACK, SCATTER):
-        yield op, AggregateSpec(op.name, patch=3), {"v": q, "weights": weights, "offsets": offsets}
-    yield GATHER, GatherSpec("gather", patch=3, heads=2), {"v": q, "offsets": offsets}
-    yield (
-        FOLD,
-        FoldSpec("fold", patch=3, heads=2, size=(T, H, W)),
-        {"patches": patches, "offsets": offsets, "weights": weights},
-    )
-    yield CHAIN_FLOW, ChainFlowSpec("chain_flow", radius=1), {"forward": flow[:, 0, :, 0], "backward": flow[:, 0, :, 1]}
-
-
-def _largest_error(backend, op, spec, inputs) -> float:
-    """Of outputs and gradients against the definition, relative to the largest value of each."""
-    xp = backend.xp
-    there = {name: xp.asarray(array) for name, array in inputs.items()}
-    found = op.forward(backend, spec, **there)
+def _largest_error(backend: Any, op: Op) -> float:
+    """Return how far outputs and gradients are from the definition, relative to the largest value of each."""
+    spec, rng = op.specify(**op.example.options), np.random.default_rng(0)
+    inputs = {name: array.astype(np.float32) for name, array in op.example_arrays(rng).items()}
     wanted = op.forward(definition, spec, **{name: array.astype(float) for name, array in inputs.items()})
     arrive = {name: np.ones(array.shape, np.float32) for name, array in wanted.items() if op.outputs[name] != "index"}
-    kept = {
-        name: array.astype(np.float32 if array.dtype.kind == "f" else array.dtype) for name, array in wanted.items()
-    }
-    there_kept, there_arrive = ({name: xp.asarray(array) for name, array in of.items()} for of in (kept, arrive))
-    slopes = op.backward(backend, spec, there, there_kept, there_arrive, inputs.keys())
-    wanted_slopes = op.backward(definition, spec, inputs, kept, arrive, inputs.keys())
-    pairs = [(found[name], wanted[name]) for name in wanted] + [
-        (slopes[name], wanted_slopes[name]) for name in wanted_slopes
-    ]
-    # of which one may be no number: Python's max would pass over it
-    return float(np.max([_difference(a if type(a) is np.ndarray else a.get(), b) for a, b in pairs]))
+    kept = {n: array.astype(np.float32) if array.dtype.kind == "f" else array for n, array in wanted.items()}
+    slopes = op.backward(definition, spec, inputs, kept, arrive, inputs.keys())
+
+    there = _on(backend, inputs)
+    found = op.forward(backend, spec, **there)
+    found_slopes = op.backward(backend, spec, there, _on(backend, kept), _on(backend, arrive), inputs.keys())
+    pairs = [(found[name], wanted[name]) for name in wanted] + [(found_slopes[name], slopes[name]) for name in slopes]
+    # NumPy's maximum, because one of them may be no number: Python's max would pass over it
+    return float(np.max([_difference(_native(a), b) for a, b in pairs]))
 
 
-def _difference(found, wanted) -> float:
+def _on(backend: Any, arrays: dict[str, Array]) -> dict[str, Any]:
+    return {name: backend.xp.asarray(array) for name, array in arrays.items()}
+
+
+def _native(array: Any) -> Array:
+    return array if type(array) is np.ndarray else array.get()
+
+
+def _difference(found: Array, wanted: Array) -> float:
     return float(np.abs(found.astype(float) - wanted).max() / max(1.0, np.abs(wanted).max()))

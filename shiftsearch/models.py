@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn import ShiftedAttention, ShiftedSearch, check_video
 from shiftsearch.ops.flow import upsample_flow
-from shiftsearch.ops.search import match
+from shiftsearch.ops.match import match
 
 
 # --- flow -------------------------------------------------------------------------------------------

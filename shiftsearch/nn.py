@@ -16,8 +16,10 @@ from torch import nn
 from shiftsearch._op import OPS, Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, stack
+from shiftsearch.ops.match import match
+from shiftsearch.ops.refine import refine
 from shiftsearch.ops.score import score
-from shiftsearch.ops.search import match, refine, search
+from shiftsearch.ops.search import search
 
 _FAR = 1e30  # stands for the infinite score of a candidate outside, whose product with a weight of 0 is not a number
 
@@ -38,8 +40,7 @@ class _Op(nn.Module):
                     f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}"
                 )
         self.options = {**known, **options}
-        op = self.function.__name__
-        OPS[op].spec(op, **self.options)  # says what is wrong with them now, not at the first call
+        OPS[self.function.__name__].specify(**self.options)  # an error now, not at the first call, if they are wrong
 
     def forward(self, *tensors, **named):
         return type(self).function(*tensors, **named, **self.options)
@@ -171,7 +172,7 @@ def _weights(scores, scale, metric: str):
     return torch.softmax(scores * (scale if metric == "dot" else -scale), -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _AttentionSpec(Spec):
     """The options of `ShiftedAttention` that its search does not have."""
 
@@ -231,7 +232,16 @@ class ShiftedAttention(nn.Module):
     ):  # fmt: skip
         super().__init__()
         key_dim = dim if key_dim is None else key_dim
-        _AttentionSpec("ShiftedAttention", dim, heads, key_dim, scale, learn_scale, conv, refine)
+        _AttentionSpec(
+            caller="ShiftedAttention",
+            dim=dim,
+            heads=heads,
+            key_dim=key_dim,
+            scale=scale,
+            learn_scale=learn_scale,
+            conv=conv,
+            refine=refine,
+        )
         options = {
             "window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride, "metric": metric,
             "subpixel": subpixel, **options,
@@ -282,7 +292,7 @@ def _mixed(layer, videos):
 
 
 # --- guided deformable attention --------------------------------------------------------------------
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _GuidedSpec(Spec):
     dim: int
     heads: int
@@ -336,7 +346,17 @@ class GuidedDeformableAttention(nn.Module):
     def __init__(self, dim, heads=12, points=9, *, offsets="search", window=9, step=0.5, reach=10.0, hidden=None):
         super().__init__()
         hidden = dim if hidden is None else hidden
-        _GuidedSpec("GuidedDeformableAttention", dim, heads, points, offsets, window, step, reach, hidden)
+        _GuidedSpec(
+            caller="GuidedDeformableAttention",
+            dim=dim,
+            heads=heads,
+            points=points,
+            offsets=offsets,
+            window=window,
+            step=step,
+            reach=reach,
+            hidden=hidden,
+        )
         self.dim, self.heads, self.points, self.offsets = dim, heads, points, offsets
         self.window, self.step, self.reach = window, step, reach
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))

@@ -1,7 +1,7 @@
 """The table of cases that every backend is tested on. A row added here is tested everywhere.
 
-Nothing here knows a backend. Values and coordinates are representable in float32, so that both
-dtypes pose the same problem and one reference answers for both.
+Its first rows are the examples of the ops, as they are when this is imported. Nothing here knows a backend. Values and
+coordinates are representable in float32, so that both dtypes pose the same problem and one reference answers for both.
 """
 
 from __future__ import annotations
@@ -11,27 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import shiftsearch  # noqa: F401 (which makes the ops)
 from shiftsearch._geometry import query_grid
-from shiftsearch._op import Op, Spec
-from shiftsearch.ops.aggregate import AGGREGATE, SCATTER, STACK, AggregateSpec
-from shiftsearch.ops.flow import CHAIN_FLOW, ChainFlowSpec
-from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec, bounds
-from shiftsearch.ops.score import SCORE, ScoreSpec
-from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
-
-_OPS = {
-    "search": (SEARCH, SearchSpec),
-    "match": (MATCH, SearchSpec),
-    "refine": (REFINE, SearchSpec),
-    "score": (SCORE, ScoreSpec),
-    "aggregate": (AGGREGATE, AggregateSpec),
-    "stack": (STACK, AggregateSpec),
-    "scatter": (SCATTER, AggregateSpec),
-    "gather": (GATHER, GatherSpec),
-    "fold": (FOLD, FoldSpec),
-    "chain_flow": (CHAIN_FLOW, ChainFlowSpec),
-}
-_HAVE_HEADS = ("search", "match", "refine", "score", "gather", "fold")
+from shiftsearch._op import FLOW, MOTION, OFFSET, OPS, WEIGHT, Op, Spec
+from shiftsearch.ops.queries import bounds
 
 
 @dataclass(frozen=True)
@@ -47,84 +30,65 @@ class Case:
     weighted: bool = True
     scale: int = 1  # resolution of match's q
     options: dict = field(default_factory=dict, hash=False)
+    letters: dict = field(default_factory=dict, hash=False)  # sizes that do not follow from the others
 
     @property
     def op(self) -> Op:
-        return _OPS[self.name.split(":")[0]][0]
+        return OPS[self.name.split(":")[0]]
 
     @property
     def spec(self) -> Spec:
-        options = dict(self.options)
+        _, T, _, H, W = self.size
+        options = {"heads": self.heads, "size": (T, H, W), **self.options}
         if "queries" in options:
             options["queries"] = bounds(self.op.name, options["queries"])
-        if self.op.name in _HAVE_HEADS:
-            options["heads"] = self.heads
-        if self.op.name == "match":
-            options["radius"] = 0
-        if self.op.name == "fold":
-            options["size"] = (self.size[1], *self.size[3:])
-            options.setdefault("patch", 1)
-        return _OPS[self.op.name][1](self.op.name, **options)
+        return self.op.specify(**{name: value for name, value in options.items() if name in self.op.options})
 
     @property
     def exact(self) -> bool:
         """Whether all values are small whole numbers and all places multiples of a quarter: sums are then exact."""
         return self.values in ("whole", "wide", "constant")
 
+    def sizes(self) -> dict[str, int]:
+        """Of all letters of the inputs."""
+        (B, T, C, H, W), spec, patch = self.size, self.spec, self.options.get("patch", 1)
+        found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "K": self.kept,
+                 "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale, "P": patch}  # fmt: skip
+        if hasattr(spec, "part"):
+            part = spec.part((T, *query_grid(H, W, spec.stride)))
+            found |= {letter: s.stop - s.start for letter, s in zip("tyx", part, strict=True)}
+        found |= self.letters
+        return found | self.op.sizes(spec, found)
+
     def arrays(self, dtype) -> dict[str, np.ndarray]:
         """The inputs by name, with all axes."""
-        B, T, C, H, W = self.size
-        rng, spec = np.random.default_rng(zlib.crc32(self.name.encode())), self.spec
-        h, w = query_grid(H, W, getattr(spec, "stride", 1))
+        rng, sizes, found = np.random.default_rng(zlib.crc32(self.name.encode())), self.sizes(), {}
         places = np.dtype(np.float32 if np.dtype(dtype).itemsize == 2 else dtype)  # halves are too coarse for them
-
-        def video(*shape):
-            return _values(rng, self.values, shape).astype(dtype)
-
-        def coordinates(kind, *shape):
-            found = _coordinates(rng, kind, shape)
-            return found.astype(np.int32 if kind in ("whole", "far", "int") else places)
-
-        def offsets():
-            found = coordinates(self.offsets, B, self.heads, T, h, w, self.kept, 3)
-            frames = rng.integers(-T - 1, T + 2, found.shape[:-1])
-            if found.dtype.kind == "f":  # rounded, half to even
-                frames = frames - rng.integers(0, 4, frames.shape) / 4
-            found[..., 0] = np.where(np.isfinite(found[..., 0]), frames, found[..., 0])
-            return found
-
-        match self.op.name:
-            case "search":
-                found = {"q": video(B, T, C, H, W), "k": video(B, T, C, H, W)}
+        for name, given in self.op.inputs.items():
+            shape = given.shape(sizes)
+            if given.kind == OFFSET:
+                found[name] = self._offsets(rng, shape, places)
+            elif given.kind == FLOW:
                 if self.flow:
-                    found["flow"] = _coordinates(
-                        rng, self.flow, (B, self.flow_heads, T, 2 * spec.radius, 2, h, w)
-                    ).astype(places)
-            case "match":
-                found = {"q": video(B, C, H * self.scale, W * self.scale), "k": video(B, C, H, W)}
-                if self.flow:
-                    found["flow"] = _coordinates(rng, self.flow, (B, self.flow_heads, 2, h, w)).astype(places)
-            case "refine" | "score":
-                found = {"q": video(B, T, C, H, W), "k": video(B, T, C, H, W), "offsets": offsets()}
-            case "gather":
-                found = {"v": video(B, T, C, H, W), "offsets": offsets()}
-            case "fold":
-                part = [s.stop - s.start for s in spec.part((T, h, w))]
-                patches = video(B, self.heads, *part, self.kept, C // self.heads, spec.patch, spec.patch)
-                found = {"patches": patches, "offsets": offsets(), "weights": video(B, self.heads, T, h, w, self.kept)}
-            case "chain_flow":
-                each = places if self.flow == "astray" else dtype  # gradients there are too large for halves
-                flows = [_coordinates(rng, self.flow, (B, T, 2, H, W)).astype(each) for _ in range(2)]
-                found = dict(zip(("forward", "backward"), flows, strict=True))
-            case _:
-                found = {
-                    "v": video(B, T, C, H, W),
-                    "weights": video(B, self.heads, T, h, w, self.kept),
-                    "offsets": offsets(),
-                }
-        if not self.weighted:
-            del found["weights"]
-        return {name: found[name] for name in self.op.inputs if name in found}
+                    shape = tuple(
+                        self.flow_heads if x.endswith("?") else n for x, n in zip(given.letters, shape, strict=True)
+                    )
+                    found[name] = _coordinates(rng, self.flow, shape).astype(places)
+            elif given.kind == MOTION:  # gradients of what is astray are too large for halves
+                found[name] = _coordinates(rng, self.flow, shape).astype(places if self.flow == "astray" else dtype)
+            elif given.kind != WEIGHT or self.weighted:
+                found[name] = _values(rng, self.values, shape).astype(dtype)
+        return found
+
+    def _offsets(self, rng, shape, dtype):
+        found = _coordinates(rng, self.offsets, shape)
+        found = found.astype(np.int32 if self.offsets in ("whole", "far", "int") else dtype)
+        T = self.size[1]
+        frames = rng.integers(-T - 1, T + 2, found.shape[:-1])
+        if found.dtype.kind == "f":  # rounded, half to even
+            frames = frames - rng.integers(0, 4, frames.shape) / 4
+        found[..., 0] = np.where(np.isfinite(found[..., 0]), frames, found[..., 0])
+        return found
 
 
 def _values(rng, kind, shape):
@@ -172,6 +136,14 @@ def _coordinates(rng, kind, shape):
 def row(name, size=(1, 3, 3, 5, 7), *, heads=1, flow=None, flow_heads=1, offsets="whole", kept=3, values="normal",
          weighted=True, scale=1, **options):  # fmt: skip
     return Case(name, size, heads, flow, flow_heads, offsets, kept, values, weighted, scale, options)
+
+
+def example(op: Op) -> Case:
+    """The example of an op, at places that are fractions, as a row."""
+    options, letters = dict(op.example.options), op.example_sizes()
+    size, heads = tuple(letters[x] for x in "BTCHW"), options.pop("heads", letters["G"])
+    return Case(f"{op.name}: example", size, heads, flow="wild", offsets="wild", kept=letters["K"], options=options,
+                letters=op.example.sizes)  # fmt: skip
 
 
 _SEARCH = [
@@ -367,4 +339,4 @@ _OTHERS = [
     row("chain_flow: not finite", (1, 5, 1, 5, 6), flow="nan", radius=2),
 ]
 
-CASES = [*_SEARCH, *_MATCH, *_REFINE, *_OTHERS]
+CASES = [*map(example, OPS.values()), *_SEARCH, *_MATCH, *_REFINE, *_OTHERS]

@@ -10,7 +10,7 @@ import shiftsearch as ss
 from shiftsearch import ShiftsearchError, definition
 from shiftsearch._geometry import Patches
 from shiftsearch.backends import cpu
-from shiftsearch.ops.search import SEARCH, SearchSpec
+from shiftsearch.ops.search import SEARCH
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.filterwarnings("error")]
 
@@ -116,7 +116,7 @@ def test_parameters_at_their_limits_are_right(options, rng):
     """On whole numbers in float64, where sums are exact and the order of equal candidates is known."""
     q, k = rng.integers(-3, 4, (2, 1, 3, 2, 4, 5)).astype(float)
     scores, offsets = ss.search(q, k, **options)
-    expected = SEARCH.forward(definition, SearchSpec("search", **options), q=q, k=k)
+    expected = SEARCH.forward(definition, SEARCH.specify(**options), q=q, k=k)
     if options.get("step") != 1e-6:  # whose samples are between pixels
         np.testing.assert_array_equal(offsets, expected["offsets"])
     np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-4)

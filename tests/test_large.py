@@ -19,7 +19,8 @@ from shiftsearch.backends import cpu
 from shiftsearch.backends.cuda import primitives
 from shiftsearch.backends.cuda.kernels import KERNELS
 from shiftsearch.backends.cuda.primitives import Cuda
-from shiftsearch.ops.search import SEARCH, SearchSpec
+from shiftsearch.ops.refine import REFINE
+from shiftsearch.ops.search import SEARCH
 
 _ON_CUDA = [run for run in RUNS if run.values[0].backend != "cpu"]
 WIDE = pytest.mark.parametrize("run", [run for run in _ON_CUDA if run.values[0].precision in ("single", "double")])
@@ -28,7 +29,7 @@ SINGLE = pytest.mark.parametrize("run", [run for run in _ON_CUDA if run.values[0
 
 
 def finds_what_the_cpu_finds(run, size, whole=True, **options):
-    rng, spec = np.random.default_rng(0), SearchSpec("search", **options)
+    rng, spec = np.random.default_rng(0), SEARCH.specify(**options)
     h, w = ((n - 1) // spec.stride + 1 for n in size[-2:])
     q, k = rng.integers(-3, 4, (2, *size)).astype(run.dtype)
     flow = rng.integers(-16, 17, (size[0], 1, size[1], 2 * spec.radius, 2, h, w)).astype(np.float32) / (
@@ -87,7 +88,7 @@ def test_a_block_of_search_fits_on_every_device():
 
 
 def test_candidates_that_have_no_number_are_an_error():
-    spec = SearchSpec("refine", window=1025, radius=0)
+    spec = REFINE.specify(window=1025, topk=10)
     v, seeds = np.zeros((1, 1, 1, 2, 2), np.float32), np.zeros((1, 1, 1, 2, 2, 2045, 3), np.int32)
     with pytest.raises(ShiftsearchError, match=r"refine: window is 1025 in 2045 places, expected fewer than 2\*\*31"):
         Cuda(emulate.Emulator()).search(v, v, spec, spec.patches(), seeds=seeds)
@@ -178,7 +179,7 @@ def test_more_candidates_than_32_bits_count(huge):
     own = np.s_[:, 1, :, -1, -_FEW + 1 :]
     pulled = definition.aggregate(*near, few, at, here)[own]
     np.testing.assert_array_equal(backend.aggregate(q, k, c, offsets, p)[own], pulled.astype(np.float16))
-    spec = SearchSpec("search", window=3, radius=0, topk=_K)
+    spec = SEARCH.specify(window=3, radius=0, topk=_K)
     scores, found, _ = backend.search(q, k, spec, spec.patches())
     wanted, there, _ = definition.search(*near, spec, spec.patches())
     own = np.s_[:, :, 1, -1, -8:]  # a block has four queries

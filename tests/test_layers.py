@@ -16,6 +16,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import _geometry, _source
+from shiftsearch._op import OPS
 
 PACKAGE = Path(ss.__file__).parent
 HOME = PACKAGE.parent  # the checkout or where packages are installed
@@ -24,8 +25,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
-    "errors", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
-    "ops.flow", "ops.score", "ops", "video.types", "video.frames", "video.noise", "video.streams", "video.scenes", "video.chunks", "video.flow",
+    "errors", "_types", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
+    "ops", "video.types", "video.frames", "video.noise", "video.streams", "video.scenes", "video.chunks", "video.flow",
     "video.align", "video.denoise", "flow", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
     "__main__",
 ]  # fmt: skip
@@ -42,12 +43,13 @@ def rank(module: str) -> int:
 
 
 def imports(path: Path, top_only=False) -> set[str]:
-    """Full names of the modules that a file imports; with `top_only` those it imports when it is imported."""
-    tree = ast.parse(path.read_text())
-    nodes = list(ast.walk(tree))
+    """Full names of the modules that a file imports, but for types alone; with `top_only` when it is imported."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    parents = [node for node in nodes if _for_types(node)]
     if top_only:
-        inside = {n for f in nodes if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f) if n is not f}
-        nodes = [node for node in nodes if node not in inside]
+        parents += [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.Lambda))]
+    inside = {node for parent in parents for node in ast.walk(parent) if node is not parent}
+    nodes = [node for node in nodes if node not in inside]
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -56,6 +58,10 @@ def imports(path: Path, top_only=False) -> set[str]:
             assert node.level == 0, f"{path}: imports are absolute"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if _is_module(node, alias)}
     return found
+
+
+def _for_types(node) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 def _is_module(node, alias) -> bool:
@@ -75,6 +81,19 @@ def test_imports_point_one_way(path):
         assert rank(there) < rank(here) or sibling or package or here == there.rpartition(".")[0], (
             f"{here} imports {there}"
         )
+
+
+def test_imports_do_not_go_round_in_a_circle():
+    """Also among modules of one rank. A package is imported with each of its modules, and is none itself."""
+    names = {name_of(path): path for path in MODULES if path.name != "__init__.py"}
+    waiting = {
+        name: {m.removeprefix("shiftsearch.") for m in imports(path) if m.startswith("shiftsearch.")} & names.keys()
+        for name, path in names.items()
+    }
+    while ready := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    assert not waiting
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -106,12 +125,12 @@ def test_import_loads_nothing_heavy():
 
 
 # --- names ------------------------------------------------------------------------------------------
-_OF_PATCHES = {"patch": 1, "stride": 1, "dilation": 1, "border": "reflect"}
-_OF_SEARCH = {
+_DEFAULTS = {  # the same for each op that has such an option
     "window": 9, "patch": 1, "radius": 1, "topk": 10, "heads": 1, "stride": 1, "step": 1, "dilation": 1, "metric": "l2",
     "border": "reflect", "subpixel": False, "slide": True, "penalty": 0.0, "anchor": None, "skip": None, "per_frame": False,
+    "queries": None,
 }  # fmt: skip
-_OF_MATCH = {name: value for name, value in _OF_SEARCH.items() if name != "radius"}
+_OTHER_DEFAULTS = {"refine": {"window": 3, "topk": None}}
 _OF_ALIGN = {
     "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
     "return_offsets": False, "max_memory": "1GiB", "progress": None,
@@ -121,19 +140,6 @@ _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
-    "chain_flow": ({"forward": NEEDED, "backward": NEEDED}, {"radius": NEEDED, "stride": 1}),
-    "search": ({"q": NEEDED, "k": NEEDED, "flow": None}, _OF_SEARCH),
-    "match": ({"q": NEEDED, "k": NEEDED, "flow": None}, _OF_MATCH),
-    "refine": ({"q": NEEDED, "k": NEEDED, "offsets": NEEDED}, {**_OF_MATCH, "window": 3, "topk": None}),
-    "score": ({"q": NEEDED, "k": NEEDED, "offsets": NEEDED}, {**_OF_PATCHES, "heads": 1, "metric": "l2"}),
-    "aggregate": ({"v": NEEDED, "weights": NEEDED, "offsets": NEEDED}, _OF_PATCHES),
-    "stack": ({"v": NEEDED, "offsets": NEEDED, "weights": None}, _OF_PATCHES),
-    "scatter": ({"v": NEEDED, "weights": NEEDED, "offsets": NEEDED}, _OF_PATCHES),
-    "gather": ({"v": NEEDED, "offsets": NEEDED}, {**_OF_PATCHES, "heads": 1, "queries": None}),
-    "fold": (
-        {"patches": NEEDED, "offsets": NEEDED, "weights": None},
-        {"size": NEEDED, "stride": 1, "dilation": 1, "border": "reflect", "queries": None},
-    ),
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
     "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
@@ -147,11 +153,26 @@ SIGNATURES = {
 }
 
 
-def test_every_public_function_has_its_signature_here():
-    assert {"ShiftsearchError", "flow", *SIGNATURES} == set(ss.__all__)
+def test_every_public_function_has_its_signature_here_or_is_an_op():
+    assert {"ShiftsearchError", "flow", *SIGNATURES, *OPS} == set(ss.__all__)
     public = {name for name, value in vars(ss).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public == set(ss.__all__) - {"flow"}
     assert set(ss.flow.__all__) == {name for name in vars(ss.flow) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
+def test_an_op_is_public_and_its_parameters_are_its_arrays_and_its_options(op):
+    """Arrays as the op orders them, but for those that may be missing, which are last."""
+    assert getattr(ss, op.name) is op.function
+    parameters = inspect.signature(op.function).parameters
+    arrays = {n: p.default for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+    needed = [name for name, given in op.inputs.items() if not given.optional]
+    assert list(arrays.items()) == [(n, NEEDED) for n in needed] + [(n, None) for n in op.inputs if n not in needed]
+    options = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert {"caller", *options} == set(op.options)
+    expected = {**_DEFAULTS, **_OTHER_DEFAULTS.get(op.name, {})}
+    with_default = {name: default for name, default in options.items() if default is not NEEDED}
+    assert with_default == {name: expected.get(name, default) for name, default in with_default.items()}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -163,7 +184,7 @@ def test_names_and_defaults_are_as_promised(name):
     assert {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == options
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", [*OPS, *SIGNATURES])
 def test_every_public_function_says_what_it_does_with_an_example(name):
     text = inspect.getdoc(getattr(ss, name))
     for part in ("Args:", "Returns:", "Example:", ">>> "):

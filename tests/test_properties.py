@@ -13,9 +13,9 @@ import shiftsearch as ss
 from shiftsearch import _arrays, definition
 from shiftsearch._geometry import query_grid
 from shiftsearch.backends.cuda.primitives import Cuda
-from shiftsearch.ops.aggregate import AGGREGATE, AggregateSpec
-from shiftsearch.ops.gather import GATHER, GatherSpec
-from shiftsearch.ops.search import SEARCH, SearchSpec
+from shiftsearch.ops.aggregate import AGGREGATE
+from shiftsearch.ops.gather import GATHER
+from shiftsearch.ops.search import SEARCH
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -75,13 +75,11 @@ def test_aggregate_and_gather_are_their_definition(data, places, dtype, seed):
     offsets = offsets_of(data.draw, rng, B, G, T, *query_grid(H, W, options["stride"]), K, dtype)
     v, weights = numbers(rng, (B, T, C, H, W), dtype), numbers(rng, offsets.shape[:-1], dtype)
     terms = K * options["patch"] ** 2
-    expected = AGGREGATE.forward(
-        definition, AggregateSpec("aggregate", **options), v=v, weights=weights, offsets=offsets
-    )["out"]
+    expected = AGGREGATE.forward(definition, AGGREGATE.specify(**options), v=v, weights=weights, offsets=offsets)["out"]
     found = ss.aggregate(v, weights, offsets, **options)
     assert found.dtype == dtype
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(dtype, terms, expected))
-    expected = GATHER.forward(definition, GatherSpec("gather", heads=G, **options), v=v, offsets=offsets)["patches"]
+    expected = GATHER.forward(definition, GATHER.specify(heads=G, **options), v=v, offsets=offsets)["patches"]
     found = ss.gather(v, offsets, heads=G, **options)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(dtype, 4, expected))
 
@@ -133,7 +131,7 @@ def test_search_is_its_definition(search, dtype, seed, whole, followed):
         return  # one candidate, and that is left out
     scores, offsets = ss.search(q, k, flow, **options)
     native = {"q": q, "k": k} | ({} if flow is None else {"flow": flow[:, None]})
-    expected = SEARCH.forward(definition, SearchSpec("search", **options), **native)
+    expected = SEARCH.forward(definition, SEARCH.specify(**options), **native)
     close = tolerance(dtype, options["patch"] ** 2 * C, expected["scores"])
     assert scores.dtype == dtype
     assert offsets.dtype == (dtype if options["subpixel"] else np.int32)

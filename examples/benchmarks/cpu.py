@@ -104,12 +104,12 @@ def aggregate_case(C, patch, size, others):
 
 def backward_case(C, patch, size, others):
     from shiftsearch.backends import cpu
-    from shiftsearch.ops.score import SCORE, ScoreSpec
+    from shiftsearch.ops.score import SCORE
 
     video, grad, offsets, places = found(C, patch, size)
     keys = texture_video(C, size, size, seed=5)
     inputs = {"q": video[None], "k": keys[None], "offsets": offsets[None]}
-    spec = ScoreSpec("score", patch)
+    spec = SCORE.specify(patch=patch)
     sides = {"ours": lambda: SCORE.backward(cpu, spec, inputs, {}, {"scores": grad[None]}, {"q", "k"})}
     for name, other in others.items():
         sides[name] = lambda other=other: other.backward(video, keys, grad[0], places, patch)
@@ -243,10 +243,10 @@ def probe_first_call(what, C):
 
             def run():
                 from shiftsearch.backends import cpu
-                from shiftsearch.ops.score import SCORE, ScoreSpec
+                from shiftsearch.ops.score import SCORE
 
                 inputs = {"q": video[None], "k": video[None], "offsets": offsets[None]}
-                SCORE.backward(cpu, ScoreSpec("score", 7), inputs, {}, {"scores": weights[None]}, {"q", "k"})
+                SCORE.backward(cpu, SCORE.specify(patch=7), inputs, {}, {"scores": weights[None]}, {"q", "k"})
 
     cpu_before, before = time.process_time(), time.perf_counter()
     run()

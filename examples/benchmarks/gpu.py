@@ -22,11 +22,15 @@ from baselines import MaterialiseAndSort, UnfoldAndMultiply
 import shiftsearch
 from shiftsearch import ShiftsearchError
 from shiftsearch.backends import cuda
-from shiftsearch.ops.aggregate import AGGREGATE, SCATTER, STACK, AggregateSpec
-from shiftsearch.ops.flow import CHAIN_FLOW, ChainFlowSpec
-from shiftsearch.ops.gather import FOLD, GATHER, FoldSpec, GatherSpec
-from shiftsearch.ops.score import SCORE, ScoreSpec
-from shiftsearch.ops.search import MATCH, REFINE, SEARCH, SearchSpec
+from shiftsearch.ops.aggregate import AGGREGATE, STACK
+from shiftsearch.ops.flow import CHAIN_FLOW
+from shiftsearch.ops.fold import FOLD
+from shiftsearch.ops.gather import GATHER
+from shiftsearch.ops.match import MATCH
+from shiftsearch.ops.refine import REFINE
+from shiftsearch.ops.scatter import SCATTER
+from shiftsearch.ops.score import SCORE
+from shiftsearch.ops.search import SEARCH
 
 FRAMES, WINDOW, TOPK, MOTION = 5, 9, 10, 8
 REPEATS, LONG = 15, 0.5  # runs of each, and milliseconds/1000 of one from which 5 are enough
@@ -41,7 +45,7 @@ def problems(backend, size, channels, patch, dtype):
     q, k = (xp.asarray(rng.standard_normal((1, T, channels, H, W)).astype(dtype)) for _ in "qk")
     flow = xp.asarray(inside_flow(rng, T, H, W))
     options = {"window": WINDOW, "patch": patch, "topk": TOPK}
-    search = SearchSpec("search", **options)
+    search = SEARCH.specify(**options)
     offsets = SEARCH.forward(backend, search, q=q, k=k, flow=flow)["offsets"]
     weights = xp.asarray(rng.random(offsets.shape[:-1]).astype(dtype))
     sort, unfold = MaterialiseAndSort(xp), UnfoldAndMultiply(xp)
@@ -52,28 +56,26 @@ def problems(backend, size, channels, patch, dtype):
         "sort": lambda: sort.search(v, k[0], flow[0, 0], **options),
         "unfold": lambda: unfold.search(v, k[0], flow[0, 0], **options),
     })  # fmt: skip
-    yield from _both(backend, MATCH, SearchSpec("match", radius=0, **options),
+    yield from _both(backend, MATCH, MATCH.specify(**options),
                      {"q": q[:, 0], "k": k[:, 1], "flow": flow[:, :, 0, 0]})  # fmt: skip
-    yield from _both(backend, REFINE, SearchSpec("refine", 3, patch, 0, TOPK), {"q": q, "k": k, "offsets": offsets})
-    yield from _both(backend, SCORE, ScoreSpec("score", patch), {"q": q, "k": k, "offsets": offsets},
+    yield from _both(backend, REFINE, REFINE.specify(patch=patch, topk=TOPK), {"q": q, "k": k, "offsets": offsets})
+    yield from _both(backend, SCORE, SCORE.specify(patch=patch), {"q": q, "k": k, "offsets": offsets},
                      {"unfold": lambda: (unfold.score(v, k[0], places, patch),)},
                      {"unfold": lambda: unfold.score_backward(v, k[0], places, arrive, patch)})  # fmt: skip
     given = {"v": q, "weights": weights, "offsets": offsets}
-    yield from _both(backend, AGGREGATE, AggregateSpec("aggregate", patch), given,
+    yield from _both(backend, AGGREGATE, AGGREGATE.specify(patch=patch), given,
                      {"unfold": lambda: (unfold.aggregate(v, w, places, patch),)},
                      {"unfold": lambda: unfold.aggregate_backward(v, w, places, xp.ones_like(v), patch)})  # fmt: skip
-    yield from _both(backend, SCATTER, AggregateSpec("scatter", patch), given)
-    yield from _both(backend, STACK, AggregateSpec("stack", patch), given)
+    yield from _both(backend, SCATTER, SCATTER.specify(patch=patch), given)
+    yield from _both(backend, STACK, STACK.specify(patch=patch), given)
     few = offsets[..., :2, :]  # the baselines' patches of more would not fit on small devices
-    yield from _both(backend, GATHER, GatherSpec("gather", patch), {"v": q, "offsets": few},
+    yield from _both(backend, GATHER, GATHER.specify(patch=patch), {"v": q, "offsets": few},
                      {"unfold": lambda: (unfold.gather(v, few[0, 0], patch),)})  # fmt: skip
-    patches = GATHER.forward(backend, GatherSpec("gather", patch), v=q, offsets=few)["patches"]
-    yield from _both(backend, FOLD, FoldSpec("fold", patch, size=(T, H, W)),
+    patches = GATHER.forward(backend, GATHER.specify(patch=patch), v=q, offsets=few)["patches"]
+    yield from _both(backend, FOLD, FOLD.specify(size=(T, H, W)),
                      {"patches": patches, "offsets": few, "weights": weights[..., :2]})  # fmt: skip
     forward = flow[:, 0, :, 0].astype(dtype)
-    yield from _both(
-        backend, CHAIN_FLOW, ChainFlowSpec("chain_flow", radius=1), {"forward": forward, "backward": -forward}
-    )
+    yield from _both(backend, CHAIN_FLOW, CHAIN_FLOW.specify(radius=1), {"forward": forward, "backward": -forward})
 
 
 def inside_flow(rng, T, H, W):

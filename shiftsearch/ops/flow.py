@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shiftsearch import _geometry
 from shiftsearch._arrays import check_room, transform
 from shiftsearch._call import are_tensors, run
 from shiftsearch._geometry import query_grid
-from shiftsearch._op import Op, Spec
+from shiftsearch._op import MOTION, Example, Input, Op, Spec
+from shiftsearch._types import Array, Native
 from shiftsearch.errors import ShiftsearchError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _FramesSpec(Spec):
     frames: int
     radius: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("frames")
         self.whole("radius", least=0)
-        check_clip(self.op, self.frames, self.radius)
+        check_clip(self.caller, self.frames, self.radius)
 
 
-def check_clip(op: str, frames: int, radius: int) -> None:
+def check_clip(caller: str, frames: int, radius: int) -> None:
+    """Check that a clip has as many frames as each of its frames looks at."""
     if frames < 2 * radius + 1:
         raise ShiftsearchError(
-            f"{op}: radius is {radius}, expected at most {(frames - 1) // 2} for {frames} frames: "
+            f"{caller}: radius is {radius}, expected at most {(frames - 1) // 2} for {frames} frames: "
             f"a clip needs 2 * radius + 1 = {2 * radius + 1}"
         )
 
 
-def neighbours(frames: int, radius: int) -> np.ndarray:
-    """The frames that each frame looks at, in slot order: itself, then later ones, then earlier ones.
+def neighbours(frames: int, radius: int) -> npt.NDArray[np.int32]:
+    """Return the frames that each frame looks at, in slot order: itself, then later ones, then earlier ones.
 
     At the ends of a clip the range moves inside, so that every frame has 2 * radius + 1 of them.
 
@@ -53,23 +58,23 @@ def neighbours(frames: int, radius: int) -> np.ndarray:
                [3, 4, 2],
                [4, 3, 2]], dtype=int32)
     """
-    spec = _FramesSpec("neighbours", frames, radius)
+    spec = _FramesSpec(caller="neighbours", frames=frames, radius=radius)
     check_room("neighbours", "the result", (spec.frames, 2 * spec.radius + 1), 32)  # on the way, in 64 bits
     return _geometry.frame_order(spec.frames, spec.radius)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChainFlowSpec(Spec):
-    radius: int = 1
-    stride: int = 1
+    radius: int
+    stride: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("radius", least=0)
         self.whole("stride")
 
 
-def chain_flow(forward, backward, *, radius: int, stride: int = 1):
-    """Flow from each frame to the frames it looks at, following the trajectory frame by frame.
+def chain_flow(forward: Array, backward: Array, *, radius: int, stride: int = 1) -> Array:
+    """Return the flow from each frame to the frames it looks at, following the trajectory frame by frame.
 
     The position c starts at the query and moves by c <- c + flow(c), forward in time with `forward`,
     backward with `backward`; the flow is bilinear on the reflected frame. The position itself may
@@ -93,51 +98,59 @@ def chain_flow(forward, backward, *, radius: int, stride: int = 1):
         >>> flow[0, :, 0, 0, 0]  # frame 0 looks one and two frames ahead
         array([1., 2.], dtype=float32)
     """
-    return chain("chain_flow", forward, backward, radius, stride)
+    return chain("chain_flow", forward, backward, radius=radius, stride=stride)
 
 
-def chain(op: str, forward, backward, radius: int, stride: int):
-    """`chain_flow` on behalf of `op`, which errors name."""
-    return run(CHAIN_FLOW, (radius, stride), op, forward=forward, backward=backward)[0]
+def chain(caller: str, forward: Any, backward: Any, *, radius: int, stride: int) -> Any:
+    """Return `chain_flow` on behalf of `caller`, which messages name."""
+    arrays = {"forward": forward, "backward": backward}
+    return run(CHAIN_FLOW, arrays, caller=caller, radius=radius, stride=stride)[0]
 
 
-def _forward(backend, spec, forward, backward):
+def _forward(backend: Any, spec: ChainFlowSpec, forward: Native, backward: Native) -> dict[str, Native]:
     return {"flow": backend.chain_flow(forward, backward, radius=spec.radius, stride=spec.stride)}
 
 
-def _backward(backend, spec, inputs, outputs, grads, wanted):
+def _backward(
+    backend: Any,
+    spec: ChainFlowSpec,
+    inputs: dict[str, Native],
+    outputs: dict[str, Native],
+    grads: dict[str, Native],
+    wanted: Set[str],
+) -> dict[str, Native]:
     both = backend.chain_flow_backward(grads["flow"], **inputs, radius=spec.radius, stride=spec.stride)
     return {name: grad for name, grad in zip(("forward", "backward"), both, strict=True) if name in wanted}
 
 
-def _chained(spec, sizes):
+def _shapes(spec: ChainFlowSpec, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
     return {"flow": (sizes["B"], sizes["T"], 2 * spec.radius, 2, *query_grid(sizes["H"], sizes["W"], spec.stride))}
 
 
 CHAIN_FLOW = Op(
-    name="chain_flow",
+    function=chain_flow,
     spec=ChainFlowSpec,
-    inputs={"forward": "B T 2 H W", "backward": "B T 2 H W"},
+    inputs={"forward": Input("B T 2 H W", MOTION), "backward": Input("B T 2 H W", MOTION)},
     outputs={"flow": "value"},
-    shapes=_chained,
-    values=("forward", "backward"),
-    check=lambda spec, sizes: check_clip(spec.op, sizes["T"], spec.radius),
+    shapes=_shapes,
+    check=lambda spec, sizes: check_clip(spec.caller, sizes["T"], spec.radius),
     forward=_forward,
     backward=_backward,
+    example=Example({"radius": 1}),
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _SizeSpec(Spec):
     height: int
     width: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("height", "width")
 
 
-def upsample_flow(flow, size: tuple[int, int]):
-    """Flow measured on a coarse grid, as flow on a grid of `size`: resized as an image is, and rescaled to its pixels.
+def upsample_flow(flow: Array, size: tuple[int, int]) -> Array:
+    """Return flow that was measured on a coarse grid as flow on a grid of `size`, in the pixels of that grid.
 
     A flow network that works at 1/8 of the resolution gives vectors in its own pixels; here they
     become 8 times longer. Pixels are areas: the first coarse vector belongs to the middle of the
@@ -157,21 +170,23 @@ def upsample_flow(flow, size: tuple[int, int]):
     """
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
+    given = {"caller": "upsample_flow", "height": size[0], "width": size[1]}
     if are_tensors(flow):
         from shiftsearch import _torch
 
         _check_coarse(flow.shape)
-        return _torch.upsample_flow(flow, *_torch.checked(_SizeSpec, ("upsample_flow", *size))[1:])
-    spec = _SizeSpec("upsample_flow", *size)
+        given = _torch.checked(_SizeSpec, given)
+        return _torch.upsample_flow(flow, given["height"], given["width"])
+    spec = _SizeSpec(**given)
     return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec), flow=flow)
 
 
-def _check_coarse(shape) -> None:
+def _check_coarse(shape: tuple[int, ...]) -> None:
     if len(shape) < 3 or shape[-3] != 2 or 0 in shape[-2:]:
         raise ShiftsearchError(f"upsample_flow: flow has shape {tuple(shape)}, expected (..., 2, h, w)")
 
 
-def _upsample(xp, flow, spec):
+def _upsample(xp: Any, flow: Native, spec: _SizeSpec) -> Native:
     _check_coarse(flow.shape)
     height, width = spec.height, spec.width
     check_room("upsample_flow", "the result", (*flow.shape[:-2], height, width), 24)  # in 64 bits and twice, on the way
@@ -184,8 +199,8 @@ def _upsample(xp, flow, spec):
         return (full * ratio[:, None, None]).astype(flow.dtype)
 
 
-def _between(coarse: int, fine: int):
-    """For each of `fine` pixel centres, the two of `coarse` around it and how far it is from the first."""
+def _between(coarse: int, fine: int) -> tuple[Native, Native, Native]:
+    """Return, for each of `fine` pixel centres, the two of `coarse` around it and how far it is from the first."""
     x = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
     low = np.minimum(np.floor(x).astype(int), max(coarse - 2, 0))
     return low, np.minimum(low + 1, coarse - 1), x - low

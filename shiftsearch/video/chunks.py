@@ -70,7 +70,7 @@ def chunks(frames: int, size: int, overlap: int, cuts: Iterable[int] = ()) -> li
         >>> bool((np.concatenate(parts) == clip).all())
         True
     """
-    spec = _ChunksSpec(op="chunks", frames=frames, size=size, overlap=overlap)
+    spec = _ChunksSpec(caller="chunks", frames=frames, size=size, overlap=overlap)
     found = []
     for begin, end in pairwise(_scene_ends(spec.frames, cuts)):
         parts = -(-(end - begin) // spec.size)

@@ -7,7 +7,7 @@ from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.search import match
+from shiftsearch.ops.match import match
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.streams import iterated
 from shiftsearch.video.types import AnyArray

@@ -113,7 +113,7 @@ class Cuda:
         topk = 0 if spec.topk is None else kept // lists
         if slots * spec.window**2 >= 2**31:
             raise ShiftsearchError(
-                f"{spec.op}: window is {spec.window} in {slots} places, expected fewer than 2**31 candidates"
+                f"{spec.caller}: window is {spec.window} in {slots} places, expected fewer than 2**31 candidates"
             )
         constants = {
             **_of_patches(p, k.dtype, whole=not spec.subpixel), "AROUND": _ctype(around), "WINDOW": spec.window,

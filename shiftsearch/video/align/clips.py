@@ -116,12 +116,12 @@ def align(
         interp=interp,
         max_memory=max_memory,
     )
-    of_reference, of_frames = lengths(spec.op, reference, frames)
+    of_reference, of_frames = lengths(spec.caller, reference, frames)
     counts = {n for n in (of_reference, of_frames) if n is not None}
     if len(counts) == 2:
         raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
     if not counts:
-        found = warp_pair(spec, reference, frames, flow_at(spec.op, flow, 0, None))
+        found = warp_pair(spec, reference, frames, flow_at(spec.caller, flow, 0, None))
         return found if return_offsets else found[0]
     (count,) = counts
     pairs = (
@@ -129,10 +129,10 @@ def align(
         for t in range(count)
     )
     warped = [
-        warp_pair(spec, onto, frame, flow_at(spec.op, flow, t, count))
+        warp_pair(spec, onto, frame, flow_at(spec.caller, flow, t, count))
         for t, (onto, frame) in enumerate(watched("align", progress, pairs, count))
     ]
-    return _stacked(spec.op, warped, return_offsets)
+    return _stacked(spec.caller, warped, return_offsets)
 
 
 @overload
@@ -199,16 +199,16 @@ def align_clip(
     """
     spec = spec_of("align_clip", frames, **options)
     _check_target(to)
-    count, _ = lengths(spec.op, frames, frames)
+    count, _ = lengths(spec.caller, frames, frames)
     if count is None:
         raise ShiftsearchError(
             f"align_clip: frames has shape {tuple(frames.shape)}, expected (T, H, W) or (T, H, W, C)"
         )
     found = [
-        warp_pair(spec, None if r is None else frames[r], frames[t], flow_at(spec.op, flow, t, count))
+        warp_pair(spec, None if r is None else frames[r], frames[t], flow_at(spec.caller, flow, t, count))
         for t, r in enumerate(watched("align_clip", progress, _references(frames, to, count), count))
     ]
-    return _stacked(spec.op, found, return_offsets)
+    return _stacked(spec.caller, found, return_offsets)
 
 
 def _check_target(to: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate
-from shiftsearch.ops.search import match
+from shiftsearch.ops.match import match
 from shiftsearch.video.align.spec import AlignSpec
 from shiftsearch.video.align.tiles import Box, tiles
 from shiftsearch.video.flow.arrays import checked
@@ -34,13 +34,13 @@ def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any) -> tuple[A
             arrays["flow"] = flow
 
     def natively(xp: Any, frame: Any, reference: Any = None, given: Any = flow) -> tuple[Any, Any]:
-        target = planar(spec.op, "frames", frame)[0]
+        target = planar(spec.caller, "frames", frame)[0]
         if reference is None:
             return frame.copy(), xp.zeros((2, *target.shape[1:]), "float32")
-        wanted = planar(spec.op, "reference", reference)[0]
+        wanted = planar(spec.caller, "reference", reference)[0]
         if wanted.shape != target.shape:
             raise ShiftsearchError(
-                f"{spec.op}: reference has frames of shape {tuple(reference.shape)}, expected {tuple(frame.shape)} as "
+                f"{spec.caller}: reference has frames of shape {tuple(reference.shape)}, expected {tuple(frame.shape)} as "
                 "those of frames"
             )
         common = np.promote_types(wanted.dtype, target.dtype)
@@ -48,7 +48,7 @@ def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any) -> tuple[A
             found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
         return restored(xp, found[None], frame), offsets
 
-    return transform(spec.op, natively, DTYPES, **arrays)
+    return transform(spec.caller, natively, DTYPES, **arrays)
 
 
 def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -> tuple[Any, Any]:
@@ -57,7 +57,7 @@ def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -
     if level is None:
         level = float(np.hypot(noise_level(xp, reference), noise_level(xp, target)) / 2**0.5)
     if isinstance(flow, str):
-        flow = measure(spec.op, xp, flow, reference, target, level)
+        flow = measure(spec.caller, xp, flow, reference, target, level)
     height, width = target.shape[1:]
     flow = xp.zeros((2, height, width)) if flow is None else _on_grid(spec, xp, flow, (height, width))
     out, offsets = xp.empty_like(target), xp.empty((2, height, width), "float32")
@@ -74,10 +74,10 @@ def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
     A pixel takes the flow of the cell it lies in, which keeps edges sharp. Vectors are rounded to 2**-16 pixels: then
     their sums with pixel numbers are exact, wherever a tile begins.
     """
-    flow = checked(spec.op, "flow", flow)
+    flow = checked(spec.caller, "flow", flow)
     (h, w), (H, W) = flow.shape[-2:], size
     if flow.ndim != 3 or h > H or w > W:
-        raise ShiftsearchError(f"{spec.op}: flow has shape {tuple(flow.shape)}, expected (2, {H}, {W}) or coarser")
+        raise ShiftsearchError(f"{spec.caller}: flow has shape {tuple(flow.shape)}, expected (2, {H}, {W}) or coarser")
     rows, columns = ((np.arange(n) * 2 + 1) * m // (2 * n) for n, m in ((H, h), (W, w)))
     flow = flow.astype("float64")[:, xp.asarray(rows)][:, :, xp.asarray(columns)]
     flow = xp.where(xp.isfinite(flow), flow, 0) * xp.asarray([W / w, H / h])[:, None, None]

@@ -63,7 +63,7 @@ def spec_of(op: str, frames: Any, sigma: Any = None, **options: Any) -> AlignSpe
         if name not in known:
             raise ShiftsearchError(f"{op}: there is no argument {name!r}, expected one of {', '.join(known)}")
     level = None if sigma is None else noise_scale(op, sigma, frames)
-    return AlignSpec(op=op, sigma=level, **options)
+    return AlignSpec(caller=op, sigma=level, **options)
 
 
 def lengths(op: str, reference: Any, frames: Any) -> list[int | None]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shiftsearch._geometry import query_grid
-from shiftsearch.ops.gather import fold, gather
+from shiftsearch.ops.fold import fold
+from shiftsearch.ops.gather import gather
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call

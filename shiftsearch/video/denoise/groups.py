@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import query_grid
-from shiftsearch.ops.search import match
+from shiftsearch.ops.match import match
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 _EACH = 48  # candidates of each frame among which large groups are chosen

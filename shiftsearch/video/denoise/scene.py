@@ -21,7 +21,7 @@ class Scene:
     """Pictures on their way through all stages. The frames of a picture have passes of their own, which keep step."""
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
-        self._motion = _Motion(spec.op, method)
+        self._motion = _Motion(spec.caller, method)
         self._chains = [[Running(what, spec.radius, in_order) for what in PASSES[spec.quality]] for _ in range(frames)]
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:

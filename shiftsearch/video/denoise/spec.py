@@ -31,7 +31,7 @@ class DenoiseSpec(Spec):
 def spec_of(op: str, frames: Any, sigmas: Iterable[Any], **options: Any) -> DenoiseSpec:
     """Return the checked options of a call. The dtype of `frames` tells the scale of the sigmas."""
     levels = tuple(None if _estimated(s) else noise_scale(op, s, frames) for s in sigmas)
-    return DenoiseSpec(op=op, sigma=levels, **options)
+    return DenoiseSpec(caller=op, sigma=levels, **options)
 
 
 def _estimated(sigma: Any) -> bool:

@@ -101,10 +101,10 @@ def denoised(
 
     `flow` may also be a tuple (forward, backward) of arrays of the array module that the frames have.
     """
-    method = method_of(spec.op, flow)
+    method = method_of(spec.caller, flow)
     stages: _Stages | None = None
     with Threads(float(spec.max_memory)) as pool:
-        for number, (frame, begins) in enumerate(with_scenes(spec.op, frames, lambda frame: frame[0])):
+        for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0])):
             if stages is None or begins:
                 if stages is not None:
                     yield from stages.finish()
@@ -119,7 +119,7 @@ class _Stages:
     """A scene that takes and gives frames as the caller has them."""
 
     def __init__(self, spec: DenoiseSpec, scene: Scene, flow: Any, noted: Callable[[list[float]], object] | None):
-        self._op, self._sigma, self._scene, self._flow, self._noted = spec.op, spec.sigma, scene, flow, noted
+        self._op, self._sigma, self._scene, self._flow, self._noted = spec.caller, spec.sigma, scene, flow, noted
         self._names = [f"plane {n}" for n in range(len(spec.sigma))] if len(spec.sigma) > 1 else ["frames"]
         self._last: Planes = ()
 

@@ -1,0 +1,97 @@
+"""One form, S(q, k, weights, offsets) = sum of weights * phi(q(r + u), k(r + offset + u)), and its derivatives.
+
+`score` is dS/dweights, `aggregate` dS/dq, `scatter` dS/dk: each is the derivative by the slot of S that is missing among
+its inputs. Its gradients need no formulas of their own. A loss depends on an op's output through the sum of output *
+gradient that arrives, which is S again, with that gradient in the missing slot: the other slots' gradients are the
+derivatives of S by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
+
+
+def differentiate(
+    backend: Any,
+    p: Patches,
+    wanted: Set[str],
+    *,
+    q: Native = None,
+    k: Native = None,
+    weights: Native = None,
+    offsets: Native = None,
+    stacked: bool = False,
+) -> dict[str, Native]:
+    """Return dS/dslot for each of the `wanted` slots, but none for offsets that are whole.
+
+    A slot by which S is linear may be None, if it is the one that is wanted: q and k are then as large as each other.
+    With `stacked` the derivative by q is kept apart for each of the offsets of a query.
+    """
+    found = {}
+    if wanted >= {"q", "k"}:  # which share their work
+        found["q"], found["k"] = backend.aggregate_and_scatter(q, k, weights, offsets, p)
+    elif "q" in wanted:
+        size = (k if q is None else q).shape[-4:]
+        found["q"] = backend.aggregate(_read(q, p), k, weights, offsets, p, size=size, stacked=stacked)
+    elif "k" in wanted:
+        size = (q if k is None else k).shape[-4:]
+        found["k"] = backend.scatter(q, _read(k, p), weights, offsets, p, size=size)
+    if "weights" in wanted:
+        found["weights"] = backend.score(q, k, offsets, p)
+    if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
+        found["offsets"] = backend.slope(q, k, weights, offsets, p)
+    return found
+
+
+def _read(video: Native, p: Patches) -> Native:
+    """The video if its own derivative depends on it: "dot" is linear in both videos."""
+    return video if p.metric == "l2" else None
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """An op that is the derivative of S by the slot `by`. `slots` says which slot each of its inputs is."""
+
+    by: str
+    slots: dict[str, str]
+    output: str
+    divisor: Callable[[Any, Any, Native], Native] | None = None  # of the output, from (xp, spec, a video)
+    stacked: bool = False
+
+    def forward(self, backend: Any, spec: Any, **inputs: Native) -> dict[str, Native]:
+        given, p = self._given(backend.xp, inputs), spec.patches()
+        found = differentiate(backend, p, {self.by}, **given, stacked=self.stacked)[self.by]
+        return {self.output: self._divided(backend.xp, spec, found)}
+
+    def backward(
+        self,
+        backend: Any,
+        spec: Any,
+        inputs: dict[str, Native],
+        outputs: dict[str, Native],
+        grads: dict[str, Native],
+        wanted: Set[str],
+    ) -> dict[str, Native]:
+        given = self._given(backend.xp, inputs)
+        given[self.by] = self._divided(backend.xp, spec, grads[self.output])
+        names = [name for name in self.slots if name in wanted and name in inputs]
+        found = differentiate(backend, spec.patches(), {self.slots[name] for name in names}, **given)
+        return {name: found[self.slots[name]] for name in names if self.slots[name] in found}
+
+    def _given(self, xp: Any, inputs: dict[str, Native]) -> dict[str, Native]:
+        """Return the slots that are given; weights that are left out are 1."""
+        given = {self.slots[name]: array for name, array in inputs.items()}
+        if self.by != "weights" and "weights" not in given:
+            values = given["k" if self.by == "q" else "q"]
+            given["weights"] = xp.broadcast_to(xp.ones((), values.dtype), given["offsets"].shape[:-1])
+        return given
+
+    def _divided(self, xp: Any, spec: Any, array: Native) -> Native:
+        return array if self.divisor is None else array / self.divisor(xp, spec, array)

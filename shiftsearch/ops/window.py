@@ -1,0 +1,128 @@
+"""What search, match and refine share: options of a window, and gradients through the places that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from shiftsearch._geometry import mirror_sign
+from shiftsearch._types import Anchor, Native, Skip
+from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.score import ScoreSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec(ScoreSpec):
+    """Which candidates there are around a centre, and which of them are kept."""
+
+    window: int
+    topk: int | None
+    step: float
+    subpixel: bool
+    slide: bool
+    penalty: float
+    anchor: Anchor | None
+    skip: Skip | None
+    per_frame: bool
+
+    anchors: ClassVar[tuple[str | None, ...]] = (None, "self", "flow")
+    skips: ClassVar[tuple[str | None, ...]] = (None, "self")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.whole("window", most=1025)
+        if self.topk is not None:
+            self.whole("topk")
+        self.switch("subpixel", "slide", "per_frame")
+        self.real("step", least=1e-6)
+        self.check(self.subpixel or self.step % 1 == 0, "step", "a whole number unless subpixel=True")
+        self.real("penalty")
+        self.choice("anchor", *self.anchors)
+        self.choice("skip", *self.skips)
+        needed = self.anchor == "self" and self.skip is not None
+        self.check(not needed, "skip", 'None beside anchor="self", which needs that place')
+        if self.anchor == "flow":  # a place for each frame's centre
+            object.__setattr__(self, "per_frame", True)
+
+    @property
+    def removes_self(self) -> bool:
+        """Whether each query has exactly one candidate that is itself, and it is left out.
+
+        Around seeds or a flow in the own frame there may be none or several: they score infinite instead.
+        """
+        return False
+
+    def kept(self, slots: int) -> int:
+        """Return how many candidates are kept of `slots` windows."""
+        count = slots * self.window**2 - self.removes_self
+        if self.topk is None:
+            return count
+        there = self.window**2 - self.removes_self if self.per_frame else count
+        each = " in each frame" if self.per_frame else ""
+        self.check(self.topk <= there, "topk", f"at most {there}, the number of candidates{each}, or None for all")
+        return self.topk * slots if self.per_frame else self.topk
+
+    def results(self, sizes: dict[str, int], slots: int, *axes: str) -> dict[str, tuple[int, ...]]:
+        """Return shapes of what is found in `slots` windows of each query, which has these axes beside batch and heads."""
+        scores = (sizes["B"], self.heads, *(sizes[axis] for axis in axes), self.kept(slots))
+        return {"scores": scores, "offsets": (*scores, len(axes))}
+
+
+OUTPUTS = {"scores": "score", "offsets": "offset"}
+
+
+def differentiate_kept(
+    backend: Any,
+    spec: WindowSpec,
+    q: Native,
+    k: Native,
+    offsets: Native,
+    grads: dict[str, Native],
+    wanted: Set[str],
+) -> dict[str, Native]:
+    """Return the wanted gradients of q and k through the kept scores, and of the kept "offsets", which may move.
+
+    Nothing moves where offsets are whole.
+    """
+    xp, (H, W) = backend.xp, k.shape[-2:]
+    p = replace(spec.patches(), scale=q.shape[-1] // W)
+    reached: Any = True
+    if spec.border == "reflect":  # candidates outside scored infinite: they carry no gradient
+        _, y, x = query_positions(xp, spec.stride, *offsets.shape[2:5])
+        y, x = y[..., None] + offsets[..., 1], x[:, None] + offsets[..., 2]
+        reached = (y >= 0) & (y <= H - 1) & (x >= 0) & (x <= W - 1)
+    g = xp.where(reached, grads["scores"], 0)
+    found = differentiate(backend, p, wanted, q=q, k=k, weights=g, offsets=offsets)
+    if "offsets" in found and grads.get("offsets") is not None:
+        found["offsets"] = found["offsets"] + xp.where(xp.asarray(reached)[..., None], grads["offsets"], 0)
+    return found
+
+
+def query_positions(xp: Any, stride: int, T: int, h: int, w: int) -> tuple[Native, Native, Native]:
+    """Return frame, row and column of each query, each to be broadcast over (T, h, w)."""
+    return xp.arange(T)[:, None, None], (xp.arange(h) * stride)[:, None], xp.arange(w) * stride
+
+
+def along(xp: Any, moves: Native, by: Native, at: Native, n: int, border: str) -> Native:
+    """Return the gradient of `moves`, the way along an axis of `n` pixels from `at` to the centre of a window.
+
+    `by` is the gradient of the centre. What was mirrored moves it backward, and what is not finite not at all.
+    """
+    sign = finite = xp.isfinite(moves)
+    if border == "reflect":
+        sign = mirror_sign(at + xp.where(finite, moves, 0).astype(float), n) * finite
+    return xp.where(sign != 0, sign * by, 0)
+
+
+def to_flow(xp: Any, spec: WindowSpec, flow: Native, by_y: Native, by_x: Native, size: tuple[int, int]) -> Native:
+    """Return the gradient of a flow (B, heads or 1, ..., 2, h, w), from that of the centres, by row and by column.
+
+    Those are (B, heads, ..., h, w).
+    """
+    (H, W), (_, y, x) = size, query_positions(xp, spec.stride, 1, *flow.shape[-2:])
+    if flow.shape[1] != by_y.shape[1]:  # one flow for all heads
+        by_y, by_x = (by.sum(1, keepdims=True) for by in (by_y, by_x))
+    dx = along(xp, flow[..., 0, :, :], by_x, x, W, spec.border)
+    dy = along(xp, flow[..., 1, :, :], by_y, y, H, spec.border)
+    return xp.stack((dx, dy), -3).astype(by_y.dtype)
