@@ -1,12 +1,15 @@
 """What it takes to add an op: `halve`, which everything in the package knows once it is made.
 
-Its parts would be four new texts and two entries: the op in `shiftsearch/ops/`, its primitives in `definition` and in
-`backends/cpu`, its kernel in `cuda_src/`; the kernel's entry in `backends/cuda`, and its name in `shiftsearch/__init__.py`.
-Here they stand in one file, and are put in their places when torch and the package were imported long ago.
+That is eight files. Four have what is new: the op and its public function (`shiftsearch/ops/halve.py`), its meaning
+(`shiftsearch/definition.py`), its loops (a file in `shiftsearch/backends/cpu/`) and its kernel (`cuda_src/halve.cu`). Four get
+an entry: `backends/cpu/__init__.py`, `backends/cuda/kernels.py`, `backends/cuda/primitives.py` and `shiftsearch/__init__.py`.
+torch's operators, `doctor`, the table of cases and the tests of layers, gradients and docstrings are not among them.
+Here all of it stands in one file, and is put in its place after torch and the package were imported.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from dataclasses import dataclass
 
@@ -14,9 +17,9 @@ import emulate
 import numpy as np
 import pytest
 from cases import example
-from device_arrays import Namespace
+from test_doctor import emulated
 
-from shiftsearch import ShiftsearchError, _op, _source, definition
+from shiftsearch import ShiftsearchError, _source, definition
 from shiftsearch._call import run
 from shiftsearch._op import OPS, WEIGHT, Example, Input, Op, Spec
 from shiftsearch.backends import cpu, cuda
@@ -51,7 +54,7 @@ def _backward(backend, spec, inputs, outputs, grads, wanted):
     return {name: found[name] for name in wanted}
 
 
-def _made() -> Op:
+def _made() -> Op:  # at the end of its file, HALVE = Op(...)
     return Op(
         function=halve,
         spec=HalveSpec,
@@ -107,16 +110,18 @@ def _on_cuda(self, v, factor, times):
 
 
 # --- tests ------------------------------------------------------------------------------------------
-@pytest.fixture
-def op(monkeypatch):
+@pytest.fixture(scope="module")
+def op():
     """The op, made when everything else was."""
-    monkeypatch.setattr(_op, "OPS", OPS)
-    monkeypatch.setattr(definition, "halve", _defined, raising=False)
-    monkeypatch.setattr(cpu, "halve", _on_cpu, raising=False)
-    monkeypatch.setattr(Cuda, "halve", _on_cuda, raising=False)
-    monkeypatch.setitem(KERNELS, "halve", _KERNEL)
-    yield OPS.get("halve") or _made()
-    OPS.pop("halve")
+    if importlib.util.find_spec("torch"):
+        importlib.import_module("shiftsearch._torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(definition, "halve", _defined, raising=False)
+        patch.setattr(cpu, "halve", _on_cpu, raising=False)
+        patch.setattr(Cuda, "halve", _on_cuda, raising=False)
+        patch.setitem(KERNELS, "halve", _KERNEL)
+        yield _made()
+        del OPS["halve"]
 
 
 def test_arrays_and_messages(op):
@@ -163,14 +168,8 @@ def test_doctor_examines_it_on_both_backends(op, monkeypatch):
     monkeypatch.setattr(_source, "read", lambda file: _TEXT if file == "halve.cu" else read(file))
     for name in OPS.keys() - {"halve"}:
         monkeypatch.delitem(OPS, name)
-    monkeypatch.setattr(cuda, "load", _emulated)
+    monkeypatch.setattr(cuda, "load", emulated)
     out = io.StringIO()
     assert examine(out), out.getvalue()
     assert "cpu   halve       ok" in out.getvalue()
     assert "cuda  halve       ok" in out.getvalue()
-
-
-def _emulated():
-    from test_doctor import emulated
-
-    return emulated()
