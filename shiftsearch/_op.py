@@ -44,7 +44,8 @@ class Spec:
     def real(self, name: str, least: float = 0, most: float = 1e6) -> None:
         """Check that a field is a finite number in a range, and make it a float."""
         value: Any = getattr(self, name)
-        fits = isinstance(value, Real) and not isinstance(value, bool) and bool(least <= value <= most)
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        fits = is_real and bool(least <= float(value) <= most)
         self.check(fits, name, f"a number from {least:g} to {most:g}")
         object.__setattr__(self, name, float(value))
 

@@ -167,11 +167,11 @@ def _function(name: str, operator: Any, save: Callable[..., None], slope: Callab
         raise ShiftsearchError(f"{name}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
 
     def each(*arguments: Any) -> Any:
-        return _one_by_one(function.apply, *arguments)
+        return _one_by_one(made[0].apply, *arguments)
 
     parts = {"forward": operator, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
-    function: Any = type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})
-    return function
+    made: list[Any] = [type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})]
+    return made[0]
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -186,10 +186,14 @@ def _one_by_one(call: Callable[..., Any], info: Any, in_dims: tuple[int | None, 
 
     if info.batch_size == 0:  # no call is made: results have the shapes of one of zeros
         arguments = tuple(mapped(lambda x, d: x.sum(d, keepdim=True, dtype=x.dtype)))
-    found = [call(*mapped(lambda x, d, n=n: x.select(d, n))) for n in range(max(info.batch_size, 1))]
+    found = [call(*mapped(partial(_selected, n))) for n in range(max(info.batch_size, 1))]
     if isinstance(found[0], torch.Tensor):
         return torch.stack(found)[: info.batch_size], 0
     return tuple(torch.stack(each)[: info.batch_size] for each in zip(*found, strict=True)), (0,) * len(found[0])
+
+
+def _selected(n: int, x: torch.Tensor, d: int) -> torch.Tensor:
+    return x.select(d, n)
 
 
 def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:

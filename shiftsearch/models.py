@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn import ShiftedAttention, ShiftedSearch, check_video
+from shiftsearch.nn import ShiftedAttention, ShiftedSearch, check_video, zeroed
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
 
 
 # --- flow -------------------------------------------------------------------------------------------
-def estimate_flow(video):
-    """Flow between neighbouring frames by block matching from coarse to fine: rough, but hardly disturbed by noise.
+def estimate_flow(video: Tensor) -> tuple[Tensor, Tensor]:
+    """Return flow between neighbouring frames, by block matching from coarse to fine: rough, but robust to noise.
 
     Grey frames are averaged over 8 x 8, 4 x 4, 2 x 2 pixels, then taken as they are. Each time the best of the 5 x 5
     places around the flow so far is taken, by patches of 5 x 5: motion of up to 30 pixels is found. It has no gradient,
@@ -36,7 +38,8 @@ def estimate_flow(video):
     """
     B, T, _, H, W = video.shape
     if B * (T - 1) == 0:
-        return 2 * (video.new_zeros(B, T, 2, H, W, dtype=torch.float32),)
+        nothing = video.new_zeros(B, T, 2, H, W, dtype=torch.float32)
+        return nothing, nothing
     kind = video.device.type
     single = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
     with torch.no_grad(), single:
@@ -53,7 +56,7 @@ def estimate_flow(video):
         return F.pad(forward, (0, 0, 0, 0, 0, 0, 0, 1)), F.pad(backward, (0, 0, 0, 0, 0, 0, 1, 0))
 
 
-def _smooth(flow):
+def _smooth(flow: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(flow, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
@@ -63,7 +66,7 @@ class ShiftedUNet(nn.Module):
 
     Each level, at half the resolution of the one above, searches once, in its first block, around where the flow leads.
     All its blocks, on the way down and up again, score the places found by features of their own and attend to the
-    best. What comes out is the video plus what the network adds to it, which is nothing before training.
+    best. The network returns the video plus a correction, which is 0 before training.
 
     Args:
         channels: of the video, 3 for colour and 1 for grey
@@ -92,15 +95,26 @@ class ShiftedUNet(nn.Module):
     """
 
     def __init__(
-        self, channels=3, *, depths=(1, 2, 4), heads=(1, 4, 12), head_dim=16, key_dim=8, window=9, radius=1, patch=1,
-        keep=20, topk=10, motion=True, noise_level=False,
-    ):  # fmt: skip
+        self,
+        channels: int = 3,
+        *,
+        depths: Sequence[int] = (1, 2, 4),
+        heads: Sequence[int] = (1, 4, 12),
+        head_dim: int = 16,
+        key_dim: int = 8,
+        window: int = 9,
+        radius: int = 1,
+        patch: int = 1,
+        keep: int = 20,
+        topk: int = 10,
+        motion: bool = True,
+        noise_level: bool = False,
+    ) -> None:
         super().__init__()
-        self.options = {
-            "channels": channels, "depths": depths, "heads": heads, "head_dim": head_dim, "key_dim": key_dim,
-            "window": window, "radius": radius, "patch": patch, "keep": keep, "topk": topk, "motion": motion,
-            "noise_level": noise_level,
-        }  # fmt: skip
+        of_levels = {"depths": depths, "heads": heads, "head_dim": head_dim, "key_dim": key_dim}
+        of_search = {"window": window, "radius": radius, "patch": patch}
+        others = {"keep": keep, "topk": topk, "motion": motion, "noise_level": noise_level}
+        self.options: dict[str, Any] = {"channels": channels, **of_levels, **of_search, **others}
         _check_options(self.options)
         self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
         dims = [n * head_dim for n in heads]
@@ -110,26 +124,25 @@ class ShiftedUNet(nn.Module):
             nn.GELU(),
             nn.Conv2d(dims[0], dims[0], 3, padding=1),
         )
-        self.tail = nn.Conv2d(dims[0], channels, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        self.tail = zeroed(nn.Conv2d(dims[0], channels, 3, padding=1))
         self.levels = nn.ModuleList()
         for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
-            search = ShiftedSearch(
-                window=window, radius=radius, patch=patch, heads=count, subpixel=True,
-                topk=min(keep, (2 * radius + 1) * window**2),
-            )  # fmt: skip
-            attention = {
-                "dim": count * head_dim, "key_dim": count * key_dim, "heads": count, "patch": patch,
-                "topk": min(topk, search.options["topk"]),
-            }  # fmt: skip
+            kept = min(keep, (2 * radius + 1) * window**2)
+            search = ShiftedSearch(**of_search, heads=count, subpixel=True, topk=kept)
+            attention = {"dim": count * head_dim, "key_dim": count * key_dim, "heads": count}
+            attention |= {"patch": patch, "topk": min(topk, kept)}
             self.levels.append(_Level(search, depth, depth if n < len(depths) - 1 else 0, attention))
         steps = list(itertools.pairwise(dims))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps)
 
-    def forward(self, video, sigma=None, flow=None):
-        """The video without its noise.
+    def forward(
+        self,
+        video: Tensor,
+        sigma: float | Tensor | None = None,
+        flow: tuple[Tensor, Tensor] | list[Tensor] | None = None,
+    ) -> Tensor:
+        """Return the video without its noise.
 
         Args:
             video: (B, T, channels, H, W) in the range 0 to 1, at least 2 * radius + 1 frames of any size; B may be
@@ -151,29 +164,31 @@ class ShiftedUNet(nn.Module):
             flow = estimate_flow(whole)
         else:
             flow = [F.pad(one, margin) for one in flow]
-        x, skipped = _each_frame(self.head, self._with_noise_level(whole, sigma)), []
+        x = _each_frame(self.head, self._with_noise_level(whole, sigma))
         x = x + _each_frame(self.features, x)
-        for n, level in enumerate(self.levels):
+        skipped: list[tuple[Tensor, Tensor]] = []
+        levels: list[Any] = list(self.levels)
+        for n, level in enumerate(levels):
             x = x if n == 0 else _each_frame(self.shrink[n - 1], x)
-            size = x.shape[-2:]
-            places = level.find(x, flow and [upsample_flow(one, size) for one in flow])
+            h, w = x.shape[-2:]
+            places = level.find(x, flow and [upsample_flow(one, (h, w)) for one in flow])
             for block in level.down:
                 x = block(x, places)
             skipped.append((x, places))
-        for level, grow, (skip, places) in reversed(list(zip(self.levels, self.grow, skipped, strict=False))):
+        for level, grow, (skip, places) in reversed(list(zip(levels, self.grow, skipped, strict=False))):
             x = skip + _each_frame(grow, x)
             for block in level.up:
                 x = block(x, places)
         return video + _each_frame(self.tail, x)[..., :H, :W]
 
-    def _with_noise_level(self, video, sigma):
+    def _with_noise_level(self, video: Tensor, sigma: float | Tensor | None) -> Tensor:
         if not self.noise_level:
             return video
         B, T, _, H, W = video.shape
         plane = torch.as_tensor(sigma, dtype=video.dtype, device=video.device).reshape(-1, 1, 1, 1, 1)
         return torch.cat((video, plane.expand(B, T, 1, H, W)), 2)
 
-    def _check(self, video, sigma, flow) -> None:
+    def _check(self, video: Any, sigma: Any, flow: Any) -> None:
         name = type(self).__name__
         check_video(name, "video", video, self.channels)
         shape = tuple(video.shape)
@@ -191,19 +206,19 @@ class ShiftedUNet(nn.Module):
             return
         if not isinstance(flow, (tuple, list)) or len(flow) != 2:
             raise ShiftsearchError(f"{name}: flow is a {type(flow).__name__}, expected (forward, backward) or None")
-        expected = (*shape[:-3], 2, *shape[-2:])
+        wanted = (*shape[:-3], 2, *shape[-2:])
         for one, which in zip(flow, ("forward", "backward"), strict=True):
-            if tuple(one.shape) != expected:
-                raise ShiftsearchError(f"{name}: {which} has shape {tuple(one.shape)}, expected {expected}")
+            if tuple(one.shape) != wanted:
+                raise ShiftsearchError(f"{name}: {which} has shape {tuple(one.shape)}, expected {wanted}")
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-def _check_options(options: dict) -> None:
-    """Those that the modules below do not check."""
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check those that the modules within do not check."""
 
-    def whole(value):
+    def whole(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
     for name in ("channels", "head_dim", "key_dim", "window", "keep", "topk"):
@@ -221,29 +236,31 @@ def _check_options(options: dict) -> None:
 
 
 def _margin(H: int, W: int, unit: int) -> tuple[int, ...]:
-    """What `pad` adds for rows and columns that are multiples of `unit`, in words that compilers know: they lack %."""
+    """Return what `pad` adds for rows and columns that are multiples of `unit`, without %, which compilers lack."""
     return 0, -(-W // unit) * unit - W, 0, -(-H // unit) * unit - H
 
 
 class _Level(nn.Module):
     """The blocks at one resolution, and the search whose places they share."""
 
-    def __init__(self, search, down, up, attention):
+    def __init__(self, search: ShiftedSearch, down: int, up: int, attention: Mapping[str, Any]) -> None:
         super().__init__()
         self.search = search
         self.down = nn.ModuleList(_Block(**attention) for _ in range(down))
         self.up = nn.ModuleList(_Block(**attention) for _ in range(up))
 
-    def find(self, x, flow):
-        """Offsets of the places most like each query to the first block, which learns by attending to them."""
-        first = self.down[0]
+    def find(self, x: Tensor, flow: Sequence[Tensor] | None) -> Tensor:
+        """Return offsets of the places most like each query to the first block, which learns by attending to them."""
+        first: Any = self.down[0]
         x = first.norm(x.detach()).movedim(2, -1)
         q, k = (layer(x).movedim(-1, 2).detach() for layer in (first.attention.q, first.attention.k))
         return self.search(q, k, flow)[1]
 
 
 class _Block(nn.Module):
-    def __init__(self, dim, **attention):
+    """Attention to the places of a level, then convolutions."""
+
+    def __init__(self, dim: int, **attention: Any) -> None:
         super().__init__()
         self.norm = _Norm(dim)
         self.attention = ShiftedAttention(dim, window=1, refine=True, **attention)
@@ -255,18 +272,18 @@ class _Block(nn.Module):
             nn.Conv2d(2 * dim, dim, 1),
         )
 
-    def forward(self, x, places):
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
         x = x + self.attention(self.norm(x), places)
         return x + _each_frame(self.mix, x)
 
 
 class _Norm(nn.LayerNorm):
-    """Over the channels of each pixel, (..., C, H, W)."""
+    """A layer norm over the channels of each pixel, (..., C, H, W)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
 
 
-def _each_frame(layer, video):
-    """What a layer of images makes of the frames of a video."""
+def _each_frame(layer: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
+    """Return a layer of images of the frames of a video."""
     return layer(video.flatten(0, 1)).unflatten(0, video.shape[:2])

@@ -1,4 +1,4 @@
-"""Modules of torch: the ops with their options kept, and the attention that is made of them.
+"""Modules of torch: ops that keep their options, and attention that is made of them.
 
 Videos are (B, T, C, H, W), flow and offsets as in `shiftsearch.search`.
 """
@@ -7,57 +7,62 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any, ClassVar, Literal, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from shiftsearch._op import OPS, Spec
+from shiftsearch._op import Op, Spec
+from shiftsearch._types import Metric
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.aggregate import aggregate, stack
+from shiftsearch.ops.aggregate import AGGREGATE, STACK, aggregate, stack
 from shiftsearch.ops.match import match
-from shiftsearch.ops.refine import refine
+from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.score import score
-from shiftsearch.ops.search import search
+from shiftsearch.ops.search import SEARCH, search
 
-_FAR = 1e30  # stands for the infinite score of a candidate outside, whose product with a weight of 0 is not a number
+_FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
+_OF_SEARCH = SEARCH.defaults
 
 
 # --- the ops ----------------------------------------------------------------------------------------
-class _Op(nn.Module):
+class _Kept(nn.Module):
     """An op with its options. It has no parameters: its state dict is empty."""
 
-    def __init_subclass__(cls):
-        cls.__signature__ = inspect.Signature(_options(cls.function).values())
+    op: ClassVar[Op]
+    __signature__: ClassVar[inspect.Signature]  # what `help` shows
 
-    def __init__(self, **options):
+    def __init_subclass__(cls) -> None:
+        parameters = inspect.signature(cls.op.function).parameters.values()
+        cls.__signature__ = inspect.Signature([p for p in parameters if p.kind is p.KEYWORD_ONLY])
+
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        known = {name: p.default for name, p in _options(self.function).items()}
+        known = self.op.defaults
         for name in options:
             if name not in known:
                 raise ShiftsearchError(
                     f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}"
                 )
         self.options = {**known, **options}
-        OPS[self.function.__name__].specify(**self.options)  # an error now, not at the first call, if they are wrong
+        self.op.specify(**self.options)  # an error now, not at the first call, if they are wrong
 
-    def forward(self, *tensors, **named):
-        return type(self).function(*tensors, **named, **self.options)
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
+        return type(self).op.function(*tensors, **named, **self.options)
 
     def extra_repr(self) -> str:
         return _shown(self.options)
 
 
-def _options(function) -> dict[str, inspect.Parameter]:
-    return {name: p for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def _shown(options: dict) -> str:
+def _shown(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
-def check_video(module: str, name: str, video, channels: int) -> None:
+def check_video(module: str, name: str, video: Any, channels: int) -> None:
+    """Raise an error that names the module unless `video` is a tensor (B, T, channels, H, W) of floats."""
     if not isinstance(video, torch.Tensor):
         raise ShiftsearchError(f"{module}: {name} is a {type(video).__name__}, expected a torch tensor")
     if not (video.is_floating_point() and video.ndim in (4, 5) and video.shape[-3] == channels):
@@ -65,7 +70,7 @@ def check_video(module: str, name: str, video, channels: int) -> None:
         raise ShiftsearchError(f"{module}: {name} is {found}, expected floats of shape (B, T, {channels}, H, W)")
 
 
-class ShiftedSearch(_Op):
+class ShiftedSearch(_Kept):
     """`shiftsearch.search` with its options: called with (q, k, flow=None), gives (scores, offsets).
 
     Example:
@@ -74,10 +79,10 @@ class ShiftedSearch(_Op):
         torch.Size([1, 3, 16, 24, 4, 3])
     """
 
-    function = staticmethod(search)
+    op = SEARCH
 
 
-class Refine(_Op):
+class Refine(_Kept):
     """`shiftsearch.refine` with its options: called with (q, k, offsets), gives (scores, offsets).
 
     Example:
@@ -87,10 +92,10 @@ class Refine(_Op):
         torch.Size([1, 3, 16, 24, 2, 3])
     """
 
-    function = staticmethod(refine)
+    op = REFINE
 
 
-class Aggregate(_Op):
+class Aggregate(_Kept):
     """`shiftsearch.aggregate` with its options: called with (v, weights, offsets), gives a video.
 
     Example:
@@ -99,10 +104,10 @@ class Aggregate(_Op):
         torch.Size([3, 4, 16, 24])
     """
 
-    function = staticmethod(aggregate)
+    op = AGGREGATE
 
 
-class Stack(_Op):
+class Stack(_Kept):
     """`shiftsearch.stack` with its options: called with (v, offsets, weights=None), gives K videos.
 
     Example:
@@ -111,15 +116,51 @@ class Stack(_Op):
         torch.Size([4, 3, 4, 16, 24])
     """
 
-    function = staticmethod(stack)
+    op = STACK
 
 
 # --- attention --------------------------------------------------------------------------------------
-def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options):
-    """Attention of each query to the `topk` places most like it: search, softmax, weighted sum of what is there.
+Flow = Tensor | tuple[Tensor, Tensor] | list[Tensor] | None
+Attention = tuple[Tensor, Tensor, Tensor]  # output, weights and offsets
 
-    out = aggregate(v, softmax over K of -scale * score, offsets), with + for metric="dot". Memory is that of inputs,
-    results and K scores and offsets per query: neither the window nor the values found are stored.
+
+@overload
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    flow: Flow = None,
+    *,
+    scale: float | Tensor | None = None,
+    return_attention: Literal[False] = False,
+    **options: Any,
+) -> Tensor: ...
+@overload
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    flow: Flow = None,
+    *,
+    scale: float | Tensor | None = None,
+    return_attention: Literal[True],
+    **options: Any,
+) -> Attention: ...
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    flow: Flow = None,
+    *,
+    scale: float | Tensor | None = None,
+    return_attention: bool = False,
+    **options: Any,
+) -> Tensor | Attention:
+    """Return what each query gets by attending to the `topk` places most like it.
+
+    out = aggregate(v, softmax over K of -scale * score, offsets), with + for metric="dot", at the places that `search`
+    finds. Memory is that of inputs, results, and K scores and offsets per query: neither the window nor the values found
+    are stored.
 
     Args:
         q: queries (B, T, C, H, W)
@@ -128,7 +169,7 @@ def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options)
         flow: as in `shiftsearch.search`
         scale: a number or a tensor of (heads,); None is 1 / sqrt(n) for n products in a dot product of patches, and half
             of that for "l2": both then weigh keys of one length alike
-        return_attention: also gives weights and offsets
+        return_attention: whether weights and offsets are returned, too
         options: those of `shiftsearch.search`
 
     Returns:
@@ -142,30 +183,37 @@ def attend(q, k, v, flow=None, *, scale=None, return_attention=False, **options)
         if not isinstance(video, torch.Tensor):
             raise ShiftsearchError(f"attend: {name} is a {type(video).__name__}, expected a torch tensor")
     scores, offsets = search(q, k, flow, **options)
-    known = {name: options.get(name, p.default) for name, p in _options(search).items()}
-    heads, several = known["heads"], isinstance(scale, torch.Tensor)
-    if not (scale.numel() in (1, heads) if several else scale is None or isinstance(scale, Real)):
-        found = f"a tensor of shape {tuple(scale.shape)}" if several else repr(scale)
-        raise ShiftsearchError(f"attend: scale is {found}, expected a number or a tensor of {heads}, one for each head")
+    known = {**_OF_SEARCH, **options}
+    _check_scale(scale, known["heads"])
     weights = _weights(scores, _scale(scale, q.shape[-3], known), known["metric"])
     out = aggregate(v, weights, offsets, **_of_patches(known))
     return (out, weights, offsets) if return_attention else out
 
 
-def _of_patches(options: dict) -> dict:
-    """What `aggregate` takes of the options of a search."""
-    return {name: options[name] for name in ("patch", "stride", "dilation", "border")}
+def _check_scale(scale: Any, heads: int) -> None:
+    several = isinstance(scale, Tensor)
+    if not (scale.numel() in (1, heads) if several else scale is None or isinstance(scale, Real)):
+        found = f"a tensor of shape {tuple(scale.shape)}" if several else repr(scale)
+        raise ShiftsearchError(f"attend: scale is {found}, expected a number or a tensor of {heads}, one for each head")
 
 
-def _scale(scale, channels: int, options: dict):
+_OF_PATCHES = tuple(AGGREGATE.defaults)
+
+
+def _of_patches(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a search that `aggregate` has, too."""
+    return {name: options[name] for name in _OF_PATCHES}
+
+
+def _scale(scale: float | Tensor | None, channels: int, options: Mapping[str, Any]) -> float | Tensor:
     if scale is not None:
         return scale
     products = channels // options["heads"] * options["patch"] ** 2
     return (1 if options["metric"] == "dot" else 0.5) / math.sqrt(products)
 
 
-def _weights(scores, scale, metric: str):
-    """Softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
+def _weights(scores: Tensor, scale: float | Tensor, metric: Metric) -> Tensor:
+    """Return a softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
     scores = scores.clamp(-_FAR, _FAR)
     if isinstance(scale, torch.Tensor):
         scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # of each head
@@ -184,7 +232,7 @@ class _AttentionSpec(Spec):
     conv: bool
     refine: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("dim", "heads", "key_dim")
         for name in ("dim", "key_dim"):
             self.check(getattr(self, name) % self.heads == 0, name, f"a multiple of heads, which is {self.heads}")
@@ -227,9 +275,24 @@ class ShiftedAttention(nn.Module):
     """
 
     def __init__(
-        self, dim, heads=1, window=9, topk=10, radius=1, patch=1, *, stride=1, metric="l2", subpixel=True, key_dim=None,
-        refine=False, scale=None, learn_scale=True, conv=False, **options,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        heads: int = 1,
+        window: int = 9,
+        topk: int | None = 10,
+        radius: int = 1,
+        patch: int = 1,
+        *,
+        stride: int = 1,
+        metric: Metric = "l2",
+        subpixel: bool = True,
+        key_dim: int | None = None,
+        refine: bool = False,
+        scale: float | None = None,
+        learn_scale: bool = True,
+        conv: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__()
         key_dim = dim if key_dim is None else key_dim
         _AttentionSpec(
@@ -242,10 +305,8 @@ class ShiftedAttention(nn.Module):
             conv=conv,
             refine=refine,
         )
-        options = {
-            "window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride, "metric": metric,
-            "subpixel": subpixel, **options,
-        }  # fmt: skip
+        options |= {"window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride}
+        options |= {"metric": metric, "subpixel": subpixel}
         self.find = Refine(**options) if refine else ShiftedSearch(radius=radius, **options)
         if conv and (topk is None or self.find.options["per_frame"] or self.find.options["anchor"] == "flow"):
             raise ShiftsearchError(
@@ -257,10 +318,16 @@ class ShiftedAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.scale = float(_scale(scale, key_dim, self.find.options))
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(self.scale))) if learn_scale else None
-        self.mix = nn.Conv2d(topk * dim, dim, patch, padding="same", padding_mode="replicate") if conv else None
+        self.mix = _mixer(topk * dim, dim, patch) if conv and topk is not None else None
 
-    def forward(self, x, flow=None, *, return_attention=False):
-        """x: (B, T, C, H, W); flow: as in `shiftsearch.search`, or with refine=True the offsets of an earlier layer."""
+    def forward(self, x: Tensor, flow: Flow = None, *, return_attention: bool = False) -> Tensor | Attention:
+        """Return what the pixels of x get, (B, T, C, H, W); with return_attention also weights and offsets.
+
+        Args:
+            x: (B, T, C, H, W)
+            flow: as in `shiftsearch.search`, or with refine=True the offsets of an earlier layer
+            return_attention: whether weights and offsets are returned, too
+        """
         check_video("ShiftedAttention", "x", x, self.dim)
         q, k, v = (_per_pixel(layer, x) for layer in (self.q, self.k, self.v))
         scores, offsets = self.find(q, k, flow)
@@ -275,17 +342,21 @@ class ShiftedAttention(nn.Module):
         return (out, weights, offsets) if return_attention else out
 
     def extra_repr(self) -> str:
-        return _shown({"dim": self.dim, "key_dim": self.key_dim, "conv": self.conv, "scale": self.scale,
-                       "learn_scale": self.log_scale is not None})  # fmt: skip
+        named = {name: getattr(self, name) for name in ("dim", "key_dim", "conv", "scale")}
+        return _shown({**named, "learn_scale": self.log_scale is not None})
 
 
-def _per_pixel(layer, video):
-    """A linear layer on the channels of (..., C, H, W). The result is channels last in memory, as the kernels like it."""
+def _per_pixel(layer: nn.Module, video: Tensor) -> Tensor:
+    """Return a linear layer of the channels of (..., C, H, W), channels last in memory, as kernels read them."""
     return layer(video.movedim(-3, -1)).movedim(-1, -3)
 
 
-def _mixed(layer, videos):
-    """A convolution over (..., K, T, C, H, W) -> (..., T, C, H, W)."""
+def _mixer(channels: int, dim: int, patch: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, dim, patch, padding="same", padding_mode="replicate")
+
+
+def _mixed(layer: nn.Module, videos: Tensor) -> Tensor:
+    """Return a convolution of the channels of (..., K, T, C, H, W), as (..., T, C, H, W)."""
     *batch, K, T, C, H, W = videos.shape
     frames = videos.movedim(-5, -4).reshape(-1, K * C, H, W)
     return layer(frames).reshape(*batch, T, C, H, W)
@@ -303,7 +374,7 @@ class _GuidedSpec(Spec):
     reach: float
     hidden: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.whole("dim", "heads", "points", "window", "hidden")
         self.check(self.dim % self.heads == 0, "dim", f"a multiple of heads, which is {self.heads}")
         self.choice("offsets", "predict", "search")
@@ -343,7 +414,18 @@ class GuidedDeformableAttention(nn.Module):
         torch.Size([3, 4, 16, 24])
     """
 
-    def __init__(self, dim, heads=12, points=9, *, offsets="search", window=9, step=0.5, reach=10.0, hidden=None):
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 12,
+        points: int = 9,
+        *,
+        offsets: Literal["predict", "search"] = "search",
+        window: int = 9,
+        step: float = 0.5,
+        reach: float = 10.0,
+        hidden: int | None = None,
+    ) -> None:
         super().__init__()
         hidden = dim if hidden is None else hidden
         _GuidedSpec(
@@ -362,8 +444,14 @@ class GuidedDeformableAttention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.predict = _predictor(dim, hidden, 2 * heads * points) if offsets == "predict" else None
 
-    def forward(self, x, support, flow):
-        """x: (B, T, C, H, W); support: (B, S, C, H, W); flow (B, T, S, 2, H, W), from each frame of x to each of support."""
+    def forward(self, x: Tensor, support: Tensor, flow: Tensor) -> Tensor:
+        """Return what the pixels of x get, (B, T, C, H, W).
+
+        Args:
+            x: (B, T, C, H, W)
+            support: (B, S, C, H, W)
+            flow: from each frame of x to each of support, (B, T, S, 2, H, W)
+        """
         self._check(x, support, flow)
         if x.ndim == 4:
             return self(x[None], support[None], flow[None])[0]
@@ -376,8 +464,8 @@ class GuidedDeformableAttention(nn.Module):
         if self.predict is None:
             offsets = self._searched(q, k[:, 0], flow)
         else:
-            frames = [video.expand(pairs).reshape(-1, C, H, W) for video in (x[:, :, None], support[:, None])]
-            offsets = self._predicted(*frames, flow)
+            here, there = (video.expand(pairs).reshape(-1, C, H, W) for video in (x[:, :, None], support[:, None]))
+            offsets = self._predicted(self.predict, here, there, flow)
         scores = score(q[:, None], k, offsets, heads=self.heads, metric="dot")
         # one softmax over the points of all supporting frames
         scores = scores.reshape(B * T, S, self.heads, H, W, self.points).movedim(1, -2)
@@ -386,7 +474,7 @@ class GuidedDeformableAttention(nn.Module):
         found = aggregate(v, weights, offsets).reshape(B, T, S, C, H, W).sum(2)
         return _per_pixel(self.out, found)
 
-    def _check(self, x, support, flow) -> None:
+    def _check(self, x: Any, support: Any, flow: Any) -> None:
         name = "GuidedDeformableAttention"
         check_video(name, "x", x, self.dim)
         check_video(name, "support", support, self.dim)
@@ -395,22 +483,22 @@ class GuidedDeformableAttention(nn.Module):
         for which, tensor in (("support", support), ("flow", flow)):
             found = tuple(getattr(tensor, "shape", ()))
             if found != expected[which]:
-                found = f"has shape {found}" if isinstance(tensor, torch.Tensor) else f"is a {type(tensor).__name__}"
-                raise ShiftsearchError(f"{name}: {which} {found}, expected a tensor of shape {expected[which]}")
+                said = f"has shape {found}" if isinstance(tensor, Tensor) else f"is a {type(tensor).__name__}"
+                raise ShiftsearchError(f"{name}: {which} {said}, expected a tensor of shape {expected[which]}")
 
-    def _searched(self, q, k, flow):
-        """The best points of a window around the flow, as offsets of clips of one frame."""
+    def _searched(self, q: Tensor, k: Tensor, flow: Tensor) -> Tensor:
+        """Return the best points of a window around the flow, as offsets of clips of one frame."""
         _, offsets = match(
             q, k, flow, window=self.window, step=self.step, topk=self.points, heads=self.heads, subpixel=True
         )
         return _in_own_frame(offsets)
 
-    def _predicted(self, x, support, flow):
-        """A square of points around the flow, each moved as the network says."""
+    def _predicted(self, predict: nn.Module, x: Tensor, support: Tensor, flow: Tensor) -> Tensor:
+        """Return a square of points around the flow, each moved as the network says."""
         N, _, H, W = x.shape
         around = flow.flip(1).movedim(1, -1)[:, None, :, :, None]  # (dy, dx)
         warped = aggregate(support[:, None], support.new_ones(N, 1, 1, H, W, 1), _in_own_frame(around))[:, 0]
-        moved = self.predict(torch.cat((x, warped.to(x.dtype), flow.to(x.dtype)), 1))
+        moved = predict(torch.cat((x, warped.to(x.dtype), flow.to(x.dtype)), 1))
         moved = self.reach * torch.tanh(moved.to(flow.dtype)).reshape(N, self.heads, self.points, 2, H, W)
         side = math.isqrt(self.points)
         line = torch.arange(side, device=x.device, dtype=flow.dtype) - side // 2
@@ -422,17 +510,21 @@ class GuidedDeformableAttention(nn.Module):
         return _shown({name: getattr(self, name) for name in named})
 
 
-def _in_own_frame(offsets):
-    """(dy, dx) from frame to frame, (N, heads, H, W, K, 2), as offsets in clips of one frame, (N, heads, 1, H, W, K, 3)."""
+def _in_own_frame(offsets: Tensor) -> Tensor:
+    """Return (dy, dx) from frame to frame, (N, heads, H, W, K, 2), as offsets in clips of one, (N, heads, 1, H, W, K, 3)."""
     return torch.nn.functional.pad(offsets, (1, 0))[:, :, None]
 
 
 def _predictor(dim: int, hidden: int, out: int) -> nn.Sequential:
-    """Begins by predicting no motion but the flow's."""
-    layers = [nn.Conv2d(2 * dim + 2, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
+    """Return a network that begins by predicting no motion but the flow's."""
+    layers: list[nn.Module] = [nn.Conv2d(2 * dim + 2, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
     for _ in range(2):
         layers += [nn.Conv2d(hidden, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
-    last = nn.Conv2d(hidden, out, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, zeroed(nn.Conv2d(hidden, out, 3, padding=1)))
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return a convolution that begins as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

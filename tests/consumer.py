@@ -37,7 +37,8 @@ def patches(video: Array, offsets: Array) -> Array:
     assert coverage.shape[-2:] == sums.shape[-2:]
     stacked: Array = shiftsearch.stack(video, offsets)
     added: Array = shiftsearch.scatter(video, np.ones(offsets.shape[:-1], video.dtype), offsets)
-    return sums + added + 0 * stacked.sum()
+    total: Array = sums + added + 0 * stacked.sum()
+    return total
 
 
 def moved(here: Array, there: Array) -> tuple[Array, Array]:

@@ -170,15 +170,19 @@ def upsample_flow(flow: Array, size: tuple[int, int]) -> Array:
     """
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ShiftsearchError(f"upsample_flow: size is {size!r}, expected (height, width)")
-    given = {"caller": "upsample_flow", "height": size[0], "width": size[1]}
+    given: dict[str, Any] = {"caller": "upsample_flow", "height": size[0], "width": size[1]}
     if are_tensors(flow):
-        from shiftsearch import _torch
-
-        _check_coarse(flow.shape)
-        given = _torch.checked(_SizeSpec, given)
-        return _torch.upsample_flow(flow, given["height"], given["width"])
+        return _upsample_tensor(flow, given)
     spec = _SizeSpec(**given)
     return transform("upsample_flow", lambda xp, array: _upsample(xp, array, spec), flow=flow)
+
+
+def _upsample_tensor(flow: Any, given: dict[str, Any]) -> Any:
+    from shiftsearch import _torch
+
+    _check_coarse(flow.shape)
+    checked = _torch.checked(_SizeSpec, given)
+    return _torch.upsample_flow(flow, checked["height"], checked["width"])
 
 
 def _check_coarse(shape: tuple[int, ...]) -> None:

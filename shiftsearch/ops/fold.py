@@ -133,9 +133,9 @@ def _backward(
     g, g_cover = grads["sums"], grads.get("coverage")
     read, there = backend.gather(g, here, p), True
     if spec.border == "zeros":
-        B, G, (T, H, W) = *offsets.shape[:2], spec.size
+        (B, G), (T, H, W) = offsets.shape[:2], spec.size
         there = backend.gather(xp.ones((B, T, G, H, W), g.dtype), here, p) > 0
-    read_cover = None if g_cover is None else backend.gather(g_cover, here, p)
+    read_cover: Native = None if g_cover is None else backend.gather(g_cover, here, p)
     found = {}
     if "patches" in wanted:
         found["patches"] = xp.where(there & (c != 0), c * read, 0)

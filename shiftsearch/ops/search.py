@@ -25,8 +25,8 @@ class SearchSpec(WindowSpec):
     skips: ClassVar[tuple[str | None, ...]] = (None, "self", "own_frame")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.whole("radius", least=0)
+        super().__post_init__()
         self.check(self.skip != "own_frame" or self.radius > 0, "skip", "another frame to search: radius is 0")
 
     @property
