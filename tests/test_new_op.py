@@ -1,9 +1,9 @@
 """What it takes to add an op: `halve`, which everything in the package knows once it is made.
 
-That is eight files. Four have what is new: the op and its public function (`shiftsearch/ops/halve.py`), its meaning
-(`shiftsearch/definition.py`), its loops (a file in `shiftsearch/backends/cpu/`) and its kernel (`cuda_src/halve.cu`). Four get
-an entry: `backends/cpu/__init__.py`, `backends/cuda/kernels.py`, `backends/cuda/primitives.py` and `shiftsearch/__init__.py`.
-torch's operators, `doctor`, the table of cases and the tests of layers, gradients and docstrings are not among them.
+That is nine files. Four have what is new: the op and its public function (`shiftsearch/ops/halve.py`), its meaning
+(a file in `shiftsearch/definition/`), its loops (a file in `shiftsearch/backends/cpu/`) and its kernel (`cuda_src/halve.cu`).
+Five get an entry: `__init__.py` of the package, of `definition` and of `backends/cpu`, and in `backends/cuda` `kernels.py`
+and `primitives.py`. torch's operators, `doctor`, the table of cases and the tests of layers, gradients and docstrings are not among them.
 Here all of it stands in one file, and is put in its place after torch and the package were imported.
 """
 
@@ -67,7 +67,7 @@ def _made() -> Op:  # at the end of its file, HALVE = Op(...)
     )
 
 
-# --- shiftsearch/definition.py ----------------------------------------------------------------------
+# --- shiftsearch/definition/halve.py ----------------------------------------------------------------
 def _defined(v, factor, times):
     return np.asarray(v, float) * np.asarray(factor, float)[..., None] / 2**times
 

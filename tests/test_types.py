@@ -41,7 +41,6 @@ def test_the_package_has_no_type_error():
 
 
 @pytest.mark.full
-@pytest.mark.xfail(reason="not all public functions have their types")
 def test_a_program_that_uses_the_package_has_no_type_error(tmp_path):
     """In the checker's strict mode. The package is what the program imports: what is wrong in it is for another test."""
     pytest.importorskip("torch")

@@ -1,0 +1,131 @@
+"""The form and its derivatives. Each loops over kept candidates and patch pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
+from shiftsearch.definition.patches import slope_of_patches
+from shiftsearch.definition.places import (
+    At,
+    join,
+    outside,
+    patch_pixels,
+    places,
+    query_patch,
+    sample,
+    sample_slopes,
+    silent,
+    split,
+    spread,
+    times,
+)
+
+
+# q may be stacked, (B, K, T, C, H, W): kept candidate n then belongs to q[:, n], and there are K queries in one.
+def _queries_of(q: Native, heads: int) -> Any:
+    """Return the split video that each kept candidate belongs to, by its number: the same for all, unless q is stacked."""
+    return _Same(split(q, heads)) if q.ndim == 5 else [split(q[:, n], heads) for n in range(q.shape[1])]
+
+
+class _Same:
+    """A list whose every element is the same."""
+
+    def __init__(self, element: Any) -> None:
+        self.element = element
+
+    def __getitem__(self, n: int) -> Native:
+        return self.element
+
+
+def _pairs(
+    q: Native, k: Native, offsets: Native, p: Patches
+) -> Iterator[tuple[int, At, At, Native, Native, Native, tuple[Native, Native]]]:
+    """Yield, for every kept candidate and patch pixel, (its number, where q is read, where k is read, both values, exists, signs)."""
+    frames, (H, W) = k.shape[2], k.shape[-2:]
+    for n in range(offsets.shape[-2]):
+        frame, y, x, sy, sx = places(offsets[..., n, :], p, frames, H, W)
+        for dy, dx in patch_pixels(p):
+            at_q = query_patch(q[n], p, offsets.shape[:5], dy, dx)
+            at_k = frame, y + dy, x + dx
+            a = sample(q[n], *at_q, p.query_border)
+            b = sample(k, *at_k, p.border)
+            exists = ~(outside(q[n], *at_q[1:], p.query_border) | outside(k, *at_k[1:], p.border))
+            yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
+
+
+@silent()
+def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
+    """Return dS/dweights, (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
+
+    phi is the product ("dot") or the squared difference ("l2"). A pair with a member outside the
+    frame, where the border is "zeros", contributes nothing.
+    """
+    heads = offsets.shape[1]
+    q, k = _queries_of(q, heads), split(k, heads)
+    scores = np.zeros(offsets.shape[:-1])
+    for n, _, _, a, b, exists, _ in _pairs(q, k, offsets, p):
+        pair = a * b if p.metric == "dot" else (a - b) ** 2
+        scores[..., n] += np.where(exists, pair, 0).sum(-1)
+    return scores
+
+
+@silent()
+def aggregate(
+    q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None, stacked: bool = False
+) -> Native:
+    """Return dS/dq, for each kept candidate apart if `stacked`.
+
+    With "dot" this is the weighted sum of patches of k, and instead of q its `size` is enough.
+    """
+    heads = offsets.shape[1]
+    shape = (k.shape[0], *([offsets.shape[-2]] if stacked else []), *size) if q is None else q.shape
+    out = _queries_of(np.zeros(shape), heads)
+    q = out if q is None else _queries_of(q, heads)
+    k = split(k, heads)
+    for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
+        value = b if p.metric == "dot" else 2 * (a - b)
+        spread(out[n], *at_q, p.query_border, times(weights[..., n, None], value, exists))
+    return np.stack(list(map(join, out)), 1) if isinstance(out, list) else join(out[0])
+
+
+@silent()
+def scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None) -> Native:
+    """Return dS/dk. With "dot" the patches of q are added at their places, and instead of k its `size` is enough."""
+    heads = offsets.shape[1]
+    out = np.zeros((q.shape[0], *size) if k is None else k.shape)
+    out = split(out, heads)
+    k = out if k is None else split(k, heads)
+    q = _queries_of(q, heads)
+    for n, _, at_k, a, b, exists, _ in _pairs(q, k.copy() if k is out else k, offsets, p):
+        value = a if p.metric == "dot" else -2 * (a - b)
+        spread(out, *at_k, p.border, times(weights[..., n, None], value, exists))
+    return join(out)
+
+
+def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches) -> tuple[Native, Native]:
+    """Return both, which share their work on other backends."""
+    return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
+
+
+@silent()
+def slope(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, patches: Native = None) -> Native:
+    """Return dS/d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so that by dt is 0.
+
+    With `patches` the same for sum(patches * gather(k, offsets)): they take the place of q and its weights.
+    """
+    if patches is not None:
+        return slope_of_patches(k, patches, offsets, p)
+    heads = offsets.shape[1]
+    q, k = _queries_of(q, heads), split(k, heads)
+    out, there = np.zeros(offsets.shape), np.zeros(offsets.shape, bool)
+    for n, _, at_k, a, b, exists, signs in _pairs(q, k, offsets, p):
+        factor = a if p.metric == "dot" else -2 * (a - b)
+        for axis, (sign, ds) in enumerate(zip(signs, sample_slopes(k, *at_k, p.border), strict=True), 1):
+            out[..., n, axis] += times(sign[..., None], factor * ds, exists).sum(-1)
+            there[..., n, axis] |= exists[..., 0] & (sign != 0)
+    return times(weights[..., None], out, there)
