@@ -1,44 +1,47 @@
-// out (B, qT, G * F, qH, qW) = d sum(c * score) / dq. With the product this is the weighted sum of patches of k, which
-// is what aggregating means. c (B, G, T, h, w, K), other arrays as in score.cu.
+// out (B, qT, G * F, qH, qW) = dS/dq of form.cuh. With the product this is the weighted sum of patches of k, which is
+// what aggregating means, and q is not read. With SS_STACKED there are K videos, (B, K, qT, G * F, qH, qW), one for
+// each kept candidate of a query. Other arrays: video.cuh.
 //
-// One thread per number of `out`, channels first in order, so that neighbouring threads read one run of memory. It asks
-// which queries have this pixel in their patch, in a fixed order: nothing is added up by two threads, and the sum is
+// One thread per number of `out`, in the order of channels last: neighbouring threads read one run of k. It asks which
+// queries have its pixel in their patch, in a fixed order, so that nothing is added up by two threads and the sum is
 // the same in every run.
-#include "place.cuh"
+#include "form.cuh"
+
+// Along one axis: the row (or column) of queries whose patch has at distance d pixel `at` of n, straight or mirrored.
+__device__ inline bool row_of_queries(int at, int n, int mirrored, long long d, int first, int rows, long long* row) {
+    const long long apart = SS_STRIDE * SS_SCALE, top = first * apart + d;
+    long long v;
+    if (!image(at, n, SS_QUERY_ZEROS, mirrored, top, top + (rows - 1) * apart, &v)) return false;
+    *row = (v - top) / apart;
+    return (v - top) % apart == 0;
+}
 
 extern "C" __global__ void __launch_bounds__(128, 1)
-ss_aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* c, const SS_OFFSET* offsets, SS_SCALAR* out, int G,
-        int T, int h, int w, int K, int F, int qT, int qH, int qW, int frames, int H, int W, int t0, int y0, int x0,
-        long long count) {
-    long long i = ss_thread();
+aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const SS_OFFSET* offsets, SS_SCALAR* out,
+          const Sizes s, long long count) {
+    const long long i = thread_number();
     if (i >= count) return;
-    const int C = G * F, channel = (int)(i % C), g = channel / F, apart = SS_STRIDE * SS_SCALE;
-    i /= C;
-    const int x = (int)(i % qW), y = (int)(i / qW % qH), t = (int)(i / qW / qH % qT);
-    const long long batch = i / qW / qH / qT;
-    const SS_ACC mine = SS_L2 ? (SS_ACC)ss_load(q + i * C + channel) : (SS_ACC)0;
+    const Number p = number_of(i, s, s.qT, s.qH, s.qW);
+    const long long b = SS_STACKED ? p.video / s.K : p.video;
+    const int first = SS_STACKED ? (int)(p.video % s.K) : 0, end = SS_STACKED ? first + 1 : s.K;
+    const SS_ACC mine = SS_L2 ? (SS_ACC)load(q + i) : (SS_ACC)0;
 
     SS_ACC sum = 0;
-    const bool asked = t >= t0 && t < t0 + T;
-    for (int m = 0; asked && m < SS_PATCH * SS_PATCH * 4; ++m) {  // pixel (a, b) of the patch, straight or mirrored
-        const int a = m / 4 / SS_PATCH, b = m / 4 % SS_PATCH;
-        long long v, u;  // where the patch has this pixel, perhaps outside of the frame
-        const long long dy = ss_pixel(a), dx = ss_pixel(b), top = (long long)y0 * apart, left = (long long)x0 * apart;
-        if (!ss_image(y, qH, SS_QUERY_ZEROS, m % 2, top + dy, top + (h - 1LL) * apart + dy, &v)) continue;
-        if (!ss_image(x, qW, SS_QUERY_ZEROS, m / 2 % 2, left + dx, left + (w - 1LL) * apart + dx, &u)) continue;
-        if ((v - dy) % apart || (u - dx) % apart) continue;
-        const long long row = (v - dy) / apart, column = (u - dx) / apart;
-        const long long first = ((((batch * G + g) * T + t - t0) * h + row - y0) * w + column - x0) * K;
-        for (int n = 0; n < K; ++n) {
-            if (c[first + n] == 0) continue;
-            const SS_OFFSET* offset = offsets + 3 * (first + n);
-            const Place place = ss_place(offset, t, row * SS_STRIDE, column * SS_STRIDE, frames, H, W);
-            const SS_SCALAR* frame = k + (batch * frames + place.frame) * (long long)H * W * C;
-            const Sample theirs = ss_sample(frame, place, dy, dx, H, W, C);
-            if (!theirs.exists) continue;
-            const SS_ACC value = ss_value(theirs, channel);
-            sum += c[first + n] * (SS_L2 ? 2 * (mine - value) : value);
+    const bool asked = p.t >= s.t0 && p.t < s.t0 + s.T;
+    for (int m = 0; asked && m < SS_PATCH * SS_PATCH * 4; ++m) {  // each pixel of a patch, straight or mirrored
+        const long long dy = patch_offset(m / 4 / SS_PATCH), dx = patch_offset(m / 4 % SS_PATCH);
+        long long row, column;
+        if (!row_of_queries(p.y, s.qH, m % 2, dy, s.y0, s.h, &row)) continue;
+        if (!row_of_queries(p.x, s.qW, m / 2 % 2, dx, s.x0, s.w, &column)) continue;
+        const long long query = (((b * s.G + p.g) * s.T + p.t - s.t0) * s.h + row) * s.w + column;
+        const Query r = {b, p.g, p.t, (s.y0 + row) * SS_STRIDE, (s.x0 + column) * SS_STRIDE};
+        for (int n = first; n < end; ++n) {
+            const long long candidate = query * s.K + n;
+            if (weights[candidate] == 0) continue;
+            const Place place = place_of(offsets + 3 * candidate, r, s);
+            const Sample theirs = sample(frame_of_k(k, b, p.g, place.frame, s), place, dy, dx);
+            if (theirs.exists) sum += weights[candidate] * dphi_dq(mine, value_of(theirs, p.f));
         }
     }
-    ss_store(out + (((batch * qT + t) * C + channel) * qH + y) * qW + x, sum);
+    store(out + channels_first(p, s, s.qT, s.qH, s.qW), sum);
 }

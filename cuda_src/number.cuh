@@ -5,19 +5,19 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-__device__ inline float ss_load(const float* p) { return *p; }
-__device__ inline double ss_load(const double* p) { return *p; }
-__device__ inline float ss_load(const __half* p) { return __half2float(*p); }
-__device__ inline float ss_load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
+__device__ inline float load(const float* p) { return *p; }
+__device__ inline double load(const double* p) { return *p; }
+__device__ inline float load(const __half* p) { return __half2float(*p); }
+__device__ inline float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }
 
-__device__ inline void ss_store(float* p, float x) { *p = x; }
-__device__ inline void ss_store(double* p, double x) { *p = x; }
-__device__ inline void ss_store(__half* p, float x) { *p = __float2half_rn(x); }
-__device__ inline void ss_store(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
+__device__ inline void store(float* p, float x) { *p = x; }
+__device__ inline void store(double* p, double x) { *p = x; }
+__device__ inline void store(__half* p, float x) { *p = __float2half_rn(x); }
+__device__ inline void store(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
 
-__device__ inline SS_ACC ss_infinity() { return (SS_ACC)__int_as_float(0x7f800000); }
+__device__ inline SS_ACC infinity() { return (SS_ACC)__int_as_float(0x7f800000); }
 
 // Number of this thread in the whole grid.
-__device__ inline long long ss_thread() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ inline long long thread_number() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 
 #endif

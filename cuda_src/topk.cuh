@@ -1,37 +1,40 @@
-// The SS_TOPK best of a stream of candidates, kept by one warp. They come in the order of their numbers, and of equal
-// ranks the smaller number is better, so that what is kept does not depend on the schedule.
+// The top-k of a stream of candidates: the SS_TOPK of the smallest rank, kept by one warp.
 //
-// Up to 32 * SS_REGISTERS are kept sorted in registers, entry e in register e / 32 of lane e % 32. More are collected
-// in a bag of SS_ROOM in shared or global memory: what ranks no better than the last of the best SS_TOPK so far stays
-// out, and a bag that is full is sorted and cut to them. Each score is computed once, and each cut makes room for
-// many.
-#ifndef SS_BEST_CUH
-#define SS_BEST_CUH
+// Each lane adds one candidate at a time. They come in the order of their numbers, and of equal ranks the smaller
+// number is better, so that what is kept does not depend on which warp runs when. There are two forms of it:
+//
+// - Few (SS_REGISTERS > 0, up to 32 * SS_REGISTERS): a sorted list in registers, entry e in register e / 32 of lane
+//   e % 32. One candidate after another is inserted, and moves what is worse by one entry.
+// - Many: a buffer in shared or global memory with room for SS_ROOM, more than SS_TOPK. Candidates are written behind
+//   each other; a full buffer is sorted and cut to the best SS_TOPK. From then on only what is better than the last of
+//   these is added, so that it is seldom full again.
+#ifndef SS_TOPK_CUH
+#define SS_TOPK_CUH
 
 #include "number.cuh"
 
-#define SS_ALL 0xffffffffu
+#define SS_ALL 0xffffffffu  // lanes of a warp
 
 struct Candidate {
     SS_ACC rank, score;
     int number;
 };
 
-__device__ inline Candidate ss_from_lane(const Candidate& c, int lane) {
+#if SS_REGISTERS > 0
+__device__ inline Candidate from_lane(const Candidate& c, int lane) {
     return {__shfl_sync(SS_ALL, c.rank, lane), __shfl_sync(SS_ALL, c.score, lane), __shfl_sync(SS_ALL, c.number, lane)};
 }
 
-__device__ inline Candidate ss_from_below(const Candidate& c) {
+__device__ inline Candidate from_lane_below(const Candidate& c) {
     return {__shfl_up_sync(SS_ALL, c.rank, 1), __shfl_up_sync(SS_ALL, c.score, 1), __shfl_up_sync(SS_ALL, c.number, 1)};
 }
 
-#if SS_REGISTERS > 0
-struct Best {
+struct TopK {
     Candidate kept[SS_REGISTERS];
     int count;
     SS_ACC worst;  // rank that a candidate must beat
 
-    __device__ void start(Candidate*) { count = 0, worst = ss_infinity(); }
+    __device__ void start(Candidate*) { count = 0, worst = infinity(); }
 
     __device__ Candidate entry(int e) const {
         Candidate found = kept[0];
@@ -41,17 +44,17 @@ struct Best {
     }
 
     // The candidates of a warp, one per lane or none, in the order of the lanes.
-    __device__ void offer(const Candidate& mine, bool there, int lane) {
-        unsigned offered = __ballot_sync(SS_ALL, there && (count < SS_TOPK || mine.rank < worst));
-        while (offered) {
-            const int from = __ffs(offered) - 1;
-            offered &= offered - 1;
-            const Candidate c = ss_from_lane(mine, from);
+    __device__ void add(const Candidate& mine, bool there, int lane) {
+        unsigned waiting = __ballot_sync(SS_ALL, there && (count < SS_TOPK || mine.rank < worst));
+        while (waiting) {
+            const int from = __ffs(waiting) - 1;
+            waiting &= waiting - 1;
+            const Candidate c = from_lane(mine, from);
             if (count < SS_TOPK || c.rank < worst) insert(c, lane);
         }
     }
 
-    __device__ void finish(int) {}
+    __device__ void sort(int) {}  // it always is
 
     // All lanes give the same candidate.
     __device__ void insert(const Candidate& c, int lane) {
@@ -59,25 +62,25 @@ struct Best {
         for (int r = 0; r < SS_REGISTERS; ++r)
             place += __popc(__ballot_sync(SS_ALL, r * 32 + lane < count && kept[r].rank <= c.rank));
         for (int r = SS_REGISTERS - 1; r >= 0; --r) {
-            Candidate moved = ss_from_below(kept[r]);
-            const Candidate last = r > 0 ? ss_from_lane(kept[r > 0 ? r - 1 : 0], 31) : moved;
+            Candidate moved = from_lane_below(kept[r]);
+            const Candidate last = r > 0 ? from_lane(kept[r > 0 ? r - 1 : 0], 31) : moved;
             if (lane == 0) moved = last;
             if (r * 32 + lane > place) kept[r] = moved;
             if (r * 32 + lane == place) kept[r] = c;
         }
         if (count < SS_TOPK) ++count;
-        const Candidate end = ss_from_lane(entry(SS_TOPK - 1), (SS_TOPK - 1) % 32);
+        const Candidate end = from_lane(entry(SS_TOPK - 1), (SS_TOPK - 1) % 32);
         if (count == SS_TOPK) worst = end.rank;
     }
 };
 #else
-__device__ inline bool ss_better(const Candidate& a, const Candidate& b) {
+__device__ inline bool better(const Candidate& a, const Candidate& b) {
     return a.rank < b.rank || (a.rank == b.rank && a.number < b.number);
 }
 
-// Sorts the first n of a bag: a bitonic sort whose comparisons all point one way, so that what lies behind n is as if
-// it were worse than all, and n may be any number.
-__device__ inline void ss_sort(Candidate* bag, int n, int lane) {
+// Sorts the first n of a buffer: a bitonic sort whose comparisons all point one way, so that what lies behind n is as
+// if it were worse than all, and n may be any number.
+__device__ inline void sort_buffer(Candidate* buffer, int n, int lane) {
     for (int run = 1; run < n; run *= 2) {  // pairs of sorted runs become one
         for (int apart = run; apart > 0; apart /= 2) {
             __syncwarp();
@@ -85,37 +88,39 @@ __device__ inline void ss_sort(Candidate* bag, int n, int lane) {
                 const int i = pair / apart * 2 * apart + pair % apart;
                 const int j = apart == run ? i ^ (2 * run - 1) : i + apart;
                 if (i >= n) break;
-                if (j >= n || !ss_better(bag[j], bag[i])) continue;
-                const Candidate c = bag[i];
-                bag[i] = bag[j], bag[j] = c;
+                if (j >= n || !better(buffer[j], buffer[i])) continue;
+                const Candidate c = buffer[i];
+                buffer[i] = buffer[j], buffer[j] = c;
             }
         }
     }
     __syncwarp();
 }
 
-struct Best {
-    Candidate* bag;  // of this warp, SS_ROOM long
+struct TopK {
+    Candidate* buffer;  // of this warp, SS_ROOM long
     int count;
-    bool full;  // of SS_TOPK, and the last of them ranks `worst`
+    bool full;  // there were SS_TOPK when it was last sorted, the last of them of rank `worst`
     SS_ACC worst;
 
-    __device__ void start(Candidate* memory) { bag = memory, count = 0, full = false, worst = ss_infinity(); }
+    __device__ void start(Candidate* mine) { buffer = mine, count = 0, full = false, worst = infinity(); }
 
-    __device__ Candidate entry(int e) const { return bag[e]; }
+    __device__ Candidate entry(int e) const { return buffer[e]; }
 
-    __device__ void offer(const Candidate& mine, bool there, int lane) {
-        const bool taken = there && (!full || mine.rank < worst);
-        const unsigned all = __ballot_sync(SS_ALL, taken);
-        if (taken) bag[count + __popc(all & ((1u << lane) - 1))] = mine;
+    // The candidates of a warp, one per lane or none, in the order of the lanes.
+    __device__ void add(const Candidate& mine, bool there, int lane) {
+        const bool added = there && (!full || mine.rank < worst);
+        const unsigned all = __ballot_sync(SS_ALL, added);
+        if (added) buffer[count + __popc(all & ((1u << lane) - 1))] = mine;
         count += __popc(all);
-        if (count > SS_ROOM - 32) finish(lane);
+        if (count > SS_ROOM - 32) sort(lane);
     }
 
-    __device__ void finish(int lane) {
-        ss_sort(bag, count, lane);
+    // Also cuts it to the best.
+    __device__ void sort(int lane) {
+        sort_buffer(buffer, count, lane);
         if (count < SS_TOPK) return;
-        count = SS_TOPK, full = true, worst = bag[SS_TOPK - 1].rank;
+        count = SS_TOPK, full = true, worst = buffer[SS_TOPK - 1].rank;
     }
 };
 #endif

@@ -239,12 +239,8 @@ def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
 
 def lines(kernel: kernels.Kernel) -> int:
     """Of the function that is launched, without those that it calls."""
-    return (
-        re.search(rf'^extern "C"[^\n]*\nss_{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0].count(
-            "\n"
-        )
-        + 1
-    )
+    function = re.search(rf'^extern "C"[^\n]*\n{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0]
+    return len(function.splitlines())
 
 
 def _print_table(names: list[str]) -> None:
@@ -254,15 +250,15 @@ def _print_table(names: list[str]) -> None:
     chosen = [kernels.KERNELS[name] for name in names or kernels.KERNELS]
     with workers() as pool:
         rows = [
-            (kernel, dtype, number, pool.submit(compile, text, 90, (f"ss_{kernel.name}",)))
+            (kernel, dtype, number, pool.submit(compile, text, 90, (kernel.name,)))
             for kernel in chosen
             for dtype in DTYPES
             for number, text in enumerate(programs(kernel, dtype))
         ]
         print("sm_90     dtype     instance registers frame shared dynamic    code blocks  filled  lines")
         for kernel, dtype, number, costs in rows:
-            cost = costs.result()[f"ss_{kernel.name}"]
-            dynamic = kernel.dynamic(constants(kernel.instances[number], dtype))
+            cost = costs.result()[kernel.name]
+            dynamic = kernel.shared(constants(kernel.instances[number], dtype))
             blocks = resident_blocks(cost.registers, kernel.threads, cost.shared + dynamic)
             print(
                 f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"

@@ -132,19 +132,19 @@ _GEOMETRY = (
     + """
 extern "C" __global__ void geometry(const long long* x, const double* p, int n, int* whole, double* any, int* sign) {
     const int i = threadIdx.x;
-    whole[i] = ss_reflect(x[i], n);
-    any[i] = ss_mirror(p[i], n, sign + i);
+    whole[i] = reflect(x[i], n);
+    any[i] = mirror(p[i], n, sign + i);
 }
 extern "C" __global__ void images(int n, int zeros, long long first, int count, long long* found) {
     for (int which = 0; which < 2; ++which) {
-        long long image = -1000;
-        const bool there = ss_image(threadIdx.x, n, zeros, which, first, first + count - 1, &image);
-        found[2 * threadIdx.x + which] = there ? image : -1000;
+        long long position = -1000;
+        const bool there = image(threadIdx.x, n, zeros, which, first, first + count - 1, &position);
+        found[2 * threadIdx.x + which] = there ? position : -1000;
     }
 }
 extern "C" __global__ void order(int radius, int* frames) {
     const int slots = 2 * radius + 1;
-    for (int s = 0; s < slots; ++s) frames[threadIdx.x * slots + s] = ss_frame(threadIdx.x, s, blockDim.x, radius);
+    for (int s = 0; s < slots; ++s) frames[threadIdx.x * slots + s] = frame_of_slot(threadIdx.x, s, blockDim.x, radius);
 }
 """
 )

@@ -15,7 +15,7 @@ from shiftsearch.backends.cuda import device
 from shiftsearch.backends.cuda.kernels import KERNELS, MOST_BLOCKS, Kernel
 
 SOURCE = """
-extern "C" __global__ void ss_twice(const SS_SCALAR* x, const float* weights, float* out, int n, float scale) { }
+extern "C" __global__ void twice(const SS_SCALAR* x, const float* weights, float* out, int n, float scale) { }
 """
 TWICE = Kernel("twice", "device_test.cu", threads=64)
 
@@ -133,7 +133,7 @@ def test_arguments_come_in_the_order_of_the_signature(pretend):
     x, out = np.zeros(5, "f4"), np.ones(5, "f4")
     launch(device.Gpu(), 7, scale=0.5, out=out, x=x, shared=96)
     ((name, _, grid, block, arguments, shared),) = cupy.launches
-    assert (name, grid, block, shared) == ("ss_twice", (7,), (64,), 96)
+    assert (name, grid, block, shared) == ("twice", (7,), (64,), 96)
     assert arguments[0] is x
     assert arguments[1] is None, "a null pointer"
     assert arguments[2] is out
@@ -300,7 +300,7 @@ loaded = []
 module = SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None)
 compiler.function = SimpleNamespace(Module=lambda: module)
 for n in range(4):
-    compiler._compile_module_with_cache(f'extern "C" __global__ void ss_{n}(float* x) {{ *x = {n}; }}', ("-std=c++17",))
+    compiler._compile_module_with_cache(f'extern "C" __global__ void f{n}(float* x) {{ *x = {n}; }}', ("-std=c++17",))
 sys.stdout.buffer.write(b"".join(loaded))
 """
 

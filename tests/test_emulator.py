@@ -18,11 +18,11 @@ from emulate.planted import BUGS, text
 pytestmark = pytest.mark.skipif(bool(emulate.available()), reason=str(emulate.available()))
 _MODES = ("fast", "ubsan")
 _SEEN = [pytest.param(bug, mode, id=f"{mode}-{bug.name}") for mode in _MODES for bug in BUGS if mode in bug.seen]
-_FILL = 'extern "C" __global__ void ss_fill(float* y, int n) { if (threadIdx.x < n) y[threadIdx.x] = 1; }'
+_FILL = 'extern "C" __global__ void fill(float* y, int n) { if (threadIdx.x < n) y[threadIdx.x] = 1; }'
 
 
 def launch(name, blocks, threads, *arguments, mode="fast", seed=0):
-    Emulator(mode, seed).launch_text(text(bug=False), f"ss_{name}", blocks, threads, list(arguments))
+    Emulator(mode, seed).launch_text(text(bug=False), name, blocks, threads, list(arguments))
 
 
 @pytest.mark.parametrize(("bug", "mode"), _SEEN)
@@ -49,7 +49,7 @@ def test_races():
 
 def test_tsan_needs_its_python():
     with pytest.raises(EmulatorError, match="run_under_tsan"):
-        Emulator("tsan").launch_text(_FILL, "ss_fill", 1, 32, [np.zeros(1, np.float32), np.int32(1)])
+        Emulator("tsan").launch_text(_FILL, "fill", 1, 32, [np.zeros(1, np.float32), np.int32(1)])
 
 
 def test_mode_of_the_environment(monkeypatch):
@@ -76,11 +76,11 @@ def test_mode_of_the_environment(monkeypatch):
 )
 def test_arguments(arguments, message):
     with pytest.raises(EmulatorError, match=message):
-        Emulator().launch_text(_FILL, "ss_fill", 1, 32, list(arguments))
+        Emulator().launch_text(_FILL, "fill", 1, 32, list(arguments))
 
 
 def test_null_pointers_may_be_passed():
-    Emulator("ubsan").launch_text(_FILL, "ss_fill", 1, 32, [None, np.int32(0)])
+    Emulator("ubsan").launch_text(_FILL, "fill", 1, 32, [None, np.int32(0)])
 
 
 def test_overlapping_arguments():
@@ -97,16 +97,16 @@ def test_writes_at_the_end_that_is_not_guarded(name, guard):
 
 
 def test_what_was_read_outside_is_seen_when_it_is_written_outside():
-    kernel = 'extern "C" __global__ void ss_copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }'
+    kernel = 'extern "C" __global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }'
     x, y = np.ones(4, np.float32), np.zeros(4, np.float32)
     with pytest.raises(EmulatorError, match="write just outside of argument 1"):
-        Emulator(guard="start").launch_text(kernel, "ss_copy", 1, 5, [x, y])
+        Emulator(guard="start").launch_text(kernel, "copy", 1, 5, [x, y])
 
 
 def test_outputs_stay_when_a_launch_fails():
     y = np.zeros(4, np.float32)
     with pytest.raises(EmulatorError, match="byte 16 of 16"):
-        Emulator().launch_text(_FILL, "ss_fill", 1, 32, [y, np.int32(5)])
+        Emulator().launch_text(_FILL, "fill", 1, 32, [y, np.int32(5)])
     assert (y == 0).all()
 
 
@@ -124,12 +124,12 @@ def test_outputs_stay_when_a_launch_fails():
 def test_launch_limits(blocks, threads, shared, opted_in, message):
     arguments = [np.zeros(1, np.float32), np.int32(1)]
     with pytest.raises(EmulatorError, match=message):
-        Emulator().launch_text(_FILL, "ss_fill", blocks, threads, arguments, shared=shared, opted_in=opted_in)
+        Emulator().launch_text(_FILL, "fill", blocks, threads, arguments, shared=shared, opted_in=opted_in)
 
 
 def _shared_kernel(size: int, bounds: int = 64) -> str:
     return f"""
-        extern "C" __global__ void __launch_bounds__({bounds}, 1) ss_shared(float* y) {{
+        extern "C" __global__ void __launch_bounds__({bounds}, 1) shared(float* y) {{
             __shared__ __align__(16) char part[{size}];  // __shared__ in a comment
             extern __shared__ float rest[];
             part[threadIdx.x] = 1;
@@ -141,40 +141,40 @@ def _shared_kernel(size: int, bounds: int = 64) -> str:
 
 def test_shared_memory_limits():
     y = np.zeros(64, np.float32)
-    Emulator().launch_text(_shared_kernel(48 * 1024), "ss_shared", 2, 64, [y], shared=179 * 1024)
+    Emulator().launch_text(_shared_kernel(48 * 1024), "shared", 2, 64, [y], shared=179 * 1024)
     assert (y == np.arange(63, -1, -1) + 1).all()
-    Emulator().launch_text(_shared_kernel(64), "ss_shared", 1, 64, [y], shared=48 * 1024, opted_in=False)
+    Emulator().launch_text(_shared_kernel(64), "shared", 1, 64, [y], shared=48 * 1024, opted_in=False)
     with pytest.raises(EmulatorError, match="49153 bytes of static shared memory"):
-        Emulator().launch_text(_shared_kernel(48 * 1024 + 1), "ss_shared", 1, 64, [y], shared=256)
+        Emulator().launch_text(_shared_kernel(48 * 1024 + 1), "shared", 1, 64, [y], shared=256)
     with pytest.raises(EmulatorError, match="49152 static and 183297 dynamic bytes"):
-        Emulator().launch_text(_shared_kernel(48 * 1024), "ss_shared", 1, 64, [y], shared=179 * 1024 + 1)
+        Emulator().launch_text(_shared_kernel(48 * 1024), "shared", 1, 64, [y], shared=179 * 1024 + 1)
     with pytest.raises(EmulatorError, match="64 threads, its __launch_bounds__ are 32"):
-        Emulator().launch_text(_shared_kernel(64, 32), "ss_shared", 1, 64, [y], shared=256)
+        Emulator().launch_text(_shared_kernel(64, 32), "shared", 1, 64, [y], shared=256)
 
 
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        ("void ss_k(float* y) {\n *y = INFINITY; }", r"kernel\.cu:8:.*INFINITY"),
-        ("void ss_k(__half* y) { *y = 0; }", "__half"),  # which is in a header
-        ("void ss_k(float* y) { __shared__ float a[1], b[1]; *y = *a + *b; }", "a statement"),
+        ("void k(float* y) {\n *y = INFINITY; }", r"kernel\.cu:8:.*INFINITY"),
+        ("void k(__half* y) { *y = 0; }", "__half"),  # which is in a header
+        ("void k(float* y) { __shared__ float a[1], b[1]; *y = *a + *b; }", "a statement"),
     ],
 )
 def test_what_does_not_compile(kernel, message):
     with pytest.raises(EmulatorError, match=message):
-        Emulator().launch_text(f'#line 7 "kernel.cu"\nextern "C" __global__ {kernel}', "ss_k", 1, 1, [None])
+        Emulator().launch_text(f'#line 7 "kernel.cu"\nextern "C" __global__ {kernel}', "k", 1, 1, [None])
 
 
 def test_huge_arrays(tmp_path):
     """An array that has no copy may have more bytes than this machine has memory, and indices too large for an int."""
-    kernel = """extern "C" __global__ void ss_read(const unsigned char* x, int* y, int width) {
+    kernel = """extern "C" __global__ void read(const unsigned char* x, int* y, int width) {
         *y = x[(WIDE)(width - 1) * width + width - 1]; }"""
     x, y = np.memmap(tmp_path / "zeros", np.uint8, "w+", shape=2**32), np.full(1, -1, np.int32)  # none are on the disk
     emulator, arguments = Emulator("ubsan", guard=None), [x, y, np.int32(2**16)]
-    emulator.launch_text(kernel.replace("WIDE", "long long"), "ss_read", 1, 1, arguments)
+    emulator.launch_text(kernel.replace("WIDE", "long long"), "read", 1, 1, arguments)
     assert y[0] == 0
     with pytest.raises(EmulatorError, match="signed integer overflow"):
-        emulator.launch_text(kernel.replace("WIDE", "int"), "ss_read", 1, 1, arguments)
+        emulator.launch_text(kernel.replace("WIDE", "int"), "read", 1, 1, arguments)
 
 
 def test_launches_by_several_threads():

@@ -36,9 +36,8 @@ class Fault:
         return f"{self.file}: {self.wrong or 'without ' + self.right} - {self.case}"
 
 
-_DT = "rint(ss_finite((double)offset[0]))"
-_SEED_DT = "rint(ss_finite((double)seed[0]))"
-_FOLLOWED = "moved = fmin(fmax(ss_finite(moved), -SS_MOST), SS_MOST);"
+_DT = "rint(finite_or_zero((double)dt))"
+_FOLLOWED = "moved = fmin(fmax(finite_or_zero(moved), -SS_MOST), SS_MOST);"
 FAULTS = [
     # numbers
     Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "gather: rounds", "half"),
@@ -48,33 +47,33 @@ FAULTS = [
     # frames
     *(Fault("place.cuh", _DT, wrong, f"{op}: fraction")
       for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
-      for wrong in ("floor(ss_finite((double)offset[0]) + 0.5)", "trunc(ss_finite((double)offset[0]))")),
-    Fault("search.cu", _SEED_DT, "floor(ss_finite((double)seed[0]) + 0.5)", "refine: fractional seeds"),
-    Fault("search.cu", _SEED_DT, "trunc(ss_finite((double)seed[0]))", "refine: fractional seeds"),
-    Fault("search.cu", _SEED_DT, "rint((double)seed[0])", "refine: seeds not finite"),
-    Fault("place.cuh", _DT, "rint((double)offset[0])", "gather: not finite"),
+      for wrong in ("floor(finite_or_zero((double)dt) + 0.5)", "trunc(finite_or_zero((double)dt))")),
+    Fault("place.cuh", _DT, "floor(finite_or_zero((double)dt) + 0.5)", "refine: fractional seeds"),
+    Fault("place.cuh", _DT, "trunc(finite_or_zero((double)dt))", "refine: fractional seeds"),
+    Fault("place.cuh", _DT, "rint((double)dt)", "refine: seeds not finite"),
+    Fault("place.cuh", _DT, "rint((double)dt)", "gather: not finite"),
     Fault("grid.cuh", "return t + slot <= last ? t + slot : last - slot;", "return t + slot < last ? t + slot : last - slot;",
           "search: plain"),
     # places
-    Fault("search.cu", _FOLLOWED, "moved = ss_finite(moved);", "search: flow farther than it is followed"),
-    Fault("search.cu", _FOLLOWED, "moved = ss_finite(moved);", "search: fractional flow farther than it is followed"),
-    Fault("search.cu", _FOLLOWED, "moved = ss_finite(moved);", "refine: seeds farther than they are followed"),
+    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: flow farther than it is followed"),
+    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: fractional flow farther than it is followed"),
+    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "refine: seeds farther than they are followed"),
     Fault("search.cu", "if (!SS_SUBPIXEL) moved = rint(moved);", "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
           "search: flow of halves"),
-    Fault("grid.cuh", "if (which && (y == 0 || y == n - 1)) return false;", "if (which && y == 0) return false;",
+    Fault("grid.cuh", "if (mirrored && (y == 0 || y == n - 1)) return false;", "if (mirrored && y == 0) return false;",
           "scatter: plain"),
     Fault("grid.cuh", "return (int)(x < n ? x : period - x);", "return (int)(x < n ? x : period - x - 1);", "score: plain"),
     Fault("grid.cuh", "*sign = -1;", "", "score: fraction"),
     Fault("place.cuh", "|| y >= n; }", "|| y >= n - 1; }", "score: zeros, fraction"),
-    Fault("scatter.cu", "n.y < H + SS_REACH", "n.y < H", "scatter: zeros"),
-    Fault("aggregate.cu", "if ((v - dy) % apart || (u - dx) % apart) continue;", "", "aggregate: stride 2"),
+    Fault("scatter.cu", "y < n + SS_REACH", "y < n", "scatter: zeros"),
+    Fault("aggregate.cu", "return (v - top) % apart == 0;", "return true;", "aggregate: stride 2"),
     # heads and channels
-    Fault("score.cu", "H * W * C + r.g * F;", "H * W * C;", "score: batch, heads, many channels"),
-    Fault("search.cu", "t.groups > 1 ? r.g : 0", "0", "search: flow per head"),
-    Fault("scatter.cu", "candidate * F + channel % F", "candidate * F + g", "fold: batch, heads, many channels"),
-    Fault("scatter.cu", "g = channel / F;", "g = channel % G;", "scatter: batch, heads, many channels"),
-    Fault("search.cu", "const int channels = t.F - channel < SS_CHUNK ? t.F - channel : SS_CHUNK;",
-          "const int channels = t.F - channel < SS_CHUNK ? 0 : SS_CHUNK;", "search: five channels"),
+    Fault("video.cuh", "s.kH * s.kW * C + g * s.F", "s.kH * s.kW * C", "score: batch, heads, many channels"),
+    Fault("search.cu", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
+    Fault("scatter.cu", "(c * s.F + f) * SS_PATCH", "(c * s.F) * SS_PATCH", "fold: batch, heads, many channels"),
+    Fault("video.cuh", "channel / s.F, channel % s.F", "channel % s.G, channel % s.F", "scatter: batch, heads, many channels"),
+    Fault("search.cu", "const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;",
+          "const int channels = s.F - channel < SS_CHUNK ? 0 : SS_CHUNK;", "search: five channels"),
     # the best
     Fault("search.cu", "(SS_ACC)(SS_PENALTY * away)", "(SS_ACC)SS_PENALTY * (SS_ACC)away",
           "search: penalty of more digits than a single has"),
@@ -82,19 +81,24 @@ FAULTS = [
     Fault("topk.cuh", "a.rank == b.rank && a.number < b.number", "a.rank == b.rank && a.number > b.number",
           "search: more kept than a warp has registers for"),
     Fault("topk.cuh", "count > SS_ROOM - 32", "count > SS_ROOM", "search: more kept than a warp has registers for"),
-    Fault("search.cu", "if (SS_SKIP == 1 && judged.itself) judged.there = false;", "", "search: skip self"),
-    Fault("search.cu", "origin[to] = s + SS_FIRST_SLOT;", "origin[to] = 0;", "refine: fractional seeds"),
+    Fault("search.cu", "if (SS_SKIP == 1 && found.itself) found.there = false;", "", "search: skip self"),
+    Fault("search.cu", "out.origin[to] = slot + SS_FIRST_SLOT;", "out.origin[to] = 0;", "refine: fractional seeds"),
     # flow
-    Fault("chain_flow.cu", "s.frame = s.ahead ? to - 1 : to + 1;", "s.frame = s.ahead ? t : to + 1;",
+    Fault("chain_flow.cu", "step.frame = step.ahead ? to - 1 : to + 1;", "step.frame = step.ahead ? t : to + 1;",
           "chain_flow: two frames each way"),
-    Fault("chain_flow.cu", "if (s.first) dy = dx = 0;", "", "chain_flow: plain"),
+    Fault("chain_flow.cu", "if (step.first) dy = dx = 0;", "", "chain_flow: plain"),
 ]  # fmt: skip
 
 
-_STAGE = "__syncwarp();\n    for (int i = t.lane;"
+_STAGE = "__syncwarp();\n    for (int i = task.lane;"
 RACES = [
-    Fault("search.cu", _STAGE, "for (int i = t.lane;", "search: more channels than a vector"),
-    Fault("search.cu", "    }\n    __syncwarp();\n}\n\n// Distance of", "    }\n}\n\n// Distance of", "search: plain"),
+    Fault("search.cu", _STAGE, "for (int i = task.lane;", "search: more channels than a vector"),
+    Fault(
+        "search.cu",
+        "    }\n    __syncwarp();\n}\n\n// What the staged",
+        "    }\n}\n\n// What the staged",
+        "search: plain",
+    ),
     Fault("topk.cuh", "            __syncwarp();\n", "", "search: more kept than a warp has registers for"),
     Fault("topk.cuh", "    }\n    __syncwarp();\n}", "    }\n}", "search: more kept than a warp has registers for"),
 ]
@@ -108,7 +112,7 @@ class _Faulty(emulate.Emulator):
     def launch(self, kernel, constants, blocks, arguments, *, shared=0):
         text = kernels.text(kernel.file, constants).replace(self.fault.right, self.fault.wrong)
         values = kernels.bind(kernel, constants, arguments)
-        self.launch_text(text, f"ss_{kernel.name}", blocks, kernel.threads, values, shared=shared)
+        self.launch_text(text, kernel.name, blocks, kernel.threads, values, shared=shared)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def finds_what_the_cpu_finds(run, size, whole=True, **options):
 
 
 # --- many kept ------------------------------------------------------------------------------------
-_BAGS = {
+_BUFFERS = {
     # of 240: seven times 32 are in it before it is cut, and an eighth time would not fit
-    "as a bag is nearly full": ((1, 1, 1, 18, 19), {"window": 17, "radius": 0, "topk": 160, "stride": 9}),
+    "as a buffer is nearly full": ((1, 1, 1, 18, 19), {"window": 17, "radius": 0, "topk": 160, "stride": 9}),
     "per frame": ((1, 3, 1, 14, 13), {"window": 13, "topk": 140, "per_frame": True, "stride": 4}),
     "in global memory": ((1, 1, 1, 34, 35), {"window": 33, "radius": 0, "topk": 470, "stride": 9}),
     "nearly all": ((1, 1, 2, 34, 35), {"window": 33, "radius": 0, "topk": 1088, "stride": 30, "skip": "self"}),
@@ -58,21 +58,21 @@ _BAGS = {
 
 
 @WIDE
-@pytest.mark.parametrize("case", _BAGS)
+@pytest.mark.parametrize("case", _BUFFERS)
 def test_many_are_kept_in_order(run, case):
-    size, options = _BAGS[case]
+    size, options = _BUFFERS[case]
     finds_what_the_cpu_finds(run, size, **options)
 
 
 @SINGLE
-def test_warps_share_the_memory_for_bags(run, monkeypatch):
+def test_warps_share_the_memory_for_buffers(run, monkeypatch):
     """One block of four warps has twenty queries."""
-    monkeypatch.setattr(primitives, "_BAGS", 1)
+    monkeypatch.setattr(primitives, "_BUFFERS", 1)
     finds_what_the_cpu_finds(run, (1, 1, 1, 34, 43), window=33, radius=0, topk=470, stride=9)
 
 
 def test_a_block_of_search_fits_on_every_device():
-    """Shared memory: 64 KB with opt-in on Turing, the least of all. Larger bags are in global memory."""
+    """Shared memory: 64 KB with opt-in on Turing, the least of all. Larger buffers are in global memory."""
     for dtype, ctype in ((np.float32, "float"), (np.float64, "double")):
         for patch in (*range(1, 40), 64, 65, 129):
             staged = primitives._staged(patch, np.dtype(dtype))
@@ -81,7 +81,7 @@ def test_a_block_of_search_fits_on_every_device():
             for topk in (1, 128, 129, 227, 228, 455, 456, 10**6):
                 constants = {"ACC": ctype, **primitives._kept_in(topk, np.dtype(dtype))}
                 assert fixed <= 48 * 1024
-                assert fixed + KERNELS["search"].dynamic(constants) <= 64 * 1024
+                assert fixed + KERNELS["search"].shared(constants) <= 64 * 1024
                 assert bool(constants["REGISTERS"]) == (topk <= 128)
                 assert constants["SHARED"] == (128 < topk <= (455 if dtype is np.float32 else 227))
                 assert constants["ROOM"] >= topk + 32 or topk <= 128
@@ -227,8 +227,8 @@ def test_more_flow_than_32_bits_count(huge):
         grad[..., -1, -_FEW:] = 1
         chained[..., -1, -_FEW:] = wanted
         out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64)
-               for name, more in (("places", (3,)), ("arrived", (2,)), ("forwards", ()), ("backwards", ()))}  # fmt: skip
-        backend._along("chain_flow_backward", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
+               for name, more in (("offsets", (3,)), ("arrived", (2,)), ("forwards", ()), ("backwards", ()))}  # fmt: skip
+        backend._launch_chain("chain_flow_backward", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
         return [array[0, -1, -1, -_FEW:] for array in out.values()]
 
     small = Cuda(emulate.Emulator())

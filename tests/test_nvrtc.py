@@ -24,7 +24,7 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
     if arch not in _ALL_INSTANCES:
         texts = [texts[(ARCHITECTURES.index(arch) + list(DTYPES).index(dtype)) % len(texts)]]
     for number, text in texts:
-        cost = compile(text, arch, (f"ss_{name}",))[f"ss_{name}"]
+        cost = compile(text, arch, (name,))[name]
         if cost.registers > kernel.registers or cost.frame or cost.shared > 48 * 1024:
             found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
         assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"

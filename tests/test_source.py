@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_sources_are_found_however_the_package_is_installed():
-    assert "ss_reflect" in _source.read("grid.cuh")
+    assert "reflect" in _source.read("grid.cuh")
 
 
 def test_functions_and_lines_are_short_and_files_say_what_they_are():
@@ -37,17 +37,19 @@ def test_functions_and_lines_are_short_and_files_say_what_they_are():
 # Doubles that are no positions, or where nothing is rounded: weights of samples, flow and its gradients, the fraction
 # behind a pixel, how far a candidate is from the centre, and, by name, how many candidates come before it.
 _NO_POSITIONS = (
-    "ss_between",
-    "ss_sample",
-    "ss_slope_y",
-    "ss_slope_x",
-    "ss_flow",
-    "ss_chain_flow",
-    "ss_chain_flow_backward",
-    "ss_scatter",
-    "ss_judge",
+    "place_at",
+    "sample",
+    "slope_y",
+    "slope_x",
+    "flow_at",
+    "read_at",
+    "chain_flow",
+    "chain_flow_backward",
+    "part_of",
+    "ranked",
 )
 _COUNTS = {"before"}
+_FUNCTION = re.compile(r"^(?:[^(\n]*__device__[^(\n]*\b)?(\w+)\(", flags=re.M)
 _INTRINSIC = re.compile(r"__d(add|mul|div)_rn\(")
 
 
@@ -55,7 +57,7 @@ def _plain_arithmetic(text: str) -> list[str]:
     """Lines of functions about positions in which a double is an operand of + - * /."""
     found = []
     for block in re.split(r"^}.*$|(?<=})\n(?=\S)", re.sub(r"//.*", "", text), flags=re.M):
-        name = re.search(r"\b(ss_\w+)\(", block)
+        name = _FUNCTION.search(block)
         if name is None or name[1] in _NO_POSITIONS:
             continue
         declared = re.findall(r"\bdouble (\w+)(?:[^;(){}]*?=[^;{}]*?, (\w+) =)?", block)
@@ -94,8 +96,8 @@ def test_positions_are_added_and_multiplied_one_by_one(path):
 
 
 def test_what_all_lanes_read_is_left_before_it_is_used_again():
-    """Lanes find their own entries where they wrote them, by the order in which a bag is filled: no run shows a race."""
-    _, *again = _source.read("search.cu").split("best.start(memory);")[:-1]
+    """Lanes find their own entries where they wrote them, by the order in which a buffer is filled: no run shows a race."""
+    _, *again = _source.read("search.cu").split("topk.start(buffer);")[:-1]
     assert len(again) == 1
     assert again[0].rstrip().endswith("__syncwarp();")
 

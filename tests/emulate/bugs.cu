@@ -5,7 +5,7 @@
 #define ALL 0xffffffffu
 
 // The value of another thread of the block, by way of shared memory.
-extern "C" __global__ void ss_missing_barrier(const float* x, float* y) {
+extern "C" __global__ void missing_barrier(const float* x, float* y) {
     __shared__ float staged[128];
     staged[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
 #if !SS_BUG
@@ -15,7 +15,7 @@ extern "C" __global__ void ss_missing_barrier(const float* x, float* y) {
 }
 
 // Rounds in which all read what one warp wrote: no warp may begin the next before all have read.
-extern "C" __global__ void ss_write_after_read(const float* x, float* y) {
+extern "C" __global__ void write_after_read(const float* x, float* y) {
     __shared__ float staged[32];
     float sum = 0;
     for (int round = 0; round < 8; ++round) {
@@ -30,14 +30,14 @@ extern "C" __global__ void ss_write_after_read(const float* x, float* y) {
 }
 
 // Neighbours, without the border.
-extern "C" __global__ void ss_read_outside(const float* x, float* y, int n) {
+extern "C" __global__ void read_outside(const float* x, float* y, int n) {
     const int i = threadIdx.x;
     if (i >= n) return;
     const int right = !SS_BUG && i == n - 1 ? i : i + 1;
     y[i] = x[i] + x[right];
 }
 
-extern "C" __global__ void ss_read_before(const float* x, float* y, int n) {
+extern "C" __global__ void read_before(const float* x, float* y, int n) {
     const int i = threadIdx.x;
     if (i >= n) return;
     const int left = !SS_BUG && i == 0 ? i : i - 1;
@@ -45,17 +45,17 @@ extern "C" __global__ void ss_read_before(const float* x, float* y, int n) {
 }
 
 // One thread too many.
-extern "C" __global__ void ss_write_outside(const float* x, float* y, int n) {
+extern "C" __global__ void write_outside(const float* x, float* y, int n) {
     const int i = threadIdx.x;
     if (i < n + SS_BUG) y[i] = i < n ? x[i] : 0;
 }
 
-extern "C" __global__ void ss_write_before(const float* x, float* y, int n) {
+extern "C" __global__ void write_before(const float* x, float* y, int n) {
     const int i = threadIdx.x;
     if (i < n) y[i - SS_BUG] = x[i];
 }
 
-extern "C" __global__ void ss_write_constant(const float* x, float* y) {
+extern "C" __global__ void write_constant(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
 #if SS_BUG
     const_cast<float*>(x)[threadIdx.x] = 0;
@@ -63,7 +63,7 @@ extern "C" __global__ void ss_write_constant(const float* x, float* y) {
 }
 
 // Each warp's part in an array for the next.
-extern "C" __global__ void ss_shared_outside(const float* x, float* y) {
+extern "C" __global__ void shared_outside(const float* x, float* y) {
     __shared__ float parts[4];
     const int warp = threadIdx.x / 32;
     if (threadIdx.x % 32 == 0) parts[warp + SS_BUG] = x[warp];
@@ -71,7 +71,7 @@ extern "C" __global__ void ss_shared_outside(const float* x, float* y) {
     y[threadIdx.x] = parts[warp];
 }
 
-extern "C" __global__ void ss_shared_before(const float* x, float* y) {
+extern "C" __global__ void shared_before(const float* x, float* y) {
     __shared__ float parts[5];
     const int warp = threadIdx.x / 32;
     if (threadIdx.x % 32 == 0) parts[warp - SS_BUG] = x[warp];
@@ -80,21 +80,21 @@ extern "C" __global__ void ss_shared_before(const float* x, float* y) {
 }
 
 // An array of as many floats as the launch says, and its end.
-extern "C" __global__ void ss_dynamic_outside(const float* x, float* y) {
+extern "C" __global__ void dynamic_outside(const float* x, float* y) {
     extern __shared__ float staged[];
     staged[threadIdx.x + SS_BUG] = x[threadIdx.x];
     __syncthreads();
     y[threadIdx.x] = staged[threadIdx.x];
 }
 
-extern "C" __global__ void ss_unwritten_shared(const float* x, float* y) {
+extern "C" __global__ void unwritten_shared(const float* x, float* y) {
     __shared__ float staged[128];
     if (!SS_BUG || threadIdx.x < 64) staged[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
     y[threadIdx.x] = staged[threadIdx.x];
 }
 
-extern "C" __global__ void ss_divergent_barrier(const float* x, float* y) {
+extern "C" __global__ void divergent_barrier(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
 #if SS_BUG
     if (threadIdx.x < 64) __syncthreads();
@@ -103,7 +103,7 @@ extern "C" __global__ void ss_divergent_barrier(const float* x, float* y) {
 }
 
 // Half a warp waits for the other half, which waits for it.
-extern "C" __global__ void ss_stuck(const float* x, float* y) {
+extern "C" __global__ void stuck(const float* x, float* y) {
     __shared__ float staged[128];
     staged[threadIdx.x] = x[threadIdx.x];
 #if SS_BUG
@@ -113,7 +113,7 @@ extern "C" __global__ void ss_stuck(const float* x, float* y) {
     y[threadIdx.x] = staged[127 - threadIdx.x];
 }
 
-extern "C" __global__ void ss_divergent_shuffle(const float* x, float* y) {
+extern "C" __global__ void divergent_shuffle(const float* x, float* y) {
     float v = x[threadIdx.x];
     const int lane = threadIdx.x % 32;
 #if SS_BUG
@@ -127,18 +127,18 @@ extern "C" __global__ void ss_divergent_shuffle(const float* x, float* y) {
 }
 
 // A mask that forgets who calls.
-extern "C" __global__ void ss_lane_outside_mask(const float* x, float* y) {
+extern "C" __global__ void lane_outside_mask(const float* x, float* y) {
     y[threadIdx.x] = __shfl_xor_sync(SS_BUG ? 0x7fffffffu : ALL, x[threadIdx.x], 1);
 }
 
 // Half a warp asks a lane of the other half.
-extern "C" __global__ void ss_absent_lane(const float* x, float* y) {
+extern "C" __global__ void absent_lane(const float* x, float* y) {
     float v = x[threadIdx.x];
     if (threadIdx.x % 32 < 16) v = __shfl_sync(0x0000ffffu, v, SS_BUG ? 16 : 15);
     y[threadIdx.x] = v;
 }
 
-extern "C" __global__ void ss_early_return(const float* x, float* y, int n) {
+extern "C" __global__ void early_return(const float* x, float* y, int n) {
     const int i = threadIdx.x;
 #if SS_BUG
     if (i >= n) return;
@@ -150,44 +150,44 @@ extern "C" __global__ void ss_early_return(const float* x, float* y, int n) {
 }
 
 // Waits for what no thread does: with collectives in the loop, and without.
-extern "C" __global__ void ss_endless_collectives(const float* x, float* y) {
+extern "C" __global__ void endlecollectives(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
     while (SS_BUG && atomicAdd(y, 0.f) >= 0) __syncwarp();
 }
 
-extern "C" __global__ void ss_endless_loop(const float* x, float* y) {
+extern "C" __global__ void endleloop(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
     while (SS_BUG && *static_cast<volatile float*>(y) >= 0) {}
 }
 
-extern "C" __global__ void ss_misaligned(const float* x, float* y) {
+extern "C" __global__ void misaligned(const float* x, float* y) {
     const float4 v = *reinterpret_cast<const float4*>(x + (SS_BUG ? 1 : 4) * threadIdx.x);
     y[threadIdx.x] = v.x + v.w;
 }
 
-extern "C" __global__ void ss_overflow(const float* x, float* y, int width) {
+extern "C" __global__ void overflow(const float* x, float* y, int width) {
     const int row = threadIdx.x + 1;
     const long long place = SS_BUG ? row * width : (long long)row * width;
     y[threadIdx.x] = x[place % 128 < 0 ? 0 : place % 128];
 }
 
-extern "C" __global__ void ss_shift(const float* x, float* y, int by) {
+extern "C" __global__ void shift(const float* x, float* y, int by) {
     y[threadIdx.x] = x[threadIdx.x] + (float)(1 << (SS_BUG ? by : by % 32));
 }
 
-extern "C" __global__ void ss_not_a_number(const float* x, float* y, float nan) {
+extern "C" __global__ void not_a_number(const float* x, float* y, float nan) {
     const int i = SS_BUG ? (int)nan : __float2int_rz(nan);
     y[threadIdx.x] = x[threadIdx.x] + (i == 0 ? 0 : 1);
 }
 
-extern "C" __global__ void ss_deep_stack(const float* x, float* y, int n) {
+extern "C" __global__ void deep_stack(const float* x, float* y, int n) {
     float local[SS_BUG ? 100000 : 100];
     for (int i = 0; i < n; ++i) local[SS_BUG ? 1000 * i : i] = x[i];
     y[threadIdx.x] = local[SS_BUG ? 0 : threadIdx.x % n];
 }
 
 // Sums that threads of one block, or of several, add to.
-extern "C" __global__ void ss_plain_sum(const float* x, float* y) {
+extern "C" __global__ void plain_sum(const float* x, float* y) {
 #if SS_BUG
     y[threadIdx.x % 4] += x[threadIdx.x];
 #else
@@ -195,7 +195,7 @@ extern "C" __global__ void ss_plain_sum(const float* x, float* y) {
 #endif
 }
 
-extern "C" __global__ void ss_sum_of_blocks(const float* x, float* y) {
+extern "C" __global__ void sum_of_blocks(const float* x, float* y) {
     const int i = threadIdx.x;
 #if SS_BUG
     y[i] += x[blockIdx.x * blockDim.x + i];
@@ -205,11 +205,11 @@ extern "C" __global__ void ss_sum_of_blocks(const float* x, float* y) {
 }
 
 // The last write to a place is the one that counts, but which block is the last?
-extern "C" __global__ void ss_store_of_blocks(const float* x, float* y) {
+extern "C" __global__ void store_of_blocks(const float* x, float* y) {
     if (threadIdx.x == 0) y[SS_BUG ? 0 : blockIdx.x] = x[blockIdx.x];
 }
 
-extern "C" __global__ void ss_missing_syncwarp(const float* x, float* y) {
+extern "C" __global__ void missing_syncwarp(const float* x, float* y) {
     __shared__ float staged[32];
     staged[threadIdx.x] = x[threadIdx.x];
 #if !SS_BUG
@@ -219,7 +219,7 @@ extern "C" __global__ void ss_missing_syncwarp(const float* x, float* y) {
 }
 
 // A shuffle is no barrier for memory.
-extern "C" __global__ void ss_shuffle_as_barrier(const float* x, float* y) {
+extern "C" __global__ void shuffle_as_barrier(const float* x, float* y) {
     __shared__ float staged[32];
     staged[threadIdx.x] = x[threadIdx.x];
 #if SS_BUG
@@ -232,7 +232,7 @@ extern "C" __global__ void ss_shuffle_as_barrier(const float* x, float* y) {
 
 // ---- Right ones: what the intrinsics are ----
 
-extern "C" __global__ void ss_warp(const int* x, int* y, int n) {
+extern "C" __global__ void warp(const int* x, int* y, int n) {
     const int i = threadIdx.x, lane = i % 32, v = x[i];
     y[0 * n + i] = __shfl_sync(ALL, v, (lane + 5) % 32);
     y[1 * n + i] = __shfl_up_sync(ALL, v, 3);
@@ -258,7 +258,7 @@ extern "C" __global__ void ss_warp(const int* x, int* y, int n) {
     y[15 * n + i] = __syncthreads_or(v == 8) * 2 + __syncthreads_and(v < 9);
 }
 
-extern "C" __global__ void ss_sixteen_bits(const __half* a, const __half* b, __half* half_out, const __nv_bfloat16* c,
+extern "C" __global__ void sixteen_bits(const __half* a, const __half* b, __half* half_out, const __nv_bfloat16* c,
                                            const __nv_bfloat16* d, __nv_bfloat16* bfloat_out, const double* wide) {
     const int n = 65536, i = blockIdx.x * blockDim.x + threadIdx.x;
     const float x = __half2float(a[i]), y = __half2float(b[i]);
@@ -274,7 +274,7 @@ extern "C" __global__ void ss_sixteen_bits(const __half* a, const __half* b, __h
     bfloat_out[3 * n + i] = __hsub(c[i], d[i]);
 }
 
-extern "C" __global__ void ss_arithmetic(const double* a, const double* b, double* y, long long* whole, int n) {
+extern "C" __global__ void arithmetic(const double* a, const double* b, double* y, long long* whole, int n) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     y[0 * n + i] = __dadd_rn(__dmul_rn(a[i], b[i]), a[i]);

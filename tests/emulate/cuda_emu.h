@@ -314,18 +314,19 @@ EMU_EXTREME(max, a < b ? b : a)
 
 namespace emu {
 
-// A type as NumPy spells it, 'f4' say.
+// A type as NumPy spells it: 'f4', or 'V12' for a struct.
 template <class T> struct code {
     static constexpr char number = std::is_floating_point_v<T> ? 'f' : std::is_unsigned_v<T> ? 'u' : 'i';
-    static constexpr char kind = std::is_same_v<T, bool> ? 'b' : number;
-    static constexpr char text[] = {kind, static_cast<char>('0' + sizeof(T)), 0};
+    static constexpr char kind = std::is_class_v<T> ? 'V' : std::is_same_v<T, bool> ? 'b' : number;
+    static constexpr int size = sizeof(T);
 };
 
 // One parameter: "wf4 " or "rf4 " for a pointer, to what is written or only read, "vf4 " for a value.
 template <class T> int describe(char* text) {
     using Pointed = std::remove_pointer_t<T>;
-    const char kind = !std::is_pointer_v<T> ? 'v' : std::is_const_v<Pointed> ? 'r' : 'w';
-    return sprintf(text, "%c%s ", kind, code<std::remove_cv_t<Pointed>>::text);
+    using Spelled = code<std::remove_cv_t<Pointed>>;
+    const char access = !std::is_pointer_v<T> ? 'v' : std::is_const_v<Pointed> ? 'r' : 'w';
+    return sprintf(text, "%c%c%d ", access, Spelled::kind, Spelled::size);
 }
 
 template <auto kernel> struct Kernel;
@@ -339,7 +340,7 @@ template <class... Parameters, void (*kernel)(Parameters...)> struct Kernel<kern
     static void thread() { call(std::index_sequence_for<Parameters...>{}); }
 
     static const char* signature() {
-        static char text[4 * sizeof...(Parameters) + 1];
+        static char text[8 * sizeof...(Parameters) + 1];
         char* end = text;
         ((end += describe<Parameters>(end)), ...);
         return text;

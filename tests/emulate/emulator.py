@@ -175,7 +175,8 @@ class _Function:
         for (kind, wanted), value, name in zip(self.parameters, values, self.names, strict=True):
             if value is None and kind != "v":
                 continue
-            got = _code(value.dtype) if isinstance(value, np.generic if kind == "v" else np.ndarray) else None
+            fits = _is_value(value) if kind == "v" else isinstance(value, np.ndarray)
+            got = _code(value.dtype) if fits else None
             if got != wanted:
                 what = "a NumPy scalar" if kind == "v" else "an array"
                 seen = type(value).__name__ if got is None else f"{type(value).__name__} of {value.dtype}"
@@ -184,6 +185,13 @@ class _Function:
                 raise EmulatorError(f"{self.name}: {name} is not contiguous")
             if kind == "w" and not value.flags.writeable:
                 raise EmulatorError(f"{self.name}: {name} can not be written, and the kernel does")
+
+
+def _is_value(value) -> bool:
+    """Whether CuPy passes it by value: a number, or a struct in an array of its own."""
+    if isinstance(value, np.ndarray):
+        return value.shape == () and value.dtype.names is not None
+    return isinstance(value, np.generic) and not isinstance(value, np.void)
 
 
 @functools.cache
@@ -369,7 +377,7 @@ def _translate(text: str) -> str:
 
 @functools.cache
 def _registered(mode: str, kernel: kernels.Kernel, constants: tuple) -> _Function:
-    function = _load(mode, kernels.text(kernel.file, dict(constants)))[f"ss_{kernel.name}"]
+    function = _load(mode, kernels.text(kernel.file, dict(constants)))[kernel.name]
     function.names = [p.name for p in kernel.parameters(dict(constants))]
     return function
 

@@ -38,7 +38,7 @@ class Bug:
         emulator.seconds = self.seconds if bug else 60.0
         y = np.zeros_like(self.expected)
         arguments = [self.x.copy(), y, *self.values]
-        emulator.launch_text(text(bug), f"ss_{self.name}", self.blocks, self.threads, arguments, shared=self.shared)
+        emulator.launch_text(text(bug), self.name, self.blocks, self.threads, arguments, shared=self.shared)
         return y
 
     def said(self, mode: str, seed: int) -> str:

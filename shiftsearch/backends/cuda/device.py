@@ -48,7 +48,7 @@ class Gpu:
     def _compile(self, file: str, name: str, constants: tuple[tuple[str, str], ...]) -> _Function:
         text = kernels.text(file, dict(constants))
         try:
-            return _Function(self.xp.RawModule(code=text, options=OPTIONS).get_function(f"ss_{name}"))
+            return _Function(self.xp.RawModule(code=text, options=OPTIONS).get_function(name))
         except self.xp.cuda.compiler.CompileException as error:
             raise _not_compiled(self.xp, file, constants, str(error)) from None
         except self.xp.cuda.runtime.CUDARuntimeError:  # trouble of a device that was there: say, of an earlier kernel

@@ -13,7 +13,7 @@ inline uint16_t float_to_bfloat16(float value) {
 
 }  // namespace emu
 
-EMU_SIXTEEN_BITS(__nv_bfloat16, "b2", emu::bfloat16_to_float, emu::float_to_bfloat16)
+EMU_SIXTEEN_BITS(__nv_bfloat16, 'b', emu::bfloat16_to_float, emu::float_to_bfloat16)
 
 inline float __bfloat162float(__nv_bfloat16 x) { return x; }
 inline __nv_bfloat16 __float2bfloat16(float x) { return x; }

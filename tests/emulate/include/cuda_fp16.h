@@ -20,7 +20,7 @@ inline uint16_t float_to_half(float value) {
 
 }  // namespace emu
 
-EMU_SIXTEEN_BITS(__half, "f2", emu::half_to_float, emu::float_to_half)
+EMU_SIXTEEN_BITS(__half, 'f', emu::half_to_float, emu::float_to_half)
 using half = __half;
 using half2 = __half2;
 

@@ -13,7 +13,7 @@ inline float round_to_odd(double value) {
 
 }  // namespace emu
 
-#define EMU_SIXTEEN_BITS(NAME, CODE, TO_FLOAT, FROM_FLOAT) \
+#define EMU_SIXTEEN_BITS(NAME, KIND, TO_FLOAT, FROM_FLOAT) \
     struct NAME { \
         uint16_t bits; \
         NAME() = default; \
@@ -33,4 +33,4 @@ inline float round_to_odd(double value) {
     inline NAME __hsub(NAME a, NAME b) { return a - b; } \
     inline NAME __hmul(NAME a, NAME b) { return a * b; } \
     struct alignas(4) NAME##2 { NAME x, y; }; \
-    template <> struct emu::code<NAME> { static constexpr char text[] = CODE; };
+    template <> struct emu::code<NAME> { static constexpr char kind = KIND; static constexpr int size = 2; };
