@@ -11,7 +11,8 @@ import pytest
 from device_arrays import Namespace, OnDevice
 
 import shiftsearch as ss
-from shiftsearch import ShiftsearchError, _geometry, _source
+from shiftsearch import ShiftsearchError, _geometry, _source, definition
+from shiftsearch._geometry import Patches
 from shiftsearch.backends import cuda
 from shiftsearch.backends.cuda.primitives import Cuda
 
@@ -124,6 +125,59 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monk
     video = Array(np.zeros((3, 1, 4, 4), np.float32))
     with pytest.raises(ShiftsearchError, match="search: the arrays are on cuda:1, and arrays on a GPU need CuPy"):
         ss.search(video, video)
+
+
+# --- queries of their own for each kept candidate -----------------------------------------------------
+class Counting(emulate.Emulator):
+    """Counts launches."""
+
+    def __init__(self):
+        super().__init__("ubsan", seed=1)
+        self.xp, self.launched = Namespace(), []
+
+    def launch(self, kernel, *arguments, **options):
+        self.launched.append(kernel.name)
+        super().launch(kernel, *arguments, **options)
+
+
+def stacked(backend, primitive: str, p: Patches, q_known: bool = True):
+    """What a primitive gives for K videos of queries, and what the definition does. All sums are exact."""
+    rng, (B, G, T, K, H, W) = np.random.default_rng(3), (2, 2, 3, 3, 5, 7)
+    h, w = _geometry.query_grid(H, W, p.stride)
+    k = rng.integers(-3, 4, (B, T, 2 * G, H, W)).astype(float)
+    q = rng.integers(-3, 4, (B, K, *k.shape[1:])).astype(float)
+    weights = rng.integers(-2, 3, (B, G, T, h, w, K)).astype(float)
+    offsets = rng.integers(-9, 10, (*weights.shape, 3)) / 4
+    calls = {
+        "score": lambda backend, q, k, weights, offsets: backend.score(q, k, offsets, p),
+        "aggregate": lambda backend, q, k, weights, offsets: backend.aggregate(
+            q if q_known else None, k, weights, offsets, p, size=k.shape[1:], stacked=True
+        ),
+        "scatter": lambda backend, q, k, weights, offsets: backend.scatter(
+            q, k if q_known else None, weights, offsets, p, size=k.shape[1:]
+        ),
+        "slope": lambda backend, q, k, weights, offsets: backend.slope(q, k, weights, offsets, p),
+    }
+    arrays = q, k, weights, offsets
+    found = calls[primitive](backend, *map(backend.xp.asarray, arrays))
+    return found.get(), calls[primitive](definition, *arrays)
+
+
+_STACKED_LAYOUTS = {
+    "reflect": Patches(3, stride=2),
+    "zeros": Patches(2, dilation=2, border="zeros", query_border="zeros"),
+    "l2": Patches(2, metric="l2", query_border="zeros"),
+}
+
+
+@pytest.mark.parametrize("layout", _STACKED_LAYOUTS)
+@pytest.mark.parametrize("primitive", ["score", "aggregate", "scatter", "slope"])
+def test_videos_of_queries_take_one_launch(primitive, layout):
+    backend = Cuda(Counting())
+    for q_known in (True, False) if layout != "l2" else (True,):
+        np.testing.assert_array_equal(*stacked(backend, primitive, _STACKED_LAYOUTS[layout], q_known))
+        assert backend.device.launched.count(primitive) == 1
+        backend.device.launched.clear()
 
 
 # --- geometry: written once for Python and once for CUDA --------------------------------------------

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import emulate
 import pytest
+import test_cuda
 import test_ops
 from backends import Run
 from cases import CASES
 from device_arrays import Namespace
 
 from shiftsearch import _source
+from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda import kernels
 from shiftsearch.backends.cuda.primitives import Cuda
 
@@ -91,6 +93,12 @@ FAULTS = [
 
 
 _STAGE = "__syncwarp();\n    for (int i = task.lane;"
+_VIDEO = "SS_STACKED ? r.b * s.K + n : r.b"
+IN_STACKED = [  # and the primitive that catches it
+    *(Fault("video.cuh", _VIDEO, "SS_STACKED ? r.b * s.K : r.b", each) for each in ("score", "scatter", "slope")),
+    Fault("aggregate.cu", "end = SS_STACKED ? first + 1 : s.K;", "end = s.K;", "aggregate"),
+    Fault("aggregate.cu", "SS_STACKED ? (int)(p.video % s.K) : 0", "0", "aggregate"),
+]
 RACES = [
     Fault("search.cu", _STAGE, "for (int i = task.lane;", "search: more channels than a vector"),
     Fault(
@@ -123,10 +131,13 @@ class _FaultyRun(Run):
         return Cuda(_Faulty(self.fault))
 
 
+def _check_planted(fault: Fault) -> None:
+    text = (_source.directory() / fault.file).read_text(encoding="utf-8")
+    assert text.count(fault.right) == 1, "not in the file any more"
+
+
 def _run(fault: Fault) -> None:
-    assert (_source.directory() / fault.file).read_text(encoding="utf-8").count(fault.right) == 1, (
-        "not in the file any more"
-    )
+    _check_planted(fault)
     case, run = next(c for c in CASES if c.name == fault.case), _FaultyRun("emulated", fault.precision, fault)
     forward = (
         test_ops.test_kept_candidates_are_those_of_the_definition
@@ -141,6 +152,13 @@ def _run(fault: Fault) -> None:
 def test_fault_is_caught(fault):
     with pytest.raises((AssertionError, emulate.EmulatorError)):
         _run(fault)
+
+
+@pytest.mark.parametrize("fault", IN_STACKED, ids=Fault.name.fget)
+def test_fault_in_stacked_queries_is_caught(fault):
+    _check_planted(fault)
+    found, expected = test_cuda.stacked(Cuda(_Faulty(fault)), fault.case, Patches(3))
+    assert (found != expected).any()
 
 
 @pytest.mark.parametrize("fault", [FAULTS[0], FAULTS[-1]], ids=Fault.name.fget)
