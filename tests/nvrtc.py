@@ -17,6 +17,8 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
 from shiftsearch import _source
 from shiftsearch.backends.cuda import device, kernels
 
@@ -235,6 +237,36 @@ def constants(instance: dict, dtype: str) -> dict:
 def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
     """The texts of a kernel that are compiled when no GPU is there."""
     return [kernels.text(kernel.file, constants(instance, dtype)) for instance in kernel.instances]
+
+
+MIXED = """
+struct Mixed {
+    int a, b;  // two of a declaration
+    double wide;
+    unsigned char small;
+    long long whole;
+    float last;
+};
+struct Two {
+    unsigned char x, y;
+};
+"""
+
+
+def layout_checks(parameter: kernels.Parameter) -> str:
+    """A text that compiles only if C++ lays a struct out as NumPy does, and reads what NumPy has written."""
+    dtype, ctype = parameter.dtype, parameter.ctype
+    values = range(1, len(dtype.names) + 1)
+    written = ", ".join(map(str, np.array(tuple(values), dtype).tobytes()))
+    checks = [f"sizeof({ctype}) == {dtype.itemsize}", f"alignof({ctype}) == {dtype.alignment}"]
+    checks += [f"read_{ctype}.{name} == {value}" for name, value in zip(dtype.names, values, strict=True)]
+    return "\n".join(
+        [
+            f"struct Bytes_{ctype} {{ unsigned char bytes[{dtype.itemsize}]; }};",
+            f"constexpr {ctype} read_{ctype} = __builtin_bit_cast({ctype}, Bytes_{ctype}{{{{{written}}}}});",
+            *(f'static_assert({check}, "{ctype}");' for check in checks),
+        ]
+    )
 
 
 def lines(kernel: kernels.Kernel) -> int:

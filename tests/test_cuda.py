@@ -9,11 +9,13 @@ import emulate
 import numpy as np
 import pytest
 from device_arrays import Namespace, OnDevice
+from nvrtc import MIXED, layout_checks
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError, _geometry, _source, definition
 from shiftsearch._geometry import Patches
 from shiftsearch.backends import cuda
+from shiftsearch.backends.cuda import kernels
 from shiftsearch.backends.cuda.primitives import Cuda
 
 pytestmark = [
@@ -125,6 +127,51 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monk
     video = Array(np.zeros((3, 1, 4, 4), np.float32))
     with pytest.raises(ShiftsearchError, match="search: the arrays are on cuda:1, and arrays on a GPU need CuPy"):
         ss.search(video, video)
+
+
+# --- structs ------------------------------------------------------------------------------------------
+_STRUCTS = (
+    MIXED
+    + """
+extern "C" __global__ void fields(double* out, const Mixed m, int between, const Two t) {
+    out[0] = m.a, out[1] = m.b, out[2] = m.wide, out[3] = m.small, out[4] = m.whole, out[5] = m.last;
+    out[6] = between, out[7] = t.x, out[8] = t.y;
+}
+"""
+)
+
+
+def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
+    """Whatever lies between the fields: g++ agrees, and so does CUDA's compiler (test_nvrtc.py)."""
+    (tmp_path / "fields.cu").write_text(_STRUCTS)
+    monkeypatch.setattr(_source, "directory", lambda: tmp_path)
+    _source.read.cache_clear()
+    kernel, out = kernels.Kernel("fields", "fields.cu", threads=1), np.zeros(9)
+    values = {"b": 2, "a": 1, "wide": 0.5, "small": 200, "whole": 2**40, "last": 0.25, "between": 7, "y": 9, "x": 8}
+    emulate.Emulator().launch(kernel, {}, 1, {"out": out, **values})
+    assert out.tolist() == [1, 2, 0.5, 200, 2**40, 0.25, 7, 8, 9]
+    structs = [parameter for parameter in kernel.parameters({}) if parameter.fields]
+    assert [struct.dtype.itemsize for struct in structs] == [40, 2]
+    emulate.Emulator().launch_text(
+        "\n".join([_STRUCTS, *map(layout_checks, structs)]),
+        "fields",
+        1,
+        1,
+        [out, *(np.zeros((), struct.dtype) if struct.fields else np.int32(0) for struct in kernel.parameters({})[1:])],
+    )
+    _source.read.cache_clear()
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
+def test_a_size_that_is_too_large_for_its_field_is_an_error(value):
+    kernel = kernels.KERNELS["gather"]
+    names = kernel.names(kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
+    with pytest.raises(OverflowError):
+        kernels.bind(
+            kernel,
+            kernel.instances[0] | {"SCALAR": "float", "ACC": "float"},
+            {**dict.fromkeys(names), **dict.fromkeys(names[3:], 1), "kW": value},
+        )
 
 
 # --- queries of their own for each kept candidate -----------------------------------------------------

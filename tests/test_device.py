@@ -15,7 +15,11 @@ from shiftsearch.backends.cuda import device
 from shiftsearch.backends.cuda.kernels import KERNELS, MOST_BLOCKS, Kernel
 
 SOURCE = """
-extern "C" __global__ void twice(const SS_SCALAR* x, const float* weights, float* out, int n, float scale) { }
+struct Sizes {
+    int rows, columns;
+    double scale;
+};
+extern "C" __global__ void twice(const SS_SCALAR* x, const float* weights, float* out, int n, const Sizes s) { }
 """
 TWICE = Kernel("twice", "device_test.cu", threads=64)
 
@@ -124,7 +128,9 @@ def pretend(monkeypatch, source):
 def launch(gpu, blocks=3, *, scalar="float", step=1, shared=0, **arguments):
     given = {"x": np.zeros(5, {"float": "f4", "double": "f8"}[scalar]), "weights": None, "out": np.zeros(5, "f4")}
     constants = {"SCALAR": scalar, "STEP": step}
-    gpu.launch(TWICE, constants, blocks, {**given, "n": 5, "scale": 2, **arguments}, shared=shared)
+    gpu.launch(
+        TWICE, constants, blocks, {**given, "n": 5, "rows": 3, "columns": 4, "scale": 2, **arguments}, shared=shared
+    )
 
 
 # --- launches -------------------------------------------------------------------------------------------
@@ -138,7 +144,10 @@ def test_arguments_come_in_the_order_of_the_signature(pretend):
     assert arguments[1] is None, "a null pointer"
     assert arguments[2] is out
     assert (type(arguments[3]), arguments[3]) == (np.int32, 5)  # CuPy would pass a bare number as 8 bytes
-    assert (type(arguments[4]), arguments[4]) == (np.float32, 0.5)
+    struct = arguments[4]
+    assert (type(struct), struct.shape) == (np.ndarray, ())  # CuPy passes an array of size 1 by value, and no np.void
+    assert struct.item() == (3, 4, 0.5)
+    assert struct.nbytes == 16
     ((text, options),) = cupy.compiled
     assert "#define SS_SCALAR float\n" in text
     assert options == ("-std=c++17",)
@@ -197,7 +206,10 @@ def test_each_device_is_asked_for_shared_memory(pretend):
 
 def test_more_shared_memory_than_the_device_has(pretend):
     cupy = pretend()
-    with pytest.raises(ShiftsearchError, match=r"twice: 99001 bytes .* at most the 99000 .* own 1000"):
+    with pytest.raises(
+        ShiftsearchError,
+        match=r"twice: a block needs 99001 bytes .* at most 99000: .* allows 100000, and 1000 of these",
+    ):
         launch(device.Gpu(), shared=99_001)
     assert cupy.launches == []
 
@@ -214,8 +226,8 @@ def test_without_cupy(monkeypatch):
     [
         (35, (13020, 0), "there is no NVIDIA driver"),
         (35, (13020, 12040), r'pip uninstall cupy-cuda13x and pip install "shiftsearch\[cuda12\]"'),
-        (35, (12090, 11080), "is for CUDA 11 and this CuPy for CUDA 12: update the driver$"),
-        (100, (13020, 13020), "no CUDA device is seen"),
+        (35, (12090, 11080), "is for CUDA 11, but CuPy is built for CUDA 12: update the driver$"),
+        (100, (13020, 13020), "CUDA finds no device"),
         (803, (13020, 13020), r"CUDA does not start \(cudaErrorX\)"),
     ],
 )
@@ -248,14 +260,14 @@ device_test.cu(2): error: identifier "gone" is undefined
             {"compile": DriverFailure("CUDA_ERROR_NO_BINARY_FOR_GPU", 209)},
             r"_GPU\): NVRTC 13.0 .* -U nvidia-cuda-nvrtc,",
         ),
-        ({"compile": PermissionError("home")}, "cannot write .* CUPY_CACHE_DIR"),
+        ({"compile": PermissionError("home")}, "cannot write to .* CUPY_CACHE_DIR"),
         (
             {"compile": CompileFailure("nvrtc: error: invalid value for --gpu-architecture (-arch)")},
             r'NVRTC 13.0 does not compile for compute capability 6.1: .*"shiftsearch\[cuda12\]"',
         ),
         (
             {"compile": CompileFailure(LOG)},
-            r'_test.cu does not compile with SCALAR=float, STEP=1, .*:\ndevice_test.cu\(2\): error: identifier "gone"',
+            r'_test.cu does not compile with SCALAR=float, STEP=1; please report this:\ndevice_test.cu\(2\): error: identifier "gone"',
         ),
     ],
 )
@@ -285,7 +297,7 @@ def cupy():
 
 
 def test_cupy_without_a_driver(cupy):
-    with pytest.raises(ShiftsearchError, match=r"NVIDIA driver|no CUDA device"):
+    with pytest.raises(ShiftsearchError, match=r"NVIDIA driver|CUDA finds no device"):
         device.Gpu()
 
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
-from nvrtc import ARCHITECTURES, DTYPES, Cost, available, compile, programs, resident_blocks
+import re
 
+import pytest
+from nvrtc import (
+    ARCHITECTURES,
+    DTYPES,
+    MIXED,
+    Cost,
+    available,
+    compile,
+    constants,
+    cubin,
+    layout_checks,
+    programs,
+    resident_blocks,
+)
+
+from shiftsearch.backends.cuda import kernels
 from shiftsearch.backends.cuda.kernels import KERNELS
 
 _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
@@ -29,6 +44,28 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
             found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
         assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"
     assert not found, "\n".join(found)
+
+
+def _mixed(name: str) -> kernels.Parameter:
+    return kernels.Parameter("mixed", name, fields=kernels._fields(name, re.sub("//.*", "", MIXED)))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("kernel", [KERNELS["search"], KERNELS["chain_flow"]], ids=lambda kernel: kernel.name)
+def test_structs_lie_as_numpy_lays_them_out(kernel):
+    """For CUDA's compiler; for g++ see test_cuda.py."""
+    options = constants(kernel.instances[0], "float32")
+    structs = [parameter for parameter in kernel.parameters(options) if parameter.fields]
+    source = kernels.text(kernel.file, options)
+    cubin("\n".join([source, *map(layout_checks, structs)]), 75)
+
+
+@needs_nvrtc
+def test_a_struct_that_lies_otherwise_does_not_compile():
+    checks = "\n".join([layout_checks(_mixed("Mixed")), layout_checks(_mixed("Two"))])
+    cubin(MIXED + checks, 75)
+    with pytest.raises(RuntimeError, match="static assertion failed"):
+        cubin(MIXED.replace("int a, b", "int b, a") + checks, 75)
 
 
 # --- the check itself -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from functools import cache
 
 @cache
 def load():
-    """The backend on CuPy; ShiftsearchError if CuPy, a driver or a device is missing."""
+    """Return the backend on CuPy, or raise ShiftsearchError if CuPy, a driver or a device is missing."""
     from shiftsearch.backends.cuda.device import Gpu
     from shiftsearch.backends.cuda.primitives import Cuda
 

@@ -1,12 +1,12 @@
-"""The way to a GPU: CuPy compiles a kernel's text once per device and launches it. The only file that imports CuPy, and
-only when the first CUDA array arrives.
+"""Launches on a GPU. CuPy compiles the text of a kernel once for each device. No other file imports CuPy, and this one
+does when the first CUDA array arrives.
 
-CuPy keeps the binaries on disk (~/.cupy/kernel_cache or CUPY_CACHE_DIR) under a hash of text, options, architecture and
-compiler. Each carries a hash of itself and is renamed into place: a damaged one is compiled again, and processes that
-compile the same at once do not disturb each other.
+CuPy keeps compiled kernels on disk (~/.cupy/kernel_cache or CUPY_CACHE_DIR), by a hash of text, options, architecture and
+compiler. Each file contains a hash of itself and is renamed into place, so that a damaged file is compiled again, and
+several processes may compile the same text at once.
 
-CuPy compiles with -ftz=true behind whatever is asked for: single precision takes numbers below 1.2e-38 for zero.
-Division and square root stay correctly rounded otherwise, and double precision is not concerned.
+CuPy always adds the option -ftz=true: in single precision, numbers below 1.2e-38 become zero. Double precision does not
+change, nor does the rounding of division and square root.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from shiftsearch.backends.cuda import kernels
 from shiftsearch.errors import ShiftsearchError
 
 OPTIONS = ("-std=c++17",)
-_UNASKED = 48 * 1024  # bytes of shared memory that a block may have on every device; more must be asked for
+_ALWAYS_ALLOWED = 48 * 1024  # bytes of shared memory of a block, on every device; more must be asked for
 _LOG_LINES = 12
 
-_NO_DRIVER_OR_OLD, _NO_DEVICE = 35, 100  # status of CUDA's runtime
-_DOES_NOT_LOAD = (200, 209, 222)  # status of CUDA's driver: not an image, none for this device, of a later compiler
+_NO_DRIVER_OR_OLD, _NO_DEVICE = 35, 100  # error codes of CUDA's runtime
+_DOES_NOT_LOAD = (200, 209, 222)  # and of its driver: no binary, none for this device, made by a later compiler
 
 
 class Gpu:
-    """Whichever device and stream are CuPy's current ones at each launch."""
+    """CuPy's current device and stream, whichever they are at each launch."""
 
     def __init__(self):
         self.xp = _cupy()
         self._function = self.xp.memoize(for_each_device=True)(self._compile)
 
     def launch(self, kernel: kernels.Kernel, constants: dict, blocks: int, arguments: dict, *, shared: int = 0) -> None:
-        """Starts `kernel` with `shared` bytes of dynamic shared memory a block, and does not wait for it."""
+        """Start `kernel`, with `shared` bytes of dynamic shared memory for each block, and do not wait for it."""
         values = kernels.bind(kernel, constants, arguments)
         if blocks > kernels.MOST_BLOCKS:
             raise ShiftsearchError(
@@ -38,7 +38,7 @@ class Gpu:
             )
         if blocks == 0:
             return
-        # numbers as the text spells them: 1 and 1.0 are one key and two programs
+        # as the text spells them: 1 and 1.0 are equal as keys, but make two programs
         spelled = tuple(sorted((name, str(value)) for name, value in constants.items()))
         function = self._function(kernel.file, kernel.name, spelled)
         if shared > function.allowed:
@@ -51,23 +51,23 @@ class Gpu:
             return _Function(self.xp.RawModule(code=text, options=OPTIONS).get_function(name))
         except self.xp.cuda.compiler.CompileException as error:
             raise _not_compiled(self.xp, file, constants, str(error)) from None
-        except self.xp.cuda.runtime.CUDARuntimeError:  # trouble of a device that was there: say, of an earlier kernel
+        except self.xp.cuda.runtime.CUDARuntimeError:  # the device fails, perhaps because of an earlier kernel
             raise
         except self.xp.cuda.driver.CUDADriverError as error:
             if error.status not in _DOES_NOT_LOAD:
                 raise
             raise _not_loaded(self.xp, file, error) from None
-        except RuntimeError as error:  # a plain one for headers, and of many kinds for libraries
+        except RuntimeError as error:  # headers or libraries are missing
             raise _no_compiler(self.xp, error) from None
         except OSError as error:
             raise _no_cache(error) from None
 
     def _allow(self, name: str, function: _Function, shared: int) -> None:
-        there = self.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - function.fixed
-        if shared > there:
+        available = self.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - function.fixed
+        if shared > available:
             raise ShiftsearchError(
-                f"{name}: {shared} bytes of shared memory for a block, expected at most the {there} that this device "
-                f"has beside the kernel's own {function.fixed}"
+                f"{name}: a block needs {shared} bytes of dynamic shared memory, expected at most {available}: this "
+                f"device allows {available + function.fixed}, and {function.fixed} of these are static"
             )
         function.run.max_dynamic_shared_size_bytes = shared
         function.allowed = shared
@@ -79,22 +79,22 @@ class _Function:
     def __init__(self, run):
         self.run = run
         self.fixed = run.shared_size_bytes
-        self.allowed = _UNASKED - self.fixed
+        self.allowed = _ALWAYS_ALLOWED - self.fixed
 
 
 def _cupy():
-    """CuPy, once it has found a device."""
+    """Import CuPy and check that it finds a device."""
     try:
         import cupy
     except ModuleNotFoundError as error:
         if error.name != "cupy":
-            raise ShiftsearchError(f"CuPy does not start: {error}") from None
+            raise ShiftsearchError(f"CuPy cannot be imported: {error}") from None
         raise ShiftsearchError(
-            'arrays on a GPU need CuPy: pip install "shiftsearch[cuda13]", or "shiftsearch[cuda12]" if nvidia-smi says '
+            'arrays on a GPU need CuPy: pip install "shiftsearch[cuda13]", or "shiftsearch[cuda12]" if nvidia-smi shows '
             "CUDA 12"
         ) from None
     except ImportError as error:
-        raise ShiftsearchError(f"CuPy does not start: {error}") from None
+        raise ShiftsearchError(f"CuPy cannot be imported: {error}") from None
     except OSError as error:
         raise _no_cache(error) from None
     try:
@@ -104,47 +104,45 @@ def _cupy():
     return cupy
 
 
-# --- what is missing, and what mends it -------------------------------------------------------------
+# --- what is missing, and how to install it ---------------------------------------------------------
 def _install(cupy) -> str:
     return f'pip install "shiftsearch[cuda{_major(cupy.cuda.runtime.runtimeGetVersion())}]"'
 
 
 def _major(version: int) -> int:
-    """13 of 13020, which is how CUDA writes 13.2."""
+    """Return 13 for 13020, which is how CUDA writes 13.2."""
     return version // 1000
 
 
 def _no_device(cupy, error) -> ShiftsearchError:
     if error.status == _NO_DEVICE:
-        return ShiftsearchError("no CUDA device is seen: check nvidia-smi and CUDA_VISIBLE_DEVICES")
+        return ShiftsearchError("CUDA finds no device: check nvidia-smi and CUDA_VISIBLE_DEVICES")
     if error.status != _NO_DRIVER_OR_OLD:
         return ShiftsearchError(f"CUDA does not start ({error}): check nvidia-smi")
     runtime = cupy.cuda.runtime
     needed, there = _major(runtime.runtimeGetVersion()), _major(runtime.driverGetVersion())
     if there == 0:
-        return ShiftsearchError(
-            "there is no NVIDIA driver: install the one for this system, until nvidia-smi shows a GPU"
-        )
+        return ShiftsearchError("there is no NVIDIA driver: install the one for this system, then try nvidia-smi")
     older = f', or pip uninstall cupy-cuda{needed}x and pip install "shiftsearch[cuda{there}]"' if there >= 12 else ""
     return ShiftsearchError(
-        f"the NVIDIA driver is for CUDA {there} and this CuPy for CUDA {needed}: update the driver{older}"
+        f"the NVIDIA driver is for CUDA {there}, but CuPy is built for CUDA {needed}: update the driver{older}"
     )
 
 
 def _no_compiler(cupy, error) -> ShiftsearchError:
-    lacks = f"CuPy cannot compile ({str(error).strip()})"
+    problem = f"CuPy cannot compile ({str(error).strip()})"
     try:
         cupy.cuda.nvrtc.getVersion()
         if "header" in str(error) or "cannot open source file" in str(error):
-            lacks = "CuPy does not find the headers of CUDA"
+            problem = "CuPy does not find the headers of CUDA"
     except RuntimeError:
-        lacks = "CuPy does not find NVRTC, the compiler of CUDA"
-    return ShiftsearchError(f"{lacks}: {_install(cupy)}")
+        problem = "CuPy does not find NVRTC, the compiler of CUDA"
+    return ShiftsearchError(f"{problem}: {_install(cupy)}")
 
 
 def _no_cache(error) -> ShiftsearchError:
     return ShiftsearchError(
-        f"CuPy cannot write its folder of compiled kernels ({error}): set CUPY_CACHE_DIR to one where it may"
+        f"CuPy cannot write to its folder of compiled kernels ({error}): set CUPY_CACHE_DIR to a folder it can write to"
     )
 
 
@@ -152,23 +150,23 @@ def _not_loaded(cupy, file: str, error) -> ShiftsearchError:
     version = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
     wheel = "nvidia-cuda-nvrtc-cu12" if version.startswith("12.") else "nvidia-cuda-nvrtc"
     return ShiftsearchError(
-        f"{file} does not load on this device ({error}): NVRTC {version} is older than the device or later than the "
+        f"{file} does not load on this device ({error}): NVRTC {version} is older than the device or newer than the "
         f"driver: pip install -U {wheel}, or update the driver"
     )
 
 
 def _not_compiled(cupy, file: str, constants: tuple[tuple[str, str], ...], log: str) -> ShiftsearchError:
-    if 'cannot open source file "cuda_' in log:  # CuPy 13 looks for them no earlier
+    if 'cannot open source file "cuda_' in log:  # headers, which CuPy 13 does not look for beforehand
         return _no_compiler(cupy, log.splitlines()[0])
     if "invalid value for --gpu-architecture" in log:
         version = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
         capability = cupy.cuda.Device().compute_capability
         return ShiftsearchError(
             f"NVRTC {version} does not compile for compute capability {capability[:-1]}.{capability[-1]}: "
-            f'devices before 7.5 need pip install "shiftsearch[cuda12]", later ones a later NVRTC'
+            f'below 7.5, pip install "shiftsearch[cuda12]"; otherwise install a newer NVRTC'
         )
     lines = log.splitlines()
     first = next((number for number, line in enumerate(lines) if "error" in line), 0)  # warnings may come before
     shown = "\n".join(lines[first : first + _LOG_LINES])
     options = ", ".join(f"{name}={value}" for name, value in constants)
-    return ShiftsearchError(f"{file} does not compile with {options}, which is a fault of this package:\n{shown}")
+    return ShiftsearchError(f"{file} does not compile with {options}; please report this:\n{shown}")
