@@ -37,7 +37,7 @@ __device__ inline Place place_in(int frame, double y, double x, const Sizes& s) 
 }
 
 // The frame that dt leads to from frame t: rounded, half to even.
-template <class Offset> __device__ inline int frame_after(long long t, Offset dt, const Sizes& s) {
+template <class Offset> __device__ inline int frame_after(int t, Offset dt, const Sizes& s) {
     int sign;
     return (int)mirror(__dadd_rn((double)t, rint(finite_or_zero((double)dt))), s.kT, &sign);
 }

@@ -22,7 +22,7 @@ landing(const SS_OFFSET* offsets, long long* pixels, long long behind, const Siz
     const Query r = query_of(i / s.K, s);
     const Place place = place_of(offsets + 3 * i, r, s);
     const bool there = near(place.y, s.kH) && near(place.x, s.kW);
-    pixels[i] = there ? padded_pixel((r.b * s.G + r.g) * s.kT + place.frame, place.y, place.x, s) : behind;
+    pixels[i] = there ? padded_pixel(((long long)r.b * s.G + r.g) * s.kT + place.frame, place.y, place.x, s) : behind;
 }
 
 // The part of a sample that one corner has.
@@ -65,7 +65,7 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
         long long v, u;
         if (!image(p.y, s.kH, SS_ZEROS, m % 2, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
         if (!image(p.x, s.kW, SS_ZEROS, m / 2 % 2, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
-        const long long pixel = padded_pixel((p.video * s.G + p.g) * s.kT + p.t, v - dy, u - dx, s);
+        const long long pixel = padded_pixel(((long long)p.video * s.G + p.g) * s.kT + p.t, v - dy, u - dx, s);
         for (long long at = begins[pixel]; at < begins[pixel + 1]; ++at) {
             const long long c = order[at];
             if (SS_WEIGHTED && weights[c] == 0) continue;

@@ -54,7 +54,7 @@ __device__ inline double position(const Axis& axis, int i) {
 }
 
 // The window around pixel `at` moved by flow, along an axis of n. With SS_SLIDE it slides into the frame.
-__device__ inline Axis axis_around(long long at, double moved, int n) {
+__device__ inline Axis axis_around(int at, double moved, int n) {
     const int half = (SS_WINDOW - 1) / 2, last = SS_WINDOW - 1;
     int sign;
     moved = fmin(fmax(finite_or_zero(moved), -SS_MOST), SS_MOST);
@@ -83,7 +83,7 @@ __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, c
         const int slot_of_clip = slot + SS_FIRST_SLOT, followed = 2 * SS_RADIUS + 1 - a.slots;
         window.frame = frame_of_slot((int)r.t, slot_of_clip, s.kT, SS_RADIUS);
         if (slot_of_clip >= followed) {
-            const long long plane = (long long)s.h * s.w, group = r.b * a.groups + (a.groups > 1 ? r.g : 0);
+            const long long plane = (long long)s.h * s.w, group = (long long)r.b * a.groups + (a.groups > 1 ? r.g : 0);
             const long long before = (group * s.T + r.t) * a.slots + slot_of_clip - followed;
             const SS_AROUND* flow = task.around + before * 2 * plane + task.number % plane;
             dx = (double)flow[0], dy = (double)flow[plane];

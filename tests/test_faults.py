@@ -93,11 +93,11 @@ FAULTS = [
 
 
 _STAGE = "__syncwarp();\n    for (int i = task.lane;"
-_VIDEO = "SS_STACKED ? r.b * s.K + n : r.b"
+_VIDEO = "SS_STACKED ? (long long)r.b * s.K + n : r.b"
 IN_STACKED = [  # and the primitive that catches it
     *(Fault("video.cuh", _VIDEO, "SS_STACKED ? r.b * s.K : r.b", each) for each in ("score", "scatter", "slope")),
     Fault("aggregate.cu", "end = SS_STACKED ? first + 1 : s.K;", "end = s.K;", "aggregate"),
-    Fault("aggregate.cu", "SS_STACKED ? (int)(p.video % s.K) : 0", "0", "aggregate"),
+    Fault("aggregate.cu", "SS_STACKED ? p.video % s.K : 0", "0", "aggregate"),
 ]
 RACES = [
     Fault("search.cu", _STAGE, "for (int i = task.lane;", "search: more channels than a vector"),
