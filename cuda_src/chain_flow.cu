@@ -25,12 +25,13 @@ struct Flows {
 
 // A query of (B, T, h, w), and where its flow to slot 1 lies in `chained` and `grad`.
 struct Start {
-    long long b, t, y, x, at;
+    int b, t, y, x;
+    long long at;
 };
 
 __device__ inline Start start_of(long long i, const Flows& s) {
-    Start r = {i / s.w / s.h / s.T, i / s.w / s.h % s.T, i / s.w % s.h, i % s.w, 0};
-    r.at = (r.b * s.T + r.t) * SS_SLOTS * 2 * s.h * s.w + r.y * s.w + r.x;
+    Start r = {(int)(i / s.w / s.h / s.T), (int)(i / s.w / s.h % s.T), (int)(i / s.w % s.h), (int)(i % s.w), 0};
+    r.at = (((long long)r.b * s.T + r.t) * SS_SLOTS * 2 * s.h + r.y) * s.w + r.x;
     return r;
 }
 
@@ -50,10 +51,10 @@ __device__ inline Step step_to(int t, int slot, int frames) {
 }
 
 // Channel 0 or 1 of the flow that a step reads, as a frame of one channel.
-__device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, long long b,
-                                int channel, const Flows& s) {
+__device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b, int channel,
+                                const Flows& s) {
     const SS_SCALAR* flow = step.ahead ? forward : backward;
-    return {flow + ((b * s.T + step.frame) * 2LL + channel) * s.H * s.W, s.H, s.W, 1};
+    return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, 1};
 }
 
 // The value of a sample of flow.
@@ -78,7 +79,7 @@ chain_flow(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained,
     const long long plane = (long long)s.h * s.w;
     double dy = 0, dx = 0;
     for (int slot = 1; slot <= SS_SLOTS; ++slot) {
-        const Step step = step_to((int)r.t, slot, s.T);
+        const Step step = step_to(r.t, slot, s.T);
         if (step.first) dy = dx = 0;
         const Place p = read_at(r, step, dy, dx);
         dx += flow_at(sample(flow_of(forward, backward, step, r.b, 0, s), p, 0, 0));
@@ -100,7 +101,7 @@ chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SC
     const long long plane = (long long)s.h * s.w;
     double later_x = 0, later_y = 0;  // what arrives from the next step, if it went on from this one
     for (int slot = SS_SLOTS; slot >= 1; --slot) {
-        const Step step = step_to((int)r.t, slot, s.T);
+        const Step step = step_to(r.t, slot, s.T);
         const long long here = r.at + (slot - 1) * 2 * plane, at = i * SS_SLOTS + slot - 1;
         const double dx = step.first ? 0 : chained[here - 2 * plane], dy = step.first ? 0 : chained[here - plane];
         const double gx = load(grad + here) + later_x, gy = load(grad + here + plane) + later_y;
@@ -109,10 +110,13 @@ chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SC
         forwards[at] = step.ahead, backwards[at] = !step.ahead;
         later_x = later_y = 0;
         if (step.first) continue;
+        later_x = gx, later_y = gy;
         const Place p = read_at(r, step, dy, dx);
-        const Frame of_x = flow_of(forward, backward, step, r.b, 0, s);
-        const Frame of_y = flow_of(forward, backward, step, r.b, 1, s);
-        later_y = gy + gx * flow_at(slope_y(of_x, p, 0, 0)) + gy * flow_at(slope_y(of_y, p, 0, 0));
-        later_x = gx + gx * flow_at(slope_x(of_x, p, 0, 0)) + gy * flow_at(slope_x(of_y, p, 0, 0));
+        for (int channel = 0; channel < 2; ++channel) {
+            const Frame flow = flow_of(forward, backward, step, r.b, channel, s);
+            const double g = channel ? gy : gx;
+            later_y += g * flow_at(slope_y(flow, p, 0, 0));
+            later_x += g * flow_at(slope_x(flow, p, 0, 0));
+        }
     }
 }

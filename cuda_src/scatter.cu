@@ -69,7 +69,8 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
         for (long long at = begins[pixel]; at < begins[pixel + 1]; ++at) {
             const long long c = order[at];
             if (SS_WEIGHTED && weights[c] == 0) continue;
-            const Query r = query_of(c / s.K, s);
+            Query r = query_of(c / s.K, s);
+            r.b = p.video, r.g = p.g;  // as of all that lands here: known without dividing
             const Place place = place_of(offsets + 3 * c, r, s);
             const SS_ACC part = part_of(place, corner);
             if (part == 0) continue;

@@ -1,4 +1,4 @@
-"""CUDA's compiler without a GPU: what it says about a kernel, and what the kernel costs on each architecture.
+"""CUDA's compiler without a GPU: it compiles kernels, and tells what they cost on each architecture.
 
 NVRTC comes from the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12 (or nvidia-cuda-nvrtc and
 nvidia-cuda-runtime for CUDA 13), is called by ctypes, and makes the very binary that CuPy would load.
@@ -40,17 +40,17 @@ _WHEELS = (  # folders below site-packages/nvidia: the library, the headers
 
 @dataclass(frozen=True)
 class Cost:
-    """What one thread or block of a kernel takes on one architecture."""
+    """Resources of one thread or block of a kernel on one architecture."""
 
     registers: int  # of a thread
-    frame: int  # bytes of a thread in local memory: what did not fit into registers, arrays with a variable index
+    frame: int  # bytes of a thread in local memory: spilled registers, and arrays with a variable index
     shared: int  # bytes of a block, those of fixed size
     code: int  # bytes
 
 
 # --- NVRTC --------------------------------------------------------------------------------------------
 def available() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Return the reason why nothing can be compiled here, or None."""
     if _wheels() is None:
         return "needs nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12"
     return None
@@ -58,7 +58,7 @@ def available() -> str | None:
 
 @cache
 def _wheels() -> tuple[Path, Path] | None:
-    """The library and the headers that belong to it."""
+    """Return the paths of the library and of the headers that belong to it."""
     for folder in map(Path, sys.path):
         for library, headers in _WHEELS:
             found = folder / "nvidia" / library, folder / "nvidia" / headers
@@ -73,19 +73,19 @@ def _library() -> ctypes.CDLL:
 
 
 def compile(text: str, arch: int, kernel_names: tuple[str, ...]) -> dict[str, Cost]:
-    """Costs of the functions `kernel_names` of a program; RuntimeError with the compiler's log if it is wrong."""
+    """Return the costs of kernels of a program, or raise RuntimeError with the compiler's log."""
     costs = _costs(text, arch)
     return {name: costs[name] for name in kernel_names}
 
 
 @cache
 def _costs(text: str, arch: int) -> dict[str, Cost]:
-    """Of all kernels of a program: those of one file are compiled once."""
+    """Return the costs of all kernels of a program, which is compiled once."""
     return read_costs(cubin(text, arch))
 
 
 def cubin(text: str, arch: int) -> bytes:
-    """The binary that CuPy would make of `text` on a device of this architecture."""
+    """Return the binary that CuPy would make of `text` on a device of this architecture."""
     nvrtc, program = _library(), ctypes.c_void_p()
     if nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None):
         raise MemoryError("NVRTC makes no program")
@@ -109,11 +109,11 @@ def _fetch(size_of, copy_of, program) -> bytes:
 
 
 def workers() -> ProcessPoolExecutor:
-    """Processes that compile: threads of one process wait for each other inside NVRTC."""
+    """Return processes that compile: threads of one process would wait for each other inside NVRTC."""
     return ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn"))
 
 
-# --- what a binary says about its kernels ----------------------------------------------------------------
+# --- costs in a binary -----------------------------------------------------------------------------------
 class _FileHeader(ctypes.LittleEndianStructure):
     _fields_ = (
         ("identification", ctypes.c_char * 16),
@@ -160,7 +160,7 @@ class _Symbol(ctypes.LittleEndianStructure):
 
 
 class _Record(ctypes.LittleEndianStructure):
-    """Of the section .nv.info; those that tell something about a function have a symbol and a value behind them."""
+    """A record of the section .nv.info; behind those about a function are a symbol and a value."""
 
     _fields_ = (("format", ctypes.c_uint8), ("attribute", ctypes.c_uint8), ("size", ctypes.c_uint16))
 
@@ -171,7 +171,7 @@ _RESERVED = 1024  # bytes of shared memory for the system in each block, from sm
 
 
 def read_costs(binary: bytes) -> dict[str, Cost]:
-    """Costs of the kernels in a cubin, an ELF file with a section .text.<name> for each."""
+    """Return the costs of the kernels in a cubin, an ELF file with a section .text.<name> for each."""
     header = _FileHeader.from_buffer_copy(binary)
     assert header.identification.startswith(b"\x7fELF"), "not a cubin"
     sections = _table(_Section, binary, header.sections_at, header.sections)
@@ -207,7 +207,7 @@ def _string(binary: bytes, strings: _Section, at: int) -> str:
 
 
 def _records(binary: bytes, info: _Section):
-    """(attribute, symbol, value) of each record that is about a function."""
+    """Yield (attribute, symbol, value) of each record about a function."""
     at = info.at
     while at < info.at + info.size:
         record = _Record.from_buffer_copy(binary, at)
@@ -219,9 +219,9 @@ def _records(binary: bytes, info: _Section):
             at += record.size
 
 
-# --- what fits on a multiprocessor of an H100 or H200 (sm_90) ----------------------------------------------
+# --- how much of a multiprocessor of an H100 or H200 (sm_90) is filled --------------------------------------
 def resident_blocks(registers: int, threads: int, shared: int) -> int:
-    """Blocks that one multiprocessor runs at a time, from the resources of compute capability 9.0."""
+    """Return how many blocks one multiprocessor runs at a time, from the resources of compute capability 9.0."""
     warps = -(-threads // 32)
     registers_of_warp = -(-registers * 32 // 256) * 256  # they are given out 256 at a time
     warps_in_registers = 4 * (65536 // 4 // registers_of_warp)  # four quarters, and a warp lives in one
@@ -229,13 +229,13 @@ def resident_blocks(registers: int, threads: int, shared: int) -> int:
 
 
 def constants(instance: dict, dtype: str) -> dict:
-    """The options of an instance for values of a dtype; offsets that are fractions are as wide as sums."""
+    """Return the options of an instance for values of a dtype; fractional offsets are as wide as sums."""
     wide = {"PLACE": DTYPES[dtype]["ACC"]} if instance.get("SUBPIXEL") else {}
     return {**instance, **DTYPES[dtype], **wide}
 
 
 def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
-    """The texts of a kernel that are compiled when no GPU is there."""
+    """Return the texts of a kernel that are compiled without a GPU."""
     return [kernels.text(kernel.file, constants(instance, dtype)) for instance in kernel.instances]
 
 
@@ -254,7 +254,7 @@ struct Two {
 
 
 def layout_checks(parameter: kernels.Parameter) -> str:
-    """A text that compiles only if C++ lays a struct out as NumPy does, and reads what NumPy has written."""
+    """Return a text that compiles only if C++ reads each field of a struct where NumPy has written it."""
     dtype, ctype = parameter.dtype, parameter.ctype
     values = range(1, len(dtype.names) + 1)
     written = ", ".join(map(str, np.array(tuple(values), dtype).tobytes()))
@@ -270,7 +270,7 @@ def layout_checks(parameter: kernels.Parameter) -> str:
 
 
 def lines(kernel: kernels.Kernel) -> int:
-    """Of the function that is launched, without those that it calls."""
+    """Return the lines of the function that is launched, without the functions that it calls."""
     function = re.search(rf'^extern "C"[^\n]*\n{kernel.name}\(.*?^}}', _source.read(kernel.file), re.M | re.S)[0]
     return len(function.splitlines())
 

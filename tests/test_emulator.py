@@ -1,5 +1,4 @@
-"""The emulator sees the bugs that it is there for, and raises no false alarm. What it then says of the kernels is
-elsewhere."""
+"""The emulator finds the bugs that it is there for, and raises no false alarm. Other files test the kernels with it."""
 
 from __future__ import annotations
 

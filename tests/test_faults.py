@@ -1,4 +1,4 @@
-"""Faults planted in the kernels, each with the case that catches it: who changes the case sees what it is for."""
+"""Faults planted in the kernels, each with the case that catches it."""
 
 from __future__ import annotations
 

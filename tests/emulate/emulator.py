@@ -1,10 +1,10 @@
-"""Builds kernels with g++ and launches them on NumPy arrays.
+"""Build kernels with g++ and launch them on NumPy arrays.
 
-Every array is copied to pages of its own, which end (or begin) where no memory is; constant ones can not be written.
-The machine that runs the threads is machine.cpp, what CUDA's names mean is cuda_emu.h.
+Every array is copied to pages of its own, before or behind which there is no memory; constant arrays cannot be written.
+machine.cpp runs the threads, and cuda_emu.h defines CUDA's names.
 
 Environment: SHIFTSEARCH_EMULATOR_MODE is the mode of an `Emulator()`, SHIFTSEARCH_EMULATOR_CACHE the folder for
-compiled kernels; those that were not used for two weeks are deleted from it.
+compiled kernels. Kernels that were not used for two weeks are deleted from it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from shiftsearch.backends.cuda import kernels
 _COMPILER = "g++"
 _HERE = Path(__file__).resolve().parent
 _HEADERS = (*sorted(_HERE.glob("*.h")), *sorted((_HERE / "include").glob("*.h")))
-_FLAGS = ["-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-plt", "-fno-exceptions", "-fno-strict-aliasing",
-          "-ffp-contract=off", "-w"]  # fmt: skip
-_MODES = {
-    "fast": ["-O1"],
-    # Null pointers that are moved but not used, as those of options left out, are no fault.
-    "ubsan": ["-O1", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr,pointer-overflow",
-              "-fno-sanitize-recover=all"],
-    "tsan": ["-O1", "-fsanitize=thread"],
-}  # fmt: skip
+_LANGUAGE = ["-std=c++17", "-fno-exceptions", "-fno-strict-aliasing", "-ffp-contract=off"]
+_FLAGS = [*_LANGUAGE, "-w", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-plt"]
+# a null pointer for an option that is left out may be moved, if it is not used
+_UBSAN = [
+    "-fsanitize=undefined,float-cast-overflow",
+    "-fno-sanitize=vptr,pointer-overflow",
+    "-fno-sanitize-recover=all",
+]
+_MODES = {"fast": ["-O1"], "ubsan": ["-O1", *_UBSAN], "tsan": ["-O1", "-fsanitize=thread"]}
 _TSAN_OPTIONS = "exitcode=0 suppress_equal_stacks=0 suppress_equal_addresses=0 report_signal_unsafe=0"
 _STATIC_SHARED = 48 << 10  # also dynamic shared memory, for a launch that does not opt in to more
 _SPARE_BUFFERS = 64
@@ -49,12 +49,12 @@ _lock = threading.RLock()  # of the machine, which is one
 
 
 class EmulatorError(RuntimeError):
-    """What a kernel, or its launch, does wrong."""
+    """A fault of a kernel or of its launch."""
 
 
 @functools.cache
 def available() -> str | None:
-    """None, or the reason why kernels can not run here."""
+    """Return the reason why kernels cannot run here, or None."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"the emulator switches threads on x86-64 Linux only, this is {platform.machine()} {sys.platform}"
     if shutil.which(_COMPILER) is None:
@@ -63,14 +63,14 @@ def available() -> str | None:
 
 
 class Emulator:
-    """Launches kernels.
+    """A device that runs kernels on the CPU.
 
-    mode: "fast"; "ubsan" sees signed overflow, misalignment and indices of small arrays too; "tsan" sees every race,
-    in a Python that `run_under_tsan` started.
-    seed: of the order of blocks, warps and lanes; 0 runs them in turn.
-    guard: whether arrays "end" or "start" at missing memory. At the end they are aligned as their elements only, as
-    views of a caller's arrays may be. None: arrays as they are, not copied, for those of gigabytes.
-    last: runs only so many blocks at the end of each grid, for arrays that are too large to compute.
+    mode: "fast"; "ubsan" also finds signed overflow, misalignment and wrong indices of small arrays; "tsan" finds every
+        race, in a Python that `run_under_tsan` started.
+    seed: decides the order of blocks, warps and lanes; 0 runs them in turn.
+    guard: whether arrays "end" or "start" at missing memory. With "end" they are aligned only as their elements are, like
+        views of a caller's arrays. None: arrays of gigabytes are used as they are and not copied.
+    last: runs only this many blocks, at the end of each grid, for arrays that are too large to compute.
     """
 
     xp = np
@@ -90,7 +90,7 @@ class Emulator:
         return f"Emulator({self.mode!r}, seed={self.seed}, guard={self.guard!r})"
 
     def launch(self, kernel: kernels.Kernel, constants: dict, blocks: int, arguments: dict, *, shared: int = 0) -> None:
-        """Runs a registered kernel in a grid of `blocks`, with `shared` bytes of dynamic shared memory."""
+        """Run a registered kernel in a grid of `blocks`, with `shared` bytes of dynamic shared memory."""
         found = _registered(self.mode, kernel, tuple(sorted(constants.items())))
         self._run(found, blocks, kernel.threads, kernels.bind(kernel, constants, arguments), shared)
 
@@ -105,7 +105,7 @@ class Emulator:
         shared: int = 0,
         opted_in: bool = True,
     ) -> None:
-        """Runs function `name` of a text. `opted_in`: to more than 48 KB of dynamic shared memory."""
+        """Run function `name` of a text. `opted_in` allows more than 48 KB of dynamic shared memory."""
         if shared > _STATIC_SHARED and not opted_in:
             raise EmulatorError(f"{name}: {shared} bytes of dynamic shared memory, above 48 KB a launch must opt in")
         self._run(_load(self.mode, text)[name], blocks, threads, arguments, shared)
@@ -156,7 +156,7 @@ class _Failure(ctypes.Structure):
 
 
 class _Function:
-    """A kernel in a library that is loaded."""
+    """A kernel in a loaded library."""
 
     def __init__(self, library: ctypes.CDLL, path: Path, name: str):
         self.path, self.name = path, name
@@ -169,7 +169,7 @@ class _Function:
         self.names = [f"argument {i}" for i in range(len(self.parameters))]
 
     def check(self, values: list) -> None:
-        """Refuses what is not of the C++ signature's types: a launch itself would take anything."""
+        """Refuse arguments that do not have the types of the C++ signature: a launch itself would take anything."""
         if len(values) != len(self.parameters):
             raise EmulatorError(f"{self.name} takes {len(self.parameters)} arguments, not {len(values)}")
         for (kind, wanted), value, name in zip(self.parameters, values, self.names, strict=True):
@@ -188,7 +188,7 @@ class _Function:
 
 
 def _is_value(value) -> bool:
-    """Whether CuPy passes it by value: a number, or a struct in an array of its own."""
+    """Say whether CuPy passes it by value: a number, or a struct as an array of shape ()."""
     if isinstance(value, np.ndarray):
         return value.shape == () and value.dtype.names is not None
     return isinstance(value, np.generic) and not isinstance(value, np.void)
@@ -200,7 +200,7 @@ def _code(dtype: np.dtype) -> str:
 
 
 class _Arguments:
-    """A launch's arguments: pointers to values, and the copies of its arrays."""
+    """The arguments of a launch: pointers to values, and copies of arrays."""
 
     def __init__(self, function: _Function, values: list, guard: str | None):
         self.copies: list[tuple[str, _Copy]] = []
@@ -227,7 +227,7 @@ class _Arguments:
         self._refuse_overlaps(function.name, sorted(places.values()))
 
     def _refuse_overlaps(self, function: str, places: list) -> None:
-        """Each array has a copy of its own, which would hide that a kernel reads what it has just written."""
+        """Refuse arrays that share memory if one is written: copies would hide that a kernel reads what it writes."""
         end, before, written = 0, "", False
         for start, stop, kind, name in places:
             if start < end and (written or kind == "w"):
@@ -244,7 +244,7 @@ class _Arguments:
             copy.release()
 
     def strayed(self) -> list[str]:
-        """Arrays beside which the kernel wrote, where there is memory: at the end that is not guarded."""
+        """Return the arrays beside which the kernel wrote, at the end that is not guarded."""
         return [name for name, copy in self.copies if copy.strayed()]
 
     def take_back(self) -> None:
@@ -264,7 +264,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _READ, _READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
-# Beside arrays. What a kernel reads there is no number, and must not look as if nothing was written when it is written.
+# Bytes beside arrays. Those that may be read are not numbers, and differ from those that show whether a kernel wrote.
 _UNREADABLE, _UNTOUCHED = 0xFF, 0xA5
 _UNWRITTEN = ctypes.create_string_buffer(bytes([_UNTOUCHED]) * mmap.PAGESIZE)
 _unwritten = ctypes.addressof(_UNWRITTEN)
@@ -288,18 +288,18 @@ class _Buffer:
         _protect(self.high, mmap.PAGESIZE, 0)
 
 
-_spare: dict[int, list[_Buffer]] = {}  # by pages: to make one takes longer than most launches
+_spare: dict[int, list[_Buffer]] = {}  # by pages: making one takes longer than most launches
 
 
 class _Copy:
-    """An array, copied to pages of its own."""
+    """A copy of an array, in pages of its own."""
 
     def __init__(self, array: np.ndarray, source: int, written: bool, at_end: bool):
         self.array, self.source, self.size, self.written = array, source, array.nbytes, written
         pages = max(1, -(-self.size // mmap.PAGESIZE))
         spare = _spare.get(pages)
         self.buffer = buffer = spare.pop() if spare else _Buffer(pages)
-        # An array of nothing is where every access fails.
+        # an empty array lies where every access fails
         self.address = buffer.high - self.size if at_end or not self.size else buffer.low
         self._slack = buffer.low if at_end else buffer.low + self.size
         self._slack_size = buffer.high - buffer.low - self.size
@@ -341,8 +341,8 @@ def _source_line(library: Path, instruction: int) -> str:
 
 # ---- Building ----
 
-# Shared memory is what no macro can declare: `__shared__ float x[N];` becomes a reference to memory of the machine,
-# on the same line.
+# No macro can declare shared memory: `__shared__ float x[N];` becomes a reference to memory of the machine, on the same
+# line.
 _SHARED = re.compile(
     r"(?P<extern>extern\s+)?__shared__\s+(?:(?:__align__|alignas)\s*\((?P<alignment>[^()]*)\)\s*)?"
     r"(?P<type>(?:unsigned\s+|long\s+)*\w+)\s+(?P<name>\w+)\s*(?P<sizes>(?:\[[^\]]*\]\s*)*);"
@@ -366,7 +366,7 @@ def _declare_shared(found: re.Match) -> str:
 
 
 def _translate(text: str) -> str:
-    """The C++ file for a kernel's text."""
+    """Return the C++ file for a kernel's text."""
     text = _without_comments(text)
     exported = "".join(f"EMU_EXPORT({name}, {bound or '0'})\n" for bound, name in _KERNEL.findall(text))
     text = _SHARED.sub(_declare_shared, text)
@@ -384,7 +384,7 @@ def _registered(mode: str, kernel: kernels.Kernel, constants: tuple) -> _Functio
 
 @functools.cache
 def _load(mode: str, text: str) -> dict[str, _Function]:
-    """Every kernel of a text, by name."""
+    """Build a text and return its kernels by name."""
     if available():
         raise EmulatorError(available())
     if mode == "tsan":
@@ -409,15 +409,15 @@ def _machine() -> Path:
 
 @functools.cache
 def _prelude(mode: str) -> Path:
-    """A folder with cuda_emu.h, compiled: a kernel takes a third of the time with it."""
+    """Return a folder with cuda_emu.h, compiled: with it, a kernel takes a third of the time."""
     command = [_COMPILER, *_FLAGS, *_MODES[mode], "-x", "c++-header", str(_HERE / "cuda_emu.h")]
     return _build(f"{mode}-prelude", "", command, file="cuda_emu.h.gch").parent
 
 
 def _build(name: str, suffix: str, command: list[str], source: str = "", file: str = "") -> Path:
-    """What `command` makes of `source`, from the cache or into it.
+    """Return the file that `command` makes of `source`, and keep it in the cache.
 
-    Several processes may do so at once: each writes to a place of its own, and whoever is last has the same to say.
+    Several processes may do so at once: each writes to a place of its own, and all of them write the same.
     """
     said = "\0".join([_toolchain(), *command, source])
     path = _cache() / f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:24]}{suffix}"
@@ -442,13 +442,13 @@ def _build(name: str, suffix: str, command: list[str], source: str = "", file: s
 
 
 def _environment() -> dict[str, str]:
-    """For programs that we start: without the sanitizer that we may run under."""
+    """Return the environment of programs that we start: without the sanitizer that we may run under."""
     return {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"} | {"LC_ALL": "C"}
 
 
 @functools.cache
 def _toolchain() -> str:
-    """What compiled kernels depend on, but for their own text."""
+    """Return everything but their text that compiled kernels depend on."""
     version = subprocess.run([_COMPILER, "--version"], capture_output=True, text=True, env=_environment()).stdout
     return "\0".join([version, *(header.read_text(encoding="utf-8") for header in _HEADERS)])
 
@@ -479,14 +479,14 @@ def _forget_unused(folder: Path) -> None:
             else:
                 path.unlink()
         except OSError:
-            continue  # another process forgot it first
+            continue  # another process deleted it first
 
 
 # ---- ThreadSanitizer ----
 
 
 def run_under_tsan(pytest_args: list[str], timeout: float = 600) -> subprocess.CompletedProcess:
-    """Runs pytest in a Python that ThreadSanitizer was loaded into, where `Emulator()` has mode "tsan"."""
+    """Run pytest in a Python with ThreadSanitizer, in which `Emulator()` has mode "tsan"."""
     if available():
         raise EmulatorError(available())
     command = [_COMPILER, "-print-file-name=libtsan.so"]
@@ -500,7 +500,7 @@ def run_under_tsan(pytest_args: list[str], timeout: float = 600) -> subprocess.C
 
 
 def _addresses_too_random() -> bool:
-    """ThreadSanitizer of before gcc 14 does not start where the kernel spreads addresses further than was usual."""
+    """Say whether the kernel spreads addresses further than ThreadSanitizer before gcc 14 can bear."""
     try:
         return int(Path("/proc/sys/vm/mmap_rnd_bits").read_text()) > 28 and shutil.which("setarch") is not None
     except (OSError, ValueError):
@@ -523,7 +523,7 @@ _reports_read = 0
 
 
 def _raise_races(name: str) -> None:
-    """Makes an error of what ThreadSanitizer has written since the last launch."""
+    """Raise what ThreadSanitizer has reported since the last launch."""
     global _reports_read
     if not _reports().exists() or _reports().stat().st_size == _reports_read:
         return

@@ -1,4 +1,4 @@
-"""Launches of bugs.cu: for each bug what must be said, by which mode, and what the kernel without it computes."""
+"""Launches of bugs.cu: which mode finds each bug with which message, and what the kernel computes without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text(bug: bool) -> str:
 
 @dataclass(frozen=True)
 class Bug:
-    """A kernel from `x` and `values` to `y`. `seen`: by mode a pattern of the message, or that the result is wrong."""
+    """A kernel from `x` and `values` to `y`. `seen` has, for each mode, a pattern of the message or WRONG."""
 
     name: str
     seen: dict[str, str]
@@ -33,7 +33,7 @@ class Bug:
     seconds: float = 60.0
 
     def run(self, mode: str, bug: bool, seed: int, guard: str | None = None) -> np.ndarray:
-        """`y`, of the kernel with its bug or without."""
+        """Return `y` of the kernel, with its bug or without."""
         emulator = Emulator(mode, seed, guard or self.guard)
         emulator.seconds = self.seconds if bug else 60.0
         y = np.zeros_like(self.expected)
@@ -42,7 +42,7 @@ class Bug:
         return y
 
     def said(self, mode: str, seed: int) -> str:
-        """What shows of the bug: a message, or nothing but the result."""
+        """Return the message that the bug causes, or WRONG if only the result shows it."""
         try:
             return WRONG if (self.run(mode, True, seed) != self.expected).any() else "nothing"
         except EmulatorError as error:
