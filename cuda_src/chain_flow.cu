@@ -51,8 +51,8 @@ __device__ inline Step step_to(int t, int slot, int frames) {
 }
 
 // Channel 0 or 1 of the flow that a step reads, as a frame of one channel.
-__device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b, int channel,
-                                const Flows& s) {
+__device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b,
+                                int channel, const Flows& s) {
     const SS_SCALAR* flow = step.ahead ? forward : backward;
     return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, 1};
 }
