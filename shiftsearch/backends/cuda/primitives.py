@@ -5,6 +5,8 @@ Kernels read videos with channels last: those that already lie in memory like th
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from shiftsearch._geometry import Patches, query_grid
@@ -30,7 +32,9 @@ class Cuda:
         call.run("score", scores.size, scores=scores)
         return scores
 
-    def aggregate(self, q, k, weights, offsets, p: Patches, *, size=None, stacked=False):
+    def aggregate(
+        self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] | None = None, stacked: bool = False
+    ):
         each = (offsets.shape[-2],) if stacked else ()
         shape = (k.shape[0], *each, *size) if q is None else q.shape
         call = _Call(self.device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
@@ -38,7 +42,7 @@ class Cuda:
         call.run("aggregate", out.size, out=out)
         return out
 
-    def scatter(self, q, k, weights, offsets, p: Patches, *, size=None):
+    def scatter(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] | None = None):
         shape = (q.shape[0], *size) if k is None else k.shape
         call = _Call(self.device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape)
         return self._sort_and_scatter(call)
@@ -59,7 +63,7 @@ class Cuda:
         call.run("gather", patches.size, patches=patches)
         return patches
 
-    def fold(self, patches, weights, offsets, p: Patches, *, size):
+    def fold(self, patches, weights, offsets, p: Patches, *, size: tuple[int, int, int]):
         """Scatter of patches that are given."""
         T, H, W = size
         shape = (offsets.shape[0], T, offsets.shape[1] * patches.shape[-3], H, W)
@@ -82,27 +86,37 @@ class Cuda:
 
     # --- search -----------------------------------------------------------------------------------
     def search(self, q, k, spec, p: Patches, *, flow=None, seeds=None):
-        xp, (B, T), (h, w) = self.xp, k.shape[:2], query_grid(*k.shape[-2:], p.stride)
-        around = seeds if flow is None else flow
-        around = xp.zeros((B, 1, T, 0, 2, h, w), np.float32) if around is None else around
+        around = self._around(k, p, flow, seeds)
         windows = spec.search_slots() if seeds is None else seeds.shape[-2]
         constants = _search_constants(spec, p, k.dtype, around, windows, seeds is not None)
-        kept, sums, G = spec.kept(windows), _sums(k.dtype), spec.heads
-        shape = (B, G, T, h, w, kept)
-        scores, origin = xp.empty(shape, sums), xp.empty(shape, np.int32)
-        offsets = xp.empty((*shape, 3), sums if spec.subpixel else np.int32)
-        count = B * G * T * h * w
-        blocks, buffers = self._buffers(constants, count)
-        arrays = {"q": _channels_last(xp, q), "k": _channels_last(xp, k), "around": xp.ascontiguousarray(around)}
-        results = {"scores": scores, "offsets": offsets, "origin": origin, "buffers": buffers}
-        slots = around.shape[3] if seeds is None else windows
-        sizes = _sizes(p, shape, q.shape, k.shape)
-        sizes |= {"groups": around.shape[1], "slots": slots, "windows": windows, "count": count}
-        kernel = KERNELS["search"]
-        known = arrays | results | sizes
-        arguments = {name: known[name] for name in kernel.names(constants)}
-        self.device.launch(kernel, constants, blocks, arguments, shared=kernel.shared(constants))
+        queries = (k.shape[0], spec.heads, k.shape[1], *query_grid(*k.shape[-2:], p.stride))
+        shape = (*queries, spec.kept(windows))
+        scores, origin = self.xp.empty(shape, _sums(k.dtype)), self.xp.empty(shape, np.int32)
+        offsets = self.xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
+        blocks, buffers = self._buffers(constants, prod(queries))
+        known = {
+            **_sizes(p, shape, q.shape, k.shape),
+            "groups": around.shape[1],
+            "slots": around.shape[3] if seeds is None else windows,
+            "windows": windows,
+            "count": prod(queries),
+            "q": _channels_last(self.xp, q),
+            "k": _channels_last(self.xp, k),
+            "around": around,
+            "scores": scores,
+            "offsets": offsets,
+            "origin": origin,
+            "buffers": buffers,
+        }
+        _launch(self.device, "search", constants, blocks, known)
         return scores, offsets, origin
+
+    def _around(self, k, p: Patches, flow, seeds):
+        """Return what the windows lie around: flow or seeds, or flow that leads to no frame."""
+        if flow is None and seeds is None:
+            shape = (k.shape[0], 1, k.shape[1], 0, 2, *query_grid(*k.shape[-2:], p.stride))
+            return self.xp.zeros(shape, np.float32)
+        return self.xp.ascontiguousarray(seeds if flow is None else flow)
 
     def _buffers(self, constants: Constants, queries: int):
         """Return how many blocks search `queries`, and global memory for their best candidates where it is needed."""
@@ -114,10 +128,10 @@ class Cuda:
         return blocks, self.xp.empty(blocks * of_block, np.uint8)
 
     # --- flow -------------------------------------------------------------------------------------
-    def chain_flow(self, forward, backward, *, radius, stride):
+    def chain_flow(self, forward, backward, *, radius: int, stride: int):
         return self._chained(forward, backward, radius, stride).astype(forward.dtype)
 
-    def chain_flow_backward(self, grad, forward, backward, *, radius, stride):
+    def chain_flow_backward(self, grad, forward, backward, *, radius: int, stride: int):
         xp, (B, T, _, H, W) = self.xp, forward.shape
         h, w = query_grid(H, W, stride)
         shape = (B, 1, T, h, w, 2 * radius)
@@ -140,30 +154,19 @@ class Cuda:
     def _launch_chain(self, name: str, forward, backward, radius: int, stride: int, arguments: dict) -> None:
         B, T, _, H, W = forward.shape
         h, w = query_grid(H, W, stride)
-        kernel, count = KERNELS[name], B * T * h * w
         constants = {**_numbers(forward.dtype), "RADIUS": radius, "STRIDE": stride}
         flows = {"forward": self.xp.ascontiguousarray(forward), "backward": self.xp.ascontiguousarray(backward)}
-        sizes = {"T": T, "H": H, "W": W, "h": h, "w": w, "count": count}
-        self.device.launch(kernel, constants, -(-count // kernel.threads), {**flows, **arguments, **sizes})
+        sizes = {"T": T, "H": H, "W": W, "h": h, "w": w, "count": B * T * h * w}
+        blocks = -(-sizes["count"] // KERNELS[name].threads)
+        _launch(self.device, name, constants, blocks, {**flows, **arguments, **sizes})
 
 
 class _Call:
     """What the kernels of one primitive have in common: constants, arrays as they read them, and sizes."""
 
-    def __init__(
-        self,
-        device,
-        p: Patches,
-        offsets,
-        dtype,
-        *,
-        q=None,
-        k=None,
-        weights=None,
-        patches=None,
-        q_shape=None,
-        k_shape=None,
-    ):
+    def __init__(self, device, p: Patches, offsets, dtype, *, q_shape=None, k_shape=None, **arrays):
+        """Prepare a call on `arrays` q, k, weights and patches, as far as there are any."""
+        q, k, weights, patches = (arrays.get(name) for name in ("q", "k", "weights", "patches"))
         xp = device.xp
         self.device, self.patches, self.dtype, self.sums = device, p, dtype, _sums(dtype)
         q_shape = q_shape if q is None else q.shape
@@ -188,10 +191,15 @@ class _Call:
         """Launch a kernel that has one thread for each of `count` numbers."""
         if count == 0:
             return
-        kernel = KERNELS[name]
         known = {**self.arrays, **self.sizes, **arguments, "count": count}
-        taken = {name: known[name] for name in kernel.names(self.constants)}
-        self.device.launch(kernel, self.constants, -(-count // kernel.threads), taken)
+        _launch(self.device, name, self.constants, -(-count // KERNELS[name].threads), known)
+
+
+def _launch(device, name: str, constants: Constants, blocks: int, known: dict) -> None:
+    """Launch a kernel with those of the `known` arguments that it has."""
+    kernel = KERNELS[name]
+    arguments = {name: known[name] for name in kernel.names(constants)}
+    device.launch(kernel, constants, blocks, arguments, shared=kernel.shared(constants))
 
 
 def _sizes(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, int]:
