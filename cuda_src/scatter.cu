@@ -30,14 +30,13 @@ __device__ inline SS_ACC part_of(const Place& place, int corner) {
     return (SS_ACC)((corner / 2 ? place.fy : 1 - place.fy) * (corner % 2 ? place.fx : 1 - place.fx));
 }
 
-// What candidate c of query r adds at pixel (dy, dx) of its patch: weights * dphi/dk.
-__device__ inline SS_ACC of_form(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, long long c,
-                                 const Query& r, const Place& place, long long dy, long long dx, int f,
-                                 const Sizes& s) {
+// What candidate c of query r adds at pixel (a, b) of its patch: weights * dphi/dk.
+__device__ inline SS_ACC of_form(const SS_SCALAR* q, const Frame& k_frame, const SS_ACC* weights, long long c,
+                                 const Query& r, const Place& place, int a, int b, int f, const Sizes& s) {
+    const long long dy = patch_offset(a), dx = patch_offset(b);
     const SS_SCALAR* mine = patch_pixel(frame_of_q(q, r, (int)(c % s.K), s), r, dy, dx);
     if (!mine) return 0;
-    SS_ACC theirs = 0;
-    if (SS_L2) theirs = value_of(sample(frame_of_k(k, r.b, r.g, place.frame, s), place, dy, dx), f);
+    const SS_ACC theirs = SS_L2 ? value_of(sample(k_frame, place, dy, dx), f) : (SS_ACC)0;
     return dphi_dk(load(mine + f), theirs) * weights[c];
 }
 
@@ -57,6 +56,7 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
     if (i >= count) return;
     const Number p = number_of(i, s, s.kT, s.kH, s.kW);
     const int corners = SS_WHOLE ? 1 : 4, margin = SS_ZEROS ? SS_REACH : 0;  // mirrored places lie in the frame
+    const Frame k_frame = frame_of_k(k, p.video, p.g, p.t, s);
     SS_ACC sum = 0;
     // each pixel of a patch, each corner of its sample, straight or mirrored
     for (int m = 0; m < SS_PATCH * SS_PATCH * corners * 4; ++m) {
@@ -75,7 +75,7 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
             const SS_ACC part = part_of(place, corner);
             if (part == 0) continue;
             sum += part * (SS_PATCHES ? of_patch(patches, weights, c, a, b, p.f, s)
-                                      : of_form(q, k, weights, c, r, place, patch_offset(a), patch_offset(b), p.f, s));
+                                      : of_form(q, k_frame, weights, c, r, place, a, b, p.f, s));
         }
     }
     store(out + channels_first(p, s, s.kT, s.kH, s.kW), sum);

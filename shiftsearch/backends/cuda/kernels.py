@@ -19,7 +19,7 @@ import numpy as np
 
 from shiftsearch import _source
 
-Constants = dict[str, str | int | float]
+Constants = dict[str, Any]  # names and numbers that are written into a text
 
 _DTYPES = {
     "float": "float32",
@@ -91,7 +91,7 @@ class Parameter:
 
 
 # --- the kernels ----------------------------------------------------------------------------------
-_ARRAYS = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
+_ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
 _FRACTION = _ARRAYS | {"PATCH": 7, "DILATION": 1, "STRIDE": 1, "SCALE": 1, "L2": 1}
 _WHOLE = {**_FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1}
 _ZEROS = {**_FRACTION, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2}
@@ -120,7 +120,7 @@ def _with(instances: tuple[Constants, ...], **more) -> tuple[Constants, ...]:
 
 _OF_FORM, _OF_PATCHES = _with((*_PLACES, _STACKED), PATCHES=0), _with(_PLACES, PATCHES=1)
 _SCATTERED = _with((*_OF_FORM, *_OF_PATCHES), REACH=4, WEIGHTED=1)
-_CHAINS = ({"RADIUS": 2, "STRIDE": 1},)
+_CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
 _KERNELS = (
     Kernel("score", "score.cu", registers=128, instances=(*_PLACES, _STACKED)),
     Kernel("aggregate", "aggregate.cu", registers=144, instances=(*_PLACES, _STACKED)),
@@ -143,9 +143,11 @@ def text(file: str, constants: Constants) -> str:
 
 
 @cache
-def _parameters(file: str, name: str, constants: tuple[tuple[str, str | int | float], ...]) -> tuple[Parameter, ...]:
+def _parameters(file: str, name: str, constants: tuple[tuple[str, Any], ...]) -> tuple[Parameter, ...]:
     source = re.sub(r"//[^\n]*", "", _source.read(file))
     found = re.search(rf"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?{name}\s*\(([^)]*)\)", source)
+    if found is None:
+        raise LookupError(f"{file} has no kernel {name}")
     types = {f"SS_{key}": str(value) for key, value in constants}
     return tuple(_parameter(declared, types, source) for declared in found[1].split(","))
 
@@ -161,13 +163,9 @@ def _parameter(declared: str, types: dict[str, str], source: str) -> Parameter:
 
 def _fields(struct: str, source: str) -> tuple[Parameter, ...]:
     """Read the fields of a struct, such as `int T, H, W;`."""
-    declarations = re.search(rf"struct {struct} \{{([^}}]*)\}};", source)[1].split(";")[:-1]
-    found = []
-    for declared in declarations:
-        ctype, *names = re.match(r"\s*(.*\S)\s+(\w+)\s*$", declared.split(",")[0]).groups()
-        names += [name.strip() for name in declared.split(",")[1:]]
-        found += [Parameter(name, ctype) for name in names]
-    return tuple(found)
+    body = source.split(f"struct {struct} {{", 1)[1].split("}", 1)[0]
+    declarations = re.findall(r"(\w[\w ]*?)\s+(\w+(?:\s*,\s*\w+)*);", body)
+    return tuple(Parameter(name.strip(), ctype) for ctype, names in declarations for name in names.split(","))
 
 
 # --- arguments ------------------------------------------------------------------------------------

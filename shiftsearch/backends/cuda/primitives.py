@@ -32,9 +32,7 @@ class Cuda:
         call.run("score", scores.size, scores=scores)
         return scores
 
-    def aggregate(
-        self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] | None = None, stacked: bool = False
-    ):
+    def aggregate(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] = (), stacked: bool = False):
         each = (offsets.shape[-2],) if stacked else ()
         shape = (k.shape[0], *each, *size) if q is None else q.shape
         call = _Call(self.device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
@@ -42,7 +40,7 @@ class Cuda:
         call.run("aggregate", out.size, out=out)
         return out
 
-    def scatter(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] | None = None):
+    def scatter(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] = ()):
         shape = (q.shape[0], *size) if k is None else k.shape
         call = _Call(self.device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape)
         return self._sort_and_scatter(call)
@@ -89,7 +87,8 @@ class Cuda:
         around = self._around(k, p, flow, seeds)
         windows = spec.search_slots() if seeds is None else seeds.shape[-2]
         constants = _search_constants(spec, p, k.dtype, around, windows, seeds is not None)
-        queries = (k.shape[0], spec.heads, k.shape[1], *query_grid(*k.shape[-2:], p.stride))
+        B, T, _, H, W = k.shape
+        queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
         shape = (*queries, spec.kept(windows))
         scores, origin = self.xp.empty(shape, _sums(k.dtype)), self.xp.empty(shape, np.int32)
         offsets = self.xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
@@ -114,8 +113,8 @@ class Cuda:
     def _around(self, k, p: Patches, flow, seeds):
         """Return what the windows lie around: flow or seeds, or flow that leads to no frame."""
         if flow is None and seeds is None:
-            shape = (k.shape[0], 1, k.shape[1], 0, 2, *query_grid(*k.shape[-2:], p.stride))
-            return self.xp.zeros(shape, np.float32)
+            B, T, _, H, W = k.shape
+            return self.xp.zeros((B, 1, T, 0, 2, *query_grid(H, W, p.stride)), np.float32)
         return self.xp.ascontiguousarray(seeds if flow is None else flow)
 
     def _buffers(self, constants: Constants, queries: int):
