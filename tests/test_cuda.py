@@ -187,27 +187,30 @@ class Counting(emulate.Emulator):
         super().launch(kernel, *arguments, **options)
 
 
-def stacked(backend, primitive: str, p: Patches, q_known: bool = True):
-    """What a primitive gives for K videos of queries, and what the definition does. All sums are exact."""
+def stacked(backend, primitive: str, p: Patches, both_known: bool = True):
+    """Return what a primitive and its definition give for K videos of queries. All sums are exact."""
     rng, (B, G, T, K, H, W) = np.random.default_rng(3), (2, 2, 3, 3, 5, 7)
     h, w = _geometry.query_grid(H, W, p.stride)
     k = rng.integers(-3, 4, (B, T, 2 * G, H, W)).astype(float)
     q = rng.integers(-3, 4, (B, K, *k.shape[1:])).astype(float)
     weights = rng.integers(-2, 3, (B, G, T, h, w, K)).astype(float)
     offsets = rng.integers(-9, 10, (*weights.shape, 3)) / 4
-    calls = {
-        "score": lambda backend, q, k, weights, offsets: backend.score(q, k, offsets, p),
-        "aggregate": lambda backend, q, k, weights, offsets: backend.aggregate(
-            q if q_known else None, k, weights, offsets, p, size=k.shape[1:], stacked=True
-        ),
-        "scatter": lambda backend, q, k, weights, offsets: backend.scatter(
-            q, k if q_known else None, weights, offsets, p, size=k.shape[1:]
-        ),
-        "slope": lambda backend, q, k, weights, offsets: backend.slope(q, k, weights, offsets, p),
-    }
-    arrays = q, k, weights, offsets
-    found = calls[primitive](backend, *map(backend.xp.asarray, arrays))
-    return found.get(), calls[primitive](definition, *arrays)
+    arrays = (backend.xp.asarray(array) for array in (q, k, weights, offsets))
+    found = _derivative(backend, primitive, p, both_known, *arrays)
+    return found.get(), _derivative(definition, primitive, p, both_known, q, k, weights, offsets)
+
+
+def _derivative(backend, primitive, p, both_known, q, k, weights, offsets):
+    size = k.shape[1:]
+    match primitive:
+        case "score":
+            return backend.score(q, k, offsets, p)
+        case "aggregate":
+            return backend.aggregate(q if both_known else None, k, weights, offsets, p, size=size, stacked=True)
+        case "scatter":
+            return backend.scatter(q, k if both_known else None, weights, offsets, p, size=size)
+        case "slope":
+            return backend.slope(q, k, weights, offsets, p)
 
 
 _STACKED_LAYOUTS = {
@@ -221,8 +224,8 @@ _STACKED_LAYOUTS = {
 @pytest.mark.parametrize("primitive", ["score", "aggregate", "scatter", "slope"])
 def test_videos_of_queries_take_one_launch(primitive, layout):
     backend = Cuda(Counting())
-    for q_known in (True, False) if layout != "l2" else (True,):
-        np.testing.assert_array_equal(*stacked(backend, primitive, _STACKED_LAYOUTS[layout], q_known))
+    for both_known in (True, False) if layout != "l2" else (True,):
+        np.testing.assert_array_equal(*stacked(backend, primitive, _STACKED_LAYOUTS[layout], both_known))
         assert backend.device.launched.count(primitive) == 1
         backend.device.launched.clear()
 

@@ -63,7 +63,7 @@ def test_mode_of_the_environment(monkeypatch):
     ("arguments", "message"),
     [
         ((np.zeros(8), np.int32(8)), "argument 0 is ndarray of float64, expected an array of f4"),
-        ((np.zeros(8, np.float32), 8), "argument 1 is int, expected a NumPy scalar of i4"),
+        ((np.zeros(8, np.float32), 8), "argument 1 is int, expected a NumPy scalar or struct of i4"),
         ((np.zeros(8, np.float32), np.int64(8)), "argument 1 is int64 of int64"),
         ((np.zeros(8, np.float32),), "takes 2 arguments, not 1"),
         ((np.float32(8), np.int32(8)), "argument 0 is float32, expected an array of f4"),
@@ -76,6 +76,22 @@ def test_mode_of_the_environment(monkeypatch):
 def test_arguments(arguments, message):
     with pytest.raises(EmulatorError, match=message):
         Emulator().launch_text(_FILL, "fill", 1, 32, list(arguments))
+
+
+_PAIR = """
+struct Pair { int a; double b; };
+extern "C" __global__ void pair(double* y, const Pair p) { *y = p.a + p.b; }
+"""
+
+
+def test_structs_are_passed_by_value():
+    y, pair = np.zeros(1), np.array((1, 0.5), np.dtype([("a", "i4"), ("b", "f8")], align=True))
+    Emulator("ubsan").launch_text(_PAIR, "pair", 1, 1, [y, pair])
+    assert y[0] == 1.5
+    packed = pair.astype([("a", "i4"), ("b", "f8")])
+    for wrong in (packed, pair[()], pair[None], np.float64(2)):  # CuPy takes no np.void either
+        with pytest.raises(EmulatorError, match=r"argument 1 is .*, expected a NumPy scalar or struct of V16"):
+            Emulator().launch_text(_PAIR, "pair", 1, 1, [y, wrong])
 
 
 def test_null_pointers_may_be_passed():

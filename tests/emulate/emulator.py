@@ -178,7 +178,7 @@ class _Function:
             fits = _is_value(value) if kind == "v" else isinstance(value, np.ndarray)
             got = _code(value.dtype) if fits else None
             if got != wanted:
-                what = "a NumPy scalar" if kind == "v" else "an array"
+                what = "a NumPy scalar or struct" if kind == "v" else "an array"
                 seen = type(value).__name__ if got is None else f"{type(value).__name__} of {value.dtype}"
                 raise EmulatorError(f"{self.name}: {name} is {seen}, expected {what} of {wanted}")
             if kind != "v" and not value.flags.c_contiguous:
