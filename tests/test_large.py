@@ -166,19 +166,21 @@ def _end(array):
 def test_more_candidates_than_32_bits_count(huge):
     backend, video, places = huge
     q, k, offsets = video(2, _C, _H, _W), video(2, _C, _H, _W), places(1, 1, 1, _H, _W, _K)
-    c = backend.xp.empty(offsets.shape[:-1], np.float32)
-    c[0, 0, 0, -1, -_FEW:] = np.random.default_rng(1).integers(-2, 3, (_FEW, _K))
-    assert min(q.size, c.size) > 2**31
+    weights = backend.xp.empty(offsets.shape[:-1], np.float32)
+    weights[0, 0, 0, -1, -_FEW:] = np.random.default_rng(1).integers(-2, 3, (_FEW, _K))
+    assert min(q.size, weights.size) > 2**31
     last, near = np.s_[:, :, :, -1:, -_FEW:], (_end(q), _end(k))
-    at, few = offsets[last].astype(float), c[last]
+    at, few = offsets[last].astype(float), weights[last]
     p, here = (Patches(patch=2, metric="l2", origin=origin) for origin in ((1, 0, 0), (1, 7, _FEW)))
     np.testing.assert_array_equal(backend.score(q, k, offsets, p)[last], definition.score(*near, at, here))
-    np.testing.assert_array_equal(backend.slope(q, k, c, offsets, p)[last], definition.slope(*near, few, at, here))
+    np.testing.assert_array_equal(
+        backend.slope(q, k, weights, offsets, p)[last], definition.slope(*near, few, at, here)
+    )
     one, one_here = (Patches(origin=of.origin) for of in (p, here))
     np.testing.assert_array_equal(backend.gather(k, offsets, one)[last], definition.gather(near[1], at, one_here))
     own = np.s_[:, 1, :, -1, -_FEW + 1 :]
-    pulled = definition.aggregate(*near, few, at, here)[own]
-    np.testing.assert_array_equal(backend.aggregate(q, k, c, offsets, p)[own], pulled.astype(np.float16))
+    aggregated = definition.aggregate(*near, few, at, here)[own]
+    np.testing.assert_array_equal(backend.aggregate(q, k, weights, offsets, p)[own], aggregated.astype(np.float16))
     spec = SEARCH.specify(window=3, radius=0, topk=_K)
     scores, found, _ = backend.search(q, k, spec, spec.patches())
     wanted, there, _ = definition.search(*near, spec, spec.patches())
@@ -196,11 +198,11 @@ def test_more_channels_than_32_bits_count_go_to_their_places(huge):
         video(1, 2**31 // 1600 + 999, 40, 40),
         places(1, 1, 1, 40, 40, _K),
     )
-    c = np.ones(offsets.shape[:-1], np.float32)
+    weights = np.ones(offsets.shape[:-1], np.float32)
     p = Patches(patch=2, metric="l2")
     assert q.size > 2**31
-    found = backend.scatter(q, k, c, offsets, p)[..., -200:, -1, -1]
-    wanted = definition.scatter(*(v[:, :, -200:].astype(float) for v in (q, k)), c, offsets.astype(float), p)[
+    found = backend.scatter(q, k, weights, offsets, p)[..., -200:, -1, -1]
+    wanted = definition.scatter(*(v[:, :, -200:].astype(float) for v in (q, k)), weights, offsets.astype(float), p)[
         ..., -1, -1
     ]
     np.testing.assert_array_equal(found, wanted.astype(np.float16))
@@ -226,8 +228,8 @@ def test_more_flow_than_32_bits_count(huge):
         grad, chained = (backend.xp.empty((B, T, 2, 2, H, W), dtype) for dtype in (np.float32, np.float64))
         grad[..., -1, -_FEW:] = 1
         chained[..., -1, -_FEW:] = wanted
-        out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64)
-               for name, more in (("offsets", (3,)), ("arrived", (2,)), ("forwards", ()), ("backwards", ()))}  # fmt: skip
+        each = {"offsets": (3,), "arrived": (2,), "forwards": (), "backwards": ()}
+        out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64) for name, more in each.items()}
         backend._launch_chain("chain_flow_backward", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
         return [array[0, -1, -1, -_FEW:] for array in out.values()]
 
