@@ -21,7 +21,7 @@
 #define SS_WARPS 4
 #define SS_WINDOW_SIZE (SS_WINDOW * SS_WINDOW)
 
-// Of `around`: heads or 1 for all, and slots. All windows of a query are `windows`, also where no flow leads.
+// Heads that have a flow of their own, or 1; slots that `around` leads to; windows of a query, also without flow.
 struct Around {
     int groups, slots, windows;
 };

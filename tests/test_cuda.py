@@ -1,4 +1,4 @@
-"""The public functions on arrays that say they are on a GPU: the emulated kernels behind a stand-in for CuPy."""
+"""The CUDA backend on emulated kernels: public functions with a stand-in for CuPy, structs, stacked queries, geometry."""
 
 from __future__ import annotations
 

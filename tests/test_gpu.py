@@ -1,4 +1,4 @@
-"""What only a GPU has: streams, devices, and libraries that share its memory. The ops themselves: `pytest -m gpu`, everywhere."""
+"""Streams, devices, and libraries that share the memory of a GPU. `pytest --full -m gpu` also tests the ops on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is large: windows, patches, the number of kept candidates, and arrays of more than 2**31 elements.
+"""Large windows and patches, many kept candidates, and arrays of more than 2**31 elements.
 
 All values are small whole numbers, so that sums are exact and even candidates that score alike have one order.
 """
@@ -158,7 +158,7 @@ def huge():
 
 
 def _end(array):
-    """Of a video: what of it is near the end."""
+    """Return the end of a video, near its last pixel."""
     return array[..., -200:, -8:, -2 * _FEW :].astype(float)
 
 

@@ -1,4 +1,4 @@
-"""Every kernel compiles for every architecture and dtype, and costs no more than it may. Needs no GPU."""
+"""Every kernel compiles for every architecture and dtype, within its limit of registers. This needs no GPU."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The emulated kernels in single precision again, in a compiler's own checks: undefined behaviour on all cases, races on
-every kernel. The other dtypes are checked for undefined behaviour where they are run: see backends.py.
+"""The emulated kernels in single precision, under the compiler's own checks: for undefined behaviour in all cases, for
+races in every kernel. The other dtypes run under the first of these everywhere: see backends.py.
 """
 
 from __future__ import annotations
