@@ -129,7 +129,7 @@ _KERNELS = (
     Kernel("slope", "slope.cu", registers=152, instances=(*_OF_FORM, *_OF_PATCHES)),
     Kernel("gather", "gather.cu", registers=72, instances=_PLACES),
     Kernel("search", "search.cu", registers=192, shared=_shared_buffers, instances=_SEARCHES),
-    Kernel("chain_flow", "chain_flow.cu", registers=80, instances=_CHAINS),
+    Kernel("chain_flow", "chain_flow.cu", registers=88, instances=_CHAINS),
     Kernel("chain_flow_backward", "chain_flow.cu", registers=128, instances=_CHAINS),
 )
 KERNELS = {kernel.name: kernel for kernel in _KERNELS}
