@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,13 @@ def tighten() -> None:
     """Makes mistakes show: memory without the room that aligning it takes, as vectors may begin anywhere, and threads
     for calls that are too small for them.
     """
-    from shiftsearch.backends.cpu import pool, search, whole_places
+    from shiftsearch.backends.cpu import margin, pool, simd, whole_places
     from shiftsearch.video.denoise import spectra
 
     pool._SMALL = 0
-    for module in (search, spectra, whole_places):
+    search = import_module("shiftsearch.backends.cpu.search")  # cpu.search is the primitive
+    for module in (margin, search, spectra, whole_places):
+        assert module.aligned is simd.aligned
         module.aligned = lambda size, dtype, new=np.zeros: new(size, dtype)
 
 

@@ -14,17 +14,12 @@ from functools import partial
 import numpy as np
 
 from shiftsearch.backends.cpu import pool
+from shiftsearch.backends.cpu.grid import finite, reflect, slots_ahead
 from shiftsearch.backends.cpu.jit import exact, kernel
 from shiftsearch.backends.cpu.simd import stopped
 
 _BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
 _STEP = 40  # multiply-adds that one step of a trajectory is worth
-
-
-@exact
-def _ahead(t, frames, radius):
-    """How many slots of frame t lead forward."""
-    return min(max(t + radius, 2 * radius), frames - 1) - t
 
 
 @exact
@@ -34,32 +29,21 @@ def _field(t, s, ahead):
 
 
 @exact
-def _mirrored(i, n):
-    if 0 <= i < n:
-        return i
-    if n == 1:
-        return 0
-    i %= 2 * (n - 1)
-    return i if i < n else 2 * (n - 1) - i
-
-
-@exact
 def _between(at, n):
     """The two pixels that position `at` lies between, and how far it is from the first."""
     if abs(at) < 2.0**52:
         low = math.floor(at)
-        return _mirrored(low, n), _mirrored(low + 1, n), at - low
+        return reflect(low, n), reflect(low + 1, n), at - low
     if n == 1 or not math.isfinite(at):  # endless flow: the sample is NaN, but its pixels must be there
         return 0, 0, at - at
     low = int(at % (2.0 * (n - 1)))
-    return _mirrored(low, n), _mirrored(low + 1, n), 0.0
+    return reflect(low, n), reflect(low + 1, n), 0.0
 
 
 @exact
 def _value(flow, b, t, axis, y, x):
     """The flow along an axis (0 for rows, whose channel is 1); what is not finite counts as no motion."""
-    value = np.float64(flow[b, t, 1 - axis, y, x])
-    return value if math.isfinite(value) else 0.0
+    return finite(flow[b, t, 1 - axis, y, x])
 
 
 @exact
@@ -87,7 +71,7 @@ def _follow(forward, backward, out, stride, stop, first, last):
     T, slots, h, w = out.shape[1], out.shape[2], out.shape[4], out.shape[5]
     for unit in range(first, last):
         y, t, b = unit % h, unit // h % T, unit // h // T
-        ahead = _ahead(t, T, slots // 2)
+        ahead = slots_ahead(t, T, slots // 2)
         for x in range(w):
             if stopped(stop):
                 return
@@ -105,7 +89,7 @@ def _follow(forward, backward, out, stride, stop, first, last):
 def _retrace(grad, forward, backward, steps, b, t, stride, stop, first, last):
     """For rows of queries of one frame, each step's position and gradient, (slots, h, w, 4) for (y, x, by y, by x)."""
     slots, w = steps.shape[0], steps.shape[2]
-    ahead = _ahead(t, grad.shape[1], slots // 2)
+    ahead = slots_ahead(t, grad.shape[1], slots // 2)
     for y in range(first, last):
         for x in range(w):
             if stopped(stop):
@@ -133,7 +117,7 @@ def _retrace(grad, forward, backward, steps, b, t, stride, stop, first, last):
 def _collect(steps, forward, backward, b, t, bands, stop, first, last):
     """Adds the gradients of the steps to bands of rows of the fields they used; each slot used its own."""
     (slots, h, w), (T, _, H, W) = steps.shape[:3], forward.shape[1:]
-    ahead = _ahead(t, T, slots // 2)
+    ahead = slots_ahead(t, T, slots // 2)
     for unit in range(first, last):
         s, band = unit // bands, unit % bands
         top, bottom = band * H // bands, (band + 1) * H // bands

@@ -30,15 +30,15 @@ exact = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
 
 
 class kernel:
-    """`@kernel(packed=("q",))`: a function over arrays that numba compiles once for their dtypes.
+    """`@kernel("out")`: a function over arrays, numbers and records of both that numba compiles once for their dtypes.
 
-    Arrays named as packed and those of one dimension are the backend's own: contiguous and writable.
-    All others are the user's: strided and read-only, so that every layout shares one compilation.
-    What only calls vector code is compiled faster if LLVM does not search it for loops to turn into vectors.
+    The arrays named, those of one dimension and those in records belong to the backend: contiguous and writable. All
+    others are the user's: strided and read-only, so that every layout shares one compilation.
+    Kernels that only call vector code compile faster if LLVM does not search them for loops to turn into vectors.
     """
 
-    def __init__(self, *written: str, packed: tuple[str, ...] = (), calls_vector_code: bool = False):
-        self.packed, self.quick, self.compiled = (*written, *packed), calls_vector_code, {}
+    def __init__(self, *packed: str, calls_vector_code: bool = False):
+        self.packed, self.quick, self.compiled = packed, calls_vector_code, {}
         self.owners = []  # of what is compiled
 
     def __call__(self, function):
@@ -46,7 +46,7 @@ class kernel:
         return self._run
 
     def _run(self, *arguments):
-        key = tuple(a.dtype.char + str(a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments)
+        key = _key(arguments)
         ready = self.compiled.get(key)
         if ready is None:  # aside, as numba's callbacks would swallow a Ctrl-C
             ready = aside(self._ready, key, arguments)
@@ -59,21 +59,32 @@ class kernel:
             return self.compiled[key]
 
     def _compile(self, arguments):
-        signature = tuple(self._type(*pair) for pair in zip(self.names, arguments, strict=True))
+        signature = tuple(_type(a, n in self.packed) for n, a in zip(self.names, arguments, strict=True))
         with _announced(), _quickly() if self.quick else contextlib.nullcontext():
             found = numba.njit(**_OPTIONS)(self.function)
-            found._cache = Kept(self.function.__name__)
+            found._cache = Kept(f"{self.function.__module__.rpartition('.')[2]}-{self.function.__name__.strip('_')}")
             found.compile(signature)
         self.owners.append(found)
         (only,) = found.overloads.values()
         return only.entry_point  # numba would look at all types again at each call, for longer than ours take
 
-    def _type(self, name, argument):
-        if not isinstance(argument, np.ndarray):
-            return numba.typeof(argument)
-        dtype = numba.np.numpy_support.from_dtype(argument.dtype)
-        layout = "C" if name in self.packed or argument.ndim == 1 else "A"
-        return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
+
+def _key(argument):
+    """Return what decides which compilation is for an argument."""
+    if isinstance(argument, np.ndarray):
+        return argument.dtype.char, argument.ndim
+    return (type(argument), *map(_key, argument)) if isinstance(argument, tuple) else type(argument)
+
+
+def _type(argument, packed: bool):
+    """Return the type by which a kernel knows an argument."""
+    if isinstance(argument, tuple):
+        return types.BaseTuple.from_types([_type(part, True) for part in argument], type(argument))
+    if not isinstance(argument, np.ndarray):
+        return numba.typeof(argument)
+    dtype = numba.np.numpy_support.from_dtype(argument.dtype)
+    layout = "C" if packed or argument.ndim == 1 else "A"
+    return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
 
 
 @contextlib.contextmanager

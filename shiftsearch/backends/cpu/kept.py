@@ -54,7 +54,7 @@ class Kept:
 
     def _path(self, signature, codegen) -> Path:
         about = _sources() + repr((self._name, signature, codegen.magic_tuple())).encode()
-        return folder() / f"{self._name.strip('_')}-{hashlib.sha256(about).hexdigest()[:32]}"
+        return folder() / f"{self._name}-{hashlib.sha256(about).hexdigest()[:32]}"
 
     def load_overload(self, signature, context):
         context.refresh()

@@ -296,6 +296,29 @@ def pointer(context, array):
 
 
 @intrinsic
+def pointers(context, record):
+    """The same record with a `pointer` in the place of each array, in records that are part of it, too."""
+
+    def opened(kind):
+        if isinstance(kind, types.Array):
+            return types.CPointer(kind.dtype)
+        if isinstance(kind, types.BaseTuple):
+            return types.BaseTuple.from_types(list(map(opened, kind.types)), getattr(kind, "instance_class", None))
+        return kind
+
+    def convert(context, builder, kind, value):
+        if isinstance(kind, types.Array):
+            return cgutils.create_struct_proxy(kind)(context, builder, value).data
+        if isinstance(kind, types.BaseTuple):
+            parts = cgutils.unpack_tuple(builder, value, len(kind.types))
+            parts = [convert(context, builder, *part) for part in zip(kind.types, parts, strict=True)]
+            return context.make_tuple(builder, opened(kind), parts)
+        return value
+
+    return opened(record)(record), lambda c, b, s, values: convert(c, b, record, values[0])
+
+
+@intrinsic
 def get(context, memory, index):
     """memory[index]"""
     return memory.dtype(memory, index), lambda c, b, s, v: b.load(_element(c, b, s.args, v))
@@ -311,6 +334,12 @@ def put(context, memory, index, value):
         return context.get_dummy_value()
 
     return types.void(memory, index, value), generate
+
+
+@intrinsic
+def like(context, memory, value):
+    """`value` as a number of the kind that `memory` holds."""
+    return memory.dtype(memory, value), lambda c, b, s, v: c.cast(b, v[1], s.args[1], s.return_type)
 
 
 @intrinsic

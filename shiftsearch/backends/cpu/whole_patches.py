@@ -2,7 +2,7 @@
 
 Tables say which pixel each row and column of a patch is, mirrored or missing ones too. Most patches lie inside the frame,
 where the pixels of a row follow one another. Each output element has one owner, who adds in the order of queries and
-candidates, as in `places`.
+candidates, as in `visit`.
 """
 
 from __future__ import annotations
@@ -14,182 +14,206 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shiftsearch._geometry import Patches, reflect
-from shiftsearch.backends.cpu import micro_places as micro
+from shiftsearch import _geometry
+from shiftsearch._geometry import Patches
+from shiftsearch.backends.cpu import places_code as code
 from shiftsearch.backends.cpu import pool
+from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import get, pointer, put, stopped
+from shiftsearch.backends.cpu.patch import form
+from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
+from shiftsearch.backends.cpu.visit import Places, values
 
 _BAND = 32  # rows at least that one thread adds to: each thread looks at all candidates
 
 
-class _Layout(NamedTuple):
-    """Patches as the kernels see them. `margin` is how far the tables reach beyond the frame, each way."""
+class Frames(NamedTuple):
+    """Frames in memory, [frame, plane, row, column], of whose planes one head has those from `first`.
 
-    patch: int
-    stride: int
-    t: int
-    y: int
-    x: int
-    mirror: bool
-    margin: int
+    The tables give the pixel at each position of an axis, from two patches before the frame to two behind it.
+    """
+
+    numbers: np.ndarray
+    count: int
+    planes: int
+    height: int
+    width: int
+    first: int
+    rows: np.ndarray
+    columns: np.ndarray
 
 
-@inline
-def _frame(dt, t, n):
-    """The frame of a place, mirrored at the ends of the clip."""
-    at = t + np.int64(dt)
-    if 0 <= at < n or n == 1:
-        return at if n > 1 else 0
-    at %= 2 * (n - 1)
-    return at if at < n else 2 * (n - 1) - at
+class Patch(NamedTuple):
+    """A patch of one head: its first plane, and where its axes begin in the tables."""
+
+    plane: int
+    top: int
+    left: int
 
 
 @inline
 def _first(offset, at, n, p):
-    """Where in the table of an axis of `n` pixels the patch at a place begins."""
+    """Return where in the table of an axis of `n` pixels the patch at a place begins."""
     place = at * p.stride + np.int64(offset)
-    if not 0 <= place < n:
-        if not p.mirror:
-            place = min(max(place, -p.patch), n - 1 + p.patch)
-        elif n == 1:
-            place = 0
-        else:
-            place %= 2 * (n - 1)
-            place = place if place < n else 2 * (n - 1) - place
-    return place - p.patch // 2 + p.margin
+    place = reflect(place, n) if p.mirrored else min(max(place, -p.patch), n - 1 + p.patch)
+    return place - p.patch // 2 + 2 * p.patch
 
 
 @inline
 def _inside(begin, n, p):
-    """Whether a patch lies inside the frame along an axis of `n` pixels."""
-    return p.margin <= begin <= p.margin + n - p.patch
+    """Return whether a patch lies inside the frame along an axis of `n` pixels."""
+    return 2 * p.patch <= begin <= p.patch + n
 
 
-@kernel("out", calls_vector_code=True)
-def _gather(v, plane, offsets, rows, columns, out, code, p, stop, first, last):
-    """Patches of rows of queries, counted through all frames; the first of their channels is `plane` of those of v."""
-    T, planes, H, W = v.shape
-    h, w, K, F = out.shape[1:5]
-    video, result, offsets, P = pointer(v), pointer(out), pointer(offsets), p.patch
+@inline
+def _patch(offset, frame, y, x, video, p):
+    """Return the patch at an offset from a query, in a frame that is known."""
+    top, left = _first(get(offset, 1), y + p.y, video.height, p), _first(get(offset, 2), x + p.x, video.width, p)
+    return Patch(frame * video.planes + video.first, top, left)
+
+
+@inline
+def _lies_inside(patch, video, p):
+    return _inside(patch.top, video.height, p) and _inside(patch.left, video.width, p)
+
+
+@inline
+def _row_at(patch, f, row, video):
+    """Return where a row of a channel of the patch's frame begins."""
+    return ((patch.plane + f) * video.height + row) * video.width
+
+
+@kernel(calls_vector_code=True)
+def _gather(video, places, out, copy, p, stop, first, last):
+    """Copy the patches of rows of queries, counted through all frames."""
+    video, places, out, P = pointers(video), pointers(places), pointers(out), p.patch
     for row in range(first, last):
-        t, y = row // h, row % h
-        for x in range(w):
+        t, y = row // places.rows, row % places.rows
+        for x in range(places.columns):
             if stopped(stop):
                 return
-            for n in range(K):
-                place = (row * w + x) * K + n
-                start = _frame(get(offsets, 3 * place), t + p.t, T) * planes + plane
-                top = _first(get(offsets, 3 * place + 1), y + p.y, H, p)
-                left = _first(get(offsets, 3 * place + 2), x + p.x, W, p)
-                if _inside(top, H, p) and _inside(left, W, p):
-                    for f in range(F):
-                        at = ((start + f) * H + top - p.margin) * W + left - p.margin
-                        micro.copy(code, video, at, result, (place * F + f) * P * P, P, W)
-                    continue
-                for f in range(F):
-                    for i in range(P):
-                        to, at = ((place * F + f) * P + i) * P, ((start + f) * H + rows[top + i]) * W
-                        for j in range(P):
-                            column = columns[left + j]
-                            there = rows[top + i] >= 0 and column >= 0
-                            put(result, to + j, get(video, at + column) if there else 0)
+            for n in range(places.kept):
+                number = (row * places.columns + x) * places.kept + n
+                offset = after(places.offsets, 3 * number)
+                patch = _patch(offset, reflect(t + p.t + np.int64(get(offset, 0)), video.count), y, x, video, p)
+                to = after(out, number * p.channels * P * P)
+                if _lies_inside(patch, video, p):
+                    for f in range(p.channels):
+                        at = _row_at(patch, f, patch.top - 2 * P, video) + patch.left - 2 * P
+                        code.copy(copy, video.numbers, at, to, f * P * P, P, video.width)
+                else:
+                    _copy_pixels(patch, video, to, p)
 
 
-@kernel("out", calls_vector_code=True)
-def _fold(
-    patches, strides, weights, offsets, plane, rows, columns, out, code, same, frames, bands, p, stop, first, last
-):
-    """Parts of the frames that patches are added to: some frames, a band of rows of each.
+@inline
+def _copy_pixels(patch, video, to, p):
+    """Copy a patch pixel by pixel, 0 where there is none."""
+    for f in range(p.channels):
+        for i in range(p.patch):
+            row = get(video.rows, patch.top + i)
+            for j in range(p.patch):
+                column = get(video.columns, patch.left + j)
+                there = row >= 0 and column >= 0
+                value = get(video.numbers, _row_at(patch, f, row, video) + column) if there else 0
+                put(to, (f * p.patch + i) * p.patch + j, value)
 
-    `strides` are those of `patches`, in elements; the first of their channels is `plane` of those of `out`.
-    """
-    T, planes, H, W = out.shape
-    (h, w, K, F), (by_frame, by_row, by_column, by_place, by_channel, down, across) = patches.shape[1:5], strides
-    result, values, weights, offsets, P = pointer(out), pointer(patches), pointer(weights), pointer(offsets), p.patch
+
+@kernel(calls_vector_code=True)
+def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
+    """Add patches to parts of frames: some frames, a band of rows of each. The patches are one number each if `same`."""
+    values, places, video, P = pointers(values), pointers(places), pointers(video), p.patch
+    by_frame, by_row, by_column, by_place, by_channel, down, across = values.strides
     for unit in range(first, last):
-        first_frame, end_frame = unit // bands * T // frames, (unit // bands + 1) * T // frames
-        first_row, end_row = unit % bands * H // bands, (unit % bands + 1) * H // bands
-        for row in range(patches.shape[0] * h):
-            t, y = row // h, row % h
-            for x in range(w):
+        i, j = unit // parts[1], unit % parts[1]
+        first_frame, end_frame = i * video.count // parts[0], (i + 1) * video.count // parts[0]
+        first_row, end_row = j * video.height // parts[1], (j + 1) * video.height // parts[1]
+        for row in range(places.frames * places.rows):
+            t, y = row // places.rows, row % places.rows
+            for x in range(places.columns):
                 if stopped(stop):
                     return
-                for n in range(K):
-                    place = (row * w + x) * K + n
-                    if get(weights, place) == 0:
+                for n in range(places.kept):
+                    number = (row * places.columns + x) * places.kept + n
+                    if get(places.weights, number) == 0:
                         continue
-                    s = _frame(get(offsets, 3 * place), t + p.t, T)
-                    if not first_frame <= s < end_frame:
+                    offset = after(places.offsets, 3 * number)
+                    frame = reflect(t + p.t + np.int64(get(offset, 0)), video.count)
+                    if not first_frame <= frame < end_frame:
                         continue
-                    start, patch = s * planes + plane, t * by_frame + y * by_row + x * by_column + n * by_place
-                    top = _first(get(offsets, 3 * place + 1), y + p.y, H, p)
-                    left = _first(get(offsets, 3 * place + 2), x + p.x, W, p)
-                    if (same or across == 1) and _inside(top, H, p) and _inside(left, W, p):
-                        above = max(first_row - (top - p.margin), 0)  # rows that others add
-                        mine = min(end_row - (top - p.margin), P) - above
-                        for f in range(F):
-                            at = ((start + f) * H + top - p.margin + above) * W + left - p.margin
-                            micro.accumulate(code, values, patch + f * by_channel + above * down, weights, place,
-                                             result, at, mine, down, W)  # fmt: skip
+                    patch = _patch(offset, frame, y, x, video, p)
+                    given = after(values.numbers, t * by_frame + y * by_row + x * by_column + n * by_place)
+                    if not ((same or across == 1) and _lies_inside(patch, video, p)):
+                        _add_pixels(given, values.strides, places.weights, number, patch, video, first_row, end_row, p)
                         continue
-                    for i in range(P):
-                        if not first_row <= rows[top + i] < end_row:
-                            continue
-                        for f in range(F):
-                            at, to = patch + f * by_channel + i * down, ((start + f) * H + rows[top + i]) * W
-                            for j in range(P):
-                                if columns[left + j] >= 0:
-                                    total = get(result, to + columns[left + j])
-                                    total += get(weights, place) * get(values, at + j * across)
-                                    put(result, to + columns[left + j], total)
+                    above = max(first_row - (patch.top - 2 * P), 0)  # rows that others add
+                    mine = min(end_row - (patch.top - 2 * P), P) - above
+                    for f in range(p.channels):
+                        at = _row_at(patch, f, patch.top - 2 * P + above, video) + patch.left - 2 * P
+                        code.accumulate(accumulate, given, f * by_channel + above * down, places.weights, number,
+                                        video.numbers, at, mine, down, video.width)  # fmt: skip
+
+
+@inline
+def _add_pixels(given, strides, weights, number, patch, video, first_row, end_row, p):
+    """Add the rows first_row ... end_row - 1 of a patch pixel by pixel."""
+    _, _, _, _, by_channel, down, across = strides
+    for i in range(p.patch):
+        row = get(video.rows, patch.top + i)
+        if not first_row <= row < end_row:
+            continue
+        for f in range(p.channels):
+            at, to = f * by_channel + i * down, _row_at(patch, f, row, video)
+            for j in range(p.patch):
+                column = get(video.columns, patch.left + j)
+                if column >= 0:
+                    total = get(video.numbers, to + column)
+                    total += get(weights, number) * get(given, at + j * across)
+                    put(video.numbers, to + column, total)
 
 
 # --- the whole ------------------------------------------------------------------------------------
 def covers(offsets, p: Patches) -> bool:
-    """Whether this is for these places and patches."""
+    """Return whether this is for these places and patches."""
     return offsets.dtype == np.int32 and p.dilation == 1
 
 
 @functools.lru_cache(64)
-def _table(n: int, margin: int, mirror: bool):
-    """The pixel at each position of an axis, from `margin` before the frame to as far behind it; -1 where there is none."""
-    at = np.arange(-margin, n + margin)
-    return reflect(at, n).astype(np.int64) if mirror else np.where((at >= 0) & (at < n), at, -1)
+def _table(n: int, patch: int, mirrored: bool):
+    """Return the pixel at each position of an axis, from two patches before the frame on; -1 where there is none."""
+    at = np.arange(-2 * patch, n + 2 * patch)
+    return _geometry.reflect(at, n).astype(np.int64) if mirrored else np.where((at >= 0) & (at < n), at, -1)
 
 
-def _prepared(p: Patches, H: int, W: int):
-    margin, mirror = 2 * p.patch, p.border == "reflect"
-    tables = _table(H, margin, mirror), _table(W, margin, mirror)
-    return _Layout(p.patch, p.stride, *p.origin, mirror, margin), tables
+def _frames(video, head: int, channels: int, p: Patches) -> Frames:
+    """Return the frames of a contiguous video (T, C, H, W)."""
+    tables = (_table(n, p.patch, p.border == "reflect") for n in video.shape[2:])
+    return Frames(video.reshape(-1), *video.shape, head * channels, *tables)
 
 
 def gather(v, offsets, p: Patches):
-    (B, heads), (H, W), F = offsets.shape[:2], v.shape[-2:], v.shape[2] // offsets.shape[1]
-    out = np.empty((*offsets.shape[:-1], F, p.patch, p.patch), v.dtype)
-    layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
-    code = micro.build_copy(v.dtype.name, p.patch)
+    (B, heads), shape, channels = offsets.shape[:2], offsets.shape[2:6], v.shape[2] // offsets.shape[1]
+    out = np.empty((*offsets.shape[:-1], channels, p.patch, p.patch), v.dtype)
+    copy, cost = code.build_copy(v.dtype.name, p.patch), math.prod(shape) * p.patch**2 * channels
     for b, g in np.ndindex(B, heads):
-        places = np.ascontiguousarray(offsets[b, g])
-        work = partial(_gather, np.ascontiguousarray(v[b]), g * F, places, *tables, out[b, g], code, layout)
-        pool.spread(work, math.prod(offsets.shape[2:4]), cost)
+        places = Places(np.ascontiguousarray(offsets[b, g]).reshape(-1), None, *shape)
+        video = _frames(np.ascontiguousarray(v[b]), g, channels, p)
+        work = partial(_gather, video, places, out[b, g].reshape(-1), copy, form(p, channels))
+        pool.spread(work, shape[0] * shape[1], cost)
     return out
 
 
 def fold(patches, weights, offsets, p: Patches, *, size):
-    (B, heads), (T, H, W), F = offsets.shape[:2], size, patches.shape[-3]
-    out = np.zeros((B, T, heads * F, H, W), patches.dtype)
-    layout, tables, cost = *_prepared(p, H, W), math.prod(offsets.shape[2:6]) * p.patch**2 * F
-    parts = pool.parts(cost)
-    bands = max(1, min(parts, H // _BAND))
-    frames = min(T, -(-parts // bands))
-    strides = tuple(step // patches.itemsize for step in patches.strides[2:])
-    same = strides[-2:] == (0, 0)
-    code = micro.build_accumulate(patches.dtype.name, p.patch, same)
+    (B, heads), shape, channels = offsets.shape[:2], offsets.shape[2:6], patches.shape[-3]
+    out = np.zeros((B, size[0], heads * channels, *size[1:]), patches.dtype)
+    cost = math.prod(shape) * p.patch**2 * channels
+    wanted = pool.parts(cost)
+    bands = max(1, min(wanted, size[1] // _BAND))
+    parts = min(size[0], -(-wanted // bands)), bands
     for b, g in np.ndindex(B, heads):
-        places = np.ascontiguousarray(weights[b, g]), np.ascontiguousarray(offsets[b, g])
-        work = partial(
-            _fold, patches[b, g], strides, *places, g * F, *tables, out[b], code, same, frames, bands, layout
-        )
-        pool.spread(work, frames * bands, cost)
+        given = values(patches[b, g])
+        same = given.strides[-2:] == (0, 0)
+        places = Places(*(np.ascontiguousarray(a[b, g]).reshape(-1) for a in (offsets, weights)), *shape)
+        accumulate = code.build_accumulate(patches.dtype.name, p.patch, same)
+        arrays = given, same, places, _frames(out[b], g, channels, p), accumulate
+        pool.spread(partial(_fold, *arrays, parts, form(p, channels)), math.prod(parts), cost)
     return out

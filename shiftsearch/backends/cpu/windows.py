@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import MOST
+from shiftsearch.backends.cpu.grid import frame_of_place, mirror
 from shiftsearch.backends.cpu.jit import exact, inline, kernel
-from shiftsearch.backends.cpu.simd import pointer, put
+from shiftsearch.backends.cpu.simd import get, pointers, put
 
 TILE = 8  # queries per side of a tile
 
@@ -44,35 +45,13 @@ class Task(NamedTuple):
 
 
 @exact
-def mirror(x, n):
-    """`reflect` for a position."""
-    if n == 1:
-        return 0.0
-    if 0 <= x <= n - 1:
-        return x
-    period = 2.0 * (n - 1)
-    x = np.mod(x, period)
-    return x if x <= n - 1 else period - x
-
-
-@inline
-def mirror_index(i, n):
-    """`reflect` for an index."""
-    if n == 1:
-        return 0
-    if i < 0 or i >= n:
-        i = i % (2 * (n - 1))
-    return i if i < n else 2 * (n - 1) - i
-
-
-@exact
 def _centre(at, moved, n, task):
     """Centre of the window of a query at pixel `at`, along an axis of n pixels."""
     if not abs(moved) <= MOST:
         moved = 0.0 if not np.isfinite(moved) else MOST if moved > 0 else -MOST
     if not task.subpixel:
         moved = np.rint(moved)
-    return at + moved if task.zeros else mirror(at + moved, n)
+    return at + moved if task.zeros else mirror(at + moved, n)[0]
 
 
 @exact
@@ -91,8 +70,8 @@ def _index_of_centre(centre, n, task):
 
 
 @exact
-def candidate(centre, i, before, step):
-    """Position of the i-th candidate along an axis."""
+def position(centre, i, before, step):
+    """Return the position of the i-th candidate along an axis."""
     return centre + step * (i - before)
 
 
@@ -109,22 +88,32 @@ class Windows(NamedTuple):
     dx: np.ndarray
 
 
+class Window(NamedTuple):
+    """One window: its centre, and how many candidates come before it."""
+
+    cy: float
+    cx: float
+    by: int
+    bx: int
+
+
+class Query(NamedTuple):
+    """A query of the grid, and its first window."""
+
+    t: int
+    y: int
+    x: int
+    at: int
+
+
 def room_for(n: int) -> Windows:
     """Memory for n windows."""
     return Windows(np.empty(n), np.empty(n), *(np.empty(n, np.int32) for _ in range(6)))
 
 
 @inline
-def pointers(w):
-    by, bx, frame, dt, dy, dx = (
-        pointer(w.by),
-        pointer(w.bx),
-        pointer(w.frame),
-        pointer(w.dt),
-        pointer(w.dy),
-        pointer(w.dx),
-    )
-    return Windows(pointer(w.cy), pointer(w.cx), by, bx, frame, dt, dy, dx)
+def window_at(windows, at):
+    return Window(get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at))
 
 
 @inline
@@ -180,8 +169,6 @@ def windows_of_seeds(first, last, seeds, order, task, windows):
             for x in range(task.columns):
                 at = first_of(unit - first, y - y0, x, task)
                 for s in range(task.slots):
-                    dt = np.float64(seeds[t, y, x, s, 0])
-                    dt = np.rint(dt) if np.isfinite(dt) else 0.0
-                    frame = np.int64(mirror(t + dt, task.frames))
+                    frame = frame_of_place(t, seeds[t, y, x, s, 0], task.frames)
                     _place(windows, at + s, t, frame, y, x, np.float64(seeds[t, y, x, s, 1]),
                            np.float64(seeds[t, y, x, s, 2]), task)  # fmt: skip

@@ -178,14 +178,14 @@ def _along(f, pieces, most: int, carried, body):
 
 
 @functools.cache
-def build_add(dtype: str, metric: str, pulls: bool, pushes: bool, channels: int, patch: int) -> int:
-    """What the pairs of a row of queries add to the gradients of q (`pulls`) and of k (`pushes`).
+def build_add(dtype: str, metric: str, aggregates: bool, scatters: bool, channels: int, patch: int) -> int:
+    """What the pairs of a row of queries add to the sums for q (`aggregates`) and for k (`scatters`).
 
-    (q, grad_q, k, grad_k, weights, starts, targets, queries, kept, rows, step, row stride of q, of k): the n-th patch of
-    query x begins at k[starts[x, n]] and grad_k[targets[x, n]]; the queries are `step` numbers apart.
+    (q, to_q, k, to_k, weights, starts, targets, queries, kept, rows, step, row stride of q, of k): the n-th patch of
+    query x begins at k[starts[x, n]] and to_k[targets[x, n]]; the queries are `step` numbers apart.
     """
     f = simd.Function("add", dtype, "pppppppllllll")
-    q, grad_q, k, grad_k, weights, starts, targets, queries, kept, rows, step, q_row, k_row = f.arguments
+    q, to_q, k, to_k, weights, starts, targets, queries, kept, rows, step, q_row, k_row = f.arguments
     starts, targets = (f.b.bitcast(table, simd.INT.as_pointer()) for table in (starts, targets))
     l2, row = metric == "l2", _pieces(f, channels, patch)
 
@@ -193,20 +193,20 @@ def build_add(dtype: str, metric: str, pulls: bool, pushes: bool, channels: int,
         """One patch row of one pair; `along` is where it lies behind the beginnings of k's patches."""
         weight = f.scalar(weights, number)
         weight = f.b.fadd(weight, weight) if l2 else weight
-        at, to = f.add(f.scalar(starts, number), along), f.add(f.scalar(targets, number), along) if pushes else None
+        at, to = f.add(f.scalar(starts, number), along), f.add(f.scalar(targets, number), along) if scatters else None
         for i, (start, width) in enumerate(pieces):
             by = f.splat(weight, width)
-            key = f.load(k, f.add(at, start), width) if l2 or pulls else None
+            key = f.load(k, f.add(at, start), width) if l2 or aggregates else None
             if l2:
                 moved = f.b.fmul(by, f.minus(query[i], key))
-            if l2 and pulls:
+            if l2 and aggregates:
                 totals[i] = f.plus(totals[i], moved)
-            elif pulls:
+            elif aggregates:
                 totals[i] = f.fma(by, key, totals[i])
-            if pushes:
-                old = f.load(grad_k, f.add(to, start), width)
+            if scatters:
+                old = f.load(to_k, f.add(to, start), width)
                 new = f.minus(old, moved) if l2 else f.fma(by, query[i], old)
-                f.store(new, grad_k, f.add(to, start))
+                f.store(new, to_k, f.add(to, start))
         return totals
 
     def query_row(x, r):
@@ -215,13 +215,13 @@ def build_add(dtype: str, metric: str, pulls: bool, pushes: bool, channels: int,
         def chunk(offset, pieces):
             at, along = f.add(here, offset), f.add(f.mul(r, k_row), offset)
             query, totals = [], []
-            if l2 or pushes:
+            if l2 or scatters:
                 query = [f.load(q, f.add(at, start), width) for start, width in pieces]
-            if pulls:
-                totals = [f.load(grad_q, f.add(at, start), width) for start, width in pieces]
+            if aggregates:
+                totals = [f.load(to_q, f.add(at, start), width) for start, width in pieces]
             totals = f.loop(kept, totals, lambda n, *totals: pair(f.add(first, n), query, list(totals), pieces, along))
             for (start, _), total in zip(pieces, totals, strict=False):
-                f.store(total, grad_q, f.add(at, start))
+                f.store(total, to_q, f.add(at, start))
             return []
 
         _along(f, row, simd.registers() // 4, [], chunk)

@@ -1,0 +1,109 @@
+"""Videos in memory with a margin, channels last: a row of any patch is then one run of numbers, whatever the border."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from shiftsearch.backends.cpu import places_code as code
+from shiftsearch.backends.cpu import pool
+from shiftsearch.backends.cpu.grid import reflect
+from shiftsearch.backends.cpu.jit import inline, kernel
+from shiftsearch.backends.cpu.simd import aligned, get, pointer, put, stopped
+
+
+class Margined(NamedTuple):
+    """One head of a video in memory, [frame, row, column, channel]."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    before: int  # pixels of margin above and left
+    behind: int  # below and right
+    mirrored: bool  # or empty
+    rows: int  # of a frame, with its margin
+    row: int  # numbers from row to row
+
+    @property
+    def size(self) -> int:
+        return self.frames * self.rows * self.row
+
+
+def margined(frames: int, height: int, width: int, channels: int, before: int, behind: int, mirrored: bool) -> Margined:
+    rows, row = height + before + behind, (width + before + behind) * channels
+    return Margined(frames, height, width, channels, before, behind, mirrored, rows, row)
+
+
+def load(video, v: Margined, heads: int, head: int, *, turn: int):
+    """Return memory with one head of a video (T, C, H, W). `turn` is vector code."""
+    out, given = aligned(v.size, video.dtype), np.ascontiguousarray(video).reshape(v.frames, -1)
+    pool.spread(
+        partial(_fill, given, out, turn, v, v.channels * heads, v.channels * head), v.frames * v.rows, 4 * v.size
+    )
+    return out
+
+
+def store(sums, v: Margined, out, heads: int, head: int, endless, *, turn: int) -> None:
+    """Write sums to one head of `out` (T, C, H, W); endless[0] gets 1 if any of them is not finite."""
+    work = partial(_empty, sums, out.reshape(-1), turn, v, v.channels * heads, v.channels * head, endless)
+    pool.spread(work, v.frames * v.height, 4 * v.size)
+
+
+@inline
+def _position(number, before, n):
+    """Return the position of pixel `number` of a margin, in pixels from the frame's first."""
+    return number - before if number < before else n + number - before
+
+
+@inline
+def _add_run(memory, to, at, n):
+    """memory[to:] += memory[at:]"""
+    for e in range(n):
+        put(memory, to + e, get(memory, to + e) + get(memory, at + e))
+
+
+@kernel()
+def _fill(given, out, turn, v, all_channels, first_channel, stop, first, last):
+    """Fill rows first..last of a video, counted through all frames, from `given` [frame, channel, row, column]."""
+    given, out = pointer(given), pointer(out)
+    for unit in range(first, last):
+        if stopped(stop):
+            return
+        t, y = unit // v.rows, unit % v.rows - v.before
+        if not v.mirrored and (y < 0 or y >= v.height):
+            continue
+        at = ((t * all_channels + first_channel) * v.height + reflect(y, v.height)) * v.width
+        to = unit * v.row + v.before * v.channels
+        code.turn(turn, given, at, out, to, v.channels, v.width, v.height * v.width, v.channels)
+        if v.mirrored:
+            for number in range(v.before + v.behind):
+                x = _position(number, v.before, v.width)
+                for c in range(v.channels):
+                    put(out, to + x * v.channels + c, get(out, to + reflect(x, v.width) * v.channels + c))
+
+
+@kernel()
+def _empty(sums, out, turn, v, all_channels, first_channel, endless, stop, first, last):
+    """Write rows of `out`, counted through all frames, from sums, whose mirrored margin is folded in."""
+    sums, out, endless = pointer(sums), pointer(out), pointer(endless)
+    for unit in range(first, last):
+        if stopped(stop):
+            return
+        t, y = unit // v.height, unit % v.height
+        start = t * v.rows * v.row
+        at = start + (y + v.before) * v.row
+        here = at + v.before * v.channels
+        if v.mirrored:
+            for number in range(v.before + v.behind):
+                other = _position(number, v.before, v.height)
+                if reflect(other, v.height) == y:
+                    _add_run(sums, at, start + (other + v.before) * v.row, v.row)
+            for number in range(v.before + v.behind):
+                x = _position(number, v.before, v.width)
+                _add_run(sums, here + reflect(x, v.width) * v.channels, here + x * v.channels, v.channels)
+        to = ((t * all_channels + first_channel) * v.height + y) * v.width
+        if code.turn(turn, sums, here, out, to, v.width, v.channels, v.channels, v.height * v.width) != 0:
+            put(endless, 0, 1)

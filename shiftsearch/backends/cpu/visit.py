@@ -1,0 +1,314 @@
+"""Visiting pairs of patches: the loops of all kernels for any place, written once, and the threads that share them.
+
+Every output element has one owner. A row of queries owns its results, a band of rows of a frame is written by who owns
+the band. All that is added to an element is added by its owner, in the order of queries and kept candidates, so results
+do not depend on the number of threads or bands.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from shiftsearch._geometry import Patches
+from shiftsearch.backends.cpu import patch, pool
+from shiftsearch.backends.cpu.grid import frame_of_place
+from shiftsearch.backends.cpu.jit import inline, kernel
+from shiftsearch.backends.cpu.layout import channels_last, copy_rows
+from shiftsearch.backends.cpu.patch import Frame, desk, lay_key, lay_query, own, pair, read, write
+from shiftsearch.backends.cpu.simd import after, get, like, pointers, put, stopped
+
+_BAND = 32  # rows at least: bands look at all candidates of query rows that reach them, so they should not be many
+
+
+class Clip(NamedTuple):
+    """One head of a video in memory, [frame, row, column, channel]."""
+
+    numbers: np.ndarray
+    frames: int
+    rows: int
+    columns: int
+    row: int  # numbers from row to row
+
+
+class Places(NamedTuple):
+    """The places that the queries of one head keep, (frames, rows, columns, kept), and their weights, if they have any."""
+
+    offsets: np.ndarray
+    weights: np.ndarray | None
+    frames: int
+    rows: int
+    columns: int
+    kept: int
+
+
+class Values(NamedTuple):
+    """Patches (frames, rows, columns, kept, channels, patch, patch) as a user laid them out: memory, and its strides."""
+
+    numbers: np.ndarray
+    strides: tuple[int, ...]
+
+
+def values(patches) -> Values:
+    """Return the patches of one head; fields of records are not whole numbers apart, and are copied."""
+    if any(step % patches.itemsize for step in patches.strides):
+        patches = np.ascontiguousarray(patches)
+    return Values(patches, tuple(step // patches.itemsize for step in patches.strides))
+
+
+class Job(NamedTuple):
+    """One head of a call. What takes the place of q and out differs from primitive to primitive."""
+
+    q: Clip
+    k: Clip
+    places: Places
+    out: Clip
+
+
+class Here(NamedTuple):
+    """A place whose axes are laid: its frame, and the signs with which it moves."""
+
+    frame: Frame
+    sign_y: float
+    sign_x: float
+
+
+@inline
+def frame_of(clip, t):
+    """Return a frame of a clip."""
+    return Frame(after(clip.numbers, t * clip.rows * clip.row), clip.row)
+
+
+@inline
+def _read_query(q, t, x, desk, p):
+    """Read the patch of a query, whose rows are laid."""
+    lay_query(desk.query_columns, x + p.x, q.columns, p)
+    read(desk.mine, frame_of(q, t + p.t), desk.query_rows, desk.query_columns, p)
+
+
+@inline
+def _pair_axes(desk, compares, p):
+    """Leave out what has no partner in the patch of the query, if there is one."""
+    pair(desk.rows, desk.query_rows if compares else desk.rows, p)
+    pair(desk.columns, desk.query_columns if compares else desk.columns, p)
+
+
+@inline
+def _find(job, number, t, y, x, desk, compares, p):
+    """Lay the axes of a place."""
+    offset, k = after(job.places.offsets, 3 * number), job.k
+    frame = frame_of(k, frame_of_place(t + p.t, get(offset, 0), k.frames))
+    sign_y = lay_key(desk.rows, get(offset, 1), y + p.y, k.rows, p)
+    sign_x = lay_key(desk.columns, get(offset, 2), x + p.x, k.columns, p)
+    _pair_axes(desk, compares, p)
+    return Here(frame, sign_y, sign_x)
+
+
+@inline
+def _band(number, bands, height):
+    """Return the first row of a band of a frame, and the one behind the last."""
+    return number * height // bands, (number + 1) * height // bands
+
+
+def _named(visit, *hooks):
+    """Return a visitor under the names of what it calls: compiled kernels are told apart by name."""
+    visit.__name__ = visit.__qualname__ = "".join(hook.py_func.__name__ for hook in hooks)
+    visit.__module__ = hooks[0].py_func.__module__
+    return visit
+
+
+# --- the visitors ---------------------------------------------------------------------------------
+@inline
+def _always(job, number):
+    return True
+
+
+def by_query(body, wanted=_always, *, compares: bool):
+    """Return a kernel for rows of queries, counted through all frames: `body` at each place that is `wanted`.
+
+    If it `compares`, desk.mine is the patch of the query, and only samples that exist on both sides are left.
+    """
+
+    def visit(job, room, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+        for row in range(first, last):
+            t, y = row // places.rows, row % places.rows
+            if compares:
+                lay_query(at.query_rows, y + p.y, job.q.rows, p)
+            for x in range(places.columns):
+                if stopped(stop):
+                    return
+                if compares:
+                    _read_query(job.q, t, x, at, p)
+                for n in range(places.kept):
+                    number = (row * places.columns + x) * places.kept + n
+                    if wanted(job, number):
+                        body(job, number, _find(job, number, t, y, x, at, compares, p), at, p)
+
+    return kernel()(_named(visit, body, wanted))
+
+
+def by_band_of_queries(body):
+    """Return a kernel for bands of rows of the queries' frames: `body` adds up desk.third, query by query."""
+
+    def visit(job, bands, room, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+        for unit in range(first, last):
+            t, top, bottom = unit // bands, *_band(unit % bands, bands, job.out.rows)
+            for y in range(places.rows):
+                lay_query(at.query_rows, y + p.y, job.out.rows, p)
+                if not own(at.query_rows, top, bottom, p):
+                    continue
+                for x in range(places.columns):
+                    if stopped(stop):
+                        return
+                    if p.l2:
+                        _read_query(job.q, t, x, at, p)
+                    else:
+                        lay_query(at.query_columns, x + p.x, job.out.columns, p)
+                    patch.clear(at.third, p)
+                    for n in range(places.kept):
+                        number = ((t * places.rows + y) * places.columns + x) * places.kept + n
+                        if get(places.weights, number) != 0:
+                            body(job, number, _find(job, number, t, y, x, at, True, p), at, p)
+                    out = frame_of(job.out, t + p.t)
+                    write(out, at.query_rows, at.query_columns, at.third, like(at.third, 1), top, bottom, p)
+
+    return kernel()(_named(visit, body))
+
+
+def by_band_of_keys(body, *, compares: bool):
+    """Return a kernel for bands of rows of the keys' frames: what `body` gives, a weight and a patch, is added to them."""
+
+    def visit(job, reach, bands, room, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+        reach, out = pointers(reach), job.out
+        for unit in range(first, last):
+            s, top, bottom = unit // bands, *_band(unit % bands, bands, out.rows)
+            for row in range(places.frames * places.rows):
+                t, y = row // places.rows, row % places.rows
+                if not _touches(reach, row * out.frames + s, top, bottom):
+                    continue
+                if compares:
+                    lay_query(at.query_rows, y + p.y, job.q.rows, p)
+                for x in range(places.columns):
+                    if stopped(stop):
+                        return
+                    is_read = False
+                    for n in range(places.kept):
+                        number = (row * places.columns + x) * places.kept + n
+                        offset = after(places.offsets, 3 * number)
+                        if get(places.weights, number) == 0 or frame_of_place(t + p.t, get(offset, 0), out.frames) != s:
+                            continue
+                        lay_key(at.rows, get(offset, 1), y + p.y, out.rows, p)
+                        if not own(at.rows, top, bottom, p):
+                            continue
+                        lay_key(at.columns, get(offset, 2), x + p.x, out.columns, p)
+                        if compares and not is_read:
+                            is_read = True
+                            _read_query(job.q, t, x, at, p)
+                        _pair_axes(at, compares, p)
+                        weight, values = body(job, number, s, at, p)
+                        write(frame_of(out, s), at.rows, at.columns, values, weight, top, bottom, p)
+
+    return kernel()(_named(visit, body))
+
+
+@inline
+def _touches(reach, number, top, bottom):
+    """Return whether a row of queries may touch these rows of a frame, see `_find_reach`."""
+    return get(reach, 2 * number) < bottom and get(reach, 2 * number + 1) >= top
+
+
+@kernel()
+def _find_reach(places, reach, frames, height, p, stop, first, last):
+    """For rows of queries, find the first and last row of each frame that their places may touch, [row, frame, 2]."""
+    places, reach = pointers(places), pointers(reach)
+    above, below = p.dilation * (p.patch // 2), p.dilation * (p.patch - 1 - p.patch // 2) + 1
+    for row in range(first, last):
+        t, y = row // places.rows, row % places.rows
+        for number in range(row * places.columns * places.kept, (row + 1) * places.columns * places.kept):
+            if stopped(stop):
+                return
+            offset = after(places.offsets, 3 * number)
+            to = 2 * (row * frames + frame_of_place(t + p.t, get(offset, 0), frames))
+            middle, _ = patch.place(get(offset, 1), (y + p.y) * p.stride, height, p)
+            top, bottom = math.floor(middle) - above, math.floor(middle) + below
+            # what sticks out is mirrored back in
+            put(reach, to, min(get(reach, to), max(top, 0), 2 * (height - 1) - bottom))
+            put(reach, to + 1, max(get(reach, to + 1), min(bottom, height - 1), -top))
+
+
+# --- heads and threads ----------------------------------------------------------------------------
+class Heads:
+    """The heads of a call, one after another, and the threads that work on each."""
+
+    def __init__(self, shape, p: Patches, channels: int, dtype):
+        """`shape` is that of the places of one video of queries, (batch, heads, frames, rows, columns, kept)."""
+        self.shape, self.channels, self.dtype = shape, channels, dtype
+        self.form = patch.form(p, channels)
+        self.cost = math.prod(shape[2:]) * p.patch**2 * channels
+
+    def __iter__(self):
+        return np.ndindex(*self.shape[:2])
+
+    def places(self, offsets, weights=None) -> Places:
+        """Return the places of one head, (frames, rows, columns, kept)."""
+        weights = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
+        return Places(np.ascontiguousarray(offsets).reshape(-1), weights, *self.shape[2:])
+
+    def clip(self, video, b: int, g: int) -> Clip:
+        """Return the channels of one head."""
+        part = channels_last(video[b, :, self._channels(g)])
+        return Clip(part.reshape(-1), *part.shape[:3], part.shape[2] * self.channels)
+
+    def empty(self, frames: int, height: int, width: int) -> Clip:
+        """Return room for sums."""
+        row = width * self.channels
+        return Clip(np.zeros(frames * height * row, self.dtype), frames, height, width, row)
+
+    def put(self, clip: Clip, out, b: int, g: int) -> None:
+        """Write the channels of one head."""
+        part = out[b, :, self._channels(g)].transpose(0, 2, 3, 1)
+        copy_rows(clip.numbers.reshape(part.shape), part)
+
+    def _channels(self, g: int) -> slice:
+        return slice(g * self.channels, (g + 1) * self.channels)
+
+    def by_query(self, kernel, job: Job) -> None:
+        """Run a kernel that owns rows of queries."""
+        self._run(kernel, math.prod(self.shape[2:4]), job)
+
+    def by_band_of_queries(self, kernel, job: Job) -> None:
+        """Run a kernel that owns bands of rows of job.out, in the frames of the queries."""
+        bands = _bands(self.shape[2], job.out.rows)
+        self._run(kernel, self.shape[2] * bands, job, bands)
+
+    def by_band_of_keys(self, kernel, job: Job) -> None:
+        """Run a kernel that owns bands of rows of job.out, in the frames of the keys."""
+        bands = _bands(job.out.frames, job.out.rows)
+        self._run(kernel, job.out.frames * bands, job, self._reach(job), bands)
+
+    def _reach(self, job: Job):
+        rows, out = job.places.frames * job.places.rows, job.out
+        reach = np.empty((rows, out.frames, 2), np.int32)
+        reach[..., 0], reach[..., 1] = out.rows, -1
+        reach = reach.reshape(-1)
+        pool.spread(
+            partial(_find_reach, job.places, reach, out.frames, out.rows, self.form), rows, job.places.offsets.size * 3
+        )
+        return reach
+
+    def _run(self, kernel, count: int, job: Job, *more) -> None:
+        def work(stop, first, last):
+            kernel(job, *more, patch.room(self.form, self.dtype), self.form, stop, first, last)
+
+        pool.spread(work, count, self.cost)
+
+
+def _bands(frames: int, height: int) -> int:
+    workers = pool.threads()
+    return max(1, min(-(-3 * workers // frames) if workers > 1 else 1, height // _BAND))
