@@ -69,11 +69,24 @@ class kernel:
         return only.entry_point  # numba would look at all types again at each call, for longer than ours take
 
 
+_ALIKE: dict[type, bool] = {}  # whether all records of a class have fields of the same types, being of numbers only
+
+
 def _key(argument):
-    """Return what decides which compilation is for an argument."""
-    if isinstance(argument, np.ndarray):
+    """Return what decides which compilation is for an argument. Every call asks for it, which takes microseconds."""
+    kind = type(argument)
+    if kind is np.ndarray:
         return argument.dtype.char, argument.ndim
-    return (type(argument), *map(_key, argument)) if isinstance(argument, tuple) else type(argument)
+    if not isinstance(argument, tuple):
+        return kind
+    alike = _ALIKE.get(kind)
+    if alike is None:
+        alike = _ALIKE[kind] = kind is not tuple and _has_only_numbers(argument)
+    return kind if alike else (kind, *[p.dtype.char if type(p) is np.ndarray else _key(p) for p in argument])
+
+
+def _has_only_numbers(record) -> bool:
+    return all(isinstance(p, (int, float)) or (isinstance(p, tuple) and _has_only_numbers(p)) for p in record)
 
 
 def _type(argument, packed: bool):

@@ -25,7 +25,7 @@ from shiftsearch.backends.cpu.topk_code import FEW
 from shiftsearch.backends.cpu.windows import TILE, Task, room_for, windows_of_flow, windows_of_seeds
 
 _LARGEST_WINDOW = 16  # of the vector code: its accumulators live in registers
-_AT_A_TIME = 4096  # windows that are placed at a time, or those of one row of tiles, which bounds scratch memory
+_AT_A_TIME = 8192  # windows that are placed at a time, or those of one row of tiles, which bounds scratch memory
 
 
 class Codes(NamedTuple):
