@@ -66,7 +66,7 @@ def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
     assert "ignored" not in error
 
 
-_SCRATCH = {"numbers", "integers", "room", "scratch"}
+_SCRATCH = {"scratch"}
 _SHORT = {"windows_of_flow", "windows_of_seeds"}  # which are given some thousand windows a call
 
 
@@ -80,7 +80,7 @@ def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
     }
 
     def twice(kernel, *arguments):
-        given = dict(zip(kernel.names, arguments, strict=True))
+        given = dict(zip(kernel.parameters, arguments, strict=True))
         if given["first"] < given["last"]:
             outputs = [array for name, part in given.items() if name not in _SCRATCH for array in _arrays(part)]
             before = [array.copy() for array in outputs]
@@ -91,7 +91,7 @@ def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
         return kernel._run(*arguments)
 
     for (module, name), kernel in kernels.items():
-        if "stop" in kernel.names:
+        if "stop" in kernel.parameters:
             monkeypatch.setattr(module, name, partial(twice, kernel))
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
     monkeypatch.setattr(pool, "_SMALL", 0)

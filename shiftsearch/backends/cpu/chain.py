@@ -1,9 +1,9 @@
 """Chained flow and its gradients: following trajectories through the flow between neighbouring frames.
 
 A trajectory is followed in float64, whatever the flow is. Slots of frame t lead forward first, from
-flow to flow, then backward from frame t again, see `frame_order`. For the gradients each row of
-queries computes what arrives at each step of its trajectories; then each band of rows of a flow
-field collects, in the order of queries, so that results do not depend on the number of threads.
+flow to flow, then backward from frame t again, see `frame_order`. For the gradients, rows of queries
+first compute the gradient at each step of their trajectories. Bands of rows of the flow fields then
+add them up, in the order of queries, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _STEP = 40  # multiply-adds that one step of a trajectory is worth
 
 @exact
 def _field(t, s, ahead):
-    """The frame whose flow takes the trajectory of frame t to its slot s."""
+    """Return the frame whose flow takes the trajectory of frame t to its slot s."""
     return t + s if s < ahead else t - (s - ahead)
 
 
 @exact
 def _between(at, n):
-    """The two pixels that position `at` lies between, and how far it is from the first."""
+    """Return the two pixels that position `at` lies between, and how far it is from the first."""
     if abs(at) < 2.0**52:
         low = math.floor(at)
         return reflect(low, n), reflect(low + 1, n), at - low
@@ -42,13 +42,13 @@ def _between(at, n):
 
 @exact
 def _value(flow, b, t, axis, y, x):
-    """The flow along an axis (0 for rows, whose channel is 1); what is not finite counts as no motion."""
+    """Return the flow along an axis (0 for rows, whose channel is 1); what is not finite counts as no motion."""
     return finite(flow[b, t, 1 - axis, y, x])
 
 
 @exact
 def _read(flow, b, t, axis, y, x):
-    """The flow at (y, x) with its derivatives by y and x; at whole positions towards the next pixel."""
+    """Return the flow at (y, x) with its derivatives by y and x; at whole positions towards the next pixel."""
     y0, y1, fy = _between(y, flow.shape[3])
     x0, x1, fx = _between(x, flow.shape[4])
     v00, v01 = _value(flow, b, t, axis, y0, x0), _value(flow, b, t, axis, y0, x1)
@@ -60,14 +60,14 @@ def _read(flow, b, t, axis, y, x):
 
 @exact
 def _moved(forward, backward, b, t, s, ahead, y, x):
-    """How far step s takes a trajectory that is at (y, x), with the derivatives: (dy, by y, by x), (dx, by y, by x)."""
+    """Return how far step s takes a trajectory that is at (y, x), with the derivatives: (dy, by y, by x), (dx, by y, by x)."""
     flow, at = forward if s < ahead else backward, _field(t, s, ahead)
     return _read(flow, b, at, 0, y, x), _read(flow, b, at, 1, y, x)
 
 
 @kernel("out")
 def _follow(forward, backward, out, stride, stop, first, last):
-    """Chained flow (B, T, slots, 2, h, w) for rows of queries, counted through all frames and batch items."""
+    """Write chained flow (B, T, slots, 2, h, w) for rows of queries, counted through all frames and batch items."""
     T, slots, h, w = out.shape[1], out.shape[2], out.shape[4], out.shape[5]
     for unit in range(first, last):
         y, t, b = unit % h, unit // h % T, unit // h // T
@@ -87,7 +87,7 @@ def _follow(forward, backward, out, stride, stop, first, last):
 
 @kernel("steps")
 def _retrace(grad, forward, backward, steps, b, t, stride, stop, first, last):
-    """For rows of queries of one frame, each step's position and gradient, (slots, h, w, 4) for (y, x, by y, by x)."""
+    """Write each step's position and gradient for rows of queries of one frame, (slots, h, w, 4): (y, x, by y, by x)."""
     slots, w = steps.shape[0], steps.shape[2]
     ahead = slots_ahead(t, grad.shape[1], slots // 2)
     for y in range(first, last):
@@ -115,7 +115,7 @@ def _retrace(grad, forward, backward, steps, b, t, stride, stop, first, last):
 
 @kernel("forward", "backward")
 def _collect(steps, forward, backward, b, t, bands, stop, first, last):
-    """Adds the gradients of the steps to bands of rows of the fields they used; each slot used its own."""
+    """Add the gradients of the steps to bands of rows of the fields they used; each slot used its own."""
     (slots, h, w), (T, _, H, W) = steps.shape[:3], forward.shape[1:]
     ahead = slots_ahead(t, T, slots // 2)
     for unit in range(first, last):

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import config, event
 from numba.core.compiler_lock import global_compiler_lock
 
-from shiftsearch.backends.cpu.kept import Kept
+from shiftsearch.backends.cpu.disk import OnDisk
 from shiftsearch.backends.cpu.pool import aside
 
 # NaN and inf mean something here, so fast-math must not assume them away
@@ -42,7 +42,7 @@ class kernel:
         self.owners = []  # of what is compiled
 
     def __call__(self, function):
-        self.function, self.names = function, list(inspect.signature(function).parameters)
+        self.function, self.parameters = function, list(inspect.signature(function).parameters)
         return self._run
 
     def _run(self, *arguments):
@@ -59,10 +59,10 @@ class kernel:
             return self.compiled[key]
 
     def _compile(self, arguments):
-        signature = tuple(_type(a, n in self.packed) for n, a in zip(self.names, arguments, strict=True))
+        signature = tuple(_type(a, n in self.packed) for n, a in zip(self.parameters, arguments, strict=True))
         with _announced(), _quickly() if self.quick else contextlib.nullcontext():
             found = numba.njit(**_OPTIONS)(self.function)
-            found._cache = Kept(f"{self.function.__module__.rpartition('.')[2]}-{self.function.__name__.strip('_')}")
+            found._cache = OnDisk(f"{self.function.__module__.rpartition('.')[2]}-{self.function.__name__.strip('_')}")
             found.compile(signature)
         self.owners.append(found)
         (only,) = found.overloads.values()
@@ -102,7 +102,7 @@ def _type(argument, packed: bool):
 
 @contextlib.contextmanager
 def _quickly():
-    """numba reads these settings while it compiles, which it does under this lock: nobody else is affected."""
+    """Compile in haste. numba reads these settings while it compiles, under this lock: nobody else is affected."""
     hasty = {"OPT": type(config.OPT)(1), "LOOP_VECTORIZE": 0, "SLP_VECTORIZE": 0}
     with global_compiler_lock:
         before = {name: getattr(config, name) for name in hasty}
@@ -117,12 +117,12 @@ _SECONDS = [0.0]
 
 
 def compiling() -> float:
-    """Seconds that went into compiling in this process."""
+    """Return the seconds that went into compiling in this process."""
     return _SECONDS[0]
 
 
 class _Announce(event.Listener):
-    """Says once per process that kernels are being compiled; reading them from disk is silent."""
+    """A listener that says once per process that kernels are being compiled; reading them from disk is silent."""
 
     said = False
 
@@ -149,7 +149,7 @@ def _announced():
 
 
 def _say(text: str):
-    """On a line of its own, above the progress bars that are shown."""
+    """Print a line of its own, above the progress bars that are shown."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     if tqdm is None or sys.stderr is None:
         print(text, file=sys.stderr, flush=True)

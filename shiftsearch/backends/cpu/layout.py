@@ -1,6 +1,6 @@
 """Videos (frames, channels, rows, columns) with the channels of a pixel side by side, and back.
 
-A row at a time, by all threads: what copies much hears Ctrl-C, too.
+All threads copy, a row at a time, so that a long copy can be interrupted, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from shiftsearch.backends.cpu.pool import spread
 
 
 def channels_last(video):
-    """Contiguous (T, H, W, C) of (T, C, H, W), without a copy where memory has it so."""
+    """Return contiguous (T, H, W, C) of (T, C, H, W), without a copy where memory has it so."""
     turned = video.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous:
         return turned
@@ -21,7 +21,7 @@ def channels_last(video):
 
 
 def copy_rows(given, out) -> None:
-    """out[...] = given, (T, H, W, C) both."""
+    """Copy (T, H, W, C), row by row."""
     height = given.shape[1]
 
     def some_rows(stop, first, last):

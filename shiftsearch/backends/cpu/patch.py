@@ -76,23 +76,25 @@ class Desk(NamedTuple):
     third: np.ndarray
 
 
-# --- room -----------------------------------------------------------------------------------------
-class Room(NamedTuple):
+# --- scratch memory -------------------------------------------------------------------------------
+class Scratch(NamedTuple):
     """Scratch memory of a thread, which `desk` divides."""
 
     integers: np.ndarray
     numbers: np.ndarray
 
 
-def room(p: Form, dtype) -> Room:
+def scratch(p: Form, dtype) -> Scratch:
     """Return new scratch memory."""
-    return Room(np.empty(4 * (2 * p.patch + 3), np.int64), np.empty(16 * p.patch + 3 * p.patch**2 * p.channels, dtype))
+    return Scratch(
+        np.empty(4 * (2 * p.patch + 3), np.int64), np.empty(16 * p.patch + 3 * p.patch**2 * p.channels, dtype)
+    )
 
 
 @inline
-def desk(room, p):
+def desk(scratch, p):
     """Return the desk that lies in scratch memory."""
-    integers, numbers = room.integers, room.numbers
+    integers, numbers = scratch
     rows, columns = _axis(integers, numbers, 0, p), _axis(integers, numbers, 1, p)
     query_rows, query_columns = _axis(integers, numbers, 2, p), _axis(integers, numbers, 3, p)
     patches, size = after(numbers, 16 * p.patch), p.patch * p.patch * p.channels

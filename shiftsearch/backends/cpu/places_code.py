@@ -18,7 +18,7 @@ accumulate = simd.caller("ppplll")
 
 @functools.cache
 def build_turn(dtype: str, watches: bool = False) -> int:
-    """(in, out, rows, columns, row stride of in, of out): out[column, row] = in[row, column].
+    """Build (in, out, rows, columns, row stride of in, of out): out[column, row] = in[row, column].
 
     If it `watches`, 0 says that all numbers are finite.
     """
@@ -64,7 +64,7 @@ def build_turn(dtype: str, watches: bool = False) -> int:
 
 @functools.cache
 def build_find(mirrored: bool) -> int:
-    """Where the patches of a row of queries begin in k, whose border is mirrored or empty.
+    """Build where the patches of a row of queries begin in k, whose border is mirrored or empty.
 
     (offsets, columns, starts, scratch, places, t, y, frames, height, width, rows, row, channels, shift, patch): columns
     are those of the queries, one per place; `shift` is how far a patch begins behind its place, in memory. Behind
@@ -108,7 +108,7 @@ def build_find(mirrored: bool) -> int:
         return b.select(b.icmp_signed("<", rest, other), rest, other)
 
     def limit(at, size):
-        """As far as the margin, where all is empty."""
+        """Limit positions to the margin, where all is empty."""
         least, most = b.sub(f.int(0), shift), b.sub(b.add(size, patch), shift)
         at = b.select(b.icmp_signed("<", at, least), least, at)
         return b.select(b.icmp_signed(">", at, most), most, at)
@@ -150,7 +150,7 @@ def build_find(mirrored: bool) -> int:
 
 
 def _pieces(f, channels: int, patch: int) -> list[tuple[int, int]]:
-    """A row of a patch in vectors, (start, width) each.
+    """Return a row of a patch in vectors, (start, width) each.
 
     Vectors that cross a cache line, or read what was just written beside them, cost more than short ones, so
     nothing but the row itself is touched, and half of a line at most unless each pixel begins one.
@@ -166,7 +166,7 @@ def _pieces(f, channels: int, patch: int) -> list[tuple[int, int]]:
 
 
 def _along(f, pieces, most: int, carried, body):
-    """`carried = body(at, pieces, *carried)` for all of a row of a patch, at most so many pieces at a time."""
+    """Return the last `carried = body(at, pieces, *carried)` for all of a row of a patch, at most so many pieces at a time."""
     each, width = -(-len(pieces) // -(-len(pieces) // most)), pieces[0][1]
     turns = sum(piece[1] == width for piece in pieces) // each
     if turns > 1:
@@ -179,7 +179,7 @@ def _along(f, pieces, most: int, carried, body):
 
 @functools.cache
 def build_add(dtype: str, metric: str, aggregates: bool, scatters: bool, channels: int, patch: int) -> int:
-    """What the pairs of a row of queries add to the sums for q (`aggregates`) and for k (`scatters`).
+    """Build what the pairs of a row of queries add to the sums for q (`aggregates`) and for k (`scatters`).
 
     (q, to_q, k, to_k, weights, starts, targets, queries, kept, rows, step, row stride of q, of k): the n-th patch of
     query x begins at k[starts[x, n]] and to_k[targets[x, n]]; the queries are `step` numbers apart.
@@ -190,7 +190,7 @@ def build_add(dtype: str, metric: str, aggregates: bool, scatters: bool, channel
     l2, row = metric == "l2", _pieces(f, channels, patch)
 
     def pair(number, query, totals, pieces, along):
-        """One patch row of one pair; `along` is where it lies behind the beginnings of k's patches."""
+        """Add one patch row of one pair; `along` is where it lies behind the beginnings of k's patches."""
         weight = f.scalar(weights, number)
         weight = f.b.fadd(weight, weight) if l2 else weight
         at, to = f.add(f.scalar(starts, number), along), f.add(f.scalar(targets, number), along) if scatters else None
@@ -232,7 +232,7 @@ def build_add(dtype: str, metric: str, aggregates: bool, scatters: bool, channel
 
 @functools.cache
 def build_compare(dtype: str, metric: str, channels: int, patch: int, watches: bool) -> int:
-    """Scores of a row of queries: (q, k, starts, out, scratch, queries, kept, rows, step, row stride of q, of k).
+    """Build the scores of a row of queries: (q, k, starts, out, scratch, queries, kept, rows, step, row stride of q, of k).
 
     If it `watches`, 0 says that all scores are finite.
     """
@@ -242,7 +242,7 @@ def build_compare(dtype: str, metric: str, channels: int, patch: int, watches: b
     most, n, row = simd.registers() // 4, f.lanes, _pieces(f, channels, patch)
 
     def wide(vector, to):
-        """With zeros behind."""
+        """Return the vector with zeros behind."""
         count = vector.type.count
         picks = ir.Constant(ir.VectorType(ir.IntType(32), to), [min(i, count) for i in range(to)])
         return vector if count == to else f.b.shuffle_vector(vector, f.zeros(count), picks)
@@ -283,7 +283,7 @@ def build_compare(dtype: str, metric: str, channels: int, patch: int, watches: b
 
 
 def _runs(lanes: int, length: int):
-    """(begin, length) of vectors, the longest first, that make up a row of a patch."""
+    """Yield (begin, length) of vectors, the longest first, that make up a row of a patch."""
     begin = 0
     while begin < length:
         while lanes > length - begin:
@@ -294,7 +294,7 @@ def _runs(lanes: int, length: int):
 
 @functools.cache
 def build_copy(dtype: str, patch: int) -> int:
-    """(in, out, rows, row stride of in): a patch as one run of memory."""
+    """Build (in, out, rows, row stride of in): a patch as one run of memory."""
     f = simd.Function("copy", dtype, "ppll")
     given, out, rows, stride = f.arguments
 
@@ -308,7 +308,7 @@ def build_copy(dtype: str, patch: int) -> int:
 
 @functools.cache
 def build_accumulate(dtype: str, patch: int, same: bool) -> int:
-    """(values, weight, out, rows, row stride of values, of out): out += weight * values, or all times the `same` value."""
+    """Build (values, weight, out, rows, row stride of values, of out): out += weight * values, or all times the `same` value."""
     f = simd.Function("accumulate", dtype, "ppplll")
     values, weight, out, rows, stride, out_stride = f.arguments
     weight = f.scalar(weight, 0)

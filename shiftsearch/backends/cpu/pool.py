@@ -20,7 +20,7 @@ _lock = threading.Lock()
 
 
 def _forget():
-    """A forked child has the pool's memory but none of its threads."""
+    """Forget the pool: a forked child has the pool's memory but none of its threads."""
     global _pool, _lock
     _pool, _lock = None, threading.Lock()
 
@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def threads() -> int:
-    """As many as this process may use, or as SHIFTSEARCH_NUM_THREADS says."""
+    """Return how many threads this process may use: its cores, or SHIFTSEARCH_NUM_THREADS."""
     wanted = os.environ.get(_VARIABLE)
     if wanted:
         if not wanted.isdigit() or int(wanted) < 1:
@@ -40,18 +40,18 @@ def threads() -> int:
 
 
 def parts(cost: float) -> int:
-    """Into how many parts to cut what costs so many multiply-adds if each part must look at all of it."""
+    """Return into how many parts to cut work of so many multiply-adds if each part must look at all of it."""
     return 3 * threads() if threads() > 1 and cost >= _SMALL else 1
 
 
 def spread(work, count: int, cost: float) -> None:
-    """Calls `work(stop, first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
+    """Call `work(stop, first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
 
     A range is always done by one thread from front to back, and `work` must not let a unit depend on
     which range it is in: then results do not depend on the number of threads.
 
-    Ctrl-C reaches the main thread only between two lines of Python. So what takes long is left to others while it
-    waits, and they look often whether stop[0] was set: `work` then returns at once, whatever is left to do.
+    Ctrl-C reaches the main thread only between two lines of Python. Long work is therefore left to other threads while
+    the main one waits. They often look whether stop[0] is set, and `work` then returns at once, finished or not.
     """
     stop, workers = np.zeros(1, np.int32), min(threads(), count)
     waits = cost >= _LONG and _in_main_thread()
@@ -75,7 +75,7 @@ def spread(work, count: int, cost: float) -> None:
 
 
 def _wait(pending) -> None:
-    """Returns when all is done, raises what the first thread that fails raises."""
+    """Return when all is done; raise the error of the first thread that fails."""
     while pending:
         done, pending = futures.wait(pending, _GLANCE, futures.FIRST_EXCEPTION)
         for task in done:
@@ -83,7 +83,7 @@ def _wait(pending) -> None:
 
 
 def aside(function, *arguments):
-    """`function(*arguments)`, in another thread while the main one waits and hears Ctrl-C: what it left goes on alone."""
+    """Return `function(*arguments)`, run in another thread, which goes on alone if Ctrl-C interrupts the main one."""
     if not _in_main_thread():
         return function(*arguments)
     one = futures.ThreadPoolExecutor(1, thread_name_prefix="shiftsearch")

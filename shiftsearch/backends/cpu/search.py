@@ -54,12 +54,12 @@ class Scratch(NamedTuple):
     pixels: np.ndarray
     boxes: np.ndarray
     kept: np.ndarray
-    topk: topk.Room
+    topk: topk.Scratch
     most: int  # displacements that there is room for
 
 
 def search(q, k, spec, p: Patches, *, flow=None, seeds=None):
-    """`definition.search`."""
+    """Return what `definition.search` does."""
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)
     B, T, C, H, W = k.shape
@@ -114,7 +114,7 @@ def _options(spec, task: Task) -> Options | None:
 
 
 def _by_vectors(task: Task) -> bool:
-    """Whether the vector code covers these options."""
+    """Return whether the vector code covers these options."""
     return task.dilation == 1 and not task.zeros and task.part <= _LARGEST_WINDOW and task.patch <= ROW
 
 
@@ -187,7 +187,7 @@ def _scratch(task: Task, tiles: bool, most: int, dtype) -> Scratch:
     numbers |= for_tiles if tiles else dict.fromkeys(for_tiles, 0)
     integers = {"positions": stride, "ranks": stride, "kept": task.kept + stride}
     parts = _divided(numbers, aligned, dtype) | _divided(integers, np.empty, np.int32)
-    return Scratch(topk=topk.Room(*map(parts.pop, topk.Room._fields)), **parts, most=most)
+    return Scratch(topk=topk.Scratch(*map(parts.pop, topk.Scratch._fields)), **parts, most=most)
 
 
 def _divided(sizes: dict[str, int], new, dtype) -> dict[str, np.ndarray]:

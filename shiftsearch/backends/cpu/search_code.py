@@ -1,6 +1,6 @@
 """The loops that decide the speed of a search, as vector code: distances of patches, and box sums.
 
-Each builder is compiled once per (dtype, metric, sizes of the inner loops) and returns an address.
+What each builder makes is compiled once per (dtype, metric, sizes of the inner loops) and returns an address.
 With "dot" distances are negative products, so that smaller is better everywhere.
 """
 
@@ -26,7 +26,7 @@ copy = simd.caller("ppl")
 
 
 def _accumulate(f, metric, q, k, total):
-    """total + (q - k)**2, or total - q * k."""
+    """Return total + (q - k)**2, or total - q * k."""
     if metric == "dot":
         return f.fma(f.b.fneg(q), k, total)
     difference = f.minus(q, k)
@@ -34,7 +34,7 @@ def _accumulate(f, metric, q, k, total):
 
 
 def _parts(count: int, most: int) -> list[range]:
-    """range(count) in the fewest parts of at most `most`, as even as can be."""
+    """Return range(count) in the fewest parts of at most `most`, as even as can be."""
     parts = -(-count // most)
     ends = [count * i // parts for i in range(parts + 1)]
     return [range(*pair) for pair in itertools.pairwise(ends)]
@@ -42,7 +42,7 @@ def _parts(count: int, most: int) -> list[range]:
 
 @functools.cache
 def build_wide(dtype: str, metric: str, window: int) -> int:
-    """Distances of one query to its window, channels last, channels a multiple of the lanes.
+    """Build the distances of one query to its window, channels last, channels a multiple of the lanes.
 
     (q, k, out, scratch, patch rows, patch * channels, row stride of q, of k, channels): a row of a patch is
     one run of memory, and the candidates of a window row are shifted runs. They share the loads of q.
@@ -84,7 +84,7 @@ def build_wide(dtype: str, metric: str, window: int) -> int:
 
 @functools.cache
 def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
-    """Distances of one query to its window, planes of channels in each row, any number of channels.
+    """Build the distances of one query to its window, planes of channels in each row, any number of channels.
 
     (q, k, out, channels, row stride of q, channel stride of q, row stride of k, channel stride of k): lanes lie
     along the columns of the window. Each vector of k serves all patch rows that meet it.
@@ -120,7 +120,7 @@ def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
 
 @functools.cache
 def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
-    """Distances of all patches of a tile, for a range of displacements, by box sums over those of its pixels.
+    """Build the distances of all patches of a tile, for a range of displacements, by box sums over those of its pixels.
 
     (q, k, scratch, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of
     k, channel stride of k, top, bottom): out[dy * across + dx, TILE, TILE]. Rows top ... bottom - 1 of k, counted from
@@ -134,7 +134,7 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
     widths = [n for n in (12, 9, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
 
     def pixels(n, q_at, k_at, to, dx):
-        """One row of the distances of pixels, for n displacements across, which share the loads of q."""
+        """Write one row of the distances of pixels, for n displacements across, which share the loads of q."""
 
         def channel(c, *sums):
             vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
@@ -151,7 +151,7 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
             f.store(total, scratch, f.mul(f.add(to, f.mul(f.add(dx, i), rows)), ROW))
 
     def some_rows(first):
-        """`_DOWN` displacements: rows of k are then used several times while they are near, and scratch stays near."""
+        """Do `_DOWN` displacements: rows of k are then used several times while they are near, and scratch stays near."""
         count = f.b.sub(f.least(f.add(first, _DOWN), down), first)
 
         def key_row(y):
@@ -179,13 +179,13 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
 
 
 def _box_sums(f, patch, given, at, out, to):
-    """Sums over patch x patch of given[at :], (rows, ROW), to out[to :], (TILE, TILE).
+    """Write sums over patch x patch of given[at :], (rows, ROW), to out[to :], (TILE, TILE).
 
     Longer runs are sums of shorter ones, never differences, so that an infinite pixel stays where it is.
     """
 
     def run_sums(values, move):
-        """Sums of `patch` values in a row, from sums of 1, 2, 4, ... of them."""
+        """Return sums of `patch` values in a row, from sums of 1, 2, 4, ... of them."""
         length, have, total, done = 1, values, None, 0
         while True:
             if patch & length:
@@ -206,7 +206,7 @@ def _box_sums(f, patch, given, at, out, to):
 
 @functools.cache
 def build_pick(dtype: str, window: int) -> int:
-    """One query's window out of box sums: (in, out, displacements across); in[dy * across + dx, TILE * TILE]."""
+    """Build the copy of one query's window out of box sums: (in, out, displacements across); in[dy * across + dx, TILE * TILE]."""
     f = simd.Function("pick", dtype, "ppl")
     given, out, across = f.arguments
 
@@ -222,7 +222,7 @@ def build_pick(dtype: str, window: int) -> int:
 
 @functools.cache
 def build_interpolate(dtype: str, metric: str) -> int:
-    """Bilinear samples of runs of memory: (k, out, fractions, rows, run, row stride of k, step across, row stride of out).
+    """Build bilinear samples of runs of memory: (k, out, fractions, rows, run, row stride of k, step across, row stride of out).
 
     The fractions are those down and across, one of which may be 0; a run may be written up to one vector further.
     """
@@ -260,7 +260,7 @@ def build_interpolate(dtype: str, metric: str) -> int:
 
 @functools.cache
 def build_copy(dtype: str) -> int:
-    """(in, out, n): out[:n] = in[:n]; numbers that do not fill a vector are copied with some before them again."""
+    """Build (in, out, n): out[:n] = in[:n]; numbers that do not fill a vector are copied with some before them again."""
     f = simd.Function("copy", dtype, "ppl")
     given, out, n = f.arguments
     last = f.b.sub(n, f.int(f.lanes))

@@ -30,7 +30,7 @@ def _features():
 
 
 def _machine():
-    """Code generator for this CPU. An engine takes it over, so each gets a new one."""
+    """Return a code generator for this CPU. An engine takes it over, so each gets a new one."""
     # LLVM prefers 256-bit vectors on CPUs that once throttled; what runs here is dense enough for 512
     features = _features().flatten() + (",-prefer-256-bit" if has_compress() else "")
     target = llvm.Target.from_default_triple()
@@ -39,7 +39,7 @@ def _machine():
 
 @functools.cache
 def register_bytes() -> int:
-    """Bytes of one vector register of this machine."""
+    """Return the bytes of one vector register of this machine."""
     features = _features()
     if features.get("avx512f"):
         return 64
@@ -47,7 +47,7 @@ def register_bytes() -> int:
 
 
 def registers() -> int:
-    """Vector registers that this machine has."""
+    """Return how many vector registers this machine has."""
     return 16 if register_bytes() == 32 else 32
 
 
@@ -97,7 +97,7 @@ class Function:
         return self.b.select(self.b.icmp_signed(">", x, y), x, y)
 
     def loop(self, count, carried, body, step=1, start=0):
-        """`for i in range(start, count, step): carried = body(i, *carried)`; returns the last `carried`."""
+        """Return the last `carried` of `for i in range(start, count, step): carried = body(i, *carried)`."""
         b, start, count = self.b, self.int(start), self.int(count)
         before, head = b.block, b.append_basic_block("loop")
         inside, after = b.append_basic_block("body"), b.append_basic_block("after")
@@ -149,7 +149,7 @@ class Function:
         return self.b.load(self._at(pointer, index, kind), align=self.bytes)
 
     def shifted(self, pointer, index, count, n):
-        """The vectors of n numbers from pointer[index], from pointer[index + 1], ...: `count` of them, at most n + 1."""
+        """Return the vectors of n numbers from pointer[index], from pointer[index + 1], ...: `count` of them, at most n + 1."""
         if register_bytes() < 64 or count == 1:
             return [self.load(pointer, self.add(index, i), n) for i in range(count)]
         # nearly every load that is not aligned crosses a cache line and takes two turns: moving lanes takes one
@@ -161,7 +161,7 @@ class Function:
         self.b.store(value, self._at(pointer, index, value.type), align=4)
 
     def first(self, count, n=None):
-        """Mask of the first `count` lanes."""
+        """Return the mask of the first `count` lanes."""
         n = n or self.lanes
         limit = self.splat(self.b.trunc(self.int(count), ir.IntType(32)), n)
         return self.b.icmp_signed("<", self.numbers(n), limit)
@@ -186,7 +186,7 @@ class Function:
         return self.b.fsub(x, y)
 
     def tree(self, values):
-        """Sum of `values`, pairwise."""
+        """Return the sum of `values`, pairwise."""
         values = list(values)
         while len(values) > 1:
             pairs = [self.plus(*values[i : i + 2]) for i in range(0, len(values) - 1, 2)]
@@ -194,7 +194,7 @@ class Function:
         return values[0]
 
     def shift(self, x, by):
-        """Lanes moved down by `by`, zeros behind."""
+        """Return lanes moved down by `by`, zeros behind."""
         n = x.type.count
         picks = [min(i + by, n) for i in range(n)]
         return self.b.shuffle_vector(
@@ -205,7 +205,7 @@ class Function:
         return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n))))
 
     def lane_sums(self, vectors):
-        """One vector whose lane i is the sum of the lanes of `vectors[i]`; as many vectors as lanes."""
+        """Return one vector whose lane i is the sum of the lanes of `vectors[i]`; as many vectors as lanes."""
         n = self.lanes
         index = ir.VectorType(ir.IntType(32), n)
         even, odd = ir.Constant(index, list(range(0, 2 * n, 2))), ir.Constant(index, list(range(1, 2 * n, 2)))
@@ -215,14 +215,14 @@ class Function:
         return vectors[0]
 
     def rotate(self, x, by):
-        """Lanes moved down by `by`, the first ones behind the last."""
+        """Return lanes moved down by `by`, the first ones behind the last."""
         n = x.type.count
         return self.b.shuffle_vector(
             x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)])
         )
 
     def no_number(self, x):
-        """0 if all lanes are numbers."""
+        """Return 0 if all lanes are numbers."""
         return self.b.zext(self.b.bitcast(self.b.fcmp_unordered("uno", x, x), ir.IntType(x.type.count)), INT)
 
     def compress(self, x, mask):
@@ -236,7 +236,7 @@ class Function:
         return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
     def compile(self, result=0) -> int:
-        """The address of the finished function, which returns `result`."""
+        """Return the address of the finished function, which returns `result`."""
         self.b.ret(self.int(result))
         with global_compiler_lock:
             module = llvm.parse_assembly(str(self.module))
@@ -250,7 +250,7 @@ _ENGINES: list = []
 
 
 def caller(kinds: str):
-    """A numba function `call(address, *arguments)` for functions with these argument kinds.
+    """Return a numba function `call(address, *arguments)` for functions with these argument kinds.
 
     Memory is given as a `pointer` and an index in the place of each "p" and "i".
     """
@@ -283,7 +283,7 @@ def _element(context, builder, kinds, values):
 
 @intrinsic
 def pointer(context, array):
-    """The memory of a contiguous array, without its owner: the caller keeps the array alive.
+    """Return the memory of an array, without its owner: the caller keeps the array alive.
 
     numba counts references to arrays that are passed around, with atomic operations, and looks at
     each index whether it is negative. A pointer is one number.
@@ -297,7 +297,7 @@ def pointer(context, array):
 
 @intrinsic
 def pointers(context, record):
-    """The same record with a `pointer` in the place of each array, in records that are part of it, too."""
+    """Return the same record with a `pointer` in the place of each array, in records that are part of it, too."""
 
     def opened(kind):
         if isinstance(kind, types.Array):
@@ -320,13 +320,13 @@ def pointers(context, record):
 
 @intrinsic
 def get(context, memory, index):
-    """memory[index]"""
+    """Return memory[index]."""
     return memory.dtype(memory, index), lambda c, b, s, v: b.load(_element(c, b, s.args, v))
 
 
 @intrinsic
 def put(context, memory, index, value):
-    """memory[index] = value"""
+    """Write memory[index] = value."""
 
     def generate(context, builder, signature, values):
         value = context.cast(builder, values[2], signature.args[2], signature.args[0].dtype)
@@ -338,13 +338,13 @@ def put(context, memory, index, value):
 
 @intrinsic
 def like(context, memory, value):
-    """`value` as a number of the kind that `memory` holds."""
+    """Return `value` as a number of the kind that `memory` holds."""
     return memory.dtype(memory, value), lambda c, b, s, v: c.cast(b, v[1], s.args[1], s.return_type)
 
 
 @intrinsic
 def put_fraction(context, memory, index, value):
-    """memory[index] = the bits of `value`, as a float of as many bits as the whole numbers of `memory`."""
+    """Write memory[index] = the bits of `value`, as a float of as many bits as the whole numbers of `memory`."""
     fraction = types.float64 if memory.dtype.bitwidth == 64 else types.float32
 
     def generate(context, builder, signature, values):
@@ -358,7 +358,7 @@ def put_fraction(context, memory, index, value):
 
 @intrinsic
 def stopped(context, stop):
-    """Whether stop[0] is set, which the thread that waits for this one does: see `pool.spread`."""
+    """Return whether stop[0] is set, which the waiting main thread does: see `pool.spread`."""
 
     def generate(context, builder, signature, values):
         memory = cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data
@@ -370,11 +370,11 @@ def stopped(context, stop):
 
 @intrinsic
 def after(context, memory, index):
-    """The memory from an index on."""
+    """Return the memory from an index on."""
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)
 
 
 def aligned(size: int, dtype, new=np.zeros):
-    """Memory that begins where a vector may: one that crosses a cache line costs two."""
+    """Return memory that begins where a vector may: one that crosses a cache line costs two."""
     memory = new(size + 16, dtype)
     return memory[-memory.ctypes.data % 64 // memory.itemsize :][:size]

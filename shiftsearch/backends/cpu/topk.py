@@ -20,7 +20,7 @@ class Codes(NamedTuple):
     smallest: int
 
 
-class Room(NamedTuple):
+class Scratch(NamedTuple):
     """Scratch memory for as many entries as there are keys, in whole vectors."""
 
     found: np.ndarray
@@ -29,9 +29,9 @@ class Room(NamedTuple):
 
 
 @helper
-def find_smallest(keys, n, k, codes, room, kept):
+def find_smallest(keys, n, k, codes, scratch, kept):
     """Write the positions of the k smallest of n keys, and anything behind them in `keys` and behind the k in `kept`."""
-    found, positions, order = room
+    found, positions, order = scratch
     if k == 1:
         code.smallest(codes.smallest, keys, 0, kept, 0, n)
         return

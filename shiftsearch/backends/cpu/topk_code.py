@@ -17,7 +17,7 @@ smallest = simd.caller("pil")
 
 @functools.cache
 def build_shortlist(dtype: str) -> int:
-    """Which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
+    """Build which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
 
     What is not a number becomes infinite, in `found`.
 
@@ -72,7 +72,7 @@ def build_shortlist(dtype: str) -> int:
 
 @functools.cache
 def build_ranks(dtype: str) -> int:
-    """(values, ranks, n): how many of n values come before each one; equal values in their order.
+    """Build (values, ranks, n): how many of n values come before each one; equal values in their order.
 
     What is not a number counts as infinite. Whole vectors are read and written.
     """
@@ -104,7 +104,7 @@ def build_ranks(dtype: str) -> int:
 
 @functools.cache
 def build_smallest(dtype: str) -> int:
-    """(values, position, n): position[0] is that of the first of n values that none is below; NaN counts as infinite."""
+    """Build (values, position, n): position[0] is that of the first of n values that none is below; NaN counts as infinite."""
     f = simd.Function("smallest", dtype, "pil")
     values, position, n = f.arguments
     b, i32 = f.b, ir.IntType(32)

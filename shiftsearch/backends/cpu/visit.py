@@ -132,8 +132,8 @@ def by_query(body, wanted=_always, *, compares: bool):
     If it `compares`, desk.mine is the patch of the query, and only samples that exist on both sides are left.
     """
 
-    def visit(job, room, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+    def visit(job, scratch, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
         for row in range(first, last):
             t, y = row // places.rows, row % places.rows
             if compares:
@@ -154,8 +154,8 @@ def by_query(body, wanted=_always, *, compares: bool):
 def by_band_of_queries(body):
     """Return a kernel for bands of rows of the queries' frames: `body` adds up desk.third, query by query."""
 
-    def visit(job, bands, room, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+    def visit(job, bands, scratch, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
         for unit in range(first, last):
             t, top, bottom = unit // bands, *_band(unit % bands, bands, job.out.rows)
             for y in range(places.rows):
@@ -183,8 +183,8 @@ def by_band_of_queries(body):
 def by_band_of_keys(body, *, compares: bool):
     """Return a kernel for bands of rows of the keys' frames: what `body` gives, a weight and a patch, is added to them."""
 
-    def visit(job, reach, bands, room, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(room), p), pointers(job).places
+    def visit(job, reach, bands, scratch, p, stop, first, last):
+        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
         reach, out = pointers(reach), job.out
         for unit in range(first, last):
             s, top, bottom = unit // bands, *_band(unit % bands, bands, out.rows)
@@ -304,7 +304,7 @@ class Heads:
 
     def _run(self, kernel, count: int, job: Job, *more) -> None:
         def work(stop, first, last):
-            kernel(job, *more, patch.room(self.form, self.dtype), self.form, stop, first, last)
+            kernel(job, *more, patch.scratch(self.form, self.dtype), self.form, stop, first, last)
 
         pool.spread(work, count, self.cost)
 

@@ -15,7 +15,7 @@ TILE = 8  # queries per side of a tile
 
 
 class Task(NamedTuple):
-    """What the kernels need to know of one search, of one head of one clip."""
+    """The sizes and options of a search of one head of one clip."""
 
     frames: int
     height: int
@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 @exact
 def _centre(at, moved, n, task):
-    """Centre of the window of a query at pixel `at`, along an axis of n pixels."""
+    """Return the centre of the window of a query at pixel `at`, along an axis of n pixels."""
     if not abs(moved) <= MOST:
         moved = 0.0 if not np.isfinite(moved) else MOST if moved > 0 else -MOST
     if not task.subpixel:
@@ -56,7 +56,7 @@ def _centre(at, moved, n, task):
 
 @exact
 def _index_of_centre(centre, n, task):
-    """`window_offset`: how many candidates come before the centre."""
+    """Return `window_offset`: how many candidates come before the centre."""
     half, last = (task.window - 1) // 2, task.window - 1
     if not task.slide or (centre >= task.step * half and centre + task.step * (last - half) <= n - 1):
         return half
@@ -107,7 +107,7 @@ class Query(NamedTuple):
 
 
 def room_for(n: int) -> Windows:
-    """Memory for n windows."""
+    """Return memory for n windows."""
     return Windows(np.empty(n), np.empty(n), *(np.empty(n, np.int32) for _ in range(6)))
 
 
@@ -118,7 +118,7 @@ def window_at(windows, at):
 
 @inline
 def first_of(u, a, x, task):
-    """Where the windows of a query begin: row a of the u-th row of tiles, column x."""
+    """Return where the windows of a query begin: row a of the u-th row of tiles, column x."""
     return ((u * TILE + a) * task.columns + x) * task.slots
 
 
@@ -140,7 +140,7 @@ def _place(windows, at, t, frame, y, x, down, across, task):
 
 @kernel(calls_vector_code=True)
 def windows_of_flow(first, last, flow, order, task, windows):
-    """Places the windows of tile rows first..last. flow: (T, S, 2, h, w)."""
+    """Place the windows of tile rows first..last. flow: (T, S, 2, h, w)."""
     windows = pointers(windows)
     tile_rows = (task.rows + TILE - 1) // TILE
     followed = order.shape[1] - flow.shape[1]
@@ -160,7 +160,7 @@ def windows_of_flow(first, last, flow, order, task, windows):
 
 @kernel(calls_vector_code=True)
 def windows_of_seeds(first, last, seeds, order, task, windows):
-    """The same around seeds (T, h, w, S, 3)."""
+    """Place the windows around seeds (T, h, w, S, 3)."""
     windows = pointers(windows)
     tile_rows = (task.rows + TILE - 1) // TILE
     for unit in range(first, last):

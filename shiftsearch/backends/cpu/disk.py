@@ -27,7 +27,7 @@ _UNUSED = 90 * 24 * 3600  # seconds after which a file is of some older version
 
 
 def folder() -> Path:
-    """Where kernels are kept: $NUMBA_CACHE_DIR/shiftsearch, or else the system's place for caches."""
+    """Return where kernels are kept: $NUMBA_CACHE_DIR/shiftsearch, or else the system's place for caches."""
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR) / "shiftsearch"
     home = Path(os.path.expanduser("~"))
@@ -40,14 +40,14 @@ def folder() -> Path:
 
 @functools.cache
 def _sources() -> bytes:
-    """This package's code for the CPU, and the versions of what compiles it."""
+    """Return this package's code for the CPU, and the versions of what compiles it."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     about = repr((numba.__version__, sys.implementation.cache_tag))
     return b"".join(file.read_bytes() for file in files) + about.encode()
 
 
-class Kept:
-    """What numba asks whether a kernel is compiled already, and gives it when it is."""
+class OnDisk:
+    """The cache that numba reads a compiled kernel from, and writes it to."""
 
     def __init__(self, name: str):
         self._name = name
@@ -77,7 +77,7 @@ class Kept:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """In one step, so that no other process reads a part of it."""
+    """Write a file in one step, so that no other process reads a part of it."""
     handle, part = tempfile.mkstemp(dir=path.parent)
     try:
         with open(handle, "wb") as file:
