@@ -122,7 +122,7 @@ class Input:
         return tuple(int(x) if x.isdigit() else 1 if x.endswith("?") else sizes[x] for x in self.letters)
 
 
-_SIZES = {"B": 1, "T": 3, "C": 4, "H": 9, "W": 11, "G": 2, "K": 2}
+_SIZES = {"B": 1, "T": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def run(picture: str | Path, frames: int = 5, height: int = 96, width: int = 128
         print(f"{frames} frames of {width} x {height}, noise 10 %, {threads()} threads", flush=True)
 
         given = a_little_off(truth)
-        shared = {"patch": 7, "topk": 1, "per_frame": True, "penalty": 0.05}
+        shared: dict[str, Any] = {"patch": 7, "topk": 1, "per_frame": True, "penalty": 0.05}
         start = time.perf_counter()
         _, there = shiftsearch.search(noisy, noisy, given, window=9, skip="own_frame", **shared)
         _, finer = shiftsearch.refine(noisy, noisy, there, window=3, step=0.5, subpixel=True, **shared)

@@ -94,6 +94,18 @@ class ShiftedUNet(nn.Module):
         torch.Size([1, 3, 3, 30, 41])
     """
 
+    options: dict[str, Any]
+    motion: bool
+    noise_level: bool
+    channels: int
+    radius: int
+    head: nn.Conv2d
+    features: nn.Sequential
+    tail: nn.Conv2d
+    levels: nn.ModuleList
+    shrink: nn.ModuleList
+    grow: nn.ModuleList
+
     def __init__(
         self,
         channels: int = 3,
@@ -114,7 +126,7 @@ class ShiftedUNet(nn.Module):
         of_levels = {"depths": depths, "heads": heads, "head_dim": head_dim, "key_dim": key_dim}
         of_search = {"window": window, "radius": radius, "patch": patch}
         others = {"keep": keep, "topk": topk, "motion": motion, "noise_level": noise_level}
-        self.options: dict[str, Any] = {"channels": channels, **of_levels, **of_search, **others}
+        self.options = {"channels": channels, **of_levels, **of_search, **others}
         _check_options(self.options)
         self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
         dims = [n * head_dim for n in heads]

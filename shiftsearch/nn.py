@@ -34,6 +34,7 @@ class _Kept(nn.Module):
 
     op: ClassVar[Op]
     __signature__: ClassVar[inspect.Signature]  # what `help` shows
+    options: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
         parameters = inspect.signature(cls.op.function).parameters.values()
@@ -79,7 +80,7 @@ class ShiftedSearch(_Kept):
         torch.Size([1, 3, 16, 24, 4, 3])
     """
 
-    op = SEARCH
+    op: ClassVar[Op] = SEARCH
 
 
 class Refine(_Kept):
@@ -92,7 +93,7 @@ class Refine(_Kept):
         torch.Size([1, 3, 16, 24, 2, 3])
     """
 
-    op = REFINE
+    op: ClassVar[Op] = REFINE
 
 
 class Aggregate(_Kept):
@@ -104,7 +105,7 @@ class Aggregate(_Kept):
         torch.Size([3, 4, 16, 24])
     """
 
-    op = AGGREGATE
+    op: ClassVar[Op] = AGGREGATE
 
 
 class Stack(_Kept):
@@ -116,7 +117,7 @@ class Stack(_Kept):
         torch.Size([4, 3, 4, 16, 24])
     """
 
-    op = STACK
+    op: ClassVar[Op] = STACK
 
 
 # --- attention --------------------------------------------------------------------------------------
@@ -274,6 +275,18 @@ class ShiftedAttention(nn.Module):
         torch.Size([3, 4, 16, 24])
     """
 
+    dim: int
+    key_dim: int
+    conv: bool
+    find: ShiftedSearch | Refine
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    out: nn.Linear
+    scale: float
+    log_scale: nn.Parameter | None
+    mix: nn.Conv2d | None
+
     def __init__(
         self,
         dim: int,
@@ -413,6 +426,19 @@ class GuidedDeformableAttention(nn.Module):
         >>> layer(video, video[:1], flow).shape
         torch.Size([3, 4, 16, 24])
     """
+
+    dim: int
+    heads: int
+    points: int
+    offsets: Literal["predict", "search"]
+    window: int
+    step: float
+    reach: float
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    out: nn.Linear
+    predict: nn.Sequential | None
 
     def __init__(
         self,

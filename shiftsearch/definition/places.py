@@ -12,7 +12,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, mirror_sign, patch_offsets, reflect
 from shiftsearch._types import Native
 
-silent = partial(np.errstate, all="ignore")
+silent: partial[np.errstate] = partial(np.errstate, all="ignore")
 At = tuple[Native, Native, Native]  # frame, row and column
 
 

@@ -168,5 +168,5 @@ FOLD = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
-    example=Example({"size": (3, 9, 11)}, sizes={"t": 3, "y": 9, "x": 11, "F": 2, "P": 3}),
+    example=Example({"size": (3, 7, 8)}, sizes={"t": 3, "y": 7, "x": 8, "F": 2, "P": 3}),
 )

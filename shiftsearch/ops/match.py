@@ -158,5 +158,5 @@ MATCH = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
-    example=Example({"window": 5, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}, sizes={"qH": 9, "qW": 11}),
+    example=Example({"window": 5, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}, sizes={"qH": 7, "qW": 8}),
 )

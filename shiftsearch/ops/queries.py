@@ -74,8 +74,11 @@ class Part:
 
     def __init__(self, backend: Any, spec: QueriesSpec, offsets: Native, patch: int):
         part = spec.part(offsets.shape[2:5])
-        self.backend, self.at, self.patches = backend, (slice(None), slice(None), *part), spec.patches(part, patch)
-        self.all, self.offsets = offsets, self.of(offsets)
+        self.backend: Any = backend
+        self.at: tuple[slice, ...] = (slice(None), slice(None), *part)
+        self.patches: Patches = spec.patches(part, patch)
+        self.all: Native = offsets
+        self.offsets: Native = self.of(offsets)
 
     def of(self, array: Native) -> Native:
         return array[self.at]

@@ -59,7 +59,7 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], what:
     own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
     _, height, width = own.shape
     flow = _flow_to(xp, frames, here, there, query_grid(height, width, what.stride), what.stride)
-    options = {"window": what.window, "patch": what.patch, "stride": what.stride}
+    options: dict[str, Any] = {"window": what.window, "patch": what.patch, "stride": what.stride}
     scores, found = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
     offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
     offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
