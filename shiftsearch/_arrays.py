@@ -167,7 +167,7 @@ def _room(caller: str, arrays: Mapping[str, Native]) -> Iterator[None]:
         yield
     except MemoryError as error:
         found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
-        raise ShiftsearchError(f"{caller}: no memory for what comes of {found}, expected less ({error})") from None
+        raise ShiftsearchError(f"{caller}: no memory for the results of {found}, expected less ({error})") from None
 
 
 def native_dtype(name: str) -> np.dtype[Any]:

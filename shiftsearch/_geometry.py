@@ -1,35 +1,38 @@
-"""Where things are: reflection, frame order, query grid, search windows. What each backend computes in its own words.
+"""Where things are: reflection, frame order, query grid, search windows.
 
-Positions are computed in float64 on every backend, whatever the arrays are: two backends then look
-at the same places, bit for bit, and differ only in how they round sums.
+Each backend has these formulas in its own language, too. Positions are float64 on all of them, whatever the arrays are:
+two backends then look at the same places, bit for bit, and differ only in how they round sums.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from shiftsearch._types import Native
 
 MOST = 2.0**30  # pixels that a search follows a flow: offsets must fit 32 bits
 
 
-def reflect(x, n: int):
-    """Position(s) `x` mirrored into [0, n - 1] without repeating the edge: -1 is 1, n is n - 2."""
+def reflect(x: Native, n: int) -> Native:
+    """Return positions `x` mirrored into [0, n - 1] without repeating the edge: -1 is 1, n is n - 2."""
     if n == 1:
         return np.zeros_like(x)
     x = np.mod(x, 2 * (n - 1))
     return np.where(x <= n - 1, x, 2 * (n - 1) - x)
 
 
-def mirror_sign(x, n: int):
-    """Derivative of `reflect`: +1, -1 where `x` lies in a mirror image, 0 where there is only one pixel."""
+def mirror_sign(x: Native, n: int) -> Native:
+    """Return the derivative of `reflect`: +1, -1 where `x` lies in a mirror image, 0 where there is only one pixel."""
     if n == 1:
         return np.zeros_like(x, dtype=float)
     return np.where(np.mod(x, 2 * (n - 1)) <= n - 1, 1.0, -1.0)
 
 
-def frame_order(frames: int, radius: int, xp=np):
-    """Frames that each frame looks at, in slot order, (frames, 2 * radius + 1).
+def frame_order(frames: int, radius: int, xp: Any = np) -> Native:
+    """Return the frames that each frame looks at, in slot order, (frames, 2 * radius + 1).
 
     Its own frame, then forward in time, then backward from the frame before. At the ends of the
     clip the range moves inside, so that there are always 2 * radius + 1 different frames.
@@ -41,27 +44,27 @@ def frame_order(frames: int, radius: int, xp=np):
 
 
 def query_grid(height: int, width: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of queries when every `stride`-th pixel asks."""
+    """Return how many rows and columns of queries there are when every `stride`-th pixel asks."""
     return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
-def patch_offsets(patch: int, dilation: int, xp=np):
-    """Pixels of a patch along one axis, relative to its query: -1, 0, 1 for 3; -2, -1, 0, 1 for 4."""
+def patch_offsets(patch: int, dilation: int, xp: Any = np) -> Native:
+    """Return the pixels of a patch along one axis, relative to its query: -1, 0, 1 for 3; -2, -1, 0, 1 for 4."""
     return dilation * (xp.arange(patch) - patch // 2)
 
 
-def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp=np):
-    """How many queries of one frame have a patch that covers each pixel, (height, width), in float64."""
+def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp: Any = np) -> Native:
+    """Return how many queries of one frame have a patch that covers each pixel, (height, width), in float64."""
 
-    def along(n):
+    def along(n: int) -> Native:
         query = xp.arange(n)[:, None] - patch_offsets(patch, dilation, xp)  # whose patch has this pixel, if it is one
         return ((query >= 0) & (query < n) & (query % stride == 0)).sum(1)
 
     return along(height)[:, None] * along(width).astype("float64")
 
 
-def window_offset(centre, n: int, window: int, step: float, slide: bool):
-    """Index of the centre in its window of `window` candidates along an axis of `n` pixels.
+def window_offset(centre: Native, n: int, window: int, step: float, slide: bool) -> Native:
+    """Return the number of the centre in its window of `window` candidates along an axis of `n` pixels.
 
     A window that sticks out slides inward by whole steps if `slide`; the centre stays a candidate.
     """
@@ -76,7 +79,7 @@ def window_offset(centre, n: int, window: int, step: float, slide: bool):
 
 @dataclass(frozen=True)
 class Patches:
-    """How the patches of queries and keys are laid out and compared: what all ops share.
+    """How the patches of queries and keys lie and are compared.
 
     A query (t, y, x) of the grid sits at pixel r = (y, x) * stride; a key patch sits at a place
     n = r + offset. Reading the pixels of a patch, `border` says what lies outside the frame:

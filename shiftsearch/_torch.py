@@ -130,10 +130,10 @@ class Operators:
         return _returned({name: found[name] if name in wanted else _nothing(arguments) for name in op.inputs})
 
     def _backward_shapes(self, *arguments: Any) -> Any:
-        given = zip(self.op.inputs, arguments, arguments[-1], strict=False)
-        return _returned({
-            name: array.new_empty(array.shape) if needed else _nothing(arguments) for name, array, needed in given
-        })  # fmt: skip
+        shapes = {}
+        for name, array, needed in zip(self.op.inputs, arguments, arguments[-1], strict=False):
+            shapes[name] = array.new_empty(array.shape) if needed else _nothing(arguments)
+        return _returned(shapes)
 
     def _refuse_second(self, ctx: Any, *grads: Any) -> Any:
         raise ShiftsearchError(

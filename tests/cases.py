@@ -52,8 +52,8 @@ class Case:
     def sizes(self) -> dict[str, int]:
         """Of all letters of the inputs."""
         (B, T, C, H, W), spec, patch = self.size, self.spec, self.options.get("patch", 1)
-        found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "K": self.kept,
-                 "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale, "P": patch}  # fmt: skip
+        found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "P": patch}
+        found |= {"K": self.kept, "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale}
         if hasattr(spec, "part"):
             part = spec.part((T, *query_grid(H, W, spec.stride)))
             found |= {letter: s.stop - s.start for letter, s in zip("tyx", part, strict=True)}
@@ -142,8 +142,8 @@ def example(op: Op) -> Case:
     """The example of an op, at places that are fractions, as a row."""
     options, letters = dict(op.example.options), op.example_sizes()
     size, heads = tuple(letters[x] for x in "BTCHW"), options.pop("heads", letters["G"])
-    return Case(f"{op.name}: example", size, heads, flow="wild", offsets="wild", kept=letters["K"], options=options,
-                letters=op.example.sizes)  # fmt: skip
+    given = {"flow": "wild", "offsets": "wild", "kept": letters["K"], "letters": op.example.sizes}
+    return Case(f"{op.name}: example", size, heads, options=options, **given)
 
 
 _SEARCH = [

@@ -153,7 +153,7 @@ def test_memory_that_runs_out_is_said_as_all_that_goes_wrong(monkeypatch):
 
     monkeypatch.setattr(cpu, "score", score)
     v, offsets = np.zeros((1, 2, 3, 4), np.float32), np.zeros((1, 1, 3, 4, 5, 3), np.int32)
-    with pytest.raises(ShiftsearchError, match=r"score: no memory for what comes of q \(1, 2, 3, 4\), .*no 9 GiB"):
+    with pytest.raises(ShiftsearchError, match=r"score: no memory for the results of q \(1, 2, 3, 4\), .*no 9 GiB"):
         ss.score(v, v, offsets)
 
 

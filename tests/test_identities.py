@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import shiftsearch as ss
+from shiftsearch import ShiftsearchError
+from shiftsearch._op import OPS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -323,6 +325,17 @@ def test_score_at_kept_offsets_is_their_score(metric, border, subpixel, rng):
     options = {"patch": 3, "heads": 2, "dilation": 2, "metric": metric, "border": border}
     scores, offsets = ss.search(q, k, flow, window=3, topk=9, subpixel=subpixel, **options)
     close(ss.score(q, k, offsets, **options), scores)
+
+
+def test_the_caller_is_named_and_decides_nothing():
+    options = {"skip": "self", "window": 3}
+    others, own = (OPS["search"].specify(**options, **caller) for caller in ({"caller": "attend"}, {}))
+    assert (others.caller, own.caller) == ("attend", "search")
+    assert others.removes_self
+    assert own.removes_self
+    assert others.kept(others.search_slots()) == own.kept(own.search_slots()) == 10
+    with pytest.raises(ShiftsearchError, match="attend: window is 0, expected a whole number"):
+        OPS["search"].specify(caller="attend", window=0)
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
