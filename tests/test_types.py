@@ -32,7 +32,6 @@ def test_a_program_that_uses_the_package_runs():
 
 
 @pytest.mark.full
-@pytest.mark.xfail(reason="not all modules have their types")
 def test_the_package_has_no_type_error():
     if not (ROOT / "shiftsearch").exists():
         pytest.skip("needs a checkout")
@@ -50,7 +49,6 @@ def test_a_program_that_uses_the_package_has_no_type_error(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.xfail(reason="not all public functions have their types")
 def test_what_is_public_has_types(tmp_path):
     command = ["--pythonpath", sys.executable, "--verifytypes", "shiftsearch", "--ignoreexternal", "--outputjson"]
     done = check("pyright", *command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(HOME)})

@@ -28,8 +28,9 @@ _UNUSED = 90 * 24 * 3600  # seconds after which a file is of some older version
 
 def folder() -> Path:
     """Return where kernels are kept: $NUMBA_CACHE_DIR/shiftsearch, or else the system's place for caches."""
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR) / "shiftsearch"
+    asked: str = config.CACHE_DIR  # type: ignore[attr-defined]  # numba sets it when it is imported
+    if asked:
+        return Path(asked) / "shiftsearch"
     home = Path(os.path.expanduser("~"))
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "shiftsearch" / "Cache"

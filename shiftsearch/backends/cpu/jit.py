@@ -7,6 +7,7 @@ import inspect
 import sys
 import threading
 import time
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -18,7 +19,7 @@ from shiftsearch.backends.cpu.disk import OnDisk
 from shiftsearch.backends.cpu.pool import aside
 
 # NaN and inf mean something here, so fast-math must not assume them away
-_OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
 
 
@@ -38,8 +39,9 @@ class kernel:
     """
 
     def __init__(self, *packed: str, calls_vector_code: bool = False):
-        self.packed, self.quick, self.compiled = packed, calls_vector_code, {}
-        self.owners = []  # of what is compiled
+        self.packed, self.quick = packed, calls_vector_code
+        self.compiled: dict[tuple, Any] = {}
+        self.owners: list[Any] = []  # of what is compiled
 
     def __call__(self, function):
         self.function, self.parameters = function, list(inspect.signature(function).parameters)
@@ -96,7 +98,7 @@ def _type(argument, packed: bool):
     if not isinstance(argument, np.ndarray):
         return numba.typeof(argument)
     dtype = numba.np.numpy_support.from_dtype(argument.dtype)
-    layout = "C" if packed or argument.ndim == 1 else "A"
+    layout: Literal["C", "A"] = "C" if packed or argument.ndim == 1 else "A"
     return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
 
 

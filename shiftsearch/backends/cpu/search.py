@@ -8,7 +8,7 @@ the flow around the tile, never on the size of the call, so that a part of a vid
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -120,7 +120,7 @@ def _by_vectors(task: Task) -> bool:
 
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
     for_topk = topk.Codes(*(getattr(topk_code, f"build_{name}")(dtype) for name in topk.Codes._fields))
-    built = {"topk": for_topk, "copy": search_code.build_copy(dtype)}
+    built: dict[str, Any] = {"topk": for_topk, "copy": search_code.build_copy(dtype)}
     if _by_vectors(task):
         built["interpolate"] = search_code.build_interpolate(dtype, metric)
         if task.wide:
@@ -157,7 +157,7 @@ def _search(q, k, around, order, task: Task, options: Options | None, codes: Cod
 
 def _cells(task: Task):
     """Return the slot, row and column of each candidate, to be looked up because divisions are slow."""
-    return np.stack(np.indices((task.slots, task.window, task.window), np.int32), -1).reshape(-1)
+    return np.moveaxis(np.indices((task.slots, task.window, task.window), np.int32), 0, -1).reshape(-1)
 
 
 # --- scratch memory -------------------------------------------------------------------------------

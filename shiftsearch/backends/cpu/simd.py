@@ -235,7 +235,7 @@ class Function:
         found = self.module.globals.get(name)
         return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
-    def compile(self, result=0) -> int:
+    def compile(self, result=0):
         """Return the address of the finished function, which returns `result`."""
         self.b.ret(self.int(result))
         with global_compiler_lock:

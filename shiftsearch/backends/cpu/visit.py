@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,10 +62,10 @@ def values(patches) -> Values:
 class Job(NamedTuple):
     """One head of a call. What takes the place of q and out differs from primitive to primitive."""
 
-    q: Clip
-    k: Clip
+    q: Any  # mostly a Clip
+    k: Clip | None
     places: Places
-    out: Clip
+    out: Any
 
 
 class Here(NamedTuple):
@@ -157,7 +157,8 @@ def by_band_of_queries(body):
     def visit(job, bands, scratch, p, stop, first, last):
         job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
         for unit in range(first, last):
-            t, top, bottom = unit // bands, *_band(unit % bands, bands, job.out.rows)
+            t = unit // bands
+            top, bottom = _band(unit % bands, bands, job.out.rows)
             for y in range(places.rows):
                 lay_query(at.query_rows, y + p.y, job.out.rows, p)
                 if not own(at.query_rows, top, bottom, p):
@@ -187,7 +188,8 @@ def by_band_of_keys(body, *, compares: bool):
         job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
         reach, out = pointers(reach), job.out
         for unit in range(first, last):
-            s, top, bottom = unit // bands, *_band(unit % bands, bands, out.rows)
+            s = unit // bands
+            top, bottom = _band(unit % bands, bands, out.rows)
             for row in range(places.frames * places.rows):
                 t, y = row // places.rows, row % places.rows
                 if not _touches(reach, row * out.frames + s, top, bottom):
@@ -263,7 +265,8 @@ class Heads:
     def clip(self, video, b: int, g: int) -> Clip:
         """Return the channels of one head."""
         part = channels_last(video[b, :, self._channels(g)])
-        return Clip(part.reshape(-1), *part.shape[:3], part.shape[2] * self.channels)
+        frames, rows, columns, _ = part.shape
+        return Clip(part.reshape(-1), frames, rows, columns, columns * self.channels)
 
     def empty(self, frames: int, height: int, width: int) -> Clip:
         """Return room for sums."""
@@ -294,9 +297,7 @@ class Heads:
 
     def _reach(self, job: Job):
         rows, out = job.places.frames * job.places.rows, job.out
-        reach = np.empty((rows, out.frames, 2), np.int32)
-        reach[..., 0], reach[..., 1] = out.rows, -1
-        reach = reach.reshape(-1)
+        reach = np.tile(np.array([out.rows, -1], np.int32), rows * out.frames)
         pool.spread(
             partial(_find_reach, job.places, reach, out.frames, out.rows, self.form), rows, job.places.offsets.size * 3
         )

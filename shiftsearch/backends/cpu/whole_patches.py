@@ -34,7 +34,7 @@ class Frames(NamedTuple):
     """
 
     numbers: np.ndarray
-    count: int
+    frames: int
     planes: int
     height: int
     width: int
@@ -95,7 +95,7 @@ def _gather(video, places, out, copy, p, stop, first, last):
             for n in range(places.kept):
                 number = (row * places.columns + x) * places.kept + n
                 offset = after(places.offsets, 3 * number)
-                patch = _patch(offset, reflect(t + p.t + np.int64(get(offset, 0)), video.count), y, x, video, p)
+                patch = _patch(offset, reflect(t + p.t + np.int64(get(offset, 0)), video.frames), y, x, video, p)
                 to = after(out, number * p.channels * P * P)
                 if _lies_inside(patch, video, p):
                     for f in range(p.channels):
@@ -125,7 +125,7 @@ def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
     by_frame, by_row, by_column, by_place, by_channel, down, across = values.strides
     for unit in range(first, last):
         i, j = unit // parts[1], unit % parts[1]
-        first_frame, end_frame = i * video.count // parts[0], (i + 1) * video.count // parts[0]
+        first_frame, end_frame = i * video.frames // parts[0], (i + 1) * video.frames // parts[0]
         first_row, end_row = j * video.height // parts[1], (j + 1) * video.height // parts[1]
         for row in range(places.frames * places.rows):
             t, y = row // places.rows, row % places.rows
@@ -137,7 +137,7 @@ def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
                     if get(places.weights, number) == 0:
                         continue
                     offset = after(places.offsets, 3 * number)
-                    frame = reflect(t + p.t + np.int64(get(offset, 0)), video.count)
+                    frame = reflect(t + p.t + np.int64(get(offset, 0)), video.frames)
                     if not first_frame <= frame < end_frame:
                         continue
                     patch = _patch(offset, frame, y, x, video, p)
@@ -187,7 +187,8 @@ def _table(n: int, patch: int, mirrored: bool):
 def _frames(video, head: int, channels: int, p: Patches) -> Frames:
     """Return the frames of a contiguous video (T, C, H, W)."""
     tables = (_table(n, p.patch, p.border == "reflect") for n in video.shape[2:])
-    return Frames(video.reshape(-1), *video.shape, head * channels, *tables)
+    frames, planes, height, width = video.shape
+    return Frames(video.reshape(-1), frames, planes, height, width, head * channels, *tables)
 
 
 def gather(v, offsets, p: Patches):
@@ -212,7 +213,8 @@ def fold(patches, weights, offsets, p: Patches, *, size):
     for b, g in np.ndindex(B, heads):
         given = values(patches[b, g])
         same = given.strides[-2:] == (0, 0)
-        places = Places(*(np.ascontiguousarray(a[b, g]).reshape(-1) for a in (offsets, weights)), *shape)
+        at, weighed = (np.ascontiguousarray(a[b, g]).reshape(-1) for a in (offsets, weights))
+        places = Places(at, weighed, *shape)
         accumulate = code.build_accumulate(patches.dtype.name, p.patch, same)
         arrays = given, same, places, _frames(out[b], g, channels, p), accumulate
         pool.spread(partial(_fold, *arrays, parts, form(p, channels)), math.prod(parts), cost)

@@ -255,8 +255,10 @@ class _Heads:
     def __init__(self, offsets, p: Patches, shape_q, shape_k, dtype, *, aggregates=False, scatters=False):
         P, (B, G, T, h, w, K) = p.patch, offsets.shape[1:7]
         near, mirrored, channels = (P // 2, P - 1 - P // 2), p.border == "reflect", shape_k[2] // G
-        q = margined(shape_q[2], *shape_q[4:], channels, *near, p.query_border == "reflect")
-        k = margined(shape_k[1], *shape_k[3:], channels, *(near if mirrored else (P, P)), mirrored)
+        (_, _, frames, _, height, width), (before, behind) = shape_q, near
+        q = margined(frames, height, width, channels, before, behind, p.query_border == "reflect")
+        (_, frames, _, height, width), (before, behind) = shape_k, near if mirrored else (P, P)
+        k = margined(frames, height, width, channels, before, behind, mirrored)
         self.pairs = Pairs(q, k, P, p.stride, p.scale, *p.origin, T, h, w, K, aggregates, scatters)
         self.batch, self.heads, self.dtype = B, G, dtype
         self.find, self.turn = code.build_find(mirrored), code.build_turn(dtype.name)
