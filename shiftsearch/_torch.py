@@ -70,8 +70,8 @@ class Operators:
         self.backward.register_autograd(self._refuse_second, setup_context=_save_nothing)
         self.seen = getattr(torch.ops.shiftsearch, op.name)  # by compilers
         self.seen_backward = getattr(torch.ops.shiftsearch, f"{op.name}_backward")
-        self.differentiable = _function(op.name, self.forward, self._save, self._slope)
-        self.differentiable_backward = _function(op.name, self.backward, _save_nothing, self._refuse_second)
+        self.differentiable = _function(op.name, self.seen, self._save, self._slope)
+        self.differentiable_backward = _function(op.name, self.seen_backward, _save_nothing, self._refuse_second)
 
     def _operator(self, suffix: str, function: Callable[..., Any], arguments: list[str], results: int) -> Any:
         schema = f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
@@ -101,6 +101,8 @@ class Operators:
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         op, count = self.op, len(self.op.inputs)
+        if not any(ctx.needs_input_grad):
+            return
         outputs = dict(zip(op.outputs, _several(output), strict=True))
         ctx.set_materialize_grads(False)
         moving = [name for name, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if needed]

@@ -25,7 +25,7 @@ def test_the_examples_run_and_print_what_their_comments_say(capsys):
 
 def test_the_table_of_ops_is_the_package():
     tables = README.split("## Frames of video")[1].split("## ")[0] + README.split("## Ops")[1].split("## ")[0]
-    named = set(re.findall(r"`(\w+)`", tables))
+    named = set(re.findall(r"`(\w+)", tables))  # flow by its functions, as in `flow.dis`
     assert set(shiftsearch.__all__) - {"ShiftsearchError"} <= named
 
 
