@@ -91,7 +91,7 @@ def _on_cpu(v, factor, times):
 
 # --- cuda_src/halve.cu, and its entry in shiftsearch/backends/cuda/ ---------------------------------
 _TEXT = """
-extern "C" __global__ void ss_halve(const SS_SCALAR* v, const SS_SCALAR* factor, SS_SCALAR* out, int width, long long count) {
+extern "C" __global__ void halve(const SS_SCALAR* v, const SS_SCALAR* factor, SS_SCALAR* out, int width, long long count) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     out[i] = v[i] * factor[i / width];
