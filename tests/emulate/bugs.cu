@@ -150,12 +150,12 @@ extern "C" __global__ void early_return(const float* x, float* y, int n) {
 }
 
 // Waits for what no thread does: with collectives in the loop, and without.
-extern "C" __global__ void endlecollectives(const float* x, float* y) {
+extern "C" __global__ void endless_collectives(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
     while (SS_BUG && atomicAdd(y, 0.f) >= 0) __syncwarp();
 }
 
-extern "C" __global__ void endleloop(const float* x, float* y) {
+extern "C" __global__ void endless_loop(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];
     while (SS_BUG && *static_cast<volatile float*>(y) >= 0) {}
 }
