@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import finite, reflect, slots_ahead
 from shiftsearch.backends.cpu.jit import exact, kernel
@@ -138,14 +139,16 @@ def _collect(steps, forward, backward, b, t, bands, stop, first, last):
                         out[b, at, 1, row, column] += weight * steps[s, y, x, 2]
 
 
-def chain_flow(forward, backward, *, radius, stride):
+def chain_flow(forward: Native, backward: Native, *, radius: int, stride: int) -> Native:
     B, T, _, H, W = forward.shape
     out = np.empty((B, T, 2 * radius, 2, (H - 1) // stride + 1, (W - 1) // stride + 1), forward.dtype)
     pool.spread(partial(_follow, forward, backward, out, stride), B * T * out.shape[4], out.size * _STEP)
     return out
 
 
-def chain_flow_backward(grad, forward, backward, *, radius, stride):
+def chain_flow_backward(
+    grad: Native, forward: Native, backward: Native, *, radius: int, stride: int
+) -> tuple[Native, Native]:
     (B, T, slots, _, h, w), H = grad.shape, forward.shape[3]
     grads = np.zeros(forward.shape, forward.dtype), np.zeros(backward.shape, backward.dtype)
     bands = max(1, min(pool.threads(), H // _BAND))

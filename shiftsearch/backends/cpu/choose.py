@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from shiftsearch.backends.cpu.jit import helper, inline
-from shiftsearch.backends.cpu.simd import after, get, put, put_fraction
+from shiftsearch.backends.cpu.simd import Pointer, after, get, put, put_fraction
 from shiftsearch.backends.cpu.topk import find_smallest
-from shiftsearch.backends.cpu.windows import position, window_at
+from shiftsearch.backends.cpu.windows import Query, Task, Windows, position, window_at
+
+if TYPE_CHECKING:
+    from shiftsearch.backends.cpu.search import Codes, Scratch
 
 
 class Options(NamedTuple):
@@ -39,7 +42,17 @@ class Results(NamedTuple):
 
 
 @inline
-def finish(scores, query, windows, task, options, codes, scratch, cells, results):
+def finish(
+    scores: Pointer,
+    query: Query,
+    windows: Windows,
+    task: Task,
+    options: Options | None,
+    codes: Codes,
+    scratch: Scratch,
+    cells: Pointer,
+    results: Results,
+) -> None:
     """Write what is kept of a query's candidates; `cells` are the slot, row and column of each in its window."""
     n, kept = task.slots * task.window * task.window, scratch.kept
     if options is None:

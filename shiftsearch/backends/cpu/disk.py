@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.core import config
@@ -57,7 +58,7 @@ class OnDisk:
         about = _sources() + repr((self._name, signature, codegen.magic_tuple())).encode()
         return folder() / f"{self._name}-{hashlib.sha256(about).hexdigest()[:32]}"
 
-    def load_overload(self, signature, context):
+    def load_overload(self, signature: Any, context: Any) -> CompileResult | None:
         context.refresh()
         with contextlib.suppress(Exception):  # no file, or one that is damaged: it is compiled anew
             path = self._path(signature, context.codegen())
@@ -67,7 +68,7 @@ class OnDisk:
                 return CompileResult._rebuild(context, *pickle.loads(content[_LENGTH:]))
         return None
 
-    def save_overload(self, signature, result):
+    def save_overload(self, signature: Any, result: CompileResult) -> None:
         with contextlib.suppress(OSError):  # nowhere to write, or a full disk
             path, content = self._path(signature, result.codegen), dumps(result._reduce())
             path.parent.mkdir(parents=True, exist_ok=True)

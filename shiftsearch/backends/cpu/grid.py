@@ -14,7 +14,7 @@ from shiftsearch.backends.cpu.jit import exact
 
 
 @exact
-def reflect(i, n):
+def reflect(i: int, n: int) -> int:
     """Return whole position `i` mirrored into [0, n - 1] without repeating the edge: -1 is 1, n is n - 2."""
     if 0 <= i < n:
         return i
@@ -25,7 +25,7 @@ def reflect(i, n):
 
 
 @exact
-def mirror(x, n):
+def mirror(x: float, n: int) -> tuple[float, float]:
     """Return any position `x` mirrored likewise, and the sign of the derivative: -1 in a mirror image, 0 if n is 1."""
     if n == 1:
         return 0.0, 0.0
@@ -36,14 +36,14 @@ def mirror(x, n):
 
 
 @exact
-def finite(x):
+def finite(x: float) -> float:
     """Return `x` in float64, 0 if it is not finite."""
     x = np.float64(x)
     return x if math.isfinite(x) else 0.0
 
 
 @exact
-def pixel(i, n, mirrored):
+def pixel(i: int, n: int, mirrored: bool) -> int:
     """Return the pixel at whole position `i` of an axis, or -1 if its border is empty there."""
     if 0 <= i < n:
         return i
@@ -51,12 +51,12 @@ def pixel(i, n, mirrored):
 
 
 @exact
-def frame_of_place(t, dt, frames):
+def frame_of_place(t: int, dt: float, frames: int) -> np.int64:
     """Return the frame of a place: `dt` is rounded, and mirrored at the ends of the clip."""
     return np.int64(mirror(t + np.rint(finite(dt)), frames)[0])
 
 
 @exact
-def slots_ahead(t, frames, radius):
+def slots_ahead(t: int, frames: int, radius: int) -> int:
     """Return how many slots of frame t lead forward."""
     return min(max(t + radius, 2 * radius), frames - 1) - t

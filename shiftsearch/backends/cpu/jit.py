@@ -7,7 +7,8 @@ import inspect
 import sys
 import threading
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 import numba
 import numpy as np
@@ -22,12 +23,32 @@ from shiftsearch.backends.cpu.pool import aside
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R", covariant=True)
+
+
+class Compiled(Protocol[_P, _R]):
+    """A function that numba compiles where a kernel calls it, and the same in Python."""
+
+    @property
+    def py_func(self) -> Callable[_P, _R]: ...
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
+
+
+class Compile(Protocol):
+    """A decorator that has numba compile a function."""
+
+    def __call__(self, function: Callable[_P, _R], /) -> Compiled[_P, _R]: ...
+
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-helper = numba.njit(**_HELPER)  # for functions that kernels call
-inline = numba.njit(forceinline=True, **_HELPER)  # for those called per query: a struct is handed over field by field
+helper: Compile = numba.njit(**_HELPER)  # for functions that kernels call
+inline: Compile = numba.njit(
+    forceinline=True, **_HELPER
+)  # for those called per query: a struct is handed over field by field
 # for positions, which are the same bit for bit on every backend
-exact = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
+exact: Compile = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
 
 
 class kernel:
@@ -38,16 +59,23 @@ class kernel:
     Kernels that only call vector code compile faster if LLVM does not search them for loops to turn into vectors.
     """
 
+    packed: tuple[str, ...]
+    quick: bool
+    compiled: dict[tuple[Any, ...], Any]
+    owners: list[Any]  # of what is compiled
+    function: Callable[..., None]
+    parameters: list[str]
+
     def __init__(self, *packed: str, calls_vector_code: bool = False):
         self.packed, self.quick = packed, calls_vector_code
-        self.compiled: dict[tuple, Any] = {}
-        self.owners: list[Any] = []  # of what is compiled
+        self.compiled = {}
+        self.owners = []
 
-    def __call__(self, function):
+    def __call__(self, function: Callable[..., None]) -> Callable[..., None]:
         self.function, self.parameters = function, list(inspect.signature(function).parameters)
         return self._run
 
-    def _run(self, *arguments):
+    def _run(self, *arguments: Any) -> None:
         key = _key(arguments)
         ready = self.compiled.get(key)
         if ready is None:  # aside, as numba's callbacks would swallow a Ctrl-C

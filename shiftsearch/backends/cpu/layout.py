@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu.pool import spread
 
 
-def channels_last(video):
+def channels_last(video: Native) -> Native:
     """Return contiguous (T, H, W, C) of (T, C, H, W), without a copy where memory has it so."""
     turned = video.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous:
@@ -20,7 +21,7 @@ def channels_last(video):
     return out
 
 
-def copy_rows(given, out) -> None:
+def copy_rows(given: Native, out: Native) -> None:
     """Copy (T, H, W, C), row by row."""
     height = given.shape[1]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import places_code as code
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import reflect
@@ -37,7 +38,7 @@ def margined(frames: int, height: int, width: int, channels: int, before: int, b
     return Margined(frames, height, width, channels, before, behind, mirrored, rows, row)
 
 
-def load(video, v: Margined, heads: int, head: int, *, turn: int):
+def load(video: Native, v: Margined, heads: int, head: int, *, turn: int) -> Native:
     """Return memory with one head of a video (T, C, H, W). `turn` is vector code."""
     out, given = aligned(v.size, video.dtype), np.ascontiguousarray(video).reshape(v.frames, -1)
     pool.spread(
@@ -46,7 +47,7 @@ def load(video, v: Margined, heads: int, head: int, *, turn: int):
     return out
 
 
-def store(sums, v: Margined, out, heads: int, head: int, endless, *, turn: int) -> None:
+def store(sums: Native, v: Margined, out: Native, heads: int, head: int, endless: Native, *, turn: int) -> None:
     """Write sums to one head of `out` (T, C, H, W); endless[0] gets 1 if any of them is not finite."""
     work = partial(_empty, sums, out.reshape(-1), turn, v, v.channels * heads, v.channels * head, endless)
     pool.spread(work, v.frames * v.height, 4 * v.size)

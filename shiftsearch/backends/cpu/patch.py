@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cpu.grid import finite, mirror, pixel
 from shiftsearch.backends.cpu.jit import exact, inline
-from shiftsearch.backends.cpu.simd import after, like
+from shiftsearch.backends.cpu.simd import Pointer, after, like
 
 
 class Form(NamedTuple):
@@ -84,7 +84,7 @@ class Scratch(NamedTuple):
     numbers: np.ndarray
 
 
-def scratch(p: Form, dtype) -> Scratch:
+def scratch(p: Form, dtype: np.dtype) -> Scratch:
     """Return new scratch memory."""
     return Scratch(
         np.empty(4 * (2 * p.patch + 3), np.int64), np.empty(16 * p.patch + 3 * p.patch**2 * p.channels, dtype)
@@ -92,7 +92,7 @@ def scratch(p: Form, dtype) -> Scratch:
 
 
 @inline
-def desk(scratch, p):
+def desk(scratch: Scratch, p: Form) -> Desk:
     """Return the desk that lies in scratch memory."""
     integers, numbers = scratch
     rows, columns = _axis(integers, numbers, 0, p), _axis(integers, numbers, 1, p)
@@ -110,7 +110,7 @@ def _axis(integers, numbers, which, p):
 
 # --- axes -----------------------------------------------------------------------------------------
 @exact
-def place(offset, at, n, p):
+def place(offset: float, at: int, n: int, p: Form) -> tuple[float, float]:
     """Return where a place lies along an axis of `n` pixels, and the sign with which it moves when its offset does."""
     moved = at + finite(offset)
     if p.mirrored:
@@ -137,7 +137,7 @@ def _lay(axis, place, n, p, mirrored):
 
 
 @inline
-def lay_key(axis, offset, at, n, p):
+def lay_key(axis: Axis, offset: float, at: int, n: int, p: Form) -> float:
     """Lay the patch at an offset from query `at` of the grid; return the sign with which it moves."""
     here, sign = place(offset, at * p.stride, n, p)
     _lay(axis, here, n, p, p.mirrored)
@@ -145,14 +145,14 @@ def lay_key(axis, offset, at, n, p):
 
 
 @inline
-def lay_query(axis, at, n, p):
+def lay_query(axis: Axis, at: int, n: int, p: Form) -> None:
     """Lay the patch of query `at` of the grid, whose frame has `scale` times the resolution of the keys."""
     _lay(axis, np.float64(p.scale * at * p.stride), n, p, p.queries_mirrored)
     pair(axis, axis, p)
 
 
 @inline
-def pair(axis, other, p):
+def pair(axis: Axis, other: Axis, p: Form) -> None:
     """Leave out the samples that have no partner on the other axis, and find the span of the rest."""
     first, last, steady = p.patch, 0, True
     for i in range(p.patch):
@@ -168,7 +168,7 @@ def pair(axis, other, p):
 
 
 @inline
-def own(axis, top, bottom, p):
+def own(axis: Axis, top: int, bottom: int, p: Form) -> bool:
     """Leave out the samples without a pixel in top ... bottom - 1; return whether any is left."""
     left = False
     for i in range(p.patch):
@@ -182,7 +182,7 @@ def own(axis, top, bottom, p):
 
 
 @inline
-def missing(rows, columns):
+def missing(rows: Axis, columns: Axis) -> bool:
     """Return whether no sample of a patch exists."""
     return rows.span[1] == 0 or columns.span[1] == 0
 
@@ -222,13 +222,13 @@ def _sample(out, frame, rows, u0, u1, columns, v0, v1, p):
 
 
 @inline
-def read(out, frame, rows, columns, p):
+def read(out: Pointer, frame: Frame, rows: Axis, columns: Axis, p: Form) -> None:
     """Read a patch of a frame."""
     _sample(out, frame, rows, rows.near, rows.far, columns, columns.near, columns.far, p)
 
 
 @inline
-def slopes(factor, spare, frame, rows, columns, p):
+def slopes(factor: Pointer, spare: Pointer, frame: Frame, rows: Axis, columns: Axis, p: Form) -> tuple[float, float]:
     """Return the products of a patch with the slopes of the samples of another by row and by column."""
     _sample(spare, frame, rows, rows.fall, rows.rise, columns, columns.near, columns.far, p)
     by_y = product(factor, spare, rows, columns, p)
@@ -237,7 +237,9 @@ def slopes(factor, spare, frame, rows, columns, p):
 
 
 @inline
-def write(frame, rows, columns, patch, weight, top, bottom, p):
+def write(
+    frame: Frame, rows: Axis, columns: Axis, patch: Pointer, weight: float, top: int, bottom: int, p: Form
+) -> None:
     """Add weight * patch to rows top ... bottom - 1 of a frame: the transpose of `read`."""
     for i in range(p.patch):
         if rows.low[i] >= 0:
@@ -272,7 +274,7 @@ def _ends(i, columns, p):
 
 
 @inline
-def subtract(patch, out, rows, columns, p):
+def subtract(patch: Pointer, out: Pointer, rows: Axis, columns: Axis, p: Form) -> None:
     """out = patch - out"""
     for i in range(p.patch):
         if rows.low[i] >= 0:
@@ -282,7 +284,7 @@ def subtract(patch, out, rows, columns, p):
 
 
 @inline
-def collect(out, patch, weight, rows, columns, p):
+def collect(out: Pointer, patch: Pointer, weight: float, rows: Axis, columns: Axis, p: Form) -> None:
     """out += weight * patch"""
     for i in range(p.patch):
         if rows.low[i] >= 0:
@@ -291,7 +293,7 @@ def collect(out, patch, weight, rows, columns, p):
 
 
 @inline
-def product(one, other, rows, columns, p):
+def product(one: Pointer, other: Pointer, rows: Axis, columns: Axis, p: Form) -> float:
     """Return the sum of the products of two patches."""
     total = like(one, 0)
     for i in range(p.patch):
@@ -303,6 +305,6 @@ def product(one, other, rows, columns, p):
 
 
 @inline
-def clear(patch, p):
+def clear(patch: Pointer, p: Form) -> None:
     for e in range(p.patch * p.patch * p.channels):
         patch[e] = 0

@@ -10,10 +10,12 @@ that are not stacked are seen as stacks of one.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import whole_patches, whole_places
 from shiftsearch.backends.cpu.jit import inline
 from shiftsearch.backends.cpu.patch import clear, collect, missing, product, read, slopes, subtract
@@ -156,7 +158,7 @@ def _joined(places):
     return places.reshape(*places.shape[:5], -1, *places.shape[7:])
 
 
-def score(q, k, offsets, p: Patches):
+def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     q = _stack(q)
     offsets = _split(offsets, q.shape[1])
     heads = Heads(offsets.shape[1:-1], p, k.shape[2] // offsets.shape[2], q.dtype)
@@ -173,7 +175,16 @@ def score(q, k, offsets, p: Patches):
     return _joined(out)
 
 
-def aggregate(q, k, weights, offsets, p: Patches, *, size=None, stacked=False):
+def aggregate(
+    q: Native | None,
+    k: Native,
+    weights: Native,
+    offsets: Native,
+    p: Patches,
+    *,
+    size: Any = None,
+    stacked: bool = False,
+) -> Native:
     count = offsets.shape[-2] if stacked else 1
     q = None if q is None else _stack(q)
     shape = (k.shape[0], count, *size) if q is None else q.shape
@@ -198,7 +209,7 @@ def _aggregated(q, k, weights, offsets, p: Patches, shape):
     return out
 
 
-def scatter(q, k, weights, offsets, p: Patches, *, size=None):
+def scatter(q: Native, k: Native | None, weights: Native, offsets: Native, p: Patches, *, size: Any = None) -> Native:
     q = _stack(q)
     shape = (q.shape[0], *size) if k is None else k.shape
     weights, offsets, out = _split(weights, q.shape[1]), _split(offsets, q.shape[1]), None
@@ -220,7 +231,7 @@ def _scattered(q, k, weights, offsets, p: Patches, shape):
     return out
 
 
-def aggregate_and_scatter(q, k, weights, offsets, p: Patches):
+def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches) -> tuple[Native, Native]:
     """Return both derivatives, which cost little more than one where they are computed at once."""
     if whole_places.covers(offsets, p):
         given = q[:, None], k, weights[None], offsets[None], p, q[:, None].shape, k.shape
@@ -230,7 +241,9 @@ def aggregate_and_scatter(q, k, weights, offsets, p: Patches):
     return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
 
 
-def slope(q, k, weights, offsets, p: Patches, *, patches=None):
+def slope(
+    q: Native | None, k: Native, weights: Native | None, offsets: Native, p: Patches, *, patches: Native | None = None
+) -> Native:
     if patches is not None:
         return _slope_of_patches(k, patches, offsets, p)
     q = _stack(q)
@@ -247,7 +260,7 @@ def slope(q, k, weights, offsets, p: Patches, *, patches=None):
     return _joined(out)
 
 
-def gather(v, offsets, p: Patches):
+def gather(v: Native, offsets: Native, p: Patches) -> Native:
     if whole_patches.covers(offsets, p):
         return whole_patches.gather(v, offsets, p)
     heads = Heads(offsets.shape[:-1], p, v.shape[2] // offsets.shape[1], v.dtype)
@@ -258,7 +271,7 @@ def gather(v, offsets, p: Patches):
     return out
 
 
-def fold(patches, weights, offsets, p: Patches, *, size):
+def fold(patches: Native, weights: Native | None, offsets: Native, p: Patches, *, size: tuple[int, int, int]) -> Native:
     (B, G), (T, H, W), F = offsets.shape[:2], size, patches.shape[-3]
     weights = np.broadcast_to(np.ones((), patches.dtype), offsets.shape[:-1]) if weights is None else weights
     if whole_patches.covers(offsets, p):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
 
-turn = simd.caller("ppllll")
-find = simd.caller("iipi" + "l" * 11)
-add = simd.caller("pppppppllllll")
-compare = simd.caller("pppppllllll")
-copy = simd.caller("ppll")
-accumulate = simd.caller("ppplll")
+turn: Callable[..., Any] = simd.caller("ppllll")
+find: Callable[..., Any] = simd.caller("iipi" + "l" * 11)
+add: Callable[..., Any] = simd.caller("pppppppllllll")
+compare: Callable[..., Any] = simd.caller("pppppllllll")
+copy: Callable[..., Any] = simd.caller("ppll")
+accumulate: Callable[..., Any] = simd.caller("ppplll")
 
 
 @functools.cache

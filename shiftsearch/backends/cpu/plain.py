@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from shiftsearch.backends.cpu.choose import finish
+from shiftsearch.backends.cpu.choose import Options, Results, finish
 from shiftsearch.backends.cpu.grid import pixel
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
 from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
-from shiftsearch.backends.cpu.windows import TILE, Query, first_of, position, window_at
+from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
+
+if TYPE_CHECKING:
+    from shiftsearch.backends.cpu.search import Codes, Scratch
 
 
 @inline
@@ -75,7 +80,19 @@ def _candidate_score(q, k, number, query, windows, task, cells):
 
 
 @kernel()
-def search_plainly(videos, windows, task, options, codes, scratch, cells, results, stop, first, last):
+def search_plainly(
+    videos: tuple[np.ndarray, np.ndarray],
+    windows: Windows,
+    task: Task,
+    options: Options | None,
+    codes: Codes,
+    scratch: Scratch,
+    cells: np.ndarray,
+    results: Results,
+    stop: np.ndarray,
+    first: int,
+    last: int,
+) -> None:
     """Search tile rows first..last. videos: q and k, [T, row, column, channel]."""
     (q, k), windows, scratch = pointers(videos), pointers(windows), pointers(scratch)
     results, cells = pointers(results), pointers(cells)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from concurrent import futures
+from typing import Any, TypeVar
 
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
 
+_Result = TypeVar("_Result")
 _VARIABLE = "SHIFTSEARCH_NUM_THREADS"
 _SMALL = 2_000_000  # multiply-adds that one thread does before others would have woken up
 _LONG = 100_000_000  # after which the main thread may be asked to stop
@@ -44,7 +47,7 @@ def parts(cost: float) -> int:
     return 3 * threads() if threads() > 1 and cost >= _SMALL else 1
 
 
-def spread(work, count: int, cost: float) -> None:
+def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float) -> None:
     """Call `work(stop, first, last)` for ranges that make up range(count), which costs `cost` multiply-adds in all.
 
     A range is always done by one thread from front to back, and `work` must not let a unit depend on
@@ -82,7 +85,7 @@ def _wait(pending) -> None:
             task.result()
 
 
-def aside(function, *arguments):
+def aside(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Return `function(*arguments)`, run in another thread, which goes on alone if Ctrl-C interrupts the main one."""
     if not _in_main_thread():
         return function(*arguments)

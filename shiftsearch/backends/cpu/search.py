@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import Patches, frame_order, reflect
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import search_code, simd, topk, topk_code
 from shiftsearch.backends.cpu.choose import Options, Results
 from shiftsearch.backends.cpu.layout import channels_last
@@ -58,7 +59,9 @@ class Scratch(NamedTuple):
     most: int  # displacements that there is room for
 
 
-def search(q, k, spec, p: Patches, *, flow=None, seeds=None):
+def search(
+    q: Native, k: Native, spec: Any, p: Patches, *, flow: Native | None = None, seeds: Native = None
+) -> tuple[Native, Native, Native | None]:
     """Return what `definition.search` does."""
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 
@@ -17,12 +19,12 @@ from shiftsearch.backends.cpu.windows import TILE
 ROW = 16  # pixels of a row of a tile with its patches: TILE + patch - 1 must fit
 _DOWN = 3  # displacements down that `boxes` does at a time
 
-wide = simd.caller("pppplllll")
-small = simd.caller("ppplllll")
-boxes = simd.caller("pppplllllllll")
-pick = simd.caller("ppl")
-interpolate = simd.caller("ppplllll")
-copy = simd.caller("ppl")
+wide: Callable[..., Any] = simd.caller("pppplllll")
+small: Callable[..., Any] = simd.caller("ppplllll")
+boxes: Callable[..., Any] = simd.caller("pppplllllllll")
+pick: Callable[..., Any] = simd.caller("ppl")
+interpolate: Callable[..., Any] = simd.caller("ppplllll")
+copy: Callable[..., Any] = simd.caller("ppl")
 
 
 def _accumulate(f, metric, q, k, total):

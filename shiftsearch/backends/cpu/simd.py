@@ -9,16 +9,32 @@ SSA values, loops carry them in phi nodes, multiply-adds are asked for by name.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, cast
 
 import llvmlite.binding as llvm
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import intrinsic
 
-INT = ir.IntType(64)
+INT: ir.IntType = ir.IntType(64)
+Integer: TypeAlias = "int | ir.Value"  # known when the code is built, or only when it runs
+Count = int  # under another name, as `int` is a method of `Function`
+Pointer = Any  # memory in a kernel, see `pointer`; in Python an array
+Intrinsic = tuple[Any, Callable[..., Any]]  # its signature, and what generates its code
+_P = ParamSpec("_P")
+
+
+class _Declare(Protocol):
+    """A decorator that makes a function of a typing context and types one of values, for kernels."""
+
+    def __call__(self, function: Callable[Concatenate[Any, _P], Intrinsic], /) -> Callable[_P, Any]: ...
+
+
+intrinsic = cast(_Declare, extending.intrinsic)
 _ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
 
 
@@ -66,6 +82,14 @@ class Function:
     integer. It returns a 64-bit integer.
     """
 
+    element: ir.Type
+    bytes: Count
+    lanes: Count
+    module: ir.Module
+    function: ir.Function
+    arguments: Sequence[ir.Value]
+    b: ir.IRBuilder
+
     def __init__(self, name: str, dtype: str, arguments: str):
         self.element, self._suffix, self.bytes = _ELEMENTS[dtype]
         self.lanes = lanes(dtype)
@@ -79,24 +103,31 @@ class Function:
 
     # integers -------------------------------------------------------------------------------
     @staticmethod
-    def int(value):
+    def int(value: Integer) -> ir.Value:
         return value if isinstance(value, ir.Value) else INT(value)
 
-    def add(self, *terms):
+    def add(self, *terms: Integer) -> ir.Value:
         return functools.reduce(self.b.add, map(self.int, terms))
 
-    def mul(self, x, y):
+    def mul(self, x: Integer, y: Integer) -> ir.Value:
         return self.b.mul(self.int(x), self.int(y))
 
-    def least(self, x, y):
+    def least(self, x: Integer, y: Integer) -> ir.Value:
         x, y = self.int(x), self.int(y)
         return self.b.select(self.b.icmp_signed("<", x, y), x, y)
 
-    def most(self, x, y):
+    def most(self, x: Integer, y: Integer) -> ir.Value:
         x, y = self.int(x), self.int(y)
         return self.b.select(self.b.icmp_signed(">", x, y), x, y)
 
-    def loop(self, count, carried, body, step=1, start=0):
+    def loop(
+        self,
+        count: Integer,
+        carried: Sequence[ir.Value],
+        body: Callable[..., Iterable[ir.Value] | None],
+        step: Integer = 1,
+        start: Integer = 0,
+    ) -> list[ir.Value]:
         """Return the last `carried` of `for i in range(start, count, step): carried = body(i, *carried)`."""
         b, start, count = self.b, self.int(start), self.int(count)
         before, head = b.block, b.append_basic_block("loop")
@@ -119,19 +150,19 @@ class Function:
         return phis
 
     # vectors --------------------------------------------------------------------------------
-    def vector(self, n=None):
+    def vector(self, n: Count | None = None) -> ir.VectorType:
         return ir.VectorType(self.element, n or self.lanes)
 
-    def zeros(self, n=None):
+    def zeros(self, n: Count | None = None) -> ir.Constant:
         return ir.Constant(self.vector(n), [0.0] * (n or self.lanes))
 
-    def full(self, value: float, n=None):
+    def full(self, value: float, n: Count | None = None) -> ir.Constant:
         return ir.Constant(self.vector(n), [value] * (n or self.lanes))
 
-    def numbers(self, n):
+    def numbers(self, n: Count) -> ir.Constant:
         return ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n)))
 
-    def splat(self, x, n=None):
+    def splat(self, x: ir.Value, n: Count | None = None) -> ir.Value:
         n = n or self.lanes
         undefined = ir.Constant(ir.VectorType(x.type, n), ir.Undefined)
         one = self.b.insert_element(undefined, x, ir.IntType(32)(0))
@@ -141,14 +172,14 @@ class Function:
         address = self.b.gep(pointer, [self.int(index)])
         return self.b.bitcast(address, kind.as_pointer()) if kind else address
 
-    def scalar(self, pointer, index):
+    def scalar(self, pointer: ir.Value, index: Integer) -> ir.Value:
         return self.b.load(self._at(pointer, index))
 
-    def load(self, pointer, index, n=None):
+    def load(self, pointer: ir.Value, index: Integer, n: Count | None = None) -> ir.Value:
         kind = ir.VectorType(pointer.type.pointee, n or self.lanes)
         return self.b.load(self._at(pointer, index, kind), align=self.bytes)
 
-    def shifted(self, pointer, index, count, n):
+    def shifted(self, pointer: ir.Value, index: Integer, count: Count, n: Count) -> list[ir.Value]:
         """Return the vectors of n numbers from pointer[index], from pointer[index + 1], ...: `count` of them, at most n + 1."""
         if register_bytes() < 64 or count == 1:
             return [self.load(pointer, self.add(index, i), n) for i in range(count)]
@@ -157,16 +188,16 @@ class Function:
         number = ir.VectorType(ir.IntType(32), n)
         return [self.b.shuffle_vector(here, behind, ir.Constant(number, list(range(i, i + n)))) for i in range(count)]
 
-    def store(self, value, pointer, index):
+    def store(self, value: ir.Value, pointer: ir.Value, index: Integer) -> None:
         self.b.store(value, self._at(pointer, index, value.type), align=4)
 
-    def first(self, count, n=None):
+    def first(self, count: Integer, n: Count | None = None) -> ir.Value:
         """Return the mask of the first `count` lanes."""
         n = n or self.lanes
         limit = self.splat(self.b.trunc(self.int(count), ir.IntType(32)), n)
         return self.b.icmp_signed("<", self.numbers(n), limit)
 
-    def store_masked(self, value, pointer, index, mask):
+    def store_masked(self, value: ir.Value, pointer: ir.Value, index: Integer, mask: ir.Value) -> None:
         address = self._at(pointer, index, value.type)
         function = self._declare(
             f"llvm.masked.store.v{self.lanes}{self._suffix}.p0",
@@ -175,17 +206,17 @@ class Function:
         )
         self.b.call(function, [value, address, ir.IntType(32)(self.bytes), mask])
 
-    def fma(self, x, y, z):
+    def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         function = self._declare(f"llvm.fma.v{x.type.count}{self._suffix}", x.type, [x.type] * 3)
         return self.b.call(function, [x, y, z])
 
-    def plus(self, x, y):
+    def plus(self, x: ir.Value, y: ir.Value) -> ir.Value:
         return self.b.fadd(x, y)
 
-    def minus(self, x, y):
+    def minus(self, x: ir.Value, y: ir.Value) -> ir.Value:
         return self.b.fsub(x, y)
 
-    def tree(self, values):
+    def tree(self, values: Iterable[ir.Value]) -> ir.Value:
         """Return the sum of `values`, pairwise."""
         values = list(values)
         while len(values) > 1:
@@ -193,7 +224,7 @@ class Function:
             values = pairs + values[len(values) // 2 * 2 :]
         return values[0]
 
-    def shift(self, x, by):
+    def shift(self, x: ir.Value, by: Count) -> ir.Value:
         """Return lanes moved down by `by`, zeros behind."""
         n = x.type.count
         picks = [min(i + by, n) for i in range(n)]
@@ -201,10 +232,10 @@ class Function:
             x, ir.Constant(x.type, [0.0] * n), ir.Constant(ir.VectorType(ir.IntType(32), n), picks)
         )
 
-    def low(self, x, n):
+    def low(self, x: ir.Value, n: Count) -> ir.Value:
         return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n))))
 
-    def lane_sums(self, vectors):
+    def lane_sums(self, vectors: list[ir.Value]) -> ir.Value:
         """Return one vector whose lane i is the sum of the lanes of `vectors[i]`; as many vectors as lanes."""
         n = self.lanes
         index = ir.VectorType(ir.IntType(32), n)
@@ -214,18 +245,18 @@ class Function:
             vectors = [self.plus(self.b.shuffle_vector(x, y, even), self.b.shuffle_vector(x, y, odd)) for x, y in pairs]
         return vectors[0]
 
-    def rotate(self, x, by):
+    def rotate(self, x: ir.Value, by: Count) -> ir.Value:
         """Return lanes moved down by `by`, the first ones behind the last."""
         n = x.type.count
         return self.b.shuffle_vector(
             x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)])
         )
 
-    def no_number(self, x):
+    def no_number(self, x: ir.Value) -> ir.Value:
         """Return 0 if all lanes are numbers."""
         return self.b.zext(self.b.bitcast(self.b.fcmp_unordered("uno", x, x), ir.IntType(x.type.count)), INT)
 
-    def compress(self, x, mask):
+    def compress(self, x: ir.Value, mask: ir.Value) -> ir.Value:
         suffix = self._suffix if x.type.element == self.element else "i32"
         name = f"llvm.experimental.vector.compress.v{x.type.count}{suffix}"
         function = self._declare(name, x.type, [x.type, mask.type, x.type])
@@ -235,7 +266,7 @@ class Function:
         found = self.module.globals.get(name)
         return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
-    def compile(self, result=0):
+    def compile(self, result: Integer = 0) -> Count:
         """Return the address of the finished function, which returns `result`."""
         self.b.ret(self.int(result))
         with global_compiler_lock:
@@ -249,7 +280,7 @@ class Function:
 _ENGINES: list = []
 
 
-def caller(kinds: str):
+def caller(kinds: str) -> Callable[..., Any]:
     """Return a numba function `call(address, *arguments)` for functions with these argument kinds.
 
     Memory is given as a `pointer` and an index in the place of each "p" and "i".
@@ -272,7 +303,7 @@ def caller(kinds: str):
 
     count = sum(1 if kind == "l" else 2 for kind in kinds)
     names = ", ".join(f"a{i}" for i in range(count))
-    scope = {"types": types, "generate": generate}
+    scope: dict[str, Any] = {"types": types, "generate": generate}
     exec(f"def call(context, address, {names}):\n    return types.int64(types.int64, {names}), generate", scope)
     return intrinsic(scope["call"])
 
@@ -282,7 +313,7 @@ def _element(context, builder, kinds, values):
 
 
 @intrinsic
-def pointer(context, array):
+def pointer(context: Any, array: Any) -> Intrinsic:
     """Return the memory of an array, without its owner: the caller keeps the array alive.
 
     numba counts references to arrays that are passed around, with atomic operations, and looks at
@@ -296,7 +327,7 @@ def pointer(context, array):
 
 
 @intrinsic
-def pointers(context, record):
+def pointers(context: Any, record: Any) -> Intrinsic:
     """Return the same record with a `pointer` in the place of each array, in records that are part of it, too."""
 
     def opened(kind):
@@ -319,13 +350,13 @@ def pointers(context, record):
 
 
 @intrinsic
-def get(context, memory, index):
+def get(context: Any, memory: Any, index: Any) -> Intrinsic:
     """Return memory[index]."""
     return memory.dtype(memory, index), lambda c, b, s, v: b.load(_element(c, b, s.args, v))
 
 
 @intrinsic
-def put(context, memory, index, value):
+def put(context: Any, memory: Any, index: Any, value: Any) -> Intrinsic:
     """Write memory[index] = value."""
 
     def generate(context, builder, signature, values):
@@ -337,13 +368,13 @@ def put(context, memory, index, value):
 
 
 @intrinsic
-def like(context, memory, value):
+def like(context: Any, memory: Any, value: Any) -> Intrinsic:
     """Return `value` as a number of the kind that `memory` holds."""
     return memory.dtype(memory, value), lambda c, b, s, v: c.cast(b, v[1], s.args[1], s.return_type)
 
 
 @intrinsic
-def put_fraction(context, memory, index, value):
+def put_fraction(context: Any, memory: Any, index: Any, value: Any) -> Intrinsic:
     """Write memory[index] = the bits of `value`, as a float of as many bits as the whole numbers of `memory`."""
     fraction = types.float64 if memory.dtype.bitwidth == 64 else types.float32
 
@@ -357,7 +388,7 @@ def put_fraction(context, memory, index, value):
 
 
 @intrinsic
-def stopped(context, stop):
+def stopped(context: Any, stop: Any) -> Intrinsic:
     """Return whether stop[0] is set, which the waiting main thread does: see `pool.spread`."""
 
     def generate(context, builder, signature, values):
@@ -369,12 +400,12 @@ def stopped(context, stop):
 
 
 @intrinsic
-def after(context, memory, index):
+def after(context: Any, memory: Any, index: Any) -> Intrinsic:
     """Return the memory from an index on."""
     return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)
 
 
-def aligned(size: int, dtype, new=np.zeros):
+def aligned(size: int, dtype: npt.DTypeLike, new: Callable[..., np.ndarray] = np.zeros) -> np.ndarray:
     """Return memory that begins where a vector may: one that crosses a cache line costs two."""
     memory = new(size + 16, dtype)
     return memory[-memory.ctypes.data % 64 // memory.itemsize :][:size]

@@ -7,18 +7,21 @@ window at a time, or, where candidates are not one pixel apart, a candidate at a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from shiftsearch.backends.cpu import search_code as code
-from shiftsearch.backends.cpu.choose import finish
+from shiftsearch.backends.cpu.choose import Options, Results, finish
 from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
 from shiftsearch.backends.cpu.search_code import ROW
 from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.topk_code import FEW
-from shiftsearch.backends.cpu.windows import TILE, Query, first_of, position, window_at
+from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
+
+if TYPE_CHECKING:
+    from shiftsearch.backends.cpu.search import Codes, Scratch
 
 
 class Strides(NamedTuple):
@@ -86,7 +89,7 @@ class Span(NamedTuple):
 
 
 @helper
-def packing(task):
+def packing(task: Task) -> Packing:
     apart = task.stride * task.scale
     packed = apart if apart < task.patch else task.patch  # patches that do not touch are packed side by side
     side = (TILE - 1) * packed + task.patch
@@ -157,7 +160,7 @@ def _span_of(s, tile, windows, task):
 
 
 @helper
-def box_is_cheaper(displacements, queries, task, lanes):
+def box_is_cheaper(displacements: int, queries: int, task: Task, lanes: int) -> bool:
     """Return whether one pass over all displacements beats comparing each query, in nanoseconds as once measured."""
     patch, C, window = task.patch, task.channels, task.window
     per_row = ROW // lanes if lanes < ROW else 1
@@ -265,7 +268,19 @@ def _tile(number, first, tile_rows, tile_columns, task):
 
 
 @kernel(calls_vector_code=True)
-def search_tiles(videos, windows, task, options, codes, scratch, cells, results, stop, first, last):
+def search_tiles(
+    videos: Videos,
+    windows: Windows,
+    task: Task,
+    options: Options | None,
+    codes: Codes,
+    scratch: Scratch,
+    cells: np.ndarray,
+    results: Results,
+    stop: np.ndarray,
+    first: int,
+    last: int,
+) -> None:
     """Search tile rows first..last."""
     videos, windows, scratch = pointers(videos), pointers(windows), pointers(scratch)
     results, cells = pointers(results), pointers(cells)

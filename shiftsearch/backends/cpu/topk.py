@@ -8,7 +8,7 @@ import numpy as np
 
 from shiftsearch.backends.cpu import topk_code as code
 from shiftsearch.backends.cpu.jit import helper, inline
-from shiftsearch.backends.cpu.simd import get, put
+from shiftsearch.backends.cpu.simd import Pointer, get, put
 from shiftsearch.backends.cpu.topk_code import FEW
 
 
@@ -29,7 +29,7 @@ class Scratch(NamedTuple):
 
 
 @helper
-def find_smallest(keys, n, k, codes, scratch, kept):
+def find_smallest(keys: Pointer, n: int, k: int, codes: Codes, scratch: Scratch, kept: Pointer) -> None:
     """Write the positions of the k smallest of n keys, and anything behind them in `keys` and behind the k in `kept`."""
     found, positions, order = scratch
     if k == 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 
@@ -10,9 +12,9 @@ from shiftsearch.backends.cpu import simd
 
 FEW = 16  # the most that `shortlist` finds
 
-shortlist = simd.caller("ppill")
-ranks = simd.caller("pil")
-smallest = simd.caller("pil")
+shortlist: Callable[..., Any] = simd.caller("ppill")
+ranks: Callable[..., Any] = simd.caller("pil")
+smallest: Callable[..., Any] = simd.caller("pil")
 
 
 @functools.cache

@@ -8,18 +8,20 @@ do not depend on the number of threads or bands.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import patch, pool
 from shiftsearch.backends.cpu.grid import frame_of_place
-from shiftsearch.backends.cpu.jit import inline, kernel
+from shiftsearch.backends.cpu.jit import Compiled, inline, kernel
 from shiftsearch.backends.cpu.layout import channels_last, copy_rows
 from shiftsearch.backends.cpu.patch import Frame, desk, lay_key, lay_query, own, pair, read, write
-from shiftsearch.backends.cpu.simd import after, get, like, pointers, put, stopped
+from shiftsearch.backends.cpu.simd import Pointer, after, get, like, pointers, put, stopped
 
 _BAND = 32  # rows at least: bands look at all candidates of query rows that reach them, so they should not be many
 
@@ -52,7 +54,7 @@ class Values(NamedTuple):
     strides: tuple[int, ...]
 
 
-def values(patches) -> Values:
+def values(patches: Native) -> Values:
     """Return the patches of one head; fields of records are not whole numbers apart, and are copied."""
     if any(step % patches.itemsize for step in patches.strides):
         patches = np.ascontiguousarray(patches)
@@ -77,7 +79,7 @@ class Here(NamedTuple):
 
 
 @inline
-def frame_of(clip, t):
+def frame_of(clip: Clip, t: int) -> Frame:
     """Return a frame of a clip."""
     return Frame(after(clip.numbers, t * clip.rows * clip.row), clip.row)
 
@@ -122,11 +124,13 @@ def _named(visit, *hooks):
 
 # --- the visitors ---------------------------------------------------------------------------------
 @inline
-def _always(job, number):
+def _always(job: Job, number: int) -> bool:
     return True
 
 
-def by_query(body, wanted=_always, *, compares: bool):
+def by_query(
+    body: Compiled[..., None], wanted: Compiled[..., bool] = _always, *, compares: bool
+) -> Callable[..., None]:
     """Return a kernel for rows of queries, counted through all frames: `body` at each place that is `wanted`.
 
     If it `compares`, desk.mine is the patch of the query, and only samples that exist on both sides are left.
@@ -151,7 +155,7 @@ def by_query(body, wanted=_always, *, compares: bool):
     return kernel()(_named(visit, body, wanted))
 
 
-def by_band_of_queries(body):
+def by_band_of_queries(body: Compiled[..., None]) -> Callable[..., None]:
     """Return a kernel for bands of rows of the queries' frames: `body` adds up desk.third, query by query."""
 
     def visit(job, bands, scratch, p, stop, first, last):
@@ -181,7 +185,7 @@ def by_band_of_queries(body):
     return kernel()(_named(visit, body))
 
 
-def by_band_of_keys(body, *, compares: bool):
+def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: bool) -> Callable[..., None]:
     """Return a kernel for bands of rows of the keys' frames: what `body` gives, a weight and a patch, is added to them."""
 
     def visit(job, reach, bands, scratch, p, stop, first, last):
@@ -248,21 +252,27 @@ def _find_reach(places, reach, frames, height, p, stop, first, last):
 class Heads:
     """The heads of a call, one after another, and the threads that work on each."""
 
-    def __init__(self, shape, p: Patches, channels: int, dtype):
+    shape: tuple[int, ...]
+    channels: int
+    dtype: np.dtype
+    form: patch.Form
+    cost: int  # multiply-adds
+
+    def __init__(self, shape: tuple[int, ...], p: Patches, channels: int, dtype: np.dtype):
         """`shape` is that of the places of one video of queries, (batch, heads, frames, rows, columns, kept)."""
         self.shape, self.channels, self.dtype = shape, channels, dtype
         self.form = patch.form(p, channels)
         self.cost = math.prod(shape[2:]) * p.patch**2 * channels
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         return np.ndindex(*self.shape[:2])
 
-    def places(self, offsets, weights=None) -> Places:
+    def places(self, offsets: Native, weights: Native | None = None) -> Places:
         """Return the places of one head, (frames, rows, columns, kept)."""
         weights = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
         return Places(np.ascontiguousarray(offsets).reshape(-1), weights, *self.shape[2:])
 
-    def clip(self, video, b: int, g: int) -> Clip:
+    def clip(self, video: Native, b: int, g: int) -> Clip:
         """Return the channels of one head."""
         part = channels_last(video[b, :, self._channels(g)])
         frames, rows, columns, _ = part.shape
@@ -273,7 +283,7 @@ class Heads:
         row = width * self.channels
         return Clip(np.zeros(frames * height * row, self.dtype), frames, height, width, row)
 
-    def put(self, clip: Clip, out, b: int, g: int) -> None:
+    def put(self, clip: Clip, out: Native, b: int, g: int) -> None:
         """Write the channels of one head."""
         part = out[b, :, self._channels(g)].transpose(0, 2, 3, 1)
         copy_rows(clip.numbers.reshape(part.shape), part)
@@ -281,16 +291,16 @@ class Heads:
     def _channels(self, g: int) -> slice:
         return slice(g * self.channels, (g + 1) * self.channels)
 
-    def by_query(self, kernel, job: Job) -> None:
+    def by_query(self, kernel: Callable[..., None], job: Job) -> None:
         """Run a kernel that owns rows of queries."""
         self._run(kernel, math.prod(self.shape[2:4]), job)
 
-    def by_band_of_queries(self, kernel, job: Job) -> None:
+    def by_band_of_queries(self, kernel: Callable[..., None], job: Job) -> None:
         """Run a kernel that owns bands of rows of job.out, in the frames of the queries."""
         bands = _bands(self.shape[2], job.out.rows)
         self._run(kernel, self.shape[2] * bands, job, bands)
 
-    def by_band_of_keys(self, kernel, job: Job) -> None:
+    def by_band_of_keys(self, kernel: Callable[..., None], job: Job) -> None:
         """Run a kernel that owns bands of rows of job.out, in the frames of the keys."""
         bands = _bands(job.out.frames, job.out.rows)
         self._run(kernel, job.out.frames * bands, job, self._reach(job), bands)

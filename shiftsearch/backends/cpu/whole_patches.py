@@ -16,6 +16,7 @@ import numpy as np
 
 from shiftsearch import _geometry
 from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import places_code as code
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import reflect
@@ -172,7 +173,7 @@ def _add_pixels(given, strides, weights, number, patch, video, first_row, end_ro
 
 
 # --- the whole ------------------------------------------------------------------------------------
-def covers(offsets, p: Patches) -> bool:
+def covers(offsets: Native, p: Patches) -> bool:
     """Return whether this is for these places and patches."""
     return offsets.dtype == np.int32 and p.dilation == 1
 
@@ -191,7 +192,7 @@ def _frames(video, head: int, channels: int, p: Patches) -> Frames:
     return Frames(video.reshape(-1), frames, planes, height, width, head * channels, *tables)
 
 
-def gather(v, offsets, p: Patches):
+def gather(v: Native, offsets: Native, p: Patches) -> Native:
     (B, heads), shape, channels = offsets.shape[:2], offsets.shape[2:6], v.shape[2] // offsets.shape[1]
     out = np.empty((*offsets.shape[:-1], channels, p.patch, p.patch), v.dtype)
     copy, cost = code.build_copy(v.dtype.name, p.patch), math.prod(shape) * p.patch**2 * channels
@@ -203,7 +204,7 @@ def gather(v, offsets, p: Patches):
     return out
 
 
-def fold(patches, weights, offsets, p: Patches, *, size):
+def fold(patches: Native, weights: Native, offsets: Native, p: Patches, *, size: tuple[int, int, int]) -> Native:
     (B, heads), shape, channels = offsets.shape[:2], offsets.shape[2:6], patches.shape[-3]
     out = np.zeros((B, size[0], heads * channels, *size[1:]), patches.dtype)
     cost = math.prod(shape) * p.patch**2 * channels

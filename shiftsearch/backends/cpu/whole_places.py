@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._types import Native
 from shiftsearch.backends.cpu import margin, pool, simd
 from shiftsearch.backends.cpu import places_code as code
 from shiftsearch.backends.cpu.jit import inline, kernel
@@ -243,7 +244,7 @@ def _compare_rows(memory, out, codes, pairs, scratch, endless, stop, first, last
 
 # --- the whole ------------------------------------------------------------------------------------
 # Stacks of videos of queries are (B, N, T, C, H, W); what belongs to their places is (N, B, G, T, h, w, K).
-def covers(offsets, p: Patches) -> bool:
+def covers(offsets: Native, p: Patches) -> bool:
     """Return whether this is for these places and patches."""
     mirrored = p.border == p.query_border == "reflect"
     return offsets.dtype == np.int32 and p.dilation == 1 and (p.metric == "dot" or mirrored)
@@ -303,7 +304,18 @@ class _Heads:
         return reach
 
 
-def gradients(q, k, weights, offsets, p: Patches, shape_q, shape_k, *, aggregates: bool, scatters: bool):
+def gradients(
+    q: Native | None,
+    k: Native | None,
+    weights: Native,
+    offsets: Native,
+    p: Patches,
+    shape_q: tuple[int, ...],
+    shape_k: tuple[int, ...],
+    *,
+    aggregates: bool,
+    scatters: bool,
+) -> tuple[Native | None, Native | None]:
     """Return `aggregate` and `scatter`, each if asked for, else nothing; with "dot", the other video may be None.
 
     Vector code multiplies by all weights, also by 0, and by what is outside of a frame, which is 0. 0 times what is not
@@ -352,7 +364,7 @@ def _gradients(q, k, weights, offsets, p: Patches, shape_q, shape_k, aggregates:
     return (out_q, out_k), not endless[0]
 
 
-def score(q, k, offsets, out, p: Patches) -> bool:
+def score(q: Native, k: Native, offsets: Native, out: Native, p: Patches) -> bool:
     """Write `score`; return whether it is right: what is outside of a frame is 0 here, which times some values is no number."""
     heads, dtype = _Heads(offsets, p, q.shape, k.shape, q.dtype), q.dtype
     pairs, empty, endless = heads.pairs, "zeros" in (p.border, p.query_border), np.zeros(1, np.int32)

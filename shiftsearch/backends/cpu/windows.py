@@ -70,7 +70,7 @@ def _index_of_centre(centre, n, task):
 
 
 @exact
-def position(centre, i, before, step):
+def position(centre: float, i: int, before: int, step: float) -> float:
     """Return the position of the i-th candidate along an axis."""
     return centre + step * (i - before)
 
@@ -112,12 +112,12 @@ def room_for(n: int) -> Windows:
 
 
 @inline
-def window_at(windows, at):
+def window_at(windows: Windows, at: int) -> Window:
     return Window(get(windows.cy, at), get(windows.cx, at), get(windows.by, at), get(windows.bx, at))
 
 
 @inline
-def first_of(u, a, x, task):
+def first_of(u: int, a: int, x: int, task: Task) -> int:
     """Return where the windows of a query begin: row a of the u-th row of tiles, column x."""
     return ((u * TILE + a) * task.columns + x) * task.slots
 
@@ -139,7 +139,7 @@ def _place(windows, at, t, frame, y, x, down, across, task):
 
 
 @kernel(calls_vector_code=True)
-def windows_of_flow(first, last, flow, order, task, windows):
+def windows_of_flow(first: int, last: int, flow: np.ndarray, order: np.ndarray, task: Task, windows: Windows) -> None:
     """Place the windows of tile rows first..last. flow: (T, S, 2, h, w)."""
     windows = pointers(windows)
     tile_rows = (task.rows + TILE - 1) // TILE
@@ -159,7 +159,7 @@ def windows_of_flow(first, last, flow, order, task, windows):
 
 
 @kernel(calls_vector_code=True)
-def windows_of_seeds(first, last, seeds, order, task, windows):
+def windows_of_seeds(first: int, last: int, seeds: np.ndarray, order: np.ndarray, task: Task, windows: Windows) -> None:
     """Place the windows around seeds (T, h, w, S, 3)."""
     windows = pointers(windows)
     tile_rows = (task.rows + TILE - 1) // TILE

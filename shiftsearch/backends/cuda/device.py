@@ -11,6 +11,8 @@ change, nor does the rounding of division and square root.
 
 from __future__ import annotations
 
+from typing import Any
+
 from shiftsearch.backends.cuda import kernels
 from shiftsearch.errors import ShiftsearchError
 
@@ -25,11 +27,21 @@ _DOES_NOT_LOAD = (200, 209, 222)  # and of its driver: no binary, none for this 
 class Gpu:
     """CuPy's current device and stream, whichever they are at each launch."""
 
+    xp: Any
+
     def __init__(self):
         self.xp = _cupy()
         self._function = self.xp.memoize(for_each_device=True)(self._compile)
 
-    def launch(self, kernel: kernels.Kernel, constants: dict, blocks: int, arguments: dict, *, shared: int = 0) -> None:
+    def launch(
+        self,
+        kernel: kernels.Kernel,
+        constants: kernels.Constants,
+        blocks: int,
+        arguments: dict[str, Any],
+        *,
+        shared: int = 0,
+    ) -> None:
         """Start `kernel`, with `shared` bytes of dynamic shared memory for each block, and do not wait for it."""
         values = kernels.bind(kernel, constants, arguments)
         if blocks > kernels.MOST_BLOCKS:

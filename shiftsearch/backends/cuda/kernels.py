@@ -169,7 +169,7 @@ def _fields(struct: str, source: str) -> tuple[Parameter, ...]:
 
 
 # --- arguments ------------------------------------------------------------------------------------
-def bind(kernel: Kernel, constants: Constants, given: dict[str, Any]) -> list:
+def bind(kernel: Kernel, constants: Constants, given: dict[str, Any]) -> list[Any]:
     """Return the values of `given` as the kernel's arguments, in the order of its parameters.
 
     Arrays stay as they are, numbers become NumPy scalars, and structs become arrays of shape ().

@@ -6,10 +6,12 @@ Kernels read videos with channels last: those that already lie in memory like th
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from shiftsearch._geometry import Patches, query_grid
+from shiftsearch._types import Native
 from shiftsearch.backends.cuda.kernels import CTYPES, KERNELS, WARPS, Constants, buffer_size
 from shiftsearch.errors import ShiftsearchError
 
@@ -22,17 +24,30 @@ _IN_REGISTERS = 4 * 32  # candidates that a warp keeps in registers
 class Cuda:
     """The backend on a `device`, which has the array module `xp` and launches kernels."""
 
-    def __init__(self, device):
+    device: Any
+    xp: Any
+
+    def __init__(self, device: Any):
         self.device, self.xp = device, device.xp
 
     # --- the form and its derivatives -------------------------------------------------------------
-    def score(self, q, k, offsets, p: Patches):
+    def score(self, q: Native, k: Native, offsets: Native, p: Patches) -> Native:
         call = _Call(self.device, p, offsets, k.dtype, q=q, k=k)
         scores = self.xp.empty(offsets.shape[:-1], call.sums)
         call.run("score", scores.size, scores=scores)
         return scores
 
-    def aggregate(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] = (), stacked: bool = False):
+    def aggregate(
+        self,
+        q: Native | None,
+        k: Native,
+        weights: Native,
+        offsets: Native,
+        p: Patches,
+        *,
+        size: tuple[int, ...] = (),
+        stacked: bool = False,
+    ) -> Native:
         each = (offsets.shape[-2],) if stacked else ()
         shape = (k.shape[0], *each, *size) if q is None else q.shape
         call = _Call(self.device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
@@ -40,28 +55,43 @@ class Cuda:
         call.run("aggregate", out.size, out=out)
         return out
 
-    def scatter(self, q, k, weights, offsets, p: Patches, *, size: tuple[int, ...] = ()):
+    def scatter(
+        self, q: Native, k: Native | None, weights: Native, offsets: Native, p: Patches, *, size: tuple[int, ...] = ()
+    ) -> Native:
         shape = (q.shape[0], *size) if k is None else k.shape
         call = _Call(self.device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape)
         return self._sort_and_scatter(call)
 
-    def aggregate_and_scatter(self, q, k, weights, offsets, p: Patches):
+    def aggregate_and_scatter(
+        self, q: Native, k: Native, weights: Native, offsets: Native, p: Patches
+    ) -> tuple[Native, Native]:
         return self.aggregate(q, k, weights, offsets, p), self.scatter(q, k, weights, offsets, p)
 
-    def slope(self, q, k, weights, offsets, p: Patches, *, patches=None):
+    def slope(
+        self,
+        q: Native | None,
+        k: Native,
+        weights: Native | None,
+        offsets: Native,
+        p: Patches,
+        *,
+        patches: Native | None = None,
+    ) -> Native:
         call = _Call(self.device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches)
         slopes = self.xp.empty(offsets.shape, call.sums)
         call.run("slope", slopes.size // 3, slopes=slopes)
         return slopes
 
     # --- patches as arrays ------------------------------------------------------------------------
-    def gather(self, v, offsets, p: Patches):
+    def gather(self, v: Native, offsets: Native, p: Patches) -> Native:
         call = _Call(self.device, p, offsets, v.dtype, k=v)
         patches = self.xp.empty((*offsets.shape[:-1], call.sizes["F"], p.patch, p.patch), v.dtype)
         call.run("gather", patches.size, patches=patches)
         return patches
 
-    def fold(self, patches, weights, offsets, p: Patches, *, size: tuple[int, int, int]):
+    def fold(
+        self, patches: Native, weights: Native | None, offsets: Native, p: Patches, *, size: tuple[int, int, int]
+    ) -> Native:
         """Scatter of patches that are given."""
         T, H, W = size
         shape = (offsets.shape[0], T, offsets.shape[1] * patches.shape[-3], H, W)
@@ -83,7 +113,9 @@ class Cuda:
         return out
 
     # --- search -----------------------------------------------------------------------------------
-    def search(self, q, k, spec, p: Patches, *, flow=None, seeds=None):
+    def search(
+        self, q: Native, k: Native, spec: Any, p: Patches, *, flow: Native | None = None, seeds: Native | None = None
+    ) -> tuple[Native, Native, Native]:
         around = self._around(k, p, flow, seeds)
         windows = spec.search_slots() if seeds is None else seeds.shape[-2]
         constants = _search_constants(spec, p, k.dtype, around, windows, seeds is not None)
@@ -127,10 +159,12 @@ class Cuda:
         return blocks, self.xp.empty(blocks * of_block, np.uint8)
 
     # --- flow -------------------------------------------------------------------------------------
-    def chain_flow(self, forward, backward, *, radius: int, stride: int):
+    def chain_flow(self, forward: Native, backward: Native, *, radius: int, stride: int) -> Native:
         return self._chained(forward, backward, radius, stride).astype(forward.dtype)
 
-    def chain_flow_backward(self, grad, forward, backward, *, radius: int, stride: int):
+    def chain_flow_backward(
+        self, grad: Native, forward: Native, backward: Native, *, radius: int, stride: int
+    ) -> tuple[Native, ...]:
         xp, (B, T, _, H, W) = self.xp, forward.shape
         h, w = query_grid(H, W, stride)
         shape = (B, 1, T, h, w, 2 * radius)
