@@ -44,9 +44,8 @@ class Compile(Protocol):
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 helper: Compile = numba.njit(**_HELPER)  # for functions that kernels call
-inline: Compile = numba.njit(
-    forceinline=True, **_HELPER
-)  # for those called per query: a struct is handed over field by field
+# for those called per query: a struct is handed over field by field
+inline: Compile = numba.njit(forceinline=True, **_HELPER)
 # for positions, which are the same bit for bit on every backend
 exact: Compile = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
 

@@ -34,7 +34,7 @@ class _Declare(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, _P], Intrinsic], /) -> Callable[_P, Any]: ...
 
 
-intrinsic = cast(_Declare, extending.intrinsic)
+intrinsic: _Declare = cast(Any, extending.intrinsic)
 _ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
 
 
