@@ -40,7 +40,9 @@ def _quick(items) -> set:
         tests[item.nodeid.partition("[")[0]].append(item)
     chosen = set()
     for same in tests.values():
-        shown = [quick.facts(item.callspec.params) if hasattr(item, "callspec") else {None} for item in same]
+        mark = same[0].get_closest_marker("options_on")
+        on = None if mark is None else mark.args
+        shown = [quick.facts(item.callspec.params, on) if hasattr(item, "callspec") else {None} for item in same]
         chosen |= {same[place] for place in quick.cover(shown)}
     return chosen
 

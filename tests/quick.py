@@ -6,7 +6,7 @@ A case of the table shows its op with every option, and it must do so on each ba
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import fields
 from functools import cache
 from heapq import heapify, heappop, heappush
@@ -15,14 +15,18 @@ from backends import Run
 from cases import Case
 
 
-def facts(parameters: dict[str, object]) -> set[Hashable]:
-    """Return what a test shows with these parameters; each value is told from others by its identity."""
+def facts(parameters: dict[str, object], options_on: Collection[str] | None = None) -> set[Hashable]:
+    """Return what a test shows with these parameters; each value is told from others by its identity.
+
+    `options_on` names the backends on which the test shall show every option, None for all. On others it shows the op.
+    """
     run, case = (parameters.get(name) for name in ("run", "case"))
     where = run.backend if isinstance(run, Run) else id(parameters.get("backend"))
     if not isinstance(case, Case):
         return {(where if value is not run else None, name, id(value)) for name, value in parameters.items()}
     others = {(case.op.name, name, id(value)) for name, value in parameters.items() if value is not case}
-    return {(where, *option) for option in options(case)} | others
+    everything = options_on is None or where in options_on
+    return {(where, case.op.name)} | {(where, *option) for option in options(case) if everything} | others
 
 
 @cache

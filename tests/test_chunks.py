@@ -87,6 +87,7 @@ def cuts_of(clip):
     return list(ss.scene_cuts(clip))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sigma", [0, 15, 40])
 @pytest.mark.parametrize("size", [(48, 64), (144, 176), (97, 131)])
 def test_cuts_are_found_under_noise(sigma, size, rng):

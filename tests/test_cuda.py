@@ -73,6 +73,7 @@ def same(found, expected):
         np.testing.assert_allclose(a.get().astype(float), b.astype(float), rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_every_op_gives_what_it_gives_in_main_memory(pretend, rng, dtype):
     video = rng.standard_normal((3, 2, 5, 6)).astype(np.float16).astype(dtype)

@@ -56,6 +56,7 @@ def test_noise_goes(quality, gain):
     assert psnr(ss.denoise(noisy, 0.1, quality=quality), clip) > psnr(noisy, clip) + gain
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_frames_around_help_and_so_does_flow(quality):
     clip = scene(*SIZES[quality])
@@ -68,6 +69,7 @@ def test_frames_around_help_and_so_does_flow(quality):
     assert led > alone + 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_measured_flow_is_as_good_as_the_true_one(quality):
     pytest.importorskip("cv2")
@@ -79,6 +81,7 @@ def test_measured_flow_is_as_good_as_the_true_one(quality):
     assert measured > true - 0.3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_colours_help_each_other(quality):
     grey = scene(*SIZES[quality])[:5]
@@ -95,6 +98,7 @@ def test_detail_is_kept_where_there_is_no_noise(quality):
     assert psnr(ss.denoise(with_noise(clip, 0.01), 0.01, quality=quality, flow=None), clip) > 40
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_frame_of_another_thing_does_no_harm(quality):
     """Patches of other things are not filtered together: a white flash between frames leaves no ghost."""

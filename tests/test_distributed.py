@@ -48,6 +48,7 @@ def save(path, clip):
 
 
 # --- without Ray ------------------------------------------------------------------------------------
+@pytest.mark.full
 @pytest.mark.parametrize("work", WORKS)
 def test_chunks_in_any_order_are_the_clips(example, work, rng, tmp_path, capsys):
     clips = {"a.npy": clip_of(rng, 13, cut=6), "b.npy": clip_of(rng, 5, shape=(9, 11, 3)), "c.npy": clip_of(rng, 1)}

@@ -35,6 +35,7 @@ def test_the_command_ends_well_and_says_so():
     assert done.stdout.rstrip().splitlines()[-1].startswith("all well on cpu")
 
 
+@pytest.mark.full
 def test_what_is_missing_is_said_and_is_no_fault(monkeypatch):
     well, said = examined(monkeypatch, missing)
     assert well

@@ -31,6 +31,7 @@ def test_bug_is_seen(bug, mode):
         assert re.search(bug.seen[mode], said), said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", _MODES)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_no_false_alarm(bug, mode):

@@ -67,6 +67,7 @@ def losses(case: Case, outputs):
     return {name: rng.standard_normal(out.shape) for name, out in outputs.items() if out.dtype.kind == "f"}
 
 
+@pytest.mark.options_on
 @BACKENDS
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gradients_are_finite_differences(case, backend):

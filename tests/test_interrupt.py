@@ -47,6 +47,7 @@ def test_a_call_that_would_take_hours_can_be_interrupted(threads):
     assert done.stdout.splitlines() == [f"{name} interrupted then right" for name in names], done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
 def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where tests run, it may be ignored

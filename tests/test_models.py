@@ -179,6 +179,7 @@ def test_every_weight_learns_and_the_flow_too(video):
         assert weight.grad.abs().max() > 0 or name.endswith("k.bias"), name  # distances do not see a bias of both
 
 
+@pytest.mark.full
 def test_it_learns_to_denoise():
     clean = drifting(3, 16, 16, 1, 1)
     noisy = clean + 0.2 * torch.randn_like(clean)

@@ -133,6 +133,7 @@ def _scores_at(case: Case, dtype, offsets):
     return definition.score(q, k, offsets, p)
 
 
+@pytest.mark.options_on("cpu")
 @pytest.mark.parametrize("run", RUNS)
 @each([c for c in CASES if c.values != "nan"])
 def test_gradients_are_those_of_the_definition(case, run: Run):

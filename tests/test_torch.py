@@ -299,6 +299,7 @@ def test_an_axis_of_nothing_is_mapped_to_nothing(call):
     assert [grad.shape for grad in torch.autograd.grad(found[0].sum(), wanted)] == [tensor.shape for tensor in wanted]
 
 
+@pytest.mark.full
 @each_call
 def test_compiled_functions_are_mapped_over_without_a_word(call, capfd):
     function, axes, given = _mapped(call)
@@ -502,6 +503,7 @@ def test_exported_programs_give_the_same(call, dynamic):
             torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.full
 @each_call
 def test_compiled_and_exported_without_a_batch_there_is_none_in_the_results(call):
     tensors = {name: tensor.detach()[0].requires_grad_() for name, tensor in call.tensors().items()}

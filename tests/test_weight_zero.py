@@ -100,6 +100,7 @@ def _exact(case: Case, dtype):
     return outputs, grads, case.op.backward(definition, case.spec, arrays, outputs, there, arrays.keys())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=pytest.mark.xdist_group(c.name)) for c in ROWS])
 def test_the_rule_holds(case, run: Run):
