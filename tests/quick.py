@@ -34,7 +34,14 @@ def options(case: Case) -> set[tuple[str, str, Hashable]]:
     """Return (op, option, value) of everything that a case chooses; its name and its size choose nothing."""
     chosen = {f.name: getattr(case, f.name) for f in fields(case) if f.name not in ("name", "size", "options")}
     chosen |= {f"option {f.name}": getattr(case.spec, f.name) for f in fields(case.spec)}
-    return {(case.op.name, name, str(value)) for name, value in chosen.items()}
+    return {(case.op.name, name, kind(value)) for name, value in chosen.items()}
+
+
+def kind(value: object) -> str:
+    """Return what counts as the value of an option: numbers above 3 are alike, but for even and odd ones."""
+    if isinstance(value, (int, float)) and value > 3:
+        return "an even number" if value % 2 == 0 else "a number"
+    return str(value)
 
 
 def cover(shown: Sequence[set[Hashable]]) -> list[int]:

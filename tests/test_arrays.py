@@ -129,6 +129,7 @@ def test_offsets_may_be_any_whole_or_fractional_numbers(dtype, rng):
     np.testing.assert_allclose(found, ss.aggregate(v, weights, offsets, patch=2), rtol=0, atol=1e-5)
 
 
+@pytest.mark.full
 def test_huge_whole_offsets_are_somewhere_in_the_frame(rng):
     v, _, weights, offsets = inputs(rng)
     for value in (2**62, -(2**62), 2**31 - 1, -(2**31)):

@@ -98,6 +98,7 @@ def test_cuts_are_found_under_noise(sigma, size, rng):
     assert cuts_of(clip[..., 0]) == [4, 5, 8]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("speed", [(0, 0), (12, 0), (-7, 7)])
 def test_fast_motion_is_no_cut(speed, rng):
     assert cuts_of(scene(rng, 8, 144, 176, speed)) == []

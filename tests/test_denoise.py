@@ -275,6 +275,7 @@ def test_alpha_stays():
     np.testing.assert_array_equal(found[..., :3], ss.denoise(clip, 25, flow=None))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_stays_where_it_is(quality, bad):

@@ -67,6 +67,7 @@ def losses(case: Case, outputs):
     return {name: rng.standard_normal(out.shape) for name, out in outputs.items() if out.dtype.kind == "f"}
 
 
+@pytest.mark.xdist_group("finite differences")  # which share kernels that take long to compile
 @pytest.mark.options_on
 @BACKENDS
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -153,6 +154,7 @@ def test_scatter_is_the_transpose_of_aggregate_times_coverage(backend, border, o
     np.testing.assert_allclose((mean * covered * y).sum(), (inputs["v"] * spread).sum(), rtol=1e-11)
 
 
+@pytest.mark.full
 @BACKENDS
 @pytest.mark.parametrize("metric", ["l2", "dot"])
 @pytest.mark.parametrize("flow", ["zero", "wild", "whole"])

@@ -22,6 +22,8 @@ from shiftsearch.backends.cuda.primitives import Cuda
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.search import SEARCH
 
+pytestmark = pytest.mark.full
+
 _ON_CUDA = [run for run in RUNS if run.values[0].backend != "cpu"]
 WIDE = pytest.mark.parametrize("run", [run for run in _ON_CUDA if run.values[0].precision in ("single", "double")])
 GPU = pytest.mark.parametrize("run", [run for run in _ON_CUDA if run.values[0].backend == "gpu"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from backends import RUNS
 from cases import CASES
-from quick import cover
+from quick import cover, kind
 
 FOLDER = Path(__file__).parent
 NAMES = {case.name: case for case in CASES}
@@ -35,7 +35,7 @@ def shown(quick: str, *tests: str) -> list[tuple]:
 
 
 def values(case) -> set[tuple]:
-    options = {(case.op.name, f.name, str(getattr(case.spec, f.name))) for f in fields(case.spec)}
+    options = {(case.op.name, f.name, kind(getattr(case.spec, f.name))) for f in fields(case.spec)}
     return options | {(case.op.name, "at", case.offsets), (case.op.name, "along", case.flow)}
 
 

@@ -135,6 +135,7 @@ def test_gradients_of_many_vectors_at_once_are_those_of_each(call):
             torch.testing.assert_close(slope, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.full
 def test_gradients_flow_through_offsets_that_were_found():
     """From the average of what was found to the flow that led there."""
     tensors = CALLS["search"].tensors(height=3, width=4)
