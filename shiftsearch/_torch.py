@@ -177,7 +177,7 @@ def _function(name: str, operator: Any, save: Callable[..., None], slope: Callab
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """A gradient is not differentiated again."""
+    """Save nothing: a gradient is not differentiated again."""
 
 
 def _one_by_one(call: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:

@@ -51,7 +51,7 @@ def differentiate(
 
 
 def _read(video: Native, p: Patches) -> Native:
-    """The video if its own derivative depends on it: "dot" is linear in both videos."""
+    """Return the video if its own derivative depends on it: "dot" is linear in both videos."""
     return video if p.metric == "l2" else None
 
 

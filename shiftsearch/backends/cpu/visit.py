@@ -231,7 +231,7 @@ def _touches(reach, number, top, bottom):
 
 @kernel()
 def _find_reach(places, reach, frames, height, p, stop, first, last):
-    """For rows of queries, find the first and last row of each frame that their places may touch, [row, frame, 2]."""
+    """Find, for rows of queries, the first and last row of each frame that their places may touch, [row, frame, 2]."""
     places, reach = pointers(places), pointers(reach)
     above, below = p.dilation * (p.patch // 2), p.dilation * (p.patch - 1 - p.patch // 2) + 1
     for row in range(first, last):
