@@ -354,7 +354,7 @@ def _gradients(q, k, weights, offsets, p: Patches, shape_q, shape_k, aggregates:
 
             def some_parts(stop, first, last):
                 scratch = heads.scratch(np.empty(pairs.kept, dtype))
-                _add_parts(memory, codes, parts, pairs, scratch, sparse, stop, first, last)  # noqa: B023
+                _add_parts(memory, codes, parts, pairs, scratch, sparse, stop, first, last)  # noqa: B023 (called before the loop goes on)
 
             pool.spread(some_parts, count, heads.cost)
             if aggregates:
@@ -379,7 +379,7 @@ def score(q: Native, k: Native, offsets: Native, out: Native, p: Patches) -> boo
 
             def some_rows(stop, first, last):
                 scratch = heads.scratch(aligned((pairs.kept + lanes) * lanes, dtype))
-                _compare_rows(memory, scores, codes, pairs, scratch, endless, stop, first, last)  # noqa: B023
+                _compare_rows(memory, scores, codes, pairs, scratch, endless, stop, first, last)  # noqa: B023 (called before the loop goes on)
 
             pool.spread(some_rows, pairs.frames * pairs.rows, heads.cost)
     return not endless[0]
