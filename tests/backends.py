@@ -14,7 +14,7 @@ from cases import Case
 from device_arrays import Namespace
 
 from shiftsearch.backends import cpu
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda
 
 _DTYPES = {"double": np.float64, "single": np.float32, "half": np.float16, "bfloat": ml_dtypes.bfloat16}
 # thread schedule, and at which end of an array there is no memory: another for each dtype

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from shiftsearch import _source
-from shiftsearch.backends.cuda import device, kernels
+from shiftsearch.backends.cuda import KERNELS, device, kernels
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 DTYPES = {  # of the values, as SS_SCALAR and SS_ACC spell them
@@ -276,10 +276,10 @@ def lines(kernel: kernels.Kernel) -> int:
 
 
 def _print_table(names: list[str]) -> None:
-    unknown = set(names) - kernels.KERNELS.keys()
+    unknown = set(names) - KERNELS.keys()
     if unknown:
-        sys.exit(f"no kernel {', '.join(sorted(unknown))}, expected some of {', '.join(kernels.KERNELS)}")
-    chosen = [kernels.KERNELS[name] for name in names or kernels.KERNELS]
+        sys.exit(f"no kernel {', '.join(sorted(unknown))}, expected some of {', '.join(KERNELS)}")
+    chosen = [KERNELS[name] for name in names or KERNELS]
     with workers() as pool:
         rows = [
             (kernel, dtype, number, pool.submit(compile, text, 90, (kernel.name,)))

@@ -15,8 +15,7 @@ import shiftsearch as ss
 from shiftsearch import ShiftsearchError, _geometry, _source, definition
 from shiftsearch._geometry import Patches
 from shiftsearch.backends import cuda
-from shiftsearch.backends.cuda import kernels
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda, kernels
 
 pytestmark = [
     pytest.mark.emulated,
@@ -165,7 +164,7 @@ def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
 def test_a_size_that_is_too_large_for_its_field_is_an_error(value):
-    kernel = kernels.KERNELS["gather"]
+    kernel = cuda.KERNELS["gather"]
     names = kernel.names(kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
     with pytest.raises(OverflowError):
         kernels.bind(

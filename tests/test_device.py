@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shiftsearch import ShiftsearchError, _source
-from shiftsearch.backends.cuda import device
-from shiftsearch.backends.cuda.kernels import KERNELS, MOST_BLOCKS, Kernel
+from shiftsearch.backends.cuda import KERNELS, device
+from shiftsearch.backends.cuda.kernels import MOST_BLOCKS, Kernel
 
 SOURCE = """
 struct Sizes {

@@ -13,7 +13,7 @@ from device_arrays import Namespace
 
 from shiftsearch import ShiftsearchError, __version__
 from shiftsearch.backends import cpu, cuda
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda
 from shiftsearch.doctor import examine
 
 

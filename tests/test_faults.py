@@ -15,8 +15,7 @@ from device_arrays import Namespace
 
 from shiftsearch import _source
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cuda import kernels
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda, kernels
 
 pytestmark = [
     pytest.mark.full,

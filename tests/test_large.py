@@ -16,9 +16,8 @@ from backends import RUNS
 from shiftsearch import ShiftsearchError, definition
 from shiftsearch._geometry import Patches
 from shiftsearch.backends import cpu
-from shiftsearch.backends.cuda import primitives
-from shiftsearch.backends.cuda.kernels import KERNELS
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import KERNELS, Cuda, search
+from shiftsearch.backends.cuda.flow import CHAIN_FLOW_BACKWARD, _chained, launch_chain
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.search import SEARCH
 
@@ -69,7 +68,7 @@ def test_many_are_kept_in_order(run, case):
 @SINGLE
 def test_warps_share_the_memory_for_buffers(run, monkeypatch):
     """One block of four warps has twenty queries."""
-    monkeypatch.setattr(primitives, "_BUFFERS", 1)
+    monkeypatch.setattr(search, "_BUFFERS", 1)
     finds_what_the_cpu_finds(run, (1, 1, 1, 34, 43), window=33, radius=0, topk=470, stride=9)
 
 
@@ -77,11 +76,11 @@ def test_a_block_of_search_fits_on_every_device():
     """Shared memory: 64 KB with opt-in on Turing, the least of all. Larger buffers are in global memory."""
     for dtype, ctype in ((np.float32, "float"), (np.float64, "double")):
         for patch in (*range(1, 40), 64, 65, 129):
-            staged = primitives._staged(patch, np.dtype(dtype))
+            staged = search._staged(patch, np.dtype(dtype))
             assert 1 <= staged["PIXELS"] <= patch**2
             fixed = 4 * staged["CHUNK"] * staged["PIXELS"] * np.dtype(dtype).itemsize
             for topk in (1, 128, 129, 227, 228, 455, 456, 10**6):
-                constants = {"ACC": ctype, **primitives._kept_in(topk, np.dtype(dtype))}
+                constants = {"ACC": ctype, **search._kept_in(topk, np.dtype(dtype))}
                 assert fixed <= 48 * 1024
                 assert fixed + KERNELS["search"].shared(constants) <= 64 * 1024
                 assert bool(constants["REGISTERS"]) == (topk <= 128)
@@ -218,7 +217,7 @@ def test_more_flow_than_32_bits_count(huge):
     for flow in flows:
         flow[..., -8:, -2 * _FEW :] = rng.integers(-8, 9, (1, 3, 2, 8, 2 * _FEW)) / 4
     assert flows[0].size > 2**31
-    chained = backend._chained(*flows, 1, 1)[..., -1, -_FEW:]
+    chained = _chained(backend.device, *flows, 1, 1)[..., -1, -_FEW:]
     wanted = definition.chain_flow(*(flow[..., -8:, -2 * _FEW :] for flow in flows), radius=1, stride=1)[
         ..., -1, -_FEW:
     ]
@@ -232,7 +231,8 @@ def test_more_flow_than_32_bits_count(huge):
         chained[..., -1, -_FEW:] = wanted
         each = {"offsets": (3,), "arrived": (2,), "forwards": (), "backwards": ()}
         out = {name: backend.xp.empty((B, T, H, W, 2, *more), np.float64) for name, more in each.items()}
-        backend._launch_chain("chain_flow_backward", forward, backward, 1, 1, {"grad": grad, "chained": chained, **out})
+        arguments = {"grad": grad, "chained": chained, **out}
+        launch_chain(backend.device, CHAIN_FLOW_BACKWARD, forward, backward, 1, 1, arguments)
         return [array[0, -1, -1, -_FEW:] for array in out.values()]
 
     small = Cuda(emulate.Emulator())

@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
-    "errors", "_types", "_source", "_geometry", "_op", "definition", "backends", "_arrays", "_torch", "_call",
+    "errors", "_types", "_source", "_geometry", "_op", "_primitive", "definition", "backends", "_arrays", "_torch", "_call",
     "ops", "video.types", "video.frames", "video.noise", "video.streams", "video.scenes", "video.chunks", "video.flow",
     "video.align", "video.denoise", "flow", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
     "__main__",

@@ -19,8 +19,7 @@ from nvrtc import (
     resident_blocks,
 )
 
-from shiftsearch.backends.cuda import kernels
-from shiftsearch.backends.cuda.kernels import KERNELS
+from shiftsearch.backends.cuda import KERNELS, kernels
 
 _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
 

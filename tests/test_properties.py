@@ -12,7 +12,7 @@ from test_ops import tolerance
 import shiftsearch as ss
 from shiftsearch import _arrays, definition
 from shiftsearch._geometry import query_grid
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda
 from shiftsearch.ops.aggregate import AGGREGATE
 from shiftsearch.ops.gather import GATHER
 from shiftsearch.ops.search import SEARCH

@@ -16,7 +16,7 @@ from device_arrays import Namespace
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError, _arrays
 from shiftsearch.backends import cuda as cuda_backend
-from shiftsearch.backends.cuda.primitives import Cuda
+from shiftsearch.backends.cuda import Cuda
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("poisoned")

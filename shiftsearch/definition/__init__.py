@@ -1,7 +1,7 @@
 """What every primitive means, in plain NumPy and float64. All backends are tested against it.
 
 Loops are over what is small (window, patch, kept candidates), and NumPy does what is large (frames, pixels, channels), so
-that it works on real video, slowly.
+that it works on real video, slowly. A primitive is a function with the mark `@primitive` in any file here.
 
 Everything is one form, S(q, k, weights, offsets) = sum of weights * phi(q(r + u), k(r + offset + u)): `score` is dS/dweights,
 `aggregate` dS/dq, `scatter` dS/dk and `slope` dS/doffsets.
@@ -20,23 +20,8 @@ rule says what reads them, forward and backward, for whole places and for fracti
 Only these are weights. The members of a pair are values, and their product may be 0 times infinity, which is NaN.
 """
 
-import numpy as xp  # the array module that ops compose these primitives with
+import numpy as xp  # noqa: F401 (the array module that ops compose these primitives with)
 
-from shiftsearch.definition.flow import chain_flow, chain_flow_backward
-from shiftsearch.definition.form import aggregate, aggregate_and_scatter, scatter, score, slope
-from shiftsearch.definition.patches import fold, gather
-from shiftsearch.definition.search import search
+from shiftsearch._primitive import primitives
 
-__all__ = [
-    "aggregate",
-    "aggregate_and_scatter",
-    "chain_flow",
-    "chain_flow_backward",
-    "fold",
-    "gather",
-    "scatter",
-    "score",
-    "search",
-    "slope",
-    "xp",
-]
+globals().update(primitives(__name__))

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import Patches, frame_order
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.definition.places import queries, sample, sample_slopes, silent, spread
 
 
+@primitive
 @silent()
 def chain_flow(forward: Native, backward: Native, *, radius: int, stride: int) -> Native:
     """Return the flow from each frame along its trajectory to the frames it looks at, (B, T, 2 * radius, 2, h, w)."""
@@ -41,6 +43,7 @@ def _chain(forward: Native, backward: Native, radius: int, stride: int) -> tuple
     return out, steps
 
 
+@primitive
 @silent()
 def chain_flow_backward(
     grad: Native, forward: Native, backward: Native, *, radius: int, stride: int

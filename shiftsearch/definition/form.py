@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.definition.patches import slope_of_patches
 from shiftsearch.definition.places import (
@@ -58,6 +59,7 @@ def _pairs(
             yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
 
 
+@primitive
 @silent()
 def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     """Return dS/dweights, (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)).
@@ -74,6 +76,7 @@ def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     return scores
 
 
+@primitive
 @silent()
 def aggregate(
     q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None, stacked: bool = False
@@ -93,6 +96,7 @@ def aggregate(
     return np.stack(list(map(join, out)), 1) if isinstance(out, list) else join(out[0])
 
 
+@primitive
 @silent()
 def scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None) -> Native:
     """Return dS/dk. With "dot" the patches of q are added at their places, and instead of k its `size` is enough."""
@@ -107,11 +111,13 @@ def scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, 
     return join(out)
 
 
+@primitive
 def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches) -> tuple[Native, Native]:
     """Return both, which share their work on other backends."""
     return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
 
 
+@primitive
 @silent()
 def slope(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, patches: Native = None) -> Native:
     """Return dS/d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so that by dt is 0.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.definition.places import (
     join,
@@ -22,6 +23,7 @@ from shiftsearch.definition.places import (
 )
 
 
+@primitive
 @silent()
 def gather(v: Native, offsets: Native, p: Patches) -> Native:
     """Return the patches of v at the places, (B, G, T, h, w, K, F, patch, patch)."""
@@ -34,6 +36,7 @@ def gather(v: Native, offsets: Native, p: Patches) -> Native:
     return out
 
 
+@primitive
 @silent()
 def fold(patches: Native, weights: Native, offsets: Native, p: Patches, *, size: Any) -> Native:
     """Return a video of `size` (T, H, W) to which weights * patches are added: the transpose of `gather`."""

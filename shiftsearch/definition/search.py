@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import MOST, Patches, frame_order, reflect, window_offset
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.definition.form import score
 from shiftsearch.definition.places import queries, silent
 
 
+@primitive
 @silent()
 def search(
     q: Native, k: Native, spec: Any, p: Patches, *, flow: Native = None, seeds: Native = None

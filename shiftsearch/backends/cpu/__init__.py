@@ -1,27 +1,15 @@
-"""The CPU backend: numba and vector code, on all cores that the process may use."""
+"""The CPU backend: numba and vector code, on all cores that the process may use.
 
-import numpy as xp
+Its primitives are the functions with the mark `@primitive` in the files here.
+"""
 
-from shiftsearch.backends.cpu.chain import chain_flow, chain_flow_backward
-from shiftsearch.backends.cpu.places import aggregate, aggregate_and_scatter, fold, gather, scatter, score, slope
+import numpy as xp  # noqa: F401 (the array module of this backend)
+
+from shiftsearch._primitive import primitives
 from shiftsearch.backends.cpu.pool import threads
-from shiftsearch.backends.cpu.search import search
 from shiftsearch.backends.cpu.simd import register_bytes
 
-__all__ = [
-    "aggregate",
-    "aggregate_and_scatter",
-    "chain_flow",
-    "chain_flow_backward",
-    "describe",
-    "fold",
-    "gather",
-    "scatter",
-    "score",
-    "search",
-    "slope",
-    "xp",
-]
+globals().update(primitives(__name__))
 
 
 def describe() -> str:

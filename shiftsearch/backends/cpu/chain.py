@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import finite, reflect, slots_ahead
@@ -139,6 +140,7 @@ def _collect(steps, forward, backward, b, t, bands, stop, first, last):
                         out[b, at, 1, row, column] += weight * steps[s, y, x, 2]
 
 
+@primitive
 def chain_flow(forward: Native, backward: Native, *, radius: int, stride: int) -> Native:
     B, T, _, H, W = forward.shape
     out = np.empty((B, T, 2 * radius, 2, (H - 1) // stride + 1, (W - 1) // stride + 1), forward.dtype)
@@ -146,6 +148,7 @@ def chain_flow(forward: Native, backward: Native, *, radius: int, stride: int) -
     return out
 
 
+@primitive
 def chain_flow_backward(
     grad: Native, forward: Native, backward: Native, *, radius: int, stride: int
 ) -> tuple[Native, Native]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import Patches
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import whole_patches, whole_places
 from shiftsearch.backends.cpu.jit import inline
@@ -158,6 +159,7 @@ def _joined(places):
     return places.reshape(*places.shape[:5], -1, *places.shape[7:])
 
 
+@primitive
 def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     q = _stack(q)
     offsets = _split(offsets, q.shape[1])
@@ -175,6 +177,7 @@ def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     return _joined(out)
 
 
+@primitive
 def aggregate(
     q: Native | None,
     k: Native,
@@ -209,6 +212,7 @@ def _aggregated(q, k, weights, offsets, p: Patches, shape):
     return out
 
 
+@primitive
 def scatter(q: Native, k: Native | None, weights: Native, offsets: Native, p: Patches, *, size: Any = None) -> Native:
     q = _stack(q)
     shape = (q.shape[0], *size) if k is None else k.shape
@@ -231,6 +235,7 @@ def _scattered(q, k, weights, offsets, p: Patches, shape):
     return out
 
 
+@primitive
 def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches) -> tuple[Native, Native]:
     """Return both derivatives, which cost little more than one where they are computed at once."""
     if whole_places.covers(offsets, p):
@@ -241,6 +246,7 @@ def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native
     return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
 
 
+@primitive
 def slope(
     q: Native | None, k: Native, weights: Native | None, offsets: Native, p: Patches, *, patches: Native | None = None
 ) -> Native:
@@ -260,6 +266,7 @@ def slope(
     return _joined(out)
 
 
+@primitive
 def gather(v: Native, offsets: Native, p: Patches) -> Native:
     if whole_patches.covers(offsets, p):
         return whole_patches.gather(v, offsets, p)
@@ -271,6 +278,7 @@ def gather(v: Native, offsets: Native, p: Patches) -> Native:
     return out
 
 
+@primitive
 def fold(patches: Native, weights: Native | None, offsets: Native, p: Patches, *, size: tuple[int, int, int]) -> Native:
     (B, G), (T, H, W), F = offsets.shape[:2], size, patches.shape[-3]
     weights = np.broadcast_to(np.ones((), patches.dtype), offsets.shape[:-1]) if weights is None else weights

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shiftsearch._geometry import Patches, frame_order, reflect
+from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import search_code, simd, topk, topk_code
 from shiftsearch.backends.cpu.choose import Options, Results
@@ -59,6 +60,7 @@ class Scratch(NamedTuple):
     most: int  # displacements that there is room for
 
 
+@primitive
 def search(
     q: Native, k: Native, spec: Any, p: Patches, *, flow: Native | None = None, seeds: Native = None
 ) -> tuple[Native, Native, Native | None]:

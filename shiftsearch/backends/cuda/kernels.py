@@ -1,4 +1,4 @@
-"""Every CUDA kernel, registered once: its file, how it is launched, and what it may cost.
+"""What a CUDA kernel is: its file, how it is launched, and what it may cost.
 
 The text of a kernel is its file with the options of a call in front, as constants with the prefix SS_. Sizes of arrays
 are arguments, so that a new resolution compiles nothing. Arguments are bound by the names in the kernel's own signature
@@ -32,17 +32,6 @@ _DTYPES = {
 }
 CTYPES = {dtype: ctype for ctype, dtype in _DTYPES.items()}
 MOST_BLOCKS = 2**31 - 1
-WARPS = 4  # of a block of `search`, a query each
-_CANDIDATE = {"float": 12, "double": 24}  # bytes of a candidate in topk.cuh, by the type of sums
-
-
-def buffer_size(constants: Constants) -> int:
-    """Return how many bytes a warp of `search` needs for the best candidates that do not fit into registers."""
-    return constants["ROOM"] * _CANDIDATE[constants["ACC"]]
-
-
-def _shared_buffers(constants: Constants) -> int:
-    return constants["SHARED"] * WARPS * buffer_size(constants)
 
 
 def _no_shared_memory(constants: Constants) -> int:
@@ -90,49 +79,8 @@ class Parameter:
         return _DTYPES[self.ctype]
 
 
-# --- the kernels ----------------------------------------------------------------------------------
-_ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
-_FRACTION = _ARRAYS | {"PATCH": 7, "DILATION": 1, "STRIDE": 1, "SCALE": 1, "L2": 1}
-_WHOLE = {**_FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1}
-_ZEROS = {**_FRACTION, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2}
-_STACKED = {**_FRACTION, "QUERY_ZEROS": 1, "STACKED": 1, "PATCH": 3, "L2": 0}
-_PLACES = (_FRACTION, _WHOLE, _ZEROS)
-
-_WINDOWS = {"AROUND": "float", "SEEDS": 0, "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "FIRST_SLOT": 0, "SLIDE": 1}
-_BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
-_MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "PIXELS": 49, "CHUNK": 16}
-_SEARCH = _FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
-_SUBPIXEL = {"PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
-_IN_SHARED = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65, "PIXELS": 1024, "CHUNK": 1}
-_IN_GLOBAL = {"TOPK": 500, "REGISTERS": 0, "ROOM": 750, "ZEROS": 1, "QUERY_ZEROS": 1}
-_SEARCHES = (
-    _SEARCH,
-    {**_SEARCH, **_SUBPIXEL},
-    {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
-    {**_SEARCH, **_IN_SHARED},
-    {**_SEARCH, **_IN_GLOBAL},
-)
-
-
-def _with(instances: tuple[Constants, ...], **more) -> tuple[Constants, ...]:
+def each_with(instances: tuple[Constants, ...], **more: Any) -> tuple[Constants, ...]:
     return tuple({**constants, **more} for constants in instances)
-
-
-_OF_FORM, _OF_PATCHES = _with((*_PLACES, _STACKED), PATCHES=0), _with(_PLACES, PATCHES=1)
-_SCATTERED = _with((*_OF_FORM, *_OF_PATCHES), REACH=4, WEIGHTED=1)
-_CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
-_KERNELS = (
-    Kernel("score", "score.cu", registers=128, instances=(*_PLACES, _STACKED)),
-    Kernel("aggregate", "aggregate.cu", registers=144, instances=(*_PLACES, _STACKED)),
-    Kernel("landing", "scatter.cu", registers=40, instances=_with(_PLACES, PATCHES=0, REACH=4, WEIGHTED=1)),
-    Kernel("scatter", "scatter.cu", registers=128, instances=_SCATTERED),
-    Kernel("slope", "slope.cu", registers=152, instances=(*_OF_FORM, *_OF_PATCHES)),
-    Kernel("gather", "gather.cu", registers=72, instances=_PLACES),
-    Kernel("search", "search.cu", registers=192, shared=_shared_buffers, instances=_SEARCHES),
-    Kernel("chain_flow", "chain_flow.cu", registers=88, instances=_CHAINS),
-    Kernel("chain_flow_backward", "chain_flow.cu", registers=128, instances=_CHAINS),
-)
-KERNELS = {kernel.name: kernel for kernel in _KERNELS}
 
 
 # --- what a text says of its kernels --------------------------------------------------------------

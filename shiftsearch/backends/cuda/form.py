@@ -1,0 +1,84 @@
+"""The form and its derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shiftsearch._geometry import Patches
+from shiftsearch._primitive import primitive
+from shiftsearch._types import Native
+from shiftsearch.backends.cuda.call import PLACES, STACKED, Call
+from shiftsearch.backends.cuda.kernels import Kernel, each_with
+from shiftsearch.backends.cuda.patches import sort_and_scatter
+
+_OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
+SCORE = Kernel("score", "score.cu", registers=128, instances=(*PLACES, STACKED))
+AGGREGATE = Kernel("aggregate", "aggregate.cu", registers=144, instances=(*PLACES, STACKED))
+SLOPE = Kernel("slope", "slope.cu", registers=152, instances=(*_OF_FORM, *_OF_PATCHES))
+
+
+@primitive
+def score(device: Any, q: Native, k: Native, offsets: Native, p: Patches) -> Native:
+    call = Call(device, p, offsets, k.dtype, q=q, k=k)
+    scores = device.xp.empty(offsets.shape[:-1], call.sums)
+    call.run(SCORE, scores.size, scores=scores)
+    return scores
+
+
+@primitive
+def aggregate(
+    device: Any,
+    q: Native | None,
+    k: Native,
+    weights: Native,
+    offsets: Native,
+    p: Patches,
+    *,
+    size: tuple[int, ...] = (),
+    stacked: bool = False,
+) -> Native:
+    each = (offsets.shape[-2],) if stacked else ()
+    shape = (k.shape[0], *each, *size) if q is None else q.shape
+    call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
+    out = device.xp.empty(shape, k.dtype)
+    call.run(AGGREGATE, out.size, out=out)
+    return out
+
+
+@primitive
+def scatter(
+    device: Any,
+    q: Native,
+    k: Native | None,
+    weights: Native,
+    offsets: Native,
+    p: Patches,
+    *,
+    size: tuple[int, ...] = (),
+) -> Native:
+    shape = (q.shape[0], *size) if k is None else k.shape
+    return sort_and_scatter(Call(device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape))
+
+
+@primitive
+def aggregate_and_scatter(
+    device: Any, q: Native, k: Native, weights: Native, offsets: Native, p: Patches
+) -> tuple[Native, Native]:
+    return aggregate(device, q, k, weights, offsets, p), scatter(device, q, k, weights, offsets, p)
+
+
+@primitive
+def slope(
+    device: Any,
+    q: Native | None,
+    k: Native,
+    weights: Native | None,
+    offsets: Native,
+    p: Patches,
+    *,
+    patches: Native | None = None,
+) -> Native:
+    call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches)
+    slopes = device.xp.empty(offsets.shape, call.sums)
+    call.run(SLOPE, slopes.size // 3, slopes=slopes)
+    return slopes

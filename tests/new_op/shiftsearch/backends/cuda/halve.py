@@ -1,0 +1,22 @@
+"""The primitive on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shiftsearch._primitive import primitive
+from shiftsearch._types import Native
+from shiftsearch.backends.cuda.call import launch, numbers, sums
+from shiftsearch.backends.cuda.kernels import Kernel
+
+HALVE = Kernel("halve", "halve.cu", instances=({"TIMES": 2},))
+
+
+@primitive
+def halve(device: Any, v: Native, factor: Native, times: int) -> Native:
+    xp = device.xp
+    out, factor = xp.empty(v.shape, v.dtype), factor.astype(sums(v.dtype))
+    arrays = {"v": xp.ascontiguousarray(v), "factor": xp.ascontiguousarray(factor), "out": out}
+    sizes = {"width": v.shape[-1], "count": out.size}
+    launch(device, HALVE, {**numbers(v.dtype), "TIMES": times}, -(-out.size // HALVE.threads), {**arrays, **sizes})
+    return out
