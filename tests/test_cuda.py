@@ -148,7 +148,8 @@ def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
     _source.read.cache_clear()
     kernel, out = kernels.Kernel("fields", "fields.cu", threads=1), np.zeros(9)
     values = {"b": 2, "a": 1, "wide": 0.5, "small": 200, "whole": 2**40, "last": 0.25, "between": 7, "y": 9, "x": 8}
-    emulate.Emulator().launch(kernel, {}, 1, {"out": out, **values})
+    program = kernels.Program(kernel, {})
+    emulate.Emulator().launch(program, 1, program.bind({"out": out, **values}))
     assert out.tolist() == [1, 2, 0.5, 200, 2**40, 0.25, 7, 8, 9]
     structs = [parameter for parameter in kernel.parameters({}) if parameter.fields]
     assert [struct.dtype.itemsize for struct in structs] == [40, 2]
@@ -165,13 +166,11 @@ def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
 def test_a_size_that_is_too_large_for_its_field_is_an_error(value):
     kernel = cuda.KERNELS["gather"]
-    names = kernel.names(kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
-    with pytest.raises(OverflowError):
-        kernels.bind(
-            kernel,
-            kernel.instances[0] | {"SCALAR": "float", "ACC": "float"},
-            {**dict.fromkeys(names), **dict.fromkeys(names[3:], 1), "kW": value},
-        )
+    program = kernels.Program(kernel, kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
+    known = {name: None if p.pointer else 1 for p in program.parameters for name in p.names}
+    program.bind(known)
+    with pytest.raises(OverflowError, match="gather: s does not hold its numbers"):
+        program.bind({**known, "kW": value})
 
 
 # --- queries of their own for each kept candidate -----------------------------------------------------
@@ -182,9 +181,9 @@ class Counting(emulate.Emulator):
         super().__init__("ubsan", seed=1)
         self.xp, self.launched = Namespace(), []
 
-    def launch(self, kernel, *arguments, **options):
-        self.launched.append(kernel.name)
-        super().launch(kernel, *arguments, **options)
+    def launch(self, program, *arguments, **options):
+        self.launched.append(program.kernel.name)
+        super().launch(program, *arguments, **options)
 
 
 def stacked(backend, primitive: str, p: Patches, both_known: bool = True):

@@ -12,7 +12,7 @@ import pytest
 
 from shiftsearch import ShiftsearchError, _source
 from shiftsearch.backends.cuda import KERNELS, device
-from shiftsearch.backends.cuda.kernels import MOST_BLOCKS, Kernel
+from shiftsearch.backends.cuda.kernels import MOST_BLOCKS, Kernel, Program
 
 SOURCE = """
 struct Sizes {
@@ -127,10 +127,9 @@ def pretend(monkeypatch, source):
 
 def launch(gpu, blocks=3, *, scalar="float", step=1, shared=0, **arguments):
     given = {"x": np.zeros(5, {"float": "f4", "double": "f8"}[scalar]), "weights": None, "out": np.zeros(5, "f4")}
-    constants = {"SCALAR": scalar, "STEP": step}
-    gpu.launch(
-        TWICE, constants, blocks, {**given, "n": 5, "rows": 3, "columns": 4, "scale": 2, **arguments}, shared=shared
-    )
+    program = Program(TWICE, {"SCALAR": scalar, "STEP": step})
+    known = {**given, "n": 5, "rows": 3, "columns": 4, "scale": 2, **arguments}
+    gpu.launch(program, blocks, program.bind(known), shared=shared)
 
 
 # --- launches -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from device_arrays import Namespace
 
 from shiftsearch import _source
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cuda import Cuda, kernels
+from shiftsearch.backends.cuda import Cuda
 
 pytestmark = [
     pytest.mark.full,
@@ -116,10 +116,9 @@ class _Faulty(emulate.Emulator):
         super().__init__(seed=1)
         self.fault, self.xp = fault, Namespace()
 
-    def launch(self, kernel, constants, blocks, arguments, *, shared=0):
-        text = kernels.text(kernel.file, constants).replace(self.fault.right, self.fault.wrong)
-        values = kernels.bind(kernel, constants, arguments)
-        self.launch_text(text, kernel.name, blocks, kernel.threads, values, shared=shared)
+    def launch(self, program, blocks, values, *, shared=0):
+        text = program.text.replace(self.fault.right, self.fault.wrong)
+        self.launch_text(text, program.kernel.name, blocks, program.kernel.threads, values, shared=shared)
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,9 @@ class Emulator:
     def __repr__(self) -> str:
         return f"Emulator({self.mode!r}, seed={self.seed}, guard={self.guard!r})"
 
-    def launch(self, kernel: kernels.Kernel, constants: dict, blocks: int, arguments: dict, *, shared: int = 0) -> None:
-        """Run a registered kernel in a grid of `blocks`, with `shared` bytes of dynamic shared memory."""
-        found = _registered(self.mode, kernel, tuple(sorted(constants.items())))
-        self._run(found, blocks, kernel.threads, kernels.bind(kernel, constants, arguments), shared)
+    def launch(self, program: kernels.Program, blocks: int, values: list, *, shared: int = 0) -> None:
+        """Run a kernel in a grid of `blocks` on bound arguments, with `shared` bytes of dynamic shared memory."""
+        self._run(_registered(self.mode, program), blocks, program.kernel.threads, values, shared)
 
     def launch_text(
         self,
@@ -376,9 +375,9 @@ def _translate(text: str) -> str:
 
 
 @functools.cache
-def _registered(mode: str, kernel: kernels.Kernel, constants: tuple) -> _Function:
-    function = _load(mode, kernels.text(kernel.file, dict(constants)))[kernel.name]
-    function.names = [p.name for p in kernel.parameters(dict(constants))]
+def _registered(mode: str, program: kernels.Program) -> _Function:
+    function = _load(mode, program.text)[program.kernel.name]
+    function.names = [p.name for p in program.parameters]
     return function
 
 

@@ -5,12 +5,16 @@ Kernels read videos with channels last: those that already lie in memory like th
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel
+from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Program
+
+MOST_PROGRAMS = 1024  # that are remembered by the options of calls
 
 # what tests compile of the kernels that are given places
 _ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
@@ -33,12 +37,9 @@ class Call:
         k_shape = k_shape if k is None else k.shape
         self.sizes = sizes_of(p, offsets.shape[:-1], q_shape, k_shape)
         self.candidates = offsets.size // 3
-        self.constants = {
-            **constants_of(p, dtype, whole=offsets.dtype.kind == "i"),
-            "OFFSET": CTYPES[offsets.dtype.name],
-            "PATCHES": int(patches is not None),
-            "STACKED": int(q_shape is not None and len(q_shape) == 6),
-        }
+        layout = p if p.origin == (0, 0, 0) else replace(p, origin=(0, 0, 0))  # which no constant says
+        stacked = q_shape is not None and len(q_shape) == 6
+        self.options = (layout, dtype, offsets.dtype, patches is not None, stacked)
         self.arrays = {
             "q": channels_last(xp, q),
             "k": channels_last(xp, k),
@@ -47,18 +48,28 @@ class Call:
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
 
-    def run(self, kernel: Kernel, count: int, **arguments) -> None:
-        """Launch a kernel that has one thread for each of `count` numbers."""
+    def run(self, kernel: Kernel, count: int, more: tuple[tuple[str, int], ...] = (), **arguments) -> None:
+        """Launch a kernel that has one thread for each of `count` numbers, with `more` constants than all have."""
         if count == 0:
             return
-        known = {**self.arrays, **self.sizes, **arguments, "count": count}
-        launch(self.device, kernel, self.constants, -(-count // kernel.threads), known)
+        program = _program(kernel, *self.options, more)
+        launch(
+            self.device,
+            program,
+            -(-count // kernel.threads),
+            {**self.arrays, **self.sizes, **arguments, "count": count},
+        )
 
 
-def launch(device, kernel: Kernel, constants: Constants, blocks: int, known: dict[str, Any]) -> None:
+@lru_cache(MOST_PROGRAMS)
+def _program(kernel: Kernel, p: Patches, dtype, offsets, patches: bool, stacked: bool, more) -> Program:
+    constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked)}
+    return Program(kernel, {**constants_of(p, dtype, whole=offsets.kind == "i"), **constants, **dict(more)})
+
+
+def launch(device, program: Program, blocks: int, known: dict[str, Any]) -> None:
     """Launch a kernel with those of the `known` arguments that it has."""
-    arguments = {name: known[name] for name in kernel.names(constants)}
-    device.launch(kernel, constants, blocks, arguments, shared=kernel.shared(constants))
+    device.launch(program, blocks, program.bind(known), shared=program.shared)
 
 
 def channels_last(xp, video):
@@ -78,6 +89,7 @@ def sizes_of(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, 
     return queries | {"qT": qT, "qH": qH, "qW": qW, "kT": kT, "kH": kH, "kW": kW}
 
 
+@cache
 def sums(dtype) -> np.dtype:
     """Return the dtype in which numbers of a dtype are added."""
     return np.dtype("float64") if dtype == np.float64 else np.dtype("float32")

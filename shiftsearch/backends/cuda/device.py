@@ -33,34 +33,27 @@ class Gpu:
         self.xp = _cupy()
         self._function = self.xp.memoize(for_each_device=True)(self._compile)
 
-    def launch(
-        self,
-        kernel: kernels.Kernel,
-        constants: kernels.Constants,
-        blocks: int,
-        arguments: dict[str, Any],
-        *,
-        shared: int = 0,
-    ) -> None:
-        """Start `kernel`, with `shared` bytes of dynamic shared memory for each block, and do not wait for it."""
-        values = kernels.bind(kernel, constants, arguments)
+    def launch(self, program: kernels.Program, blocks: int, values: list[Any], *, shared: int = 0) -> None:
+        """Start a kernel on bound arguments, with `shared` bytes of dynamic shared memory for each block.
+
+        It is not waited for.
+        """
+        kernel = program.kernel
         if blocks > kernels.MOST_BLOCKS:
             raise ShiftsearchError(
                 f"{kernel.name}: {blocks} blocks, expected at most {kernels.MOST_BLOCKS}: split the arrays"
             )
         if blocks == 0:
             return
-        # as the text spells them: 1 and 1.0 are equal as keys, but make two programs
-        spelled = tuple(sorted((name, str(value)) for name, value in constants.items()))
-        function = self._function(kernel.file, kernel.name, spelled)
+        function = self._function(program)
         if shared > function.allowed:
             self._allow(kernel.name, function, shared)
         function.run((blocks,), (kernel.threads,), tuple(values), shared_mem=shared)
 
-    def _compile(self, file: str, name: str, constants: tuple[tuple[str, str], ...]) -> _Function:
-        text = kernels.text(file, dict(constants))
+    def _compile(self, program: kernels.Program) -> _Function:
+        file, constants = program.kernel.file, program.spelled
         try:
-            return _Function(self.xp.RawModule(code=text, options=OPTIONS).get_function(name))
+            return _Function(self.xp.RawModule(code=program.text, options=OPTIONS).get_function(program.kernel.name))
         except self.xp.cuda.compiler.CompileException as error:
             raise _not_compiled(self.xp, file, constants, str(error)) from None
         except self.xp.cuda.runtime.CUDARuntimeError:  # the device fails, perhaps because of an earlier kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import launch, numbers
-from shiftsearch.backends.cuda.kernels import Constants, Kernel
+from shiftsearch.backends.cuda.call import MOST_PROGRAMS, launch, numbers
+from shiftsearch.backends.cuda.kernels import Constants, Kernel, Program
 from shiftsearch.backends.cuda.patches import fold
 
 _CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
@@ -51,8 +52,12 @@ def _chained(device, forward, backward, radius: int, stride: int):
 def launch_chain(device, kernel: Kernel, forward, backward, radius: int, stride: int, arguments: dict) -> None:
     B, T, _, H, W = forward.shape
     h, w = query_grid(H, W, stride)
-    constants = {**numbers(forward.dtype), "RADIUS": radius, "STRIDE": stride}
     flows = {name: device.xp.ascontiguousarray(flow) for name, flow in (("forward", forward), ("backward", backward))}
     sizes = {"T": T, "H": H, "W": W, "h": h, "w": w, "count": B * T * h * w}
     blocks = -(-sizes["count"] // kernel.threads)
-    launch(device, kernel, constants, blocks, {**flows, **arguments, **sizes})
+    launch(device, _program(kernel, forward.dtype, radius, stride), blocks, {**flows, **arguments, **sizes})
+
+
+@lru_cache(MOST_PROGRAMS)
+def _program(kernel: Kernel, dtype, radius: int, stride: int) -> Program:
+    return Program(kernel, {**numbers(dtype), "RADIUS": radius, "STRIDE": stride})

@@ -10,9 +10,12 @@ This module imports no array library but NumPy, and no CUDA: the tests run the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import itemgetter
+from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ _DTYPES = {
     "long long": "int64",
     "unsigned char": "uint8",
 }
+_LETTERS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "uint8": "B"}  # of `struct`
 CTYPES = {dtype: ctype for ctype, dtype in _DTYPES.items()}
 MOST_BLOCKS = 2**31 - 1
 
@@ -38,7 +42,7 @@ def _no_shared_memory(constants: Constants) -> int:
     return 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """`extern "C" __global__ void <name>` in a file of cuda_src."""
 
@@ -46,16 +50,12 @@ class Kernel:
     file: str
     threads: int = 128  # of a block
     registers: int = 64  # the most that it may use on any architecture
-    shared: Callable[[Constants], int] = field(default=_no_shared_memory, compare=False)  # dynamic bytes of a block
-    instances: tuple[Constants, ...] = field(default=(), compare=False)  # what tests compile, for each dtype
+    shared: Callable[[Constants], int] = _no_shared_memory  # dynamic bytes of a block
+    instances: tuple[Constants, ...] = ()  # what tests compile, for each dtype
 
     def parameters(self, constants: Constants) -> tuple[Parameter, ...]:
         """Return its parameters as the signature spells them, with types in place of the constants that name them."""
         return _parameters(self.file, self.name, tuple(sorted(constants.items())))
-
-    def names(self, constants: Constants) -> list[str]:
-        """Return the names of the arguments that a launch needs: parameters, and fields of structs."""
-        return [name for parameter in self.parameters(constants) for name in parameter.names]
 
 
 @dataclass(frozen=True)
@@ -116,32 +116,102 @@ def _fields(struct: str, source: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name.strip(), ctype) for ctype, names in declarations for name in names.split(","))
 
 
-# --- arguments ------------------------------------------------------------------------------------
-def bind(kernel: Kernel, constants: Constants, given: dict[str, Any]) -> list[Any]:
-    """Return the values of `given` as the kernel's arguments, in the order of its parameters.
-
-    Arrays stay as they are, numbers become NumPy scalars, and structs become arrays of shape ().
-    """
-    names = kernel.names(constants)
-    missing = [name for name in names if name not in given]
-    if missing or len(names) != len(given):
-        raise TypeError(f"kernel {kernel.name} lacks {missing} and has no parameter {sorted({*given} - {*names})}")
-    return [_bound(kernel, parameter, given) for parameter in kernel.parameters(constants)]
+# --- launches -------------------------------------------------------------------------------------
+Binder = Callable[
+    [Mapping[str, Any]], Any
+]  # takes the arguments that there are by name, returns the one of a parameter
 
 
-def _bound(kernel: Kernel, p: Parameter, given: dict[str, Any]):
+class Program:
+    """A kernel with the options of a call: its text, and how arguments are bound. Equal ones have the same text."""
+
+    def __init__(self, kernel: Kernel, constants: Constants):
+        self.kernel, self.constants, self.shared = kernel, constants, kernel.shared(constants)
+        # as the text spells them: 1 and 1.0 are equal as keys, but make two programs
+        self.spelled = tuple(sorted((name, str(value)) for name, value in constants.items()))
+        self._hash = hash((kernel.file, kernel.name, self.spelled))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Program)
+            and (self.kernel.file, self.kernel.name, self.spelled)
+            == (other.kernel.file, other.kernel.name, other.spelled)
+        )
+
+    @property
+    def text(self) -> str:
+        return text(self.kernel.file, self.constants)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return self.kernel.parameters(self.constants)
+
+    @cached_property
+    def _binders(self) -> tuple[Binder, ...]:
+        return tuple(_binder(self.kernel, parameter) for parameter in self.parameters)
+
+    def bind(self, known: Mapping[str, Any]) -> list[Any]:
+        """Return those of the `known` arguments that the kernel has, in the order of its parameters.
+
+        Arrays stay as they are, numbers become NumPy scalars, and structs become arrays of shape ().
+        """
+        try:
+            return [binder(known) for binder in self._binders]
+        except KeyError as error:
+            raise TypeError(f"kernel {self.kernel.name} lacks {error}") from None
+
+
+def _binder(kernel: Kernel, p: Parameter) -> Binder:
     if p.fields:
-        return np.array(tuple(given[name] for name in p.names), p.dtype)
+        return _struct_binder(kernel, p)
     if p.pointer:
-        return _array(kernel, p, given[p.name])
-    return np.dtype(p.dtype).type(given[p.name])
+        return _array_binder(kernel, p)
+    name, number = p.name, np.dtype(p.dtype).type
+    return lambda known: number(known[name])
 
 
-def _array(kernel: Kernel, p: Parameter, array):
-    if array is None:  # an option left it out, and the kernel does not look at it
-        return None
-    if array.dtype.name != p.dtype:
-        raise TypeError(f"kernel {kernel.name}: {p.name} is {array.dtype}, expected {p.dtype}")
-    if not array.flags.c_contiguous:
-        raise TypeError(f"kernel {kernel.name}: {p.name} is not contiguous")
-    return array
+def _struct_binder(kernel: Kernel, p: Parameter) -> Binder:
+    dtype = np.dtype(p.dtype)
+    pack = Struct(_format(dtype)).pack
+    take = itemgetter(*p.names, p.names[0])  # one more, so that it is a tuple where there is one field
+
+    def bound(known: Mapping[str, Any]) -> Any:
+        try:
+            return np.ndarray((), dtype, pack(*take(known)[:-1]))
+        except StructError as error:
+            raise OverflowError(f"kernel {kernel.name}: {p.name} does not hold its numbers: {error}") from None
+
+    return bound
+
+
+def _format(dtype: np.dtype[Any]) -> str:
+    """Return the layout of a struct as the module `struct` spells it."""
+    written, end = "=", 0
+    for field_dtype, offset, *_ in (dtype.fields or {}).values():
+        written += f"{offset - end}x{_LETTERS[field_dtype.name]}"
+        end = offset + field_dtype.itemsize
+    return f"{written}{dtype.itemsize - end}x"
+
+
+def _array_binder(kernel: Kernel, p: Parameter) -> Binder:
+    name, dtype = p.name, p.dtype
+
+    def bound(known: Mapping[str, Any]) -> Any:
+        array = known[name]
+        if array is None:  # an option left it out, and the kernel does not look at it
+            return None
+        if _name(array.dtype) != dtype:
+            raise TypeError(f"kernel {kernel.name}: {name} is {array.dtype}, expected {dtype}")
+        if not array.flags.c_contiguous:
+            raise TypeError(f"kernel {kernel.name}: {name} is not contiguous")
+        return array
+
+    return bound
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    return dtype.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import FRACTION, channels_last, constants_of, launch, sizes_of, sums
-from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel
+from shiftsearch.backends.cuda.call import FRACTION, MOST_PROGRAMS, channels_last, constants_of, launch, sizes_of, sums
+from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Program
 from shiftsearch.errors import ShiftsearchError
 
 _WARPS = 4  # of a block, a query each
@@ -55,13 +56,13 @@ def search(
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
     windows = spec.search_slots() if seeds is None else seeds.shape[-2]
-    constants = _search_constants(spec, p, k.dtype, around, windows, seeds is not None)
+    program = _program(spec, p, k.dtype, around.dtype, windows, seeds is not None)
     B, T, _, H, W = k.shape
     queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
     shape = (*queries, spec.kept(windows))
     scores, origin = xp.empty(shape, sums(k.dtype)), xp.empty(shape, np.int32)
     offsets = xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
-    blocks, buffers = _buffers(xp, constants, prod(queries))
+    blocks, buffers = _buffers(xp, program.constants, prod(queries))
     known = {
         **sizes_of(p, shape, q.shape, k.shape),
         "groups": around.shape[1],
@@ -76,7 +77,7 @@ def search(
         "origin": origin,
         "buffers": buffers,
     }
-    launch(device, SEARCH, constants, blocks, known)
+    launch(device, program, blocks, known)
     return scores, offsets, origin
 
 
@@ -99,7 +100,8 @@ def _buffers(xp, constants: Constants, queries: int):
 
 
 # --- constants ------------------------------------------------------------------------------------
-def _search_constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Constants:
+@lru_cache(MOST_PROGRAMS)
+def _program(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Program:
     if windows * spec.window**2 >= 2**31:
         raise ShiftsearchError(
             f"{spec.caller}: window is {spec.window} in {windows} places, expected fewer than 2**31 candidates"
@@ -107,11 +109,11 @@ def _search_constants(spec, p: Patches, dtype, around, windows: int, seeds: bool
     wide = sums(dtype)
     per_frame = spec.per_frame and spec.topk is not None
     topk = 0 if spec.topk is None else spec.kept(windows) // (windows if per_frame else 1)
-    return {
+    constants = {
         **constants_of(p, dtype, whole=not spec.subpixel),
         "STACKED": 0,
-        "AROUND": CTYPES[around.dtype.name],
-        "OFFSET": CTYPES[around.dtype.name],
+        "AROUND": CTYPES[around.name],
+        "OFFSET": CTYPES[around.name],
         "PLACE": CTYPES[wide.name] if spec.subpixel else "int",
         "SEEDS": int(seeds),
         "RADIUS": spec.radius,
@@ -128,6 +130,7 @@ def _search_constants(spec, p: Patches, dtype, around, windows: int, seeds: bool
         **_kept_in(topk, wide),
         **_staged(p.patch, wide),
     }
+    return Program(SEARCH, constants)
 
 
 def _kept_in(topk: int, wide: np.dtype) -> Constants:
