@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from shiftsearch._op import Input, Op, Spec
+from shiftsearch._op import REMEMBERED, Bound, Input, Op, Spec
 from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 
@@ -32,20 +32,16 @@ def forward(op: Op, spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
     home = _home(spec.caller, arrays)
     with home.current():
         native = _taken(spec.caller, home, arrays)
-        given = {name: _dtype(array) for name, array in native.items()}
-        check_dtypes(op, spec.caller, given)
-        whole, sizes, batched = op.bind(spec, native)
-        shapes = op.shapes(spec, sizes)
-        for name, shape in shapes.items():
-            _check_room(spec.caller, name, shape, 4, home.memory())
-        if sizes["B"] == 0:
-            outputs = {name: home.backend.xp.empty(shape, np.float32) for name, shape in shapes.items()}
+        plan = _plan(op, spec, home, native)
+        if plan.bound.sizes["B"] == 0:
+            outputs = {name: home.backend.xp.empty(shape, np.float32) for name, shape in plan.shapes.items()}
         else:
-            with np.errstate(all="ignore"), _room(spec.caller, native):
-                outputs = op.forward(home.backend, spec, **_inputs(op, home, whole))
+            with np.errstate(all="ignore"), _Room(spec.caller, native):
+                outputs = op.forward(home.backend, spec, **_inputs(op, home, plan, native))
+        contiguous, batched = home.backend.xp.ascontiguousarray, plan.bound.batched
         for name, output in outputs.items():
-            output = _rounded(output, op.dtype(name, spec, given[op.values[0]]))
-            outputs[name] = home.give(home.backend.xp.ascontiguousarray(output if batched else output[0]))
+            output = _rounded(output, plan.dtypes[name])
+            outputs[name] = home.give(contiguous(output if batched else output[0]))
         return outputs
 
 
@@ -61,33 +57,63 @@ def backward(
     home = _home(spec.caller, inputs)
     with home.current():
         xp, native = home.backend.xp, _taken(spec.caller, home, inputs)
-        whole, sizes, batched = op.bind(spec, native)
+        plan = _plan(op, spec, home, native)
         found: dict[str, Native] = {}
-        if sizes["B"]:
-            axis = slice(None) if batched else None
+        if plan.bound.sizes["B"]:
+            axis = slice(None) if plan.bound.batched else None
             kept, arrived = ({n: a[axis] for n, a in _taken(spec.caller, home, of).items()} for of in (outputs, grads))
-            whole = _inputs(op, home, whole)
+            whole = _inputs(op, home, plan, native)
             compute = whole[op.values[0]].dtype
             arrived = {n: g.astype(compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
             first = next(iter(op.outputs))
-            arrived.setdefault(first, xp.zeros(op.shapes(spec, sizes)[first], op.dtype(first, spec, compute.name)))
-            with np.errstate(all="ignore"), _room(spec.caller, native):
+            arrived.setdefault(first, xp.zeros(plan.shapes[first], op.dtype(first, spec, compute.name)))
+            with np.errstate(all="ignore"), _Room(spec.caller, native):
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
 
 
-def _inputs(op: Op, home: _Home, arrays: dict[str, Native]) -> dict[str, Native]:
-    """Return arrays as a backend takes them: values in the dtype to compute in, places in 32 or 64 bits, all aligned."""
-    value = _dtype(arrays[op.values[0]])
-    compute = "float32" if value in _HALF and home.widens else value
-    return {name: _prepare(array, compute, op.inputs[name], home.widens) for name, array in arrays.items()}
+# --- what a call decides before it computes ---------------------------------------------------------
+class _Plan(NamedTuple):
+    """What follows from the options of a call and the shapes and dtypes of its arrays, all of them checked."""
+
+    bound: Bound
+    shapes: dict[str, tuple[int, ...]]  # of the outputs
+    dtypes: dict[str, np.dtype[Any]]  # in which they are given back
+    compute: np.dtype[Any]  # in which values are computed
 
 
-def _prepare(array: Native, compute: str, given: Input, widens: bool) -> Native:
+def _plan(op: Op, spec: Spec, home: _Home, arrays: Mapping[str, Native]) -> _Plan:
+    given = tuple([(name, array.shape, array.dtype) for name, array in arrays.items()])
+    return _planned(op, spec, given, home.widens, home.memory())
+
+
+@lru_cache(REMEMBERED)
+def _planned(op: Op, spec: Spec, given: tuple[tuple[Any, ...], ...], widens: bool, memory: float) -> _Plan:
+    names = {name: _name(dtype) for name, _, dtype in given}
+    check_dtypes(op, spec.caller, names)
+    bound = op.bind(spec, {name: shape for name, shape, _ in given})
+    shapes = op.shapes(spec, bound.sizes)
+    for name, shape in shapes.items():
+        _check_room(spec.caller, name, shape, 4, memory)
+    value = names[op.values[0]]
+    dtypes = {name: native_dtype(op.dtype(name, spec, value)) for name in op.outputs}
+    return _Plan(bound, shapes, dtypes, native_dtype("float32" if value in _HALF and widens else value))
+
+
+def _inputs(op: Op, home: _Home, plan: _Plan, arrays: dict[str, Native]) -> dict[str, Native]:
+    """Return arrays as a backend takes them: values in the dtype to compute in, places in 32 or 64 bits, all aligned.
+
+    They have all their axes.
+    """
+    whole = plan.bound.whole(arrays)
+    return {name: _prepare(array, plan.compute, op.inputs[name], home.widens) for name, array in whole.items()}
+
+
+def _prepare(array: Native, compute: np.dtype[Any], given: Input, widens: bool) -> Native:
     if not getattr(array.flags, "aligned", True):
         array = array.copy()
     if given.kind.value:
-        return array.astype(native_dtype(compute), copy=False)
+        return array if array.dtype == compute else array.astype(compute)
     if _dtype(array) in _WHOLE:
         return _whole(array, widens)
     return array.astype("float32") if _dtype(array) in _HALF else array
@@ -105,13 +131,15 @@ def _gradient(xp: Any, found: Native, of: Native) -> Native:
     """Return a gradient as an array like the input `of` which it is."""
     if found is None:
         return xp.zeros(of.shape, of.dtype)
-    return xp.ascontiguousarray(_rounded(found, _dtype(of)).reshape(of.shape))
+    return xp.ascontiguousarray(_rounded(found, of.dtype).reshape(of.shape))
 
 
-def _rounded(array: Native, dtype: str) -> Native:
+def _rounded(array: Native, dtype: np.dtype[Any]) -> Native:
     """Return an array in this dtype. What is too large for it becomes infinite, without a warning."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(native_dtype(dtype), copy=False)
+        return array.astype(dtype)
 
 
 def transform(caller: str, function: Callable[..., Any], dtypes: Collection[str] | None = None, **arrays: Any) -> Any:
@@ -133,7 +161,7 @@ def transform(caller: str, function: Callable[..., Any], dtypes: Collection[str]
         for name, array in native.items():
             if _dtype(array) not in dtypes:
                 raise ShiftsearchError(f"{caller}: {name} is {_dtype(array)}, expected one of {', '.join(dtypes)}")
-        with _room(caller, native):
+        with _Room(caller, native):
             found = function(home.backend.xp, *native.values())
         return tuple(map(home.give, found)) if isinstance(found, tuple) else home.give(found)
 
@@ -152,6 +180,7 @@ def _check_room(caller: str, name: str, shape: tuple[int, ...], each: int, there
         )
 
 
+@cache
 def _memory() -> float:
     """Return the bytes of main memory, or as many as may be addressed where the system does not tell."""
     try:
@@ -160,16 +189,24 @@ def _memory() -> float:
         return sys.maxsize
 
 
-@contextmanager
-def _room(caller: str, arrays: Mapping[str, Native]) -> Iterator[None]:
-    """Turn running out of memory into an error that names the arrays of the call."""
-    try:
-        yield
-    except MemoryError as error:
-        found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
-        raise ShiftsearchError(f"{caller}: no memory for the results of {found}, expected less ({error})") from None
+class _Room:
+    """A context that turns running out of memory into an error that names the arrays of the call."""
+
+    def __init__(self, caller: str, arrays: Mapping[str, Native]):
+        self.caller, self.arrays = caller, arrays
+
+    def __enter__(self) -> None:
+        """Begin to compute."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, MemoryError):
+            found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in self.arrays.items())
+            raise ShiftsearchError(
+                f"{self.caller}: no memory for the results of {found}, expected less ({error})"
+            ) from None
 
 
+@cache
 def native_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
@@ -283,14 +320,14 @@ class _Cuda(_Home):
         self.cuda = self.backend.xp.cuda
 
     def memory(self) -> float:
-        return self.cuda.runtime.memGetInfo()[1]
+        return _memory_of_device(self.backend, self.device)
+
+    def current(self) -> AbstractContextManager[Any]:
+        return self._of_torch() if self.library == "torch" else self.cuda.Device(self.device)
 
     @contextmanager
-    def current(self) -> Iterator[None]:
+    def _of_torch(self) -> Iterator[None]:
         with self.cuda.Device(self.device):
-            if self.library != "torch":
-                yield
-                return
             stream = sys.modules["torch"].cuda.current_stream(self.device).cuda_stream
             with self.cuda.ExternalStream(stream, self.device), self.cuda.using_allocator(_memory_of_torch(self.cuda)):
                 yield
@@ -309,6 +346,12 @@ class _Cuda(_Home):
         if array.dtype.name == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
+
+
+@cache
+def _memory_of_device(backend: Any, device: int) -> float:
+    """Return the bytes of memory of the current device, which has this number: CUDA takes long to say."""
+    return backend.xp.cuda.runtime.memGetInfo()[1]
 
 
 @cache
@@ -360,20 +403,32 @@ def _taken(caller: str, home: _Home, arrays: Mapping[str, Any]) -> dict[str, Nat
     return native
 
 
-def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
-    """Return library and device of an array."""
+_LIBRARIES: dict[type, str] = {np.ndarray: "numpy"}  # by type of array, those that are known
+
+
+def _library(caller: str, name: str, array: Any) -> str:
+    """Return the library of an array, and remember it for others of its type."""
     if array is None:
         raise ShiftsearchError(f"{caller}: {name} is None, expected a NumPy, CuPy or torch array")
-    if isinstance(array, np.ndarray):
-        return "numpy", "cpu"
-    library = type(array).__module__.partition(".")[0]
-    torch = sys.modules.get("torch")  # without it there are no tensors
-    if torch is not None and isinstance(array, torch.Tensor):
-        library = "torch"
     if not hasattr(array, "__dlpack_device__"):
         raise ShiftsearchError(
             f"{caller}: {name} is a {type(array).__qualname__}, expected a NumPy, CuPy or torch array"
         )
+    torch = sys.modules.get("torch")  # without it there are no tensors
+    if isinstance(array, np.ndarray):
+        library = "numpy"
+    elif torch is not None and isinstance(array, torch.Tensor):
+        library = "torch"
+    else:
+        library = type(array).__module__.partition(".")[0]
+    return _LIBRARIES.setdefault(type(array), library)
+
+
+def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
+    """Return library and device of an array."""
+    library = _LIBRARIES.get(type(array)) or _library(caller, name, array)
+    if library == "numpy":
+        return "numpy", "cpu"
     try:
         kind, index = array.__dlpack_device__()
     except Exception as error:  # each library raises its own

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftsearch import _arrays
-from shiftsearch._op import Op
+from shiftsearch._op import Op, specified
 
 
 def are_tensors(*arrays: object) -> bool:
@@ -27,5 +27,5 @@ def run(op: Op, arrays: Mapping[str, Any], *, caller: str | None = None, **optio
         from shiftsearch import _torch
 
         return _torch.run(op, given, options)
-    found = _arrays.forward(op, op.spec(**options), given)
+    found = _arrays.forward(op, specified(op.spec, options), given)
     return tuple(array for name, array in found.items() if name not in op.hidden)

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any
 
@@ -70,6 +70,20 @@ class Spec:
             self.check(isinstance(getattr(self, name), bool), name, "True or False")
 
 
+REMEMBERED = 1024  # calls of different options, and of different shapes
+_PLAIN = {int, float, bool, str, type(None)}  # types of options that never change, and say all that they are
+
+
+def specified(kind: type[Spec], options: Mapping[str, Any]) -> Any:
+    """Return the spec of these options. Those that have been checked before are not checked again."""
+    return _remembered(kind, **options) if _PLAIN.issuperset(map(type, options.values())) else kind(**options)
+
+
+@lru_cache(REMEMBERED, typed=True)  # 1 is a window, True and 1.0 are none
+def _remembered(kind: type[Spec], /, **options: Any) -> Any:
+    return kind(**options)
+
+
 # --- arrays ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Kind:
@@ -122,6 +136,19 @@ class Input:
         return tuple(int(x) if x.isdigit() else 1 if x.endswith("?") else sizes[x] for x in self.letters)
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What the shapes of a call's arrays say."""
+
+    sizes: dict[str, int]  # of all letters
+    batched: bool  # whether `B` was given
+    missing: dict[str, tuple[Any, ...]]  # for an array that lacks an axis, the index that adds it
+
+    def whole(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arrays with all their axes."""
+        return {name: array[self.missing[name]] if name in self.missing else array for name, array in arrays.items()}
+
+
 _SIZES = {"B": 1, "T": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
 
 
@@ -148,7 +175,7 @@ def for_each_op(do: Callable[[Op], None]) -> None:
         do(op)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Op:
     """One op: its arrays with their shapes in letters, and what it does in terms of a backend's primitives.
 
@@ -206,27 +233,24 @@ class Op:
         sizes = self.example_sizes()
         return {name: given.kind.draw(rng, given.shape(sizes)) for name, given in self.inputs.items()}
 
-    def bind(self, spec: Spec, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int], bool]:
-        """Return the arrays with all their axes, the sizes of all letters, and whether `B` was given."""
+    def bind(self, spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> Bound:
+        """Check the shapes of arrays, and return what they say."""
         sizes: dict[str, int] = {}
-        whole: dict[str, Any] = {}
-        batched = True
-        for name, array in arrays.items():
+        missing: dict[str, tuple[Any, ...]] = {}
+        first = next(iter(shapes))
+        batched = len(shapes[first]) >= len(self.inputs[first].letters)
+        for name, shape in shapes.items():
             letters = self.inputs[name].letters
-            if not whole:
-                batched = array.ndim >= len(letters)
             wanted = letters if batched or letters[0] != "B" else letters[1:]
-            if array.ndim == len(wanted) - 1:
+            if len(shape) == len(wanted) - 1:
                 wanted = tuple(x for x in wanted if not x.endswith("?"))
-            _match(spec.caller, name, array.shape, wanted, sizes)
+            _match(spec.caller, name, shape, wanted, sizes)
             sizes.update(self.sizes(spec, sizes))
-            missing = [i for i, letter in enumerate(letters) if letter not in wanted]
-            for axis in missing:
-                array = array[(slice(None),) * axis + (None,)]
+            if len(wanted) < len(letters):
+                missing[name] = tuple(slice(None) if letter in wanted else None for letter in letters)
             sizes.setdefault("B", 1)
-            whole[name] = array
         self.check(spec, sizes)
-        return whole, sizes, batched
+        return Bound(sizes, batched, missing)
 
     def dtype(self, output: str, spec: Spec, value: str) -> str:
         """Return the dtype of an output where values have the dtype `value`: sums of halves are floats."""

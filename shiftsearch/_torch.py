@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from shiftsearch import _arrays
-from shiftsearch._op import Op, Spec, for_each_op
+from shiftsearch._op import Op, Spec, for_each_op, specified
 from shiftsearch.errors import ShiftsearchError
 
 _OPERATORS: dict[str, Operators] = {}  # by name of the op
@@ -35,7 +35,7 @@ def checked(spec: type[Spec], options: Mapping[str, Any]) -> Mapping[str, Any]:
 
     While a function is compiled, sizes are symbols, and they are checked with the shapes instead.
     """
-    return options if torch.compiler.is_compiling() else vars(spec(**options))
+    return options if torch.compiler.is_compiling() else vars(specified(spec, options))
 
 
 def _under_autocast(op: Op, arrays: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -93,10 +93,10 @@ class Operators:
     def _forward_shapes(self, *arguments: Any) -> Any:
         op, inputs, spec = self.op, self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
         _check(op, spec, inputs)
-        _, sizes, batched = op.bind(spec, inputs)
+        bound = op.bind(spec, {name: tensor.shape for name, tensor in inputs.items()})
         first = inputs[op.values[0]]
         dtypes = {name: _dtype(op.dtype(name, spec, _name(first.dtype))) for name in op.outputs}
-        shapes = {name: shape if batched else shape[1:] for name, shape in op.shapes(spec, sizes).items()}
+        shapes = {name: shape if bound.batched else shape[1:] for name, shape in op.shapes(spec, bound.sizes).items()}
         return _returned({name: first.new_empty(shape, dtype=dtypes[name]) for name, shape in shapes.items()})
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -148,7 +148,7 @@ class Operators:
 
     def _spec(self, options: Iterable[Any]) -> Spec:
         options = (tuple(value) if isinstance(value, list) else value for value in options)
-        return self.op.spec(**dict(zip(self.op.options, options, strict=True)))
+        return specified(self.op.spec, dict(zip(self.op.options, options, strict=True)))
 
 
 def _schema_type(hint: Any) -> str:
