@@ -265,8 +265,9 @@ class _Cpu(_Home):
     widens = True
 
     def __init__(self, first: Any):
-        self.backend = importlib.import_module("shiftsearch.backends.cpu")
-        self.first = first
+        from shiftsearch.backends import cpu
+
+        self.backend, self.first = cpu, first
 
     def memory(self) -> float:
         return _memory()
@@ -313,8 +314,10 @@ class _Cuda(_Home):
 
     def __init__(self, caller: str, library: str, device: str, first: Any):
         self.library, self.device, self.first = library, int(device.partition(":")[2]), first
+        from shiftsearch.backends import cuda
+
         try:
-            self.backend = importlib.import_module("shiftsearch.backends.cuda").load()
+            self.backend = cuda.load()
         except ShiftsearchError as error:
             raise ShiftsearchError(f"{caller}: the arrays are on {device}, and {error}") from None
         self.cuda = self.backend.xp.cuda
@@ -378,11 +381,12 @@ def _from_torch(xp: ModuleType, tensor: Any) -> Native:
 
 def _home(caller: str, arrays: Mapping[str, Any]) -> _Home:
     """Return where all arrays of a call live."""
-    kinds = {name: _kind(caller, name, array) for name, array in arrays.items()}
-    if len(set(kinds.values())) > 1:
-        found = ", ".join(f"{name} from {library} on {device}" for name, (library, device) in kinds.items())
+    kinds = [_kind(caller, name, array) for name, array in arrays.items()]
+    if kinds.count(kinds[0]) < len(kinds):
+        each = zip(arrays, kinds, strict=True)
+        found = ", ".join(f"{name} from {library} on {device}" for name, (library, device) in each)
         raise ShiftsearchError(f"{caller}: arrays are of different kinds ({found}), expected one library and device")
-    (library, device), first = next(iter(kinds.values())), next(iter(arrays.values()))
+    (library, device), first = kinds[0], next(iter(arrays.values()))
     if device != "cpu":
         return _Cuda(caller, library, device, first)
     return {"numpy": _NumPy, "torch": _Torch}.get(library, _Other)(first)

@@ -7,6 +7,7 @@ two backends then look at the same places, bit for bit, and differ only in how t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,3 +95,6 @@ class Patches:
     metric: str = "dot"
     scale: int = 1  # the frame of queries has this multiple of the keys' resolution
     origin: tuple[int, int, int] = (0, 0, 0)  # frame, row and column of the first query in the query grid
+
+
+patches_of = lru_cache(1024)(Patches)  # made once for each set of options

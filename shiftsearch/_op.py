@@ -74,13 +74,13 @@ REMEMBERED = 1024  # calls of different options, and of different shapes
 _PLAIN = {int, float, bool, str, type(None)}  # types of options that never change, and say all that they are
 
 
-def specified(kind: type[Spec], options: Mapping[str, Any]) -> Any:
+def specified(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Return the spec of these options. Those that have been checked before are not checked again."""
     return _remembered(kind, **options) if _PLAIN.issuperset(map(type, options.values())) else kind(**options)
 
 
 @lru_cache(REMEMBERED, typed=True)  # 1 is a window, True and 1.0 are none
-def _remembered(kind: type[Spec], /, **options: Any) -> Any:
+def _remembered(kind: Callable[..., Any], /, **options: Any) -> Any:
     return kind(**options)
 
 

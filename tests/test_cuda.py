@@ -148,8 +148,7 @@ def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
     _source.read.cache_clear()
     kernel, out = kernels.Kernel("fields", "fields.cu", threads=1), np.zeros(9)
     values = {"b": 2, "a": 1, "wide": 0.5, "small": 200, "whole": 2**40, "last": 0.25, "between": 7, "y": 9, "x": 8}
-    program = kernels.Program(kernel, {})
-    emulate.Emulator().launch(program, 1, program.bind({"out": out, **values}))
+    kernels.Plan(kernels.Program(kernel, {}), 1, values).launch(emulate.Emulator(), {"out": out})
     assert out.tolist() == [1, 2, 0.5, 200, 2**40, 0.25, 7, 8, 9]
     structs = [parameter for parameter in kernel.parameters({}) if parameter.fields]
     assert [struct.dtype.itemsize for struct in structs] == [40, 2]
@@ -167,10 +166,10 @@ def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
 def test_a_size_that_is_too_large_for_its_field_is_an_error(value):
     kernel = cuda.KERNELS["gather"]
     program = kernels.Program(kernel, kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
-    known = {name: None if p.pointer else 1 for p in program.parameters for name in p.names}
-    program.bind(known)
+    numbers = {name: 1 for p in program.parameters for name in p.names}
+    kernels.Plan(program, 1, numbers)
     with pytest.raises(OverflowError, match="gather: s does not hold its numbers"):
-        program.bind({**known, "kW": value})
+        kernels.Plan(program, 1, {**numbers, "kW": value})
 
 
 # --- queries of their own for each kept candidate -----------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from shiftsearch import ShiftsearchError, _source
 from shiftsearch.backends.cuda import KERNELS, device
-from shiftsearch.backends.cuda.kernels import MOST_BLOCKS, Kernel, Program
+from shiftsearch.backends.cuda.kernels import MOST_BLOCKS, Kernel, Plan, Program
 
 SOURCE = """
 struct Sizes {
@@ -129,7 +129,7 @@ def launch(gpu, blocks=3, *, scalar="float", step=1, shared=0, **arguments):
     given = {"x": np.zeros(5, {"float": "f4", "double": "f8"}[scalar]), "weights": None, "out": np.zeros(5, "f4")}
     program = Program(TWICE, {"SCALAR": scalar, "STEP": step})
     known = {**given, "n": 5, "rows": 3, "columns": 4, "scale": 2, **arguments}
-    gpu.launch(program, blocks, program.bind(known), shared=shared)
+    gpu.launch(program, blocks, Plan(program, blocks, known).bind(known), shared=shared)
 
 
 # --- launches -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from shiftsearch import _geometry
 from shiftsearch._arrays import check_room
 from shiftsearch._call import run
-from shiftsearch._geometry import Patches
+from shiftsearch._geometry import Patches, patches_of
 from shiftsearch._op import OFFSET, WEIGHT, Example, Input, Op, Spec
 from shiftsearch._types import Array, Border, Native
 from shiftsearch.errors import ShiftsearchError
@@ -23,7 +23,7 @@ from shiftsearch.ops.patches import MOST_PATCH, PatchSpec, check_divides, grid_o
 class AggregateSpec(PatchSpec):
     def patches(self) -> Patches:
         # what a query's patch covers outside the frame is dropped: there is no pixel to write or read
-        return Patches(self.patch, self.stride, self.dilation, self.border, query_border="zeros")
+        return patches_of(self.patch, self.stride, self.dilation, self.border, query_border="zeros")
 
 
 def check_channels(spec: AggregateSpec, sizes: dict[str, int]) -> None:

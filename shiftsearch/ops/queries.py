@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import Patches
+from shiftsearch._geometry import Patches, patches_of
 from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.patches import GridSpec
@@ -33,7 +33,7 @@ class QueriesSpec(GridSpec):
 
     def patches(self, part: tuple[slice, ...], patch: int) -> Patches:
         origin = tuple(s.start for s in part)
-        return Patches(patch, self.stride, self.dilation, self.border, origin=origin)
+        return patches_of(patch, self.stride, self.dilation, self.border, origin=origin)
 
 
 _END = 2**62  # a slice that names no end

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shiftsearch._call import run
-from shiftsearch._geometry import Patches
+from shiftsearch._geometry import Patches, patches_of
 from shiftsearch._op import OFFSET, Example, Input, Op
 from shiftsearch._types import Array, Border, Metric
 from shiftsearch.ops.form import Derivative
@@ -25,7 +25,7 @@ class ScoreSpec(PatchSpec):
         self.choice("metric", "l2", "dot")
 
     def patches(self) -> Patches:
-        return Patches(self.patch, self.stride, self.dilation, self.border, self.border, self.metric)
+        return patches_of(self.patch, self.stride, self.dilation, self.border, self.border, self.metric)
 
 
 def check_heads(spec: ScoreSpec, sizes: dict[str, int]) -> None:

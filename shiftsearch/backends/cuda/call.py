@@ -5,16 +5,15 @@ Kernels read videos with channels last: those that already lie in memory like th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 
 from shiftsearch._geometry import Patches
-from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Program
+from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 
-MOST_PROGRAMS = 1024  # that are remembered by the options of calls
+MOST_PLANS = 1024  # that are remembered, by the options, shapes and dtypes of calls
+Pairs = tuple[tuple[str, int], ...]  # names and numbers
 
 # what tests compile of the kernels that are given places
 _ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
@@ -35,11 +34,10 @@ class Call:
         self.device, self.patches, self.dtype, self.sums = device, p, dtype, sums(dtype)
         q_shape = q_shape if q is None else q.shape
         k_shape = k_shape if k is None else k.shape
-        self.sizes = sizes_of(p, offsets.shape[:-1], q_shape, k_shape)
+        shapes = (offsets.shape[:-1], q_shape, k_shape)
+        self.sizes = sizes_of(p, *shapes)
         self.candidates = offsets.size // 3
-        layout = p if p.origin == (0, 0, 0) else replace(p, origin=(0, 0, 0))  # which no constant says
-        stacked = q_shape is not None and len(q_shape) == 6
-        self.options = (layout, dtype, offsets.dtype, patches is not None, stacked)
+        self.options = (p, shapes, dtype, offsets.dtype, patches is not None)
         self.arrays = {
             "q": channels_last(xp, q),
             "k": channels_last(xp, k),
@@ -48,37 +46,34 @@ class Call:
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
 
-    def run(self, kernel: Kernel, count: int, more: tuple[tuple[str, int], ...] = (), **arguments) -> None:
-        """Launch a kernel that has one thread for each of `count` numbers, with `more` constants than all have."""
-        if count == 0:
-            return
-        program = _program(kernel, *self.options, more)
-        launch(
-            self.device,
-            program,
-            -(-count // kernel.threads),
-            {**self.arrays, **self.sizes, **arguments, "count": count},
-        )
+    def run(self, kernel: Kernel, count: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
+        """Launch a kernel that has one thread for each of `count` results.
+
+        These `constants` and `numbers` are those that other kernels do not have.
+        """
+        if count:
+            _plan(kernel, count, *self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
 
 
-@lru_cache(MOST_PROGRAMS)
-def _program(kernel: Kernel, p: Patches, dtype, offsets, patches: bool, stacked: bool, more) -> Program:
-    constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked)}
-    return Program(kernel, {**constants_of(p, dtype, whole=offsets.kind == "i"), **constants, **dict(more)})
+@lru_cache(MOST_PLANS)
+def _plan(
+    kernel: Kernel, count: int, p: Patches, shapes, dtype, offsets, patches: bool, constants: Pairs, numbers: Pairs
+) -> Plan:
+    _, q, _ = shapes
+    known = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(q is not None and len(q) == 6)}
+    known |= {**constants_of(p, dtype, whole=offsets.kind == "i"), **dict(constants)}
+    sizes = {**sizes_of(p, *shapes), **dict(numbers), "count": count}
+    return Plan(Program(kernel, known), -(-count // kernel.threads), sizes)
 
 
-def launch(device, program: Program, blocks: int, known: dict[str, Any]) -> None:
-    """Launch a kernel with those of the `known` arguments that it has."""
-    device.launch(program, blocks, program.bind(known), shared=program.shared)
+_CHANNELS_LAST = {5: (0, 1, 3, 4, 2), 6: (0, 1, 2, 4, 5, 3)}  # by the number of axes
 
 
 def channels_last(xp, video):
-    if video is None:
-        return None
-    leading = range(video.ndim - 3)
-    return xp.ascontiguousarray(video.transpose(*leading, -2, -1, -3))
+    return None if video is None else xp.ascontiguousarray(video.transpose(_CHANNELS_LAST[video.ndim]))
 
 
+@lru_cache(MOST_PLANS)
 def sizes_of(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, int]:
     """Return the sizes of a call by their names in video.cuh, and the batch, from the shapes of its arrays."""
     B, G, T, h, w, K = scores

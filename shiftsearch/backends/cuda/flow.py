@@ -10,8 +10,8 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PROGRAMS, launch, numbers
-from shiftsearch.backends.cuda.kernels import Constants, Kernel, Program
+from shiftsearch.backends.cuda.call import MOST_PLANS, numbers
+from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 from shiftsearch.backends.cuda.patches import fold
 
 _CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
@@ -35,8 +35,8 @@ def chain_flow_backward(
     parts = {"forwards": xp.empty(shape, np.float64), "backwards": xp.empty(shape, np.float64)}
     grad = xp.ascontiguousarray(grad.astype(forward.dtype))
     chained = _chained(device, forward, backward, radius, stride)
-    arguments = {"grad": grad, "chained": chained, "offsets": offsets, "arrived": arrived, **parts}
-    launch_chain(device, CHAIN_FLOW_BACKWARD, forward, backward, radius, stride, arguments)
+    arrays = {"grad": grad, "chained": chained, "offsets": offsets, "arrived": arrived, **parts}
+    launch_chain(device, CHAIN_FLOW_BACKWARD, forward, backward, radius, stride, arrays)
     p = Patches(stride=stride)
     found = (fold(device, arrived, part, offsets, p, size=(T, H, W)) for part in parts.values())
     return tuple(gradient.astype(forward.dtype) for gradient in found)
@@ -49,15 +49,15 @@ def _chained(device, forward, backward, radius: int, stride: int):
     return chained
 
 
-def launch_chain(device, kernel: Kernel, forward, backward, radius: int, stride: int, arguments: dict) -> None:
-    B, T, _, H, W = forward.shape
-    h, w = query_grid(H, W, stride)
+def launch_chain(device, kernel: Kernel, forward, backward, radius: int, stride: int, arrays: dict) -> None:
     flows = {name: device.xp.ascontiguousarray(flow) for name, flow in (("forward", forward), ("backward", backward))}
+    _plan(kernel, forward.dtype, forward.shape, radius, stride).launch(device, {**flows, **arrays})
+
+
+@lru_cache(MOST_PLANS)
+def _plan(kernel: Kernel, dtype, shape: tuple[int, ...], radius: int, stride: int) -> Plan:
+    B, T, _, H, W = shape
+    h, w = query_grid(H, W, stride)
     sizes = {"T": T, "H": H, "W": W, "h": h, "w": w, "count": B * T * h * w}
-    blocks = -(-sizes["count"] // kernel.threads)
-    launch(device, _program(kernel, forward.dtype, radius, stride), blocks, {**flows, **arguments, **sizes})
-
-
-@lru_cache(MOST_PROGRAMS)
-def _program(kernel: Kernel, dtype, radius: int, stride: int) -> Program:
-    return Program(kernel, {**numbers(dtype), "RADIUS": radius, "STRIDE": stride})
+    program = Program(kernel, {**numbers(dtype), "RADIUS": radius, "STRIDE": stride})
+    return Plan(program, -(-sizes["count"] // kernel.threads), sizes)

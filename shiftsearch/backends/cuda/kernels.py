@@ -150,18 +150,35 @@ class Program:
         return self.kernel.parameters(self.constants)
 
     @cached_property
-    def _binders(self) -> tuple[Binder, ...]:
-        return tuple(_binder(self.kernel, parameter) for parameter in self.parameters)
+    def binders(self) -> tuple[tuple[Parameter, Binder], ...]:
+        """Its parameters, and for each what finds its argument."""
+        return tuple((parameter, _binder(self.kernel, parameter)) for parameter in self.parameters)
 
-    def bind(self, known: Mapping[str, Any]) -> list[Any]:
-        """Return those of the `known` arguments that the kernel has, in the order of its parameters.
 
-        Arrays stay as they are, numbers become NumPy scalars, and structs become arrays of shape ().
-        """
+class Plan:
+    """A launch of a program on so many blocks, with all its numbers: what is left to give are arrays."""
+
+    def __init__(self, program: Program, blocks: int, numbers: Mapping[str, Any]):
+        """Bind those of the `numbers` that the kernel has, as NumPy scalars, and structs as arrays of shape ()."""
+        self.program, self.blocks = program, blocks
+        self._arrays = [(place, bound) for place, (p, bound) in enumerate(program.binders) if p.pointer]
+        others = [(place, bound) for place, (p, bound) in enumerate(program.binders) if not p.pointer]
+        self._values = self._filled([None] * len(program.binders), others, numbers)
+
+    def bind(self, arrays: Mapping[str, Any]) -> list[Any]:
+        """Return the arguments of a launch in the order of its parameters, with those of the arrays that it has."""
+        return self._filled(self._values.copy(), self._arrays, arrays)
+
+    def launch(self, device: Any, arrays: Mapping[str, Any]) -> None:
+        device.launch(self.program, self.blocks, self.bind(arrays), shared=self.program.shared)
+
+    def _filled(self, values: list[Any], places: list[tuple[int, Binder]], known: Mapping[str, Any]) -> list[Any]:
         try:
-            return [binder(known) for binder in self._binders]
+            for place, bound in places:
+                values[place] = bound(known)
         except KeyError as error:
-            raise TypeError(f"kernel {self.kernel.name} lacks {error}") from None
+            raise TypeError(f"kernel {self.program.kernel.name} lacks {error}") from None
+        return values
 
 
 def _binder(kernel: Kernel, p: Parameter) -> Binder:

@@ -47,12 +47,12 @@ def sort_and_scatter(call: Call) -> Native:
     """Sort the candidates by the pixel that each lands at, and let each pixel collect its own: see scatter.cu."""
     xp, p, s = call.device.xp, call.patches, call.sizes
     reach = p.dilation * (p.patch // 2 + 1) + 1
-    more = ("REACH", reach), ("WEIGHTED", int(call.arrays["weights"] is not None))
+    constants = ("REACH", reach), ("WEIGHTED", int(call.arrays["weights"] is not None))
     padded = s["B"] * s["G"] * s["kT"] * (s["kH"] + 2 * reach) * (s["kW"] + 2 * reach)
     pixels = xp.empty(call.candidates, np.int64)
-    call.run(LANDING, pixels.size, more, pixels=pixels, behind=padded)
+    call.run(LANDING, pixels.size, constants=constants, numbers=(("behind", padded),), pixels=pixels)
     order = xp.argsort(pixels, kind="stable")
     begins = xp.searchsorted(pixels[order], xp.arange(padded + 1))
     out = xp.empty((s["B"], s["kT"], s["G"] * s["F"], s["kH"], s["kW"]), call.dtype)
-    call.run(SCATTER, out.size, more, order=order, begins=begins, out=out)
+    call.run(SCATTER, out.size, constants=constants, order=order, begins=begins, out=out)
     return out

@@ -11,8 +11,8 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import FRACTION, MOST_PROGRAMS, channels_last, constants_of, launch, sizes_of, sums
-from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Program
+from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, channels_last, constants_of, sizes_of, sums
+from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
 
 _WARPS = 4  # of a block, a query each
@@ -55,30 +55,27 @@ def search(
 ) -> tuple[Native, Native, Native]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
-    windows = spec.search_slots() if seeds is None else seeds.shape[-2]
-    program = _program(spec, p, k.dtype, around.dtype, windows, seeds is not None)
-    B, T, _, H, W = k.shape
-    queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
-    shape = (*queries, spec.kept(windows))
+    plan, shape, spare = _plan(spec, p, q.shape, k.shape, k.dtype, around.shape, around.dtype, seeds is not None)
     scores, origin = xp.empty(shape, sums(k.dtype)), xp.empty(shape, np.int32)
     offsets = xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
-    blocks, buffers = _buffers(xp, program.constants, prod(queries))
-    known = {
-        **sizes_of(p, shape, q.shape, k.shape),
-        "groups": around.shape[1],
-        "slots": around.shape[3] if seeds is None else windows,
-        "windows": windows,
-        "count": prod(queries),
-        "q": channels_last(xp, q),
-        "k": channels_last(xp, k),
-        "around": around,
-        "scores": scores,
-        "offsets": offsets,
-        "origin": origin,
-        "buffers": buffers,
-    }
-    launch(device, program, blocks, known)
+    arrays = {"q": channels_last(xp, q), "k": channels_last(xp, k), "around": around}
+    buffers = xp.empty(spare, np.uint8) if spare else None
+    plan.launch(device, {**arrays, "scores": scores, "offsets": offsets, "origin": origin, "buffers": buffers})
     return scores, offsets, origin
+
+
+@lru_cache(MOST_PLANS)
+def _plan(spec, p: Patches, q, k, dtype, around, of_around, seeds: bool) -> tuple[Plan, tuple[int, ...], int]:
+    """Return how a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
+    windows = around[-2] if seeds else spec.search_slots()
+    B, T, _, H, W = k
+    queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
+    shape, count = (*queries, spec.kept(windows)), prod(queries)
+    program = Program(SEARCH, _constants(spec, p, dtype, of_around, windows, seeds))
+    blocks, spare = _blocks(program.constants, count)
+    slots = windows if seeds else around[3]
+    sizes = {"groups": around[1], "slots": slots, "windows": windows, "count": count}
+    return Plan(program, blocks, {**sizes_of(p, shape, q, k), **sizes}), shape, spare
 
 
 def _around(xp, k, p: Patches, flow, seeds):
@@ -89,19 +86,18 @@ def _around(xp, k, p: Patches, flow, seeds):
     return xp.ascontiguousarray(seeds if flow is None else flow)
 
 
-def _buffers(xp, constants: Constants, queries: int):
-    """Return how many blocks search `queries`, and global memory for their best candidates where it is needed."""
+def _blocks(constants: Constants, queries: int) -> tuple[int, int]:
+    """Return how many blocks search `queries`, and the bytes for their best candidates where they need global memory."""
     blocks = -(-queries // _WARPS)
     if not constants["ROOM"] or constants["SHARED"]:
-        return blocks, None
+        return blocks, 0
     of_block = _WARPS * _buffer_size(constants)
     blocks = min(blocks, max(1, _BUFFERS // of_block))
-    return blocks, xp.empty(blocks * of_block, np.uint8)
+    return blocks, blocks * of_block
 
 
 # --- constants ------------------------------------------------------------------------------------
-@lru_cache(MOST_PROGRAMS)
-def _program(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Program:
+def _constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Constants:
     if windows * spec.window**2 >= 2**31:
         raise ShiftsearchError(
             f"{spec.caller}: window is {spec.window} in {windows} places, expected fewer than 2**31 candidates"
@@ -109,7 +105,7 @@ def _program(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Prog
     wide = sums(dtype)
     per_frame = spec.per_frame and spec.topk is not None
     topk = 0 if spec.topk is None else spec.kept(windows) // (windows if per_frame else 1)
-    constants = {
+    return {
         **constants_of(p, dtype, whole=not spec.subpixel),
         "STACKED": 0,
         "AROUND": CTYPES[around.name],
@@ -130,7 +126,6 @@ def _program(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Prog
         **_kept_in(topk, wide),
         **_staged(p.patch, wide),
     }
-    return Program(SEARCH, constants)
 
 
 def _kept_in(topk: int, wide: np.dtype) -> Constants:

@@ -7,8 +7,8 @@ from typing import Any
 
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PROGRAMS, launch, numbers, sums
-from shiftsearch.backends.cuda.kernels import Kernel, Program
+from shiftsearch.backends.cuda.call import MOST_PLANS, numbers, sums
+from shiftsearch.backends.cuda.kernels import Kernel, Plan, Program
 
 HALVE = Kernel("halve", "halve.cu", instances=({"TIMES": 2},))
 
@@ -18,11 +18,11 @@ def halve(device: Any, v: Native, factor: Native, times: int) -> Native:
     xp = device.xp
     out, factor = xp.empty(v.shape, v.dtype), factor.astype(sums(v.dtype))
     arrays = {"v": xp.ascontiguousarray(v), "factor": xp.ascontiguousarray(factor), "out": out}
-    sizes = {"width": v.shape[-1], "count": out.size}
-    launch(device, _program(v.dtype, times), -(-out.size // HALVE.threads), {**arrays, **sizes})
+    _plan(v.dtype, out.size, v.shape[-1], times).launch(device, arrays)
     return out
 
 
-@lru_cache(MOST_PROGRAMS)
-def _program(dtype, times: int) -> Program:
-    return Program(HALVE, {**numbers(dtype), "TIMES": times})
+@lru_cache(MOST_PLANS)
+def _plan(dtype, count: int, width: int, times: int) -> Plan:
+    program = Program(HALVE, {**numbers(dtype), "TIMES": times})
+    return Plan(program, -(-count // HALVE.threads), {"count": count, "width": width})
