@@ -3,7 +3,7 @@
 //   scores   (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)) of the kept places n,
 //            best first; phi as in form.cuh
 //   offsets  (B, G, T, h, w, K, 3) = n - r
-//   origin   (B, G, T, h, w, K), the slot of each
+//   seed     (B, G, T, h, w, K), with SS_SEEDS: the slot of each
 //   around   flow (B, groups, T, slots, 2, h, w) with channel 0 = dx, 1 = dy, or with SS_SEEDS offsets (B, G, T, h, w,
 //            slots, 3): where the windows lie
 //   q, k     as in video.cuh
@@ -191,7 +191,7 @@ __device__ inline Ranked candidates(const Task& task, const Window& window, int 
 struct Results {
     SS_ACC* scores;
     SS_PLACE* offsets;
-    int* origin;
+    int* seed;
 };
 
 __device__ inline void keep(const Task& task, const Candidate& c, long long to, const Results& out, const Sizes& s,
@@ -202,7 +202,7 @@ __device__ inline void keep(const Task& task, const Candidate& c, long long to, 
     out.offsets[3 * to] = (SS_PLACE)(window.frame - task.r.t);
     out.offsets[3 * to + 1] = (SS_PLACE)__dadd_rn(position(window.y, i), -(double)task.r.y);
     out.offsets[3 * to + 2] = (SS_PLACE)__dadd_rn(position(window.x, j), -(double)task.r.x);
-    out.origin[to] = slot + SS_FIRST_SLOT;
+    if (SS_SEEDS) out.seed[to] = slot;
 }
 
 #if SS_TOPK == 0
@@ -250,14 +250,14 @@ __device__ inline void search_query(const Task& task, Patch& patch, Candidate* b
 #endif
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
-search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* origin,
+search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
        unsigned char* buffers, const Sizes s, const Around a, long long count) {
     __shared__ SS_ACC patches[SS_WARPS][SS_PIXELS][SS_CHUNK];
     extern __shared__ Candidate shared_buffers[];
     const int warp = threadIdx.x / 32;
     const long long first = (long long)blockIdx.x * SS_WARPS + warp, warps = (long long)gridDim.x * SS_WARPS;
     Candidate* buffer = SS_SHARED ? shared_buffers + warp * SS_ROOM : (Candidate*)buffers + first * SS_ROOM;
-    const Results out = {scores, offsets, origin};
+    const Results out = {scores, offsets, seed};
     for (long long number = first; number < count; number += warps) {
         const Query r = query_of(number, s);
         const Task task = {number, r, frame_of_q(q, r, 0, s), k, around, (int)threadIdx.x % 32};

@@ -83,7 +83,7 @@ FAULTS = [
           "search: more kept than a warp has registers for"),
     Fault("topk.cuh", "count > SS_ROOM - 32", "count > SS_ROOM", "search: more kept than a warp has registers for"),
     Fault("search.cu", "if (SS_SKIP == 1 && found.itself) found.there = false;", "", "search: skip self"),
-    Fault("search.cu", "out.origin[to] = slot + SS_FIRST_SLOT;", "out.origin[to] = 0;", "refine: fractional seeds"),
+    Fault("search.cu", "out.seed[to] = slot;", "out.seed[to] = 0;", "refine: fractional seeds"),
     # flow
     Fault("chain_flow.cu", "step.frame = step.ahead ? to - 1 : to + 1;", "step.frame = step.ahead ? t : to + 1;",
           "chain_flow: two frames each way"),

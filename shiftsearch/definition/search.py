@@ -19,17 +19,19 @@ from shiftsearch.definition.places import queries, silent
 def search(
     q: Native, k: Native, spec: Any, p: Patches, *, flow: Native = None, seeds: Native = None
 ) -> tuple[Native, ...]:
-    """Return the best candidates in the windows around shifted places: scores, offsets and slots, (B, G, T, h, w, K[, 3]).
+    """Return the best candidates in the windows around shifted places: scores and offsets, (B, G, T, h, w, K[, 3]).
 
     The windows lie around `flow` (B, G or 1, T, S, 2, h, w), one per frame, or around `seeds`
-    (B, G, T, h, w, S, 3). The definition keeps the scores of one query frame at a time.
+    (B, G, T, h, w, S, 3). For these the number of the seed of each candidate comes third, else None. The definition keeps
+    the scores of one query frame at a time.
     """
-    slots, frame, cy, cx = _centres(k, spec, p, flow, seeds, q.shape[0])
+    searched, frame, cy, cx = _centres(k, spec, p, flow, seeds, q.shape[0])
     results = []
     for t in range(frame.shape[2]):
         here = np.s_[:, :, t : t + 1]
-        results.append(_search_frame(q, k, spec, p, t, slots, frame[here], cy[here], cx[here]))
-    return tuple(np.concatenate(parts, 2) for parts in zip(*results, strict=True))
+        results.append(_search_frame(q, k, spec, p, t, searched, frame[here], cy[here], cx[here]))
+    scores, offsets, slots = (np.concatenate(parts, 2) for parts in zip(*results, strict=True))
+    return scores, offsets, None if seeds is None else slots
 
 
 def _centres(k: Native, spec: Any, p: Native, flow: Native, seeds: Native, batch: int) -> tuple[Any, ...]:

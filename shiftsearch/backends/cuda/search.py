@@ -52,16 +52,17 @@ SEARCH = Kernel("search", "search.cu", registers=192, shared=_shared_buffers, in
 @primitive
 def search(
     device: Any, q: Native, k: Native, spec: Any, p: Patches, *, flow: Native | None = None, seeds: Native | None = None
-) -> tuple[Native, Native, Native]:
+) -> tuple[Native, Native, Native | None]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
     plan, shape, spare = _plan(spec, p, q.shape, k.shape, k.dtype, around.shape, around.dtype, seeds is not None)
-    scores, origin = xp.empty(shape, sums(k.dtype)), xp.empty(shape, np.int32)
+    scores = xp.empty(shape, sums(k.dtype))
     offsets = xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
-    arrays = {"q": channels_last(xp, q), "k": channels_last(xp, k), "around": around}
+    seed = None if seeds is None else xp.empty(shape, np.int32)
     buffers = xp.empty(spare, np.uint8) if spare else None
-    plan.launch(device, {**arrays, "scores": scores, "offsets": offsets, "origin": origin, "buffers": buffers})
-    return scores, offsets, origin
+    found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers}
+    plan.launch(device, {"q": channels_last(xp, q), "k": channels_last(xp, k), "around": around, **found})
+    return scores, offsets, seed
 
 
 @lru_cache(MOST_PLANS)
