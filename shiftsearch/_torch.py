@@ -7,6 +7,7 @@ this package is traced but the public functions. For backward, inputs and kept o
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -171,7 +172,11 @@ def _function(name: str, operator: Any, save: Callable[..., None], slope: Callab
     def each(*arguments: Any) -> Any:
         return _one_by_one(made[0].apply, *arguments)
 
-    parts = {"forward": operator, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
+    def forward(*arguments: Any) -> Any:
+        return operator(*arguments)
+
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # which torch asks for at each call
+    parts = {"forward": forward, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
     made: list[Any] = [type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})]
     return made[0]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import shiftsearch
+from shiftsearch._op import OPS
 from shiftsearch.backends import cpu
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
@@ -72,6 +73,19 @@ def test_without_a_gpu_it_says_so_in_a_line():
         pytest.skip("there is a GPU")
     assert done.stderr.startswith("nothing is timed without a GPU: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_host_time_of_every_op_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    host = pytest.importorskip("host")
+    monkeypatch.setattr(host, "CALLS", 1)
+    monkeypatch.setattr(host, "ROUNDS", 1)
+    launched = []
+    monkeypatch.setattr(host.Idle, "launch", lambda self, program, *_, **__: launched.append(program.kernel.name))
+    found = dict(host.measure())
+    assert OPS.keys() <= found.keys()
+    assert launched.count("search") == 2 * 4  # of search, also subpixel, match and refine, each called twice
+    assert all(us > 0 for us in found.values())
 
 
 @pytest.mark.full

@@ -185,6 +185,38 @@ class Counting(emulate.Emulator):
         super().launch(program, *arguments, **options)
 
 
+def test_a_call_is_planned_once_for_its_options_shapes_and_dtypes(rng):
+    """With other arrays a plan gives other results; other shapes and options of the same dtypes have plans of their own."""
+    backend = Cuda(Counting())
+    for size, patch in (((1, 1, 2, 5, 6), 1), ((1, 1, 2, 6, 5), 1), ((1, 1, 2, 5, 6), 3), ((1, 1, 2, 5, 6), 1)):
+        spec = ss._op.OPS["search"].specify(window=3, radius=0, topk=4, patch=patch)
+        for _ in range(2):
+            q, k = (rng.integers(-3, 4, size).astype(float) for _ in "qk")
+            found = backend.search(*map(backend.xp.asarray, (q, k)), spec, spec.patches())
+            wanted = definition.search(q, k, spec, spec.patches())
+            assert found[2] is wanted[2] is None, "nobody asks for the seeds of candidates where there are none"
+            for a, b in zip(found[:2], wanted[:2], strict=True):
+                np.testing.assert_array_equal(a.get(), b)
+    assert backend.device.launched == ["search"] * 8
+
+
+def test_an_argument_that_is_missing_or_of_another_dtype_is_an_error():
+    kernel = cuda.KERNELS["gather"]
+    program = kernels.Program(kernel, kernel.instances[0] | {"SCALAR": "float", "ACC": "float"})
+    numbers = {name: 1 for p in program.parameters for name in p.names}
+    arrays = {p.name: np.zeros(4, p.dtype) for p in program.parameters if p.pointer}
+    plan, name = kernels.Plan(program, 1, numbers), next(iter(arrays))
+    assert [type(value) for value in plan.bind(arrays)].count(np.ndarray) > len(arrays), "a struct is one, too"
+    with pytest.raises(TypeError, match=r"gather lacks '\w+'"):
+        plan.bind({})
+    with pytest.raises(TypeError, match=r"gather lacks '\w+'"):
+        kernels.Plan(program, 1, {})
+    with pytest.raises(TypeError, match=f"{name} is complex64, expected float32"):
+        plan.bind({**arrays, name: np.zeros(4, np.complex64)})
+    with pytest.raises(TypeError, match=f"{name} is not contiguous"):
+        plan.bind({**arrays, name: np.zeros(8, np.float32)[::2]})
+
+
 def stacked(backend, primitive: str, p: Patches, both_known: bool = True):
     """Return what a primitive and its definition give for K videos of queries. All sums are exact."""
     rng, (B, G, T, K, H, W) = np.random.default_rng(3), (2, 2, 3, 3, 5, 7)

@@ -293,6 +293,41 @@ def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (lambda: ss.search(V, V, window=1, topk=1), lambda: ss.search(V, V, window=True, topk=1)),
+        (lambda: ss.search(V, V, window=1, topk=1), lambda: ss.search(V, V, window=1.0, topk=1)),
+        (lambda: ss.search(V, V, subpixel=True), lambda: ss.search(V, V, subpixel=1)),
+        (lambda: ss.search(V, V, penalty=0), lambda: ss.search(V, V, penalty=False)),
+        (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5, 6)), lambda: ss.fold(PATCHES, OFFSETS, size=(3.0, 5, 6))),
+        (lambda: ss.search(V, V, radius=1), lambda: ss.search(V[:, :2], V[:, :2], radius=1)),
+        (lambda: ss.search(V, V), lambda: ss.search(V, V.astype(float))),
+        (lambda: ss.search(V, V, FLOW), lambda: ss.search(V, V, FLOW[..., :-1])),
+    ],
+)
+def test_what_looks_like_a_call_that_was_right_is_still_an_error(right, wrong):
+    """Calls are checked once: those that equal each other as keys, or differ in their arrays alone, are not one call."""
+    right()
+    for _ in range(2):
+        with pytest.raises(ShiftsearchError, match="expected"):
+            wrong()
+    right()
+
+
+def test_an_option_that_changes_is_checked_each_time():
+    class Window:
+        value = 3
+
+        def __index__(self):
+            return self.value
+
+    window = Window()
+    assert ss.search(V, V, window=window, topk=None, radius=0)[0].shape[-1] == 9
+    window.value = 5
+    assert ss.search(V, V, window=window, topk=None, radius=0)[0].shape[-1] == 25
+
+
 def test_numbers_of_numpy_are_numbers():
     found = ss.search(
         V, V, window=np.int64(3), topk=np.uint8(2), radius=np.int32(1), step=np.float32(1), penalty=np.float64(0)

@@ -31,7 +31,9 @@ def check_channels(spec: AggregateSpec, sizes: dict[str, int]) -> None:
 
 
 def _coverage(xp: Any, spec: AggregateSpec, video: Native) -> Native:
-    """Return what each pixel's sum is divided by; 1 where nothing is summed."""
+    """Return what each pixel's sum is divided by; 1 where nothing is summed, and None where no two patches overlap."""
+    if spec.patch == 1:
+        return None
     height, width = video.shape[-2:]
     counts = _geometry.coverage(height, width, spec.patch, spec.stride, spec.dilation, xp)
     return xp.maximum(counts, 1).astype(video.dtype)

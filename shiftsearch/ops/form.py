@@ -62,7 +62,7 @@ class Derivative:
     by: str
     slots: dict[str, str]
     output: str
-    divisor: Callable[[Any, Any, Native], Native] | None = None  # of the output, from (xp, spec, a video)
+    divisor: Callable[[Any, Any, Native], Native] = lambda xp, spec, video: None  # of the output, or None
     stacked: bool = False
 
     def forward(self, backend: Any, spec: Any, **inputs: Native) -> dict[str, Native]:
@@ -94,4 +94,5 @@ class Derivative:
         return given
 
     def _divided(self, xp: Any, spec: Any, array: Native) -> Native:
-        return array if self.divisor is None else array / self.divisor(xp, spec, array)
+        by = self.divisor(xp, spec, array)
+        return array if by is None else array / by

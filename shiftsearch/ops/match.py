@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from shiftsearch._call import run
@@ -110,7 +110,7 @@ def _check(spec: MatchSpec, sizes: dict[str, int]) -> None:
 
 def _forward(backend: Any, spec: MatchSpec, q: Native, k: Native, flow: Native = None) -> dict[str, Native]:
     q, k = q[:, None], k[:, None]  # clips of one frame
-    p = replace(spec.patches(), scale=q.shape[-1] // k.shape[-1])
+    p = spec.patches(q.shape[-1] // k.shape[-1])
     flow = None if flow is None else flow[:, :, None, None]
     scores, offsets, _ = backend.search(q, k, spec, p, flow=flow)
     return {"scores": scores[:, :, 0], "offsets": offsets[:, :, 0, ..., 1:]}

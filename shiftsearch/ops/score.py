@@ -24,8 +24,8 @@ class ScoreSpec(PatchSpec):
         self.whole("heads")
         self.choice("metric", "l2", "dot")
 
-    def patches(self) -> Patches:
-        return patches_of(self.patch, self.stride, self.dilation, self.border, self.border, self.metric)
+    def patches(self, scale: int = 1) -> Patches:
+        return patches_of(self.patch, self.stride, self.dilation, self.border, self.border, self.metric, scale)
 
 
 def check_heads(spec: ScoreSpec, sizes: dict[str, int]) -> None:

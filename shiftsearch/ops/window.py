@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from shiftsearch._geometry import mirror_sign
@@ -86,7 +86,7 @@ def differentiate_kept(
     Nothing moves where offsets are whole.
     """
     xp, (H, W) = backend.xp, k.shape[-2:]
-    p = replace(spec.patches(), scale=q.shape[-1] // W)
+    p = spec.patches(q.shape[-1] // W)
     reached: Any = True
     if spec.border == "reflect":  # candidates outside scored infinite: they carry no gradient
         _, y, x = query_positions(xp, spec.stride, *offsets.shape[2:5])
