@@ -292,7 +292,7 @@ class _Torch(_Cpu):
 
     def give(self, array: Native) -> Any:
         torch = sys.modules["torch"]
-        if array.dtype.name == "bfloat16":
+        if _dtype(array) == "bfloat16":
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
@@ -346,7 +346,7 @@ class _Cuda(_Home):
         if self.library != "torch":
             return self.first.__array_namespace__().from_dlpack(array)
         torch = sys.modules["torch"]
-        if array.dtype.name == "bfloat16":
+        if _dtype(array) == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
 
@@ -408,6 +408,7 @@ def _taken(caller: str, home: _Home, arrays: Mapping[str, Any]) -> dict[str, Nat
 
 
 _LIBRARIES: dict[type, str] = {np.ndarray: "numpy"}  # by type of array, those that are known
+_DEVICES: dict[Any, str] = {}  # by torch's, those that are known: DLPack takes long to say
 
 
 def _library(caller: str, name: str, array: Any) -> str:
@@ -433,6 +434,8 @@ def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
     library = _LIBRARIES.get(type(array)) or _library(caller, name, array)
     if library == "numpy":
         return "numpy", "cpu"
+    if library == "torch" and array.device in _DEVICES:
+        return "torch", _DEVICES[array.device]
     try:
         kind, index = array.__dlpack_device__()
     except Exception as error:  # each library raises its own
@@ -444,4 +447,6 @@ def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
         raise ShiftsearchError(f"{caller}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")
     if library not in ("torch", "cupy") and not hasattr(array, "__array_namespace__"):
         raise ShiftsearchError(f"{caller}: {name} is a {library} array, expected NumPy, CuPy, torch or the array API")
+    if library == "torch":
+        _DEVICES[array.device] = device
     return library, device

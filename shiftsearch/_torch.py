@@ -60,7 +60,9 @@ class Operators:
         kept = [f"Tensor kept_{name}" for name in op.keeps]
         grads = [f"Tensor? grad_{name}" for name in self.returned]
         hints = typing.get_type_hints(op.spec)
-        options = [f"{_schema_type(hints[name])} {name}" for name in op.options]
+        types = {name: _schema_type(hints[name]) for name in op.options}
+        self.lists = [name for name, kind in types.items() if "[]" in kind]  # which are tuples in a spec
+        options = [f"{kind} {name}" for name, kind in types.items()]
         self.forward = self._operator("", self._forward, [*arrays, *options], len(op.outputs))
         self.forward.register_fake(self._forward_shapes)
         self.forward.register_autograd(self._slope, setup_context=self._save)
@@ -148,8 +150,10 @@ class Operators:
         return _given(self.op.inputs, arguments)
 
     def _spec(self, options: Iterable[Any]) -> Spec:
-        options = (tuple(value) if isinstance(value, list) else value for value in options)
-        return specified(self.op.spec, dict(zip(self.op.options, options, strict=True)))
+        named = dict(zip(self.op.options, options, strict=True))
+        for name in self.lists:
+            named[name] = None if named[name] is None else tuple(named[name])
+        return specified(self.op.spec, named)
 
 
 def _schema_type(hint: Any) -> str:
