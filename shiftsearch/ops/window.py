@@ -53,6 +53,10 @@ class WindowSpec(ScoreSpec):
         """
         return False
 
+    def stays_inside(self, height: int, width: int) -> bool:
+        """Return whether no window sticks out of a frame: those that would slide inward, and have room to."""
+        return self.slide and min(height, width) - 1 >= self.window * self.step
+
     def kept(self, slots: int) -> int:
         """Return how many candidates are kept of `slots` windows."""
         count = slots * self.window**2 - self.removes_self
@@ -87,15 +91,18 @@ def differentiate_kept(
     """
     xp, (H, W) = backend.xp, k.shape[-2:]
     p = spec.patches(q.shape[-1] // W)
-    reached: Any = True
-    if spec.border == "reflect":  # candidates outside scored infinite: they carry no gradient
+    reached: Any = None
+    if spec.border == "reflect" and not spec.stays_inside(
+        H, W
+    ):  # candidates outside scored infinite: they carry no gradient
         _, y, x = query_positions(xp, spec.stride, *offsets.shape[2:5])
         y, x = y[..., None] + offsets[..., 1], x[:, None] + offsets[..., 2]
         reached = (y >= 0) & (y <= H - 1) & (x >= 0) & (x <= W - 1)
-    g = xp.where(reached, grads["scores"], 0)
+    g = grads["scores"] if reached is None else xp.where(reached, grads["scores"], 0)
     found = differentiate(backend, p, wanted, q=q, k=k, weights=g, offsets=offsets)
     if "offsets" in found and grads.get("offsets") is not None:
-        found["offsets"] = found["offsets"] + xp.where(xp.asarray(reached)[..., None], grads["offsets"], 0)
+        moved = grads["offsets"]
+        found["offsets"] = found["offsets"] + (moved if reached is None else xp.where(reached[..., None], moved, 0))
     return found
 
 

@@ -92,8 +92,7 @@ def search(
 
 def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
-    sure = spec.slide and min(H, W) - 1 >= spec.window * spec.step  # that a window finds room in the frame
-    overhangs = p.border == "reflect" and not sure
+    overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
     phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window
     return Task(
         frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
