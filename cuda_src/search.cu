@@ -1,22 +1,26 @@
 // The best candidates in a window around each query's shifted place, in each frame that it looks at.
 //
 //   scores   (B, G, T, h, w, K) = sum over patch pixels u and channels of phi(q(r + u), k(n + u)) of the kept places n,
-//            best first; phi as in form.cuh
+//            best first; phi is the product or, with SS_L2, the squared difference
 //   offsets  (B, G, T, h, w, K, 3) = n - r
 //   seed     (B, G, T, h, w, K), with SS_SEEDS: the slot of each
 //   around   flow (B, groups, T, slots, 2, h, w) with channel 0 = dx, 1 = dy, or with SS_SEEDS offsets (B, G, T, h, w,
 //            slots, 3): where the windows lie
-//   q, k     as in video.cuh
+//   q, k     (B, T, G * F, H, W) with any strides
 //
 // One warp per query at a time, a lane per candidate, the best in topk.cuh; the window is never stored. Candidate
-// number s * window**2 + i * window + j is in row i and column j of the window in slot s.
+// number s * window**2 + i * window + j is in row i and column j of the window in slot s. Windows that neighbours share are
+// what tile.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
 //
-// Constants beside those of place.cuh: SS_WINDOW, SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL,
-// SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2 flow), SS_SKIP (1 leaves self out, 2 makes it
-// infinite), SS_PIXELS and SS_CHUNK (as many pixels and channels of a query's patch are staged at a time),
-// SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: its buffers are in shared memory).
-#include "form.cuh"
+// Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1: nothing lies
+// outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW, SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE,
+// SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2 flow), SS_SKIP (1 leaves self out, 2 makes
+// it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of tiles), SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED
+// (1: its buffers are in shared memory).
+#include "clip.cuh"
+#include "pairs.cuh"
 #include "topk.cuh"
+#include "whole.cuh"
 
 #define SS_WARPS 4
 #define SS_WINDOW_SIZE (SS_WINDOW * SS_WINDOW)
@@ -30,35 +34,32 @@ struct Around {
 struct Task {
     long long number;  // of the query
     Query r;
-    Frame mine;
+    Plane mine;
     const SS_SCALAR* k;
     const SS_AROUND* around;
+    Strides strides;
     int lane;
 };
 
 // --- windows --------------------------------------------------------------------------------------
+#if SS_SUBPIXEL
 // Along one axis: the centre of a window, and how many of its candidates come before the centre.
 struct Axis {
     double centre;
     int before;
 };
 
-struct Window {
-    int frame;
-    Axis y, x;
-};
+typedef double Position;
 
 // Position of the candidate in row (or column) i.
 __device__ inline double position(const Axis& axis, int i) {
     return __dadd_rn(axis.centre, __dmul_rn(SS_STEP, (double)(i - axis.before)));
 }
 
-// The window around pixel `at` moved by flow, along an axis of n. With SS_SLIDE it slides into the frame.
-__device__ inline Axis axis_around(int at, double moved, int n) {
+__device__ inline Axis axis_around(int at, SS_AROUND way, int n) {
     const int half = (SS_WINDOW - 1) / 2, last = SS_WINDOW - 1;
     int sign;
-    moved = fmin(fmax(finite_or_zero(moved), -SS_MOST), SS_MOST);
-    if (!SS_SUBPIXEL) moved = rint(moved);
+    const double moved = fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST);
     Axis axis = {__dadd_rn((double)at, moved), half};
     if (!SS_ZEROS) axis.centre = mirror(axis.centre, n, &sign);
     if (!SS_SLIDE) return axis;
@@ -69,16 +70,35 @@ __device__ inline Axis axis_around(int at, double moved, int n) {
     axis.before = (int)fmin(fmax(before, 0.0), (double)last);
     return axis;
 }
+#else
+typedef Span Axis;
+typedef Whole Position;
+
+__device__ inline Whole position(const Axis& axis, int i) { return axis.first + (Whole)SS_STEP * i; }
+
+__device__ inline Axis axis_around(int at, SS_AROUND way, int n) { return span_around(at, way, n); }
+#endif
+
+struct Window {
+    int frame;
+    Axis y, x;
+};
+
+// The frame that a seed leads to from frame t: rounded, half to even.
+__device__ inline int frame_after(int t, SS_AROUND dt, const Sizes& s) {
+    int sign;
+    return (int)mirror(__dadd_rn((double)t, rint(finite_or_zero((double)dt))), s.kT, &sign);
+}
 
 // The window of a query in slot s.
 __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, const Around& a) {
     const Query& r = task.r;
     Window window;
-    double dy = 0, dx = 0;
+    SS_AROUND dy = 0, dx = 0;
     if (SS_SEEDS) {
         const SS_AROUND* seed = task.around + (task.number * a.slots + slot) * 3;
         window.frame = frame_after(r.t, seed[0], s);
-        dy = (double)seed[1], dx = (double)seed[2];
+        dy = seed[1], dx = seed[2];
     } else {
         const int slot_of_clip = slot + SS_FIRST_SLOT, followed = 2 * SS_RADIUS + 1 - a.slots;
         window.frame = frame_of_slot((int)r.t, slot_of_clip, s.kT, SS_RADIUS);
@@ -86,7 +106,7 @@ __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, c
             const long long plane = (long long)s.h * s.w, group = (long long)r.b * a.groups + (a.groups > 1 ? r.g : 0);
             const long long before = (group * s.T + r.t) * a.slots + slot_of_clip - followed;
             const SS_AROUND* flow = task.around + before * 2 * plane + task.number % plane;
-            dx = (double)flow[0], dy = (double)flow[plane];
+            dx = flow[0], dy = flow[plane];
         }
     }
     window.y = axis_around(r.y, dy, s.kH);
@@ -95,57 +115,110 @@ __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, c
 }
 
 // --- scores ---------------------------------------------------------------------------------------
-// Part of a query's patch that all lanes need, in shared memory.
-typedef SS_ACC Patch[SS_PIXELS][SS_CHUNK];
+// A place along one axis: its pixel, and how far behind it.
+struct Spot {
+    Whole pixel;
+    SS_ACC behind;
+};
 
-// Puts the pixels and channels from `pixel` and `channel` on into shared memory; zeros behind the last channel.
-__device__ inline void stage(Patch& patch, const Task& task, int pixel, int channel, const Sizes& s) {
-    __syncwarp();
-    for (int i = task.lane; i < SS_PIXELS * SS_CHUNK; i += 32) {
-        const int f = i % SS_CHUNK, m = pixel + i / SS_CHUNK;
-        if (m >= SS_PATCH * SS_PATCH) break;
-        const SS_SCALAR* from =
-            patch_pixel(task.mine, task.r, patch_offset(m / SS_PATCH), patch_offset(m % SS_PATCH));
-        patch[i / SS_CHUNK][f] = from && channel + f < s.F ? (SS_ACC)load(from + channel + f) : (SS_ACC)0;
-    }
-    __syncwarp();
+// What is far away lies as far outside of the frame as anything does.
+__device__ inline Spot spot_at(double x) {
+    x = fmin(fmax(x, -SS_MOST), SS_MOST);
+    return {(Whole)floor(x), (SS_ACC)(x - floor(x))};
+}
+__device__ inline Spot spot_at(Whole x) { return {x, 0}; }
+
+__device__ inline Whole patch_offset(int i) { return (Whole)SS_DILATION * (i - SS_PATCH / 2); }
+
+// Whether nothing of a spot is in [0, n).
+__device__ inline bool beyond(Whole pixel, SS_ACC behind, int n) {
+    return pixel >= n || pixel < -1 || (pixel == -1 && behind == 0);
 }
 
-// What the staged pixels and channels add to the score of a place; smaller is better.
-__device__ inline SS_ACC part_of_score(const Patch& patch, const Task& task, Frame frame, const Place& place,
-                                       int pixel, int channel, const Sizes& s) {
-    const int left = SS_PATCH * SS_PATCH - pixel, pixels = left < SS_PIXELS ? left : SS_PIXELS;
-    const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;
+// Up to four pixels of k with weights: one bilinear sample. Corners without weight or pixel are not there.
+struct Sample {
+    const SS_SCALAR* at[SS_SUBPIXEL ? 4 : 1];
+    SS_ACC weight[SS_SUBPIXEL ? 4 : 1];
+};
+
+__device__ inline Sample sample(const Plane& k, Whole y, Whole x, SS_ACC fy, SS_ACC fx) {
+    Sample found;
+#pragma unroll
+    for (int corner = 0; corner < (SS_SUBPIXEL ? 4 : 1); ++corner) {
+        const Whole v = y + corner / 2, u = x + corner % 2;
+        const SS_ACC down = corner / 2 ? fy : 1 - fy, across = corner % 2 ? fx : 1 - fx;
+        const bool inside = !SS_ZEROS || (v >= 0 && v < k.H && u >= 0 && u < k.W);
+        found.weight[corner] = down * across;
+        found.at[corner] =
+            inside && found.weight[corner] != 0 ? k.at(reflected(v, k.H), reflected(u, k.W)) : 0;
+    }
+    return found;
+}
+
+__device__ inline void load_some(const SS_SCALAR* from, long long apart, SS_ACC* to) {
+    if (SS_VECTORS) load_few(from, to);
+    else to[0] = load(from);
+}
+
+// Up to SS_RUN channels of a pair of pixels, from `first` on.
+__device__ inline SS_ACC pair_of_pixels(const SS_SCALAR* mine, const Sample& theirs, int first, int F, long long of_q,
+                                        long long of_k) {
+    const int some = SS_VECTORS ? SS_FEW : 1;
     SS_ACC sum = 0;
-    frame.first += channel;
-    for (int i = 0; i < pixels; ++i) {
-        const long long dy = patch_offset((pixel + i) / SS_PATCH), dx = patch_offset((pixel + i) % SS_PATCH);
-        if (!has_pixel(task.mine, SS_SCALE * task.r.y + dy, SS_SCALE * task.r.x + dx)) continue;
-        const Sample theirs = sample(frame, place, dy, dx);
-        if (!theirs.exists) continue;
-        for (int f = 0; f < channels; ++f) {
-            const SS_ACC pair = phi(patch[i][f], value_of(theirs, f));
-            sum += SS_L2 ? pair : -pair;
+#pragma unroll
+    for (int f = 0; f < SS_RUN; f += some) {
+        if (first + f >= F) break;
+        SS_ACC q[some], k[some];
+        load_some(mine + (first + f) * of_q, of_q, q);
+#if SS_SUBPIXEL
+#pragma unroll
+        for (int i = 0; i < some; ++i) k[i] = 0;
+#pragma unroll
+        for (int corner = 0; corner < 4; ++corner) {
+            if (!theirs.at[corner]) continue;
+            SS_ACC one[some];
+            load_some(theirs.at[corner] + (first + f) * of_k, of_k, one);
+#pragma unroll
+            for (int i = 0; i < some; ++i) k[i] += theirs.weight[corner] * one[i];
         }
+#else
+        load_some(theirs.at[0] + (first + f) * of_k, of_k, k);
+#endif
+#pragma unroll
+        for (int i = 0; i < some; ++i) sum = add_pair(q[i], k[i], sum);
     }
     return sum;
 }
 
-// Score of a candidate per lane. The first ones of a query stage its patch, which stays there if all of it fits.
-__device__ inline SS_ACC score_of(const Task& task, const Window& window, int number, bool first, Patch& patch,
-                                  const Sizes& s) {
-    const double y = position(window.y, number / SS_WINDOW), x = position(window.x, number % SS_WINDOW);
-    const Place place = place_in(window.frame, y, x, s);
-    const Frame frame = frame_of_k(task.k, task.r.b, task.r.g, window.frame, s);
-    const bool in_parts = s.F > SS_CHUNK || SS_PATCH * SS_PATCH > SS_PIXELS;
-    SS_ACC score = 0;
-    for (int channel = 0; channel < s.F; channel += SS_CHUNK) {
-        for (int pixel = 0; pixel < SS_PATCH * SS_PATCH; pixel += SS_PIXELS) {
-            if (in_parts || first) stage(patch, task, pixel, channel, s);
-            score += part_of_score(patch, task, frame, place, pixel, channel, s);
+// Score of the place (y, x), in the order of pairs.cuh; smaller is better.
+__device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& y, const Spot& x, const Sizes& s) {
+    const Plane& q = task.mine;
+    const Whole qy = (Whole)SS_SCALE * task.r.y, qx = (Whole)SS_SCALE * task.r.x;
+    Pairs<SS_ACC> rows(task.r.y);
+#pragma unroll 1
+    for (int i = 0; i < SS_PATCH; ++i) {
+        const Whole v = qy + patch_offset(i), there_v = y.pixel + patch_offset(i);
+        const bool row_exists = !(SS_QUERY_ZEROS && (v < 0 || v >= q.H)) && !(SS_ZEROS && beyond(there_v, y.behind, k.H));
+        SS_ACC row = 0;
+#pragma unroll 1
+        for (int first = 0; row_exists && first < s.F; first += SS_RUN) {
+            Pairs<SS_ACC> along(task.r.x);
+#pragma unroll 1
+            for (int j = 0; j < SS_PATCH; ++j) {
+                const Whole u = qx + patch_offset(j), there_u = x.pixel + patch_offset(j);
+                const bool exists = !(SS_QUERY_ZEROS && (u < 0 || u >= q.W)) && !(SS_ZEROS && beyond(there_u, x.behind, k.W));
+                SS_ACC pair = 0;
+                if (exists)
+                    pair = pair_of_pixels(q.at(reflected(v, q.H), reflected(u, q.W)),
+                                          sample(k, there_v, there_u, y.behind, x.behind), first, s.F, q.channel,
+                                          k.channel);
+                along.add(pair);
+            }
+            row = plus(row, along.sum());
         }
+        rows.add(row);
     }
-    return score;
+    return rows.sum();
 }
 
 // --- ranks ----------------------------------------------------------------------------------------
@@ -157,28 +230,28 @@ struct Ranked {
 
 __device__ inline Ranked ranked(const Task& task, SS_ACC score, const Window& window, int slot, int number, bool there,
                                 const Sizes& s) {
-    const int i = number / SS_WINDOW, j = number % SS_WINDOW;
-    const double y = position(window.y, i), x = position(window.x, j);
-    const double down = i - window.y.before, across = j - window.x.before;
+    const int i = number / SS_WINDOW, j = number % SS_WINDOW, down = i - window.y.before, across = j - window.x.before;
+    const Position y = position(window.y, i), x = position(window.x, j);
     Ranked found = {{0, score, slot * SS_WINDOW_SIZE + number}, there, false};
     found.itself = there && window.frame == task.r.t && y == task.r.y && x == task.r.x;
     if (!SS_ZEROS && (y < 0 || y > s.kH - 1 || x < 0 || x > s.kW - 1)) found.candidate.score = infinity();
     if (SS_SKIP == 2 && found.itself) found.candidate.score = infinity();
     if (!(found.candidate.score < infinity())) found.candidate.score = infinity();  // not a number
-    const double away = (double)SS_STEP * SS_STEP * (down * down + across * across);
-    found.candidate.rank = found.candidate.score + (SS_ACC)(SS_PENALTY * away);
+    found.candidate.rank = found.candidate.score;
+    if (SS_PENALTY != 0)
+        found.candidate.rank += (SS_ACC)(SS_PENALTY * ((double)SS_STEP * SS_STEP * (down * down + across * across)));
     if (SS_ANCHOR == 2 && down == 0 && across == 0) found.candidate.rank = -infinity();
     if (SS_SKIP == 1 && found.itself) found.there = false;
     return found;
 }
 
 // The candidates `start + lane` of a slot, one per lane. `found_self`: whether an earlier one was the query itself.
-__device__ inline Ranked candidates(const Task& task, const Window& window, int slot, int start, Patch& patch,
-                                    bool* found_self, const Sizes& s) {
-    const int number = start + task.lane;
-    const bool there = number < SS_WINDOW_SIZE;
-    const SS_ACC score = score_of(task, window, there ? number : 0, slot == 0 && start == 0, patch, s);
-    Ranked found = ranked(task, score, window, slot, number, there, s);
+__device__ inline Ranked candidates(const Task& task, const Window& window, int slot, int start, bool* found_self,
+                                    const Sizes& s) {
+    const int number = start + task.lane, any = number < SS_WINDOW_SIZE ? number : 0;
+    const Spot y = spot_at(position(window.y, any / SS_WINDOW)), x = spot_at(position(window.x, any % SS_WINDOW));
+    const Plane k = plane_of_k(task.k, task.r.b, task.r.g, window.frame, s, task.strides);
+    Ranked found = ranked(task, score_of(task, k, y, x, s), window, slot, any, number < SS_WINDOW_SIZE, s);
     if (SS_ANCHOR == 1) {  // the first that is the query itself
         const unsigned itself = __ballot_sync(SS_ALL, found.itself);
         if (!*found_self && itself && task.lane == __ffs(itself) - 1) found.candidate.rank = -infinity();
@@ -194,20 +267,23 @@ struct Results {
     int* seed;
 };
 
+__device__ inline SS_PLACE away_from(int query, double x) { return (SS_PLACE)__dadd_rn(x, -(double)query); }
+__device__ inline SS_PLACE away_from(int query, Whole x) { return (SS_PLACE)(x - query); }
+
 __device__ inline void keep(const Task& task, const Candidate& c, long long to, const Results& out, const Sizes& s,
                             const Around& a) {
     const int slot = c.number / SS_WINDOW_SIZE, i = c.number / SS_WINDOW % SS_WINDOW, j = c.number % SS_WINDOW;
     const Window window = window_of(task, slot, s, a);
-    out.scores[to] = SS_L2 ? c.score : -c.score;
+    out.scores[to] = SS_L2 ? c.score + 0 : 0 - c.score;  // never -0, of which the sign would depend on the form
     out.offsets[3 * to] = (SS_PLACE)(window.frame - task.r.t);
-    out.offsets[3 * to + 1] = (SS_PLACE)__dadd_rn(position(window.y, i), -(double)task.r.y);
-    out.offsets[3 * to + 2] = (SS_PLACE)__dadd_rn(position(window.x, j), -(double)task.r.x);
+    out.offsets[3 * to + 1] = away_from(task.r.y, position(window.y, i));
+    out.offsets[3 * to + 2] = away_from(task.r.x, position(window.x, j));
     if (SS_SEEDS) out.seed[to] = slot;
 }
 
 #if SS_TOPK == 0
 // Keeps every candidate in order, behind those that are anchored.
-__device__ inline void search_query(const Task& task, Patch& patch, Candidate*, const Results& out, const Sizes& s,
+__device__ inline void search_query(const Task& task, Candidate*, const Results& out, const Sizes& s,
                                     const Around& a) {
     long long to = task.number * s.K;
     for (int turn = SS_ANCHOR ? 0 : 1; turn < 2; ++turn) {
@@ -215,7 +291,7 @@ __device__ inline void search_query(const Task& task, Patch& patch, Candidate*, 
         for (int slot = 0; slot < a.windows; ++slot) {
             const Window window = window_of(task, slot, s, a);
             for (int start = 0; start < SS_WINDOW_SIZE; start += 32) {
-                const Ranked found = candidates(task, window, slot, start, patch, &found_self, s);
+                const Ranked found = candidates(task, window, slot, start, &found_self, s);
                 const bool anchored = SS_ANCHOR && found.candidate.rank == -infinity();
                 const unsigned chosen = __ballot_sync(SS_ALL, found.there && anchored == (turn == 0));
                 const int before = __popc(chosen & ((1u << task.lane) - 1));
@@ -227,7 +303,7 @@ __device__ inline void search_query(const Task& task, Patch& patch, Candidate*, 
 }
 #else
 // Keeps the best of all slots, or of each.
-__device__ inline void search_query(const Task& task, Patch& patch, Candidate* buffer, const Results& out,
+__device__ inline void search_query(const Task& task, Candidate* buffer, const Results& out,
                                     const Sizes& s, const Around& a) {
     long long to = task.number * s.K;
     TopK topk;
@@ -236,7 +312,7 @@ __device__ inline void search_query(const Task& task, Patch& patch, Candidate* b
     for (int slot = 0; slot < a.windows; ++slot) {
         const Window window = window_of(task, slot, s, a);
         for (int start = 0; start < SS_WINDOW_SIZE; start += 32) {
-            const Ranked found = candidates(task, window, slot, start, patch, &found_self, s);
+            const Ranked found = candidates(task, window, slot, start, &found_self, s);
             topk.add(found.candidate, found.there, task.lane);
         }
         if (!SS_PER_FRAME && slot < a.windows - 1) continue;
@@ -251,16 +327,19 @@ __device__ inline void search_query(const Task& task, Patch& patch, Candidate* b
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
-       unsigned char* buffers, const Sizes s, const Around a, long long count) {
-    __shared__ SS_ACC patches[SS_WARPS][SS_PIXELS][SS_CHUNK];
+       unsigned char* buffers, const unsigned char* wild, const Sizes s, const Strides strides, const Around a,
+       long long count) {
     extern __shared__ Candidate shared_buffers[];
-    const int warp = threadIdx.x / 32;
+    const int warp = threadIdx.x / 32, across = (s.w + SS_TILE_X - 1) / SS_TILE_X, down = (s.h + SS_TILE_Y - 1) / SS_TILE_Y;
     const long long first = (long long)blockIdx.x * SS_WARPS + warp, warps = (long long)gridDim.x * SS_WARPS;
     Candidate* buffer = SS_SHARED ? shared_buffers + warp * SS_ROOM : (Candidate*)buffers + first * SS_ROOM;
     const Results out = {scores, offsets, seed};
     for (long long number = first; number < count; number += warps) {
         const Query r = query_of(number, s);
-        const Task task = {number, r, frame_of_q(q, r, 0, s), k, around, (int)threadIdx.x % 32};
-        search_query(task, patches[warp], buffer, out, s, a);
+        const int clip = (r.b * s.G + r.g) * s.T + r.t;
+        if (SS_MARKED && !wild[(clip * down + r.y / SS_TILE_Y) * across + r.x / SS_TILE_X]) continue;
+        const Plane mine = plane_of_q(q, r.b, r.g, r.t, s, strides);
+        const Task task = {number, r, mine, k, around, strides, (int)threadIdx.x % 32};
+        search_query(task, buffer, out, s, a);
     }
 }

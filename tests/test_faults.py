@@ -118,7 +118,7 @@ class _Faulty(emulate.Emulator):
 
     def launch(self, program, blocks, values, *, shared=0):
         text = program.text.replace(self.fault.right, self.fault.wrong)
-        self.launch_text(text, program.kernel.name, blocks, program.kernel.threads, values, shared=shared)
+        self.launch_text(text, program.kernel.name, blocks, program.threads, values, shared=shared)
 
 
 @dataclass(frozen=True)

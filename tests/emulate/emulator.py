@@ -75,6 +75,7 @@ class Emulator:
 
     xp = np
     seconds = 60.0  # of CPU time for a launch: more is an endless loop
+    most_shared = 227 << 10  # bytes of shared memory of a block
 
     def __init__(self, mode: str | None = None, seed: int = 0, guard: str | None = "end", last: int = 0):
         self.mode = mode or os.environ.get("SHIFTSEARCH_EMULATOR_MODE", "fast")
@@ -91,7 +92,7 @@ class Emulator:
 
     def launch(self, program: kernels.Program, blocks: int, values: list, *, shared: int = 0) -> None:
         """Run a kernel in a grid of `blocks` on bound arguments, with `shared` bytes of dynamic shared memory."""
-        self._run(_registered(self.mode, program), blocks, program.kernel.threads, values, shared)
+        self._run(_registered(self.mode, program), blocks, program.threads, values, shared)
 
     def launch_text(
         self,
@@ -180,7 +181,7 @@ class _Function:
                 what = "a NumPy scalar or struct" if kind == "v" else "an array"
                 seen = type(value).__name__ if got is None else f"{type(value).__name__} of {value.dtype}"
                 raise EmulatorError(f"{self.name}: {name} is {seen}, expected {what} of {wanted}")
-            if kind != "v" and not value.flags.c_contiguous:
+            if kind == "w" and not value.flags.c_contiguous:
                 raise EmulatorError(f"{self.name}: {name} is not contiguous")
             if kind == "w" and not value.flags.writeable:
                 raise EmulatorError(f"{self.name}: {name} can not be written, and the kernel does")
@@ -215,11 +216,12 @@ class _Arguments:
             address = None
             if value is not None:
                 address = value.ctypes.data
-                places[i] = (address, address + value.nbytes, kind, name)
+                first, behind = _extent(value)
+                places[i] = (first, behind, kind, name)
             if value is not None and guard is not None:
-                copy = _Copy(value, address, kind == "w", guard == "end")
+                copy = _Copy(value, first, behind - first, kind == "w", guard == "end")
                 self.copies.append((name, copy))
-                address = copy.address
+                address += copy.address - first
             pointer = ctypes.c_void_p(address)
             self._kept.append(pointer)
             self.pointers[i] = ctypes.addressof(pointer)
@@ -290,11 +292,20 @@ class _Buffer:
 _spare: dict[int, list[_Buffer]] = {}  # by pages: making one takes longer than most launches
 
 
-class _Copy:
-    """A copy of an array, in pages of its own."""
+def _extent(array: np.ndarray) -> tuple[int, int]:
+    """Return where the memory begins and ends in which a view with any strides has its elements."""
+    first = behind = array.ctypes.data
+    if not array.size:
+        return first, first
+    reaches = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    return first + sum(r for r in reaches if r < 0), behind + sum(r for r in reaches if r > 0) + array.itemsize
 
-    def __init__(self, array: np.ndarray, source: int, written: bool, at_end: bool):
-        self.array, self.source, self.size, self.written = array, source, array.nbytes, written
+
+class _Copy:
+    """A copy of an array's memory, in pages of its own."""
+
+    def __init__(self, array: np.ndarray, source: int, size: int, written: bool, at_end: bool):
+        self.array, self.source, self.size, self.written = array, source, size, written
         pages = max(1, -(-self.size // mmap.PAGESIZE))
         spare = _spare.get(pages)
         self.buffer = buffer = spare.pop() if spare else _Buffer(pages)

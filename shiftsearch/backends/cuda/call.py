@@ -73,6 +73,30 @@ def channels_last(xp, video):
     return None if video is None else xp.ascontiguousarray(video.transpose(_CHANNELS_LAST[video.ndim]))
 
 
+def in_vectors(heads: int, video) -> bool:
+    """Say whether the channels of a head lie in whole runs of 16 bytes, at multiples of 16."""
+    size, (_, _, C, _, _), (*others, channel, y, x) = video.dtype.itemsize, video.shape, video.strides
+    apart = zip((*video.shape[:2], *video.shape[3:]), (*others, y, x), strict=True)
+    together = C == 1 or channel == size
+    return (
+        together
+        and not C // heads * size % 16
+        and not _address(video) % 16
+        and all(n == 1 or not s % 16 for n, s in apart)
+    )
+
+
+def _address(array) -> int:
+    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
+
+
+@lru_cache(MOST_PLANS)
+def strides_of(itemsize: int, q: tuple[int, ...], k: tuple[int, ...]) -> dict[str, int]:
+    """Return strides of videos (B, T, C, H, W) in numbers, by their names in clip.cuh."""
+    names = (f"{video}_{axis}" for video in "qk" for axis in "btcyx")
+    return {name: stride // itemsize for name, stride in zip(names, (*q, *k), strict=True)}
+
+
 @lru_cache(MOST_PLANS)
 def sizes_of(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, int]:
     """Return the sizes of a call by their names in video.cuh, and the batch, from the shapes of its arrays."""

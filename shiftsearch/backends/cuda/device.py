@@ -32,6 +32,15 @@ class Gpu:
     def __init__(self):
         self.xp = _cupy()
         self._function = self.xp.memoize(for_each_device=True)(self._compile)
+        self._most_shared = self.xp.memoize(for_each_device=True)(self._ask_most_shared)
+
+    @property
+    def most_shared(self) -> int:
+        """How many bytes of shared memory a block of the current device may have."""
+        return self._most_shared()
+
+    def _ask_most_shared(self) -> int:
+        return self.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
     def launch(self, program: kernels.Program, blocks: int, values: list[Any], *, shared: int = 0) -> None:
         """Start a kernel on bound arguments, with `shared` bytes of dynamic shared memory for each block.
@@ -48,7 +57,7 @@ class Gpu:
         function = self._function(program)
         if shared > function.allowed:
             self._allow(kernel.name, function, shared)
-        function.run((blocks,), (kernel.threads,), tuple(values), shared_mem=shared)
+        function.run((blocks,), (program.threads,), tuple(values), shared_mem=shared)
 
     def _compile(self, program: kernels.Program) -> _Function:
         file, constants = program.kernel.file, program.spelled
@@ -68,7 +77,7 @@ class Gpu:
             raise _no_cache(error) from None
 
     def _allow(self, name: str, function: _Function, shared: int) -> None:
-        available = self.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - function.fixed
+        available = self.most_shared - function.fixed
         if shared > available:
             raise ShiftsearchError(
                 f"{name}: a block needs {shared} bytes of dynamic shared memory, expected at most {available}: this "

@@ -48,8 +48,10 @@ class Kernel:
 
     name: str
     file: str
-    threads: int = 128  # of a block
+    threads: int = 128  # of a block, where no constant THREADS says it
     registers: int = 64  # the most that it may use on any architecture
+    frame: int = 0  # and the most bytes of local memory
+    dtypes: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")  # of the values
     shared: Callable[[Constants], int] = _no_shared_memory  # dynamic bytes of a block
     instances: tuple[Constants, ...] = ()  # what tests compile, for each dtype
 
@@ -127,6 +129,7 @@ class Program:
 
     def __init__(self, kernel: Kernel, constants: Constants):
         self.kernel, self.constants, self.shared = kernel, constants, kernel.shared(constants)
+        self.threads: int = constants.get("THREADS", kernel.threads)
         # as the text spells them: 1 and 1.0 are equal as keys, but make two programs
         self.spelled = tuple(sorted((name, str(value)) for name, value in constants.items()))
         self._hash = hash((kernel.file, kernel.name, self.spelled))
@@ -152,7 +155,8 @@ class Program:
     @cached_property
     def binders(self) -> tuple[tuple[Parameter, Binder], ...]:
         """Its parameters, and for each what finds its argument."""
-        return tuple((parameter, _binder(self.kernel, parameter)) for parameter in self.parameters)
+        known = {name for parameter in self.parameters for name in parameter.names}
+        return tuple((p, _binder(self.kernel, p, strided=f"{p.name}_x" in known)) for p in self.parameters)
 
 
 class Plan:
@@ -181,11 +185,11 @@ class Plan:
         return values
 
 
-def _binder(kernel: Kernel, p: Parameter) -> Binder:
+def _binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
     if p.fields:
         return _struct_binder(kernel, p)
     if p.pointer:
-        return _array_binder(kernel, p)
+        return _array_binder(kernel, p, strided)
     name, number = p.name, np.dtype(p.dtype).type
     return lambda known: number(known[name])
 
@@ -213,7 +217,8 @@ def _format(dtype: np.dtype[Any]) -> str:
     return f"{written}{dtype.itemsize - end}x"
 
 
-def _array_binder(kernel: Kernel, p: Parameter) -> Binder:
+def _array_binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
+    """Pass an array, which must be contiguous unless its strides are passed, too."""
     name, dtype = p.name, p.dtype
 
     def bound(known: Mapping[str, Any]) -> Any:
@@ -222,7 +227,7 @@ def _array_binder(kernel: Kernel, p: Parameter) -> Binder:
             return None
         if _name(array.dtype) != dtype:
             raise TypeError(f"kernel {kernel.name}: {name} is {array.dtype}, expected {dtype}")
-        if not array.flags.c_contiguous:
+        if not (strided or array.flags.c_contiguous):
             raise TypeError(f"kernel {kernel.name}: {name} is not contiguous")
         return array
 

@@ -1,26 +1,31 @@
-"""The search: a warp for each query, which keeps its best candidates."""
+"""The search: on tiles where windows overlap, else a warp for each query, which keeps its best candidates.
+
+Both give the same, bit for bit: see cuda_src/pairs.cuh.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, channels_last, constants_of, sizes_of, sums
+from shiftsearch.backends.cuda import tile
+from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
 
 _WARPS = 4  # of a block, a query each
 _CANDIDATE = {"float": 12, "double": 24}  # bytes of a candidate in topk.cuh, by the type of sums
-_STAGED = 8 * 1024  # bytes of shared memory that a warp has for its query's patch
-_BUFFER = 8 * 1024  # and for its best candidates: with the rest of the block's this fits on every device
+_BUFFER = 8 * 1024  # bytes of shared memory that a warp has for its best candidates
 _BUFFERS = 2**28  # bytes of global memory for larger buffers: as many warps run at a time
 _IN_REGISTERS = 4 * 32  # candidates that a warp keeps in registers
+_FOR_WILD = 4096  # blocks that look for queries whose tiles were left
 
 
 def _buffer_size(constants: Constants) -> int:
@@ -34,15 +39,16 @@ def _shared_buffers(constants: Constants) -> int:
 
 _WINDOWS = {"AROUND": "float", "SEEDS": 0, "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "FIRST_SLOT": 0, "SLIDE": 1}
 _BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
-_MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "PIXELS": 49, "CHUNK": 16}
+_MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0}
 _SEARCH = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
 _SUBPIXEL = {"PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
-_IN_SHARED = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65, "PIXELS": 1024, "CHUNK": 1}
+_IN_SHARED = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65}
 _IN_GLOBAL = {"TOPK": 500, "REGISTERS": 0, "ROOM": 750, "ZEROS": 1, "QUERY_ZEROS": 1}
 _SEARCHES = (
     _SEARCH,
     {**_SEARCH, **_SUBPIXEL},
     {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
+    {**_SEARCH, "VECTORS": 1, "TILE_X": 26, "TILE_Y": 26, "MARKED": 1},
     {**_SEARCH, **_IN_SHARED},
     {**_SEARCH, **_IN_GLOBAL},
 )
@@ -55,28 +61,57 @@ def search(
 ) -> tuple[Native, Native, Native | None]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
-    plan, shape, spare = _plan(spec, p, q.shape, k.shape, k.dtype, around.shape, around.dtype, seeds is not None)
-    scores = xp.empty(shape, sums(k.dtype))
-    offsets = xp.empty((*shape, 3), scores.dtype if spec.subpixel else np.int32)
-    seed = None if seeds is None else xp.empty(shape, np.int32)
-    buffers = xp.empty(spare, np.uint8) if spare else None
-    found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers}
-    plan.launch(device, {"q": channels_last(xp, q), "k": channels_last(xp, k), "around": around, **found})
+    layout = _Layout(q.shape, k.shape, q.strides, k.strides, in_vectors(spec.heads, q) and in_vectors(spec.heads, k))
+    plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared)
+    scores = xp.empty(plan.shape, sums(k.dtype))
+    offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
+    seed = None if seeds is None else xp.empty(plan.shape, np.int32)
+    buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
+    wild = xp.zeros(plan.on_tiles.blocks, np.uint8) if plan.on_tiles else None
+    found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
+    arrays = {"q": q, "k": k, "around": around, **found}
+    if plan.on_tiles:
+        plan.on_tiles.launch(device, arrays)
+    plan.direct.launch(device, arrays)
     return scores, offsets, seed
 
 
+class _Layout(NamedTuple):
+    """How q and k lie in memory."""
+
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    q_strides: tuple[int, ...]
+    k_strides: tuple[int, ...]
+    in_vectors: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
+
+    on_tiles: Plan | None  # first, if it can be; then only what it left is searched directly
+    direct: Plan
+    shape: tuple[int, ...]
+    spare: int
+
+
 @lru_cache(MOST_PLANS)
-def _plan(spec, p: Patches, q, k, dtype, around, of_around, seeds: bool) -> tuple[Plan, tuple[int, ...], int]:
-    """Return how a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
+def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int) -> _Plan:
     windows = around[-2] if seeds else spec.search_slots()
-    B, T, _, H, W = k
+    B, T, _, H, W = layout.k
     queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
     shape, count = (*queries, spec.kept(windows)), prod(queries)
-    program = Program(SEARCH, _constants(spec, p, dtype, of_around, windows, seeds))
-    blocks, spare = _blocks(program.constants, count)
-    slots = windows if seeds else around[3]
-    sizes = {"groups": around[1], "slots": slots, "windows": windows, "count": count}
-    return Plan(program, blocks, {**sizes_of(p, shape, q, k), **sizes}), shape, spare
+    constants = _constants(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
+    sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
+    sizes |= sizes_of(p, shape, layout.q, layout.k)
+    sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
+    tiles = tile.constants(spec, p, dtype, constants, layout.k, memory) if not seeds else None
+    on_tiles = tile.plan(tiles, sizes) if tiles else None
+    if tiles:
+        constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
+    blocks, spare = _blocks(constants, count)
+    return _Plan(on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
 
 
 def _around(xp, k, p: Patches, flow, seeds):
@@ -90,6 +125,8 @@ def _around(xp, k, p: Patches, flow, seeds):
 def _blocks(constants: Constants, queries: int) -> tuple[int, int]:
     """Return how many blocks search `queries`, and the bytes for their best candidates where they need global memory."""
     blocks = -(-queries // _WARPS)
+    if constants["MARKED"]:
+        blocks = min(blocks, _FOR_WILD)
     if not constants["ROOM"] or constants["SHARED"]:
         return blocks, 0
     of_block = _WARPS * _buffer_size(constants)
@@ -124,8 +161,10 @@ def _constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Co
         "SKIP": 1 if spec.removes_self else 2 if spec.skip == "self" else 0,
         "TOPK": topk,
         "PER_FRAME": int(per_frame and windows > 1),
+        "TILE_X": 1,
+        "TILE_Y": 1,
+        "MARKED": 0,
         **_kept_in(topk, wide),
-        **_staged(p.patch, wide),
     }
 
 
@@ -136,10 +175,3 @@ def _kept_in(topk: int, wide: np.dtype) -> Constants:
     room = topk + topk // 2
     in_shared = _buffer_size({"ROOM": room, "ACC": CTYPES[wide.name]}) <= _BUFFER
     return {"REGISTERS": 0, "ROOM": room, "SHARED": int(in_shared)}
-
-
-def _staged(patch: int, wide: np.dtype) -> Constants:
-    """Return how many channels and pixels of a query's patch are in shared memory at a time: many pixels come first."""
-    there = _STAGED // wide.itemsize
-    channels = max(1, min(16, there // patch**2))
-    return {"CHUNK": channels, "PIXELS": min(patch**2, there // channels)}

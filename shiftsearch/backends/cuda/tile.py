@@ -1,0 +1,117 @@
+"""Tiles of queries that share what they compare: which searches they can do, and what shape they have.
+
+On tiles are searches of whole pixels by float32, float16 and bfloat16, for every pixel (no stride, step, dilation or second
+resolution), by patches of up to 15, with a topk that fits into registers and channels that fit into shared memory.
+Strides and dilations lose what neighbours share, seeds lead them apart: these searches, and tiles whose flow is wild, are
+for search.cu.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import Patches
+from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
+
+_AT_ONCE, _WAIT = 9, 8  # SS_MOST_AT_ONCE and SS_WAIT of tile.cu
+_MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
+_DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
+_FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
+_BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
+# rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
+_SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120))
+
+
+def constants(
+    spec: Any, p: Patches, dtype: Any, direct: Constants, video: tuple[int, ...], memory: int
+) -> Constants | None:
+    """Return the constants of a search of a `video`, which is none of seeds, from those of its direct form.
+
+    `memory` are the bytes of shared memory of a block. None: it cannot be on tiles.
+    """
+    _, _, C, H, W = video
+    slides = not spec.slide or min(H, W) >= spec.window  # else candidates lie outside all the same
+    if H * W < _FEWEST or not slides or not _shares(spec, p, dtype):
+        return None
+    itemsize = np.dtype(dtype).itemsize
+    ranked = int(spec.penalty != 0 or spec.anchor is not None)
+    known = {**direct, "RANKED": ranked, "BUDGET": _BUDGET, **_channels(C // spec.heads, itemsize)}
+    shapes = (_shape(known, *shape, itemsize, memory) for shape in _SHAPES)
+    shape = next((shape for shape in shapes if shape), None)
+    return {name: value for name, value in known.items() if name not in _DIRECT} | shape if shape else None
+
+
+def plan(tiles: Constants, sizes: dict[str, int]) -> Plan:
+    across, down = -(-sizes["w"] // tiles["TILE_X"]), -(-sizes["h"] // tiles["TILE_Y"])
+    blocks = sizes["B"] * sizes["G"] * sizes["T"] * across * down
+    return Plan(Program(TILE, tiles), blocks, {**sizes, "across": across, "down": down})
+
+
+def _shares(spec: Any, p: Patches, dtype: Any) -> bool:
+    """Say whether windows of neighbours share comparisons that a tile can make."""
+    whole = not spec.subpixel and spec.step == p.stride == p.dilation == p.scale == 1 and p.border == p.query_border
+    small = p.patch <= _MOST_PATCH and spec.window <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS
+    return whole and small and spec.topk is not None and dtype != np.float64
+
+
+def _channels(channels: int, itemsize: int) -> Constants:
+    """Return how many channels are compared at a time, and how often."""
+    at_once = next(n for n in (4, 8, 16) if n * itemsize >= 16 and (n >= channels or n == 16))
+    return {"CHANNELS": at_once, "CHUNKS": -(-channels // at_once)}
+
+
+def _shape(
+    constants: Constants, rows: int, column: int, registers: int, itemsize: int, memory: int
+) -> Constants | None:
+    """Return the constants of a shape of tiles, or None if something does not fit."""
+    patch, topk = constants["PATCH"], constants["TOPK"]
+    wide, tall = (n - patch + 1 & ~1 for n in (32, rows))  # pairs begin at even queries
+    if tall < column or column * topk * (2 + constants["RANKED"]) > registers:
+        return None
+    shape = {"ROWS": rows, "COLUMN": column, "TILE_X": wide, "TILE_Y": tall}
+    shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
+    shape["RING"] = (memory - _fixed(constants) - _beside_ring(shape)) // 16 * 16
+    strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * itemsize + 16
+    needed = (rows + 1) * -(-(31 + constants["WINDOW"]) // 4) * strip
+    return shape if shape["RING"] >= max(needed, wide * tall * topk * 8) else None
+
+
+def _owners(shape: Constants) -> int:
+    return shape["TILE_X"] * -(-shape["TILE_Y"] // shape["COLUMN"])
+
+
+def _fixed(constants: Constants) -> int:
+    """Return the bytes of shared arrays of fixed size: slots, penalties of a window, and what is left beside them."""
+    return 12 * (2 * constants["RADIUS"] + 1) + 4 * constants["RANKED"] * constants["WINDOW"] ** 2 + 256
+
+
+def _beside_ring(shape: Constants) -> int:
+    """Return the bytes of sums along rows, and of queues."""
+    row = -(-shape["TILE_X"] // 4) * 16
+    return 2 * (_AT_ONCE * shape["ROWS"] + shape["COLUMN"]) * row + _WAIT * _owners(shape) * shape["COLUMN"] * 6
+
+
+def _shared(constants: Constants) -> int:
+    return constants["RING"] + _beside_ring(constants)
+
+
+# --- what tests compile -----------------------------------------------------------------------------
+_FORM = {"OFFSET": "float", "WHOLE": 1, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0, "PATCH": 7, "L2": 1}
+_GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
+_BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
+_LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
+_SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
+_TILE = {**_FORM, **_GRID, **_BEST, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "VECTORS": 1, "BUDGET": _BUDGET}
+_PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1}
+_ODD = {"ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 4, "VECTORS": 0, "CHANNELS": 8, "ROWS": 24, "TILE_X": 28, "TILE_Y": 20}
+TILE = Kernel(
+    "search_tile",
+    "tile.cu",
+    registers=168,
+    frame=200,  # outside of the loops over displacements and candidates
+    shared=_shared,
+    dtypes=("float32", "float16", "bfloat16"),
+    instances=(_TILE, {**_TILE, **_SMALL, **_PENALTY}, {**_TILE, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6}),
+)
