@@ -54,11 +54,12 @@ __device__ inline Step step_to(int t, int slot, int frames) {
 __device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b,
                                 int channel, const Flows& s) {
     const SS_SCALAR* flow = step.ahead ? forward : backward;
-    return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, 1};
+    return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, s.W, 1};
 }
 
-// The value of a sample of flow.
-__device__ inline double flow_at(const Sample& s) {
+// The flow of a channel between two lines.
+__device__ inline double flow_at(const Frame& frame, const Line& y, const Line& x) {
+    const Sample s = sample_at(frame, y, x);
     double sum = 0;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner)
@@ -67,8 +68,13 @@ __device__ inline double flow_at(const Sample& s) {
 }
 
 // Where a step reads flow, (dy, dx) from its query.
-__device__ inline Place read_at(const Start& r, const Step& step, double dy, double dx) {
-    return place_at(step.frame, (double)(r.y * SS_STRIDE) + dy, (double)(r.x * SS_STRIDE) + dx);
+struct Spot {
+    Line y, x;
+};
+
+__device__ inline Spot spot_of(const Start& r, double dy, double dx, const Flows& s) {
+    return {line_at(along((double)(r.y * SS_STRIDE) + dy, s.H, 1), 0, s.H),
+            line_at(along((double)(r.x * SS_STRIDE) + dx, s.W, 1), 0, s.W)};
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1)
@@ -81,9 +87,9 @@ chain_flow(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained,
     for (int slot = 1; slot <= SS_SLOTS; ++slot) {
         const Step step = step_to(r.t, slot, s.T);
         if (step.first) dy = dx = 0;
-        const Place p = read_at(r, step, dy, dx);
-        dx += flow_at(sample(flow_of(forward, backward, step, r.b, 0, s), p, 0, 0));
-        dy += flow_at(sample(flow_of(forward, backward, step, r.b, 1, s), p, 0, 0));
+        const Spot at = spot_of(r, dy, dx, s);
+        dx += flow_at(flow_of(forward, backward, step, r.b, 0, s), at.y, at.x);
+        dy += flow_at(flow_of(forward, backward, step, r.b, 1, s), at.y, at.x);
         double* out = chained + r.at + (slot - 1) * 2 * plane;
         out[0] = dx, out[plane] = dy;
     }
@@ -111,12 +117,12 @@ chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SC
         later_x = later_y = 0;
         if (step.first) continue;
         later_x = gx, later_y = gy;
-        const Place p = read_at(r, step, dy, dx);
+        const Spot read = spot_of(r, dy, dx, s);
         for (int channel = 0; channel < 2; ++channel) {
             const Frame flow = flow_of(forward, backward, step, r.b, channel, s);
             const double g = channel ? gy : gx;
-            later_y += g * flow_at(slope_y(flow, p, 0, 0));
-            later_x += g * flow_at(slope_x(flow, p, 0, 0));
+            later_y += g * flow_at(flow, slope_of(read.y), read.x);
+            later_x += g * flow_at(flow, read.y, slope_of(read.x));
         }
     }
 }

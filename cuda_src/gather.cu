@@ -1,17 +1,22 @@
 // patches (B, G, T, h, w, K, F, SS_PATCH, SS_PATCH) = k(n + u), the patches at the places n of the kept candidates.
 // Other arrays: video.cuh.
 //
-// One thread per number of a patch.
-#include "place.cuh"
+// One thread per pixel of a patch, for all channels.
+#include "channels.cuh"
 
-extern "C" __global__ void __launch_bounds__(128, 1)
-gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const Sizes s, long long count) {
-    const long long i = thread_number();
-    if (i >= count) return;
-    const int b = (int)(i % SS_PATCH), a = (int)(i / SS_PATCH % SS_PATCH), f = (int)(i / (SS_PATCH * SS_PATCH) % s.F);
-    const long long candidate = i / (SS_PATCH * SS_PATCH) / s.F;
-    const Query r = query_of(candidate / s.K, s);
-    const Place place = place_of(offsets + 3 * candidate, r, s);
-    const Frame frame = frame_of_k(k, r.b, r.g, place.frame, s);
-    store(patches + i, value_of(sample(frame, place, patch_offset(a), patch_offset(b)), f));
+extern "C" __global__ void __launch_bounds__(128, 4)
+gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const Sizes s, int across) {
+    Item item;
+    if (!item_of(across, &item)) return;
+    const int size = SS_PATCH * SS_PATCH, m = item.at % size;
+    const Kept kept = kept_at(item.row, item.at / size, s);
+    const Place place = place_of(offsets + 3 * kept.index, kept.r, s);
+    const Frame frame = frame_of_k(k, kept.r.b, kept.r.g, place.frame, s);
+    const Sample theirs = sample(frame, place, patch_offset(m / SS_PATCH), patch_offset(m % SS_PATCH));
+    SS_SCALAR* to = patches + kept.index * s.F * size + m;
+    for (int f = 0; f < s.F; f += SS_CHANNELS) {
+        const Values values = theirs.exists ? values_of(theirs, f) : no_values();
+#pragma unroll
+        for (int c = 0; c < SS_CHANNELS; ++c) store(to + (long long)(f + c) * size, values.of[c]);
+    }
 }

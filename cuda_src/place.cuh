@@ -9,47 +9,121 @@
 #include "grid.cuh"
 #include "video.cuh"
 
-// A place in a frame of k: its pixel, how far behind it (fy, fx) it lies, and the signs of its mirror image.
-struct Place {
-    int frame;
-    long long y, x;
-    double fy, fx;
-    int sy, sx;
+// A position along an axis: a pixel, the shares of it and of the next pixel, and the sign of its mirror image. Both
+// shares are known to full precision, also where the other one is nearly 1.
+struct Along {
+    int at;
+    SS_ACC share, next;
+    int sign;
 };
 
-// Position (y, x) as it is, perhaps outside of the frame.
-__device__ inline Place place_at(int frame, double y, double x) {
-    Place p = {frame, 0, 0, 0, 0, 1, 1};
-    y = fmin(fmax(y, -SS_AWAY), SS_AWAY), x = fmin(fmax(x, -SS_AWAY), SS_AWAY);
-    p.y = (long long)floor(y), p.x = (long long)floor(x);
-    p.fy = y - p.y, p.fx = x - p.x;
-    return p;
+// A place in a frame of k.
+struct Place {
+    int frame;
+    Along y, x;
+};
+
+// --- from positions to places ----------------------------------------------------------------------
+// Position x of an axis of n as it is, perhaps outside of the frame.
+__device__ inline Along along(double x, int n, int sign) {
+    if (SS_ZEROS) x = fmin(fmax(x, -(double)SS_FAR), 2.0 * SS_FAR);  // outside of every frame
+    else if (n == 1 && fabs(x) >= SS_FAR) x = 0;
+    else if (fabs(x) >= SS_FAR) x = within_period(x, 2.0 * (n - 1));
+    const double before = floor(x), past = x - before;
+    return {(int)before, (SS_ACC)(1 - past), (SS_ACC)past, sign};
 }
 
 // The same mirrored into the frame, unless nothing lies outside of it.
-__device__ inline Place place_in(int frame, double y, double x, const Sizes& s) {
-    if (SS_ZEROS) return place_at(frame, y, x);
-    int sy, sx;
-    y = mirror(y, s.kH, &sy), x = mirror(x, s.kW, &sx);
-    Place p = place_at(frame, y, x);
-    p.sy = sy, p.sx = sx;
-    return p;
+__device__ inline Along along_in(double x, int n) {
+    int sign = 1;
+    if (!SS_ZEROS) x = mirror(x, n, &sign);
+    return along(x, n, sign);
 }
 
-// The frame that dt leads to from frame t: rounded, half to even.
+// The same for what lies `past` pixel x, by half a pixel at most in either direction.
+__device__ inline Along along_in(int x, SS_ACC past, int n) {
+    int sign = SS_ZEROS || n > 1;
+    const int last = n - 1;
+    const bool outside = x < 0 || x > last || (x == 0 && past < 0) || (x == last && past > 0);
+    if (!SS_ZEROS && outside) {
+        if (n == 1) return {0, 1, 0, 0};
+        x = within_period(x, 2 * last);
+        if (x > last || (x == 0 && past < 0) || (x == last && past > 0)) {
+            x = x == 0 ? 0 : 2 * last - x, past = -past, sign = -1;
+        }
+    }
+    if (past < 0) return {x - 1, -past, 1 + past, sign};
+    return {x, 1 - past, past, sign};
+}
+
+// Where an offset leads to from pixel `at` of an axis of n: exactly where the sum of both in doubles is. Whole steps
+// need no doubles, nor do floats, unless they are so small that the sum would lose digits of them.
+template <class Whole> __device__ inline Along moved(int at, Whole d, int n) {
+    if (d > -SS_FAR && d < SS_FAR) return along_in(at + (int)d, (SS_ACC)0, n);
+    return along_in(__dadd_rn((double)at, (double)d), n);
+}
+
+__device__ inline Along moved(int at, double d, int n) {
+    return along_in(__dadd_rn((double)at, finite_or_zero(d)), n);
+}
+
+__device__ inline Along moved(int at, float d, int n) {
+    const float size = fabsf(d), whole = rintf(d);
+    if (size < (float)SS_FAR && (size >= 0x1p-14f || d == 0)) return along_in(at + (int)whole, (SS_ACC)(d - whole), n);
+    return moved(at, (double)d, n);
+}
+
+// Frames are whole: rounded, half to even.
+template <class Whole> __device__ inline int rounded(Whole dt) { return (int)dt; }
+__device__ inline int rounded(float dt) { return __float2int_rn(dt); }
+__device__ inline int rounded(double dt) { return __double2int_rn(dt); }
+
+// The frame that dt leads to from frame t.
 template <class Offset> __device__ inline int frame_after(int t, Offset dt, const Sizes& s) {
+    if (dt > -SS_FAR && dt < SS_FAR) return reflect(t + rounded(dt), s.kT);
     int sign;
     return (int)mirror(__dadd_rn((double)t, rint(finite_or_zero((double)dt))), s.kT, &sign);
 }
 
+// Position (y, x) mirrored into the frame, unless nothing lies outside of it.
+__device__ inline Place place_in(int frame, double y, double x, const Sizes& s) {
+    return {frame, along_in(y, s.kH), along_in(x, s.kW)};
+}
+
 // The place that an offset leads to from a query. What is not finite counts as 0.
 __device__ inline Place place_of(const SS_OFFSET* offset, const Query& r, const Sizes& s) {
-    const double dy = finite_or_zero((double)offset[1]), dx = finite_or_zero((double)offset[2]);
-    return place_in(frame_after(r.t, offset[0], s), __dadd_rn((double)r.y, dy), __dadd_rn((double)r.x, dx), s);
+    return {frame_after(r.t, offset[0], s), moved(r.y, offset[1], s.kH), moved(r.x, offset[2], s.kW)};
 }
 
 // How far pixel i of a patch lies from its centre.
-__device__ inline long long patch_offset(int i) { return (long long)SS_DILATION * (i - SS_PATCH / 2); }
+__device__ inline int patch_offset(int i) { return SS_DILATION * (i - SS_PATCH / 2); }
+
+// --- samples ---------------------------------------------------------------------------------------
+// One axis of a bilinear sample: two pixels, -1 where there is none, and their weights.
+struct Line {
+    int at[2];
+    SS_ACC weight[2];
+};
+
+__device__ inline int pixel_or_none(int x, int n) {
+    if (SS_ZEROS) return x >= 0 && x < n ? x : -1;
+    return reflect(x, n);
+}
+
+// The pixels at distance d from a position. Of a whole offset's the second one has no weight and is not looked at.
+__device__ inline Line line_at(const Along& p, int d, int n) {
+    const int x = p.at + d;
+    return {{pixel_or_none(x, n), SS_WHOLE ? -1 : pixel_or_none(x + 1, n)}, {p.share, p.next}};
+}
+
+// Whether a pixel of it has a weight: without one the sample does not exist.
+__device__ inline bool exists(const Line& line) {
+    if (SS_WHOLE) return line.at[0] >= 0;
+    return !SS_ZEROS || (line.at[0] >= 0 && line.weight[0] != 0) || (line.at[1] >= 0 && line.weight[1] != 0);
+}
+
+// Its derivative: at whole positions towards the next pixel.
+__device__ inline Line slope_of(const Line& line) { return {{line.at[0], line.at[1]}, {-1, 1}}; }
 
 // Up to four pixels of a frame with weights: one bilinear sample. Corners without weight or pixel are not there.
 struct Sample {
@@ -58,41 +132,22 @@ struct Sample {
     bool exists;
 };
 
-// Whether no sample with fraction f has a pixel at row y (or column) of n.
-__device__ inline bool beyond(long long y, double f, int n) { return y < -1 || (y == -1 && f == 0) || y >= n; }
-
-__device__ inline Sample corners_of(const Frame& frame, const Place& p, long long dy, long long dx,
-                                    const double* weights) {
+__device__ inline Sample sample_at(const Frame& frame, const Line& y, const Line& x) {
     Sample s;
-    const long long y = p.y + dy, x = p.x + dx;
-    s.exists = !(SS_ZEROS && (beyond(y, p.fy, frame.H) || beyond(x, p.fx, frame.W)));
+    s.exists = exists(y) && exists(x);
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
-        const long long v = y + corner / 2, u = x + corner % 2;
-        const bool inside = !SS_ZEROS || (v >= 0 && v < frame.H && u >= 0 && u < frame.W);
-        const bool there = s.exists && inside && weights[corner] != 0;
-        const long long pixel = (long long)reflect(v, frame.H) * frame.W + reflect(u, frame.W);
-        s.at[corner] = there ? frame.first + pixel * frame.apart : 0;
-        s.weight[corner] = (SS_ACC)weights[corner];
+        const int i = corner / 2, j = corner % 2;
+        const bool there = y.at[i] >= 0 && x.at[j] >= 0 && y.weight[i] != 0 && x.weight[j] != 0;
+        s.at[corner] = there ? pixel_of(frame, y.at[i], x.at[j]) : 0;
+        s.weight[corner] = y.weight[i] * x.weight[j];
     }
     return s;
 }
 
 // The sample at (dy, dx) from a place of a frame.
-__device__ inline Sample sample(const Frame& frame, const Place& p, long long dy, long long dx) {
-    const double weights[4] = {(1 - p.fy) * (1 - p.fx), (1 - p.fy) * p.fx, p.fy * (1 - p.fx), p.fy * p.fx};
-    return corners_of(frame, p, dy, dx, weights);
-}
-
-// Its derivatives by y and x: at whole positions towards the next pixel.
-__device__ inline Sample slope_y(const Frame& frame, const Place& p, long long dy, long long dx) {
-    const double weights[4] = {p.fx - 1, -p.fx, 1 - p.fx, p.fx};
-    return corners_of(frame, p, dy, dx, weights);
-}
-
-__device__ inline Sample slope_x(const Frame& frame, const Place& p, long long dy, long long dx) {
-    const double weights[4] = {p.fy - 1, 1 - p.fy, -p.fy, p.fy};
-    return corners_of(frame, p, dy, dx, weights);
+__device__ inline Sample sample(const Frame& frame, const Place& p, int dy, int dx) {
+    return sample_at(frame, line_at(p.y, dy, frame.H), line_at(p.x, dx, frame.W));
 }
 
 // Channel f of a sample.
@@ -105,20 +160,22 @@ __device__ inline SS_ACC value_of(const Sample& s, int f) {
     return sum;
 }
 
+// --- queries ---------------------------------------------------------------------------------------
+// Row y (or column) of a query's frame, -1 outside of a border of zeros.
+__device__ inline int query_line(int y, int n) {
+    if (SS_QUERY_ZEROS) return y >= 0 && y < n ? y : -1;
+    return reflect(y, n);
+}
+
 // Whether the frame of a query has pixel (y, x): outside of a border of zeros there is none.
-__device__ inline bool has_pixel(const Frame& frame, long long y, long long x) {
+__device__ inline bool has_pixel(const Frame& frame, int y, int x) {
     return !SS_QUERY_ZEROS || (y >= 0 && y < frame.H && x >= 0 && x < frame.W);
 }
 
-// First channel of pixel (y, x) of a query's frame, or nothing.
-__device__ inline const SS_SCALAR* query_pixel(const Frame& frame, long long y, long long x) {
-    if (!has_pixel(frame, y, x)) return 0;
-    return frame.first + ((long long)reflect(y, frame.H) * frame.W + reflect(x, frame.W)) * frame.apart;
-}
-
-// Pixel (dy, dx) of the patch of a query: q has SS_SCALE pixels for one of k.
-__device__ inline const SS_SCALAR* patch_pixel(const Frame& frame, const Query& r, long long dy, long long dx) {
-    return query_pixel(frame, SS_SCALE * r.y + dy, SS_SCALE * r.x + dx);
+// Pixel (dy, dx) of the patch of a query, or nothing: q has SS_SCALE pixels for one of k.
+__device__ inline const SS_SCALAR* patch_pixel(const Frame& frame, const Query& r, int dy, int dx) {
+    const int y = query_line(SS_SCALE * r.y + dy, frame.H), x = query_line(SS_SCALE * r.x + dx, frame.W);
+    return y >= 0 && x >= 0 ? pixel_of(frame, y, x) : 0;
 }
 
 #endif

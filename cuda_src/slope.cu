@@ -3,35 +3,54 @@
 // SS_PATCH) take the place of q and weights. Other arrays: video.cuh.
 //
 // One thread per kept candidate.
+#include "channels.cuh"
 #include "form.cuh"
 
-extern "C" __global__ void __launch_bounds__(128, 1)
-slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
-      const SS_OFFSET* offsets, SS_ACC* slopes, const Sizes s, long long count) {
-    const long long i = thread_number();
-    if (i >= count) return;
-    const Query r = query_of(i / s.K, s);
-    const Place place = place_of(offsets + 3 * i, r, s);
-    const Frame q_frame = frame_of_q(q, r, (int)(i % s.K), s), k_frame = frame_of_k(k, r.b, r.g, place.frame, s);
+struct Slope {
+    SS_ACC by_y, by_x;
+};
 
-    const SS_ACC weight = SS_PATCHES ? 1 : weights[i];
-    SS_ACC by_y = 0, by_x = 0;
+// What part of the channels adds at one pixel of the patch, which lies between lines y and x. `mine`: channel f of q, or
+// of the given patch, whose channels are a patch apart.
+__device__ inline void add_slope(Slope& sum, const SS_SCALAR* mine, const Frame& frame, const Line& y, const Line& x,
+                                 int f) {
+    const Sample theirs = sample_at(frame, y, x);
+    const Values value = SS_PATCHES || !SS_L2 ? no_values() : values_of(theirs, f);
+    const Values down = values_of(sample_at(frame, slope_of(y), x), f);
+    const Values across = values_of(sample_at(frame, y, slope_of(x)), f);
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c) {
+        const SS_ACC factor = SS_PATCHES ? (SS_ACC)load(mine + c * SS_PATCH * SS_PATCH)
+                                         : dphi_dk((SS_ACC)load(mine + c), value.of[c]);
+        sum.by_y += factor * down.of[c];
+        sum.by_x += factor * across.of[c];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4)
+slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
+      const SS_OFFSET* offsets, SS_ACC* slopes, const Sizes s, int across) {
+    Item item;
+    if (!item_of(across, &item)) return;
+    const Kept kept = kept_at(item.row, item.at, s);
+    const Query& r = kept.r;
+    const Place place = place_of(offsets + 3 * kept.index, r, s);
+    const Frame q_frame = frame_of_q(q, r, kept.n, s), k_frame = frame_of_k(k, r.b, r.g, place.frame, s);
+
+    const SS_ACC weight = SS_PATCHES ? 1 : weights[kept.index];
+    Slope sum = {0, 0};
     bool there = false;
     for (int m = 0; weight != 0 && m < SS_PATCH * SS_PATCH; ++m) {
-        const long long dy = patch_offset(m / SS_PATCH), dx = patch_offset(m % SS_PATCH);
-        const SS_SCALAR* mine = SS_PATCHES ? 0 : patch_pixel(q_frame, r, dy, dx);
-        const Sample theirs = sample(k_frame, place, dy, dx);
-        if ((!SS_PATCHES && !mine) || !theirs.exists) continue;
-        const Sample down = slope_y(k_frame, place, dy, dx), across = slope_x(k_frame, place, dy, dx);
+        const int dy = patch_offset(m / SS_PATCH), dx = patch_offset(m % SS_PATCH);
+        const Line y = line_at(place.y, dy, s.kH), x = line_at(place.x, dx, s.kW);
+        const SS_SCALAR* mine = SS_PATCHES ? patches + kept.index * s.F * SS_PATCH * SS_PATCH + m
+                                           : patch_pixel(q_frame, r, dy, dx);
+        if (!mine || !exists(y) || !exists(x)) continue;
         there = true;
-        for (int f = 0; f < s.F; ++f) {
-            const SS_ACC factor = SS_PATCHES ? (SS_ACC)load(patches + (i * s.F + f) * SS_PATCH * SS_PATCH + m)
-                                             : dphi_dk(load(mine + f), value_of(theirs, f));
-            by_y += factor * value_of(down, f);
-            by_x += factor * value_of(across, f);
-        }
+        for (int f = 0; f < s.F; f += SS_CHANNELS)
+            add_slope(sum, mine + (SS_PATCHES ? f * SS_PATCH * SS_PATCH : f), k_frame, y, x, f);
     }
-    slopes[3 * i] = 0;
-    slopes[3 * i + 1] = there && place.sy ? place.sy * weight * by_y : 0;
-    slopes[3 * i + 2] = there && place.sx ? place.sx * weight * by_x : 0;
+    slopes[3 * kept.index] = 0;
+    slopes[3 * kept.index + 1] = there && place.y.sign ? place.y.sign * weight * sum.by_y : 0;
+    slopes[3 * kept.index + 2] = there && place.x.sign ? place.x.sign * weight * sum.by_x : 0;
 }

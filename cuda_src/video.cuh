@@ -36,38 +36,73 @@ __device__ inline Query query_of(long long i, const Sizes& s) {
     return r;
 }
 
-// Where a number of a video (videos, T, H, W, G * F) stands: head g and its channel f of a pixel.
-struct Number {
-    int video, t, y, x, g, f;
+// Threads are dealt out to rows, and whole blocks to each row of `across`: numbers of a row fit into 32 bits, those of
+// an array need not, and a block divides its own number only.
+struct Item {
+    unsigned row;
+    int at;
 };
 
-__device__ inline Number number_of(long long i, const Sizes& s, int T, int H, int W) {
-    const int C = s.G * s.F, channel = (int)(i % C);
-    i /= C;
-    return {(int)(i / W / H / T), (int)(i / W / H % T), (int)(i / W % H), (int)(i % W), channel / s.F, channel % s.F};
+__device__ inline bool item_of(int across, Item* item) {
+    const unsigned blocks = (across - 1) / blockDim.x + 1;
+    *item = {blockIdx.x / blocks, (int)(blockIdx.x % blocks * blockDim.x + threadIdx.x)};
+    return item->at < across;
 }
 
-// The same number's index with channels first, (videos, T, G * F, H, W).
-__device__ inline long long channels_first(const Number& p, const Sizes& s, int T, int H, int W) {
-    return ((((long long)p.video * T + p.t) * s.G * s.F + p.g * s.F + p.f) * H + p.y) * W + p.x;
+// The query in column x of a row of queries, of (B, G, T, h).
+__device__ inline Query query_at(unsigned row, int x, const Sizes& s) {
+    Query r;
+    r.x = (s.x0 + x) * SS_STRIDE;
+    r.y = (s.y0 + (int)(row % s.h)) * SS_STRIDE, row /= s.h;
+    r.t = s.t0 + (int)(row % s.T), row /= s.T;
+    r.g = (int)(row % s.G), r.b = (int)(row / s.G);
+    return r;
 }
 
-// A frame as a head sees it: `first` is the head's first channel of pixel (0, 0), and pixels are `apart` numbers apart.
+// Query number i of all, whose batch and head are known.
+__device__ inline Query query_of_head(unsigned i, int b, int g, const Sizes& s) {
+    Query r = {b, g, 0, 0, 0};
+    r.x = (s.x0 + (int)(i % s.w)) * SS_STRIDE, i /= s.w;
+    r.y = (s.y0 + (int)(i % s.h)) * SS_STRIDE, i /= s.h;
+    r.t = s.t0 + (int)(i % s.T);
+    return r;
+}
+
+// A kept candidate, of (B, G, T, h, w, K): its index, its query, and which one of the query's it is.
+struct Kept {
+    long long index;
+    Query r;
+    int n;
+};
+
+__device__ inline Kept kept_at(unsigned row, int at, const Sizes& s) {
+    const int n = at % s.K, x = at / s.K;
+    return {((long long)row * s.w + x) * s.K + n, query_at(row, x, s), n};
+}
+
+// A frame as a head sees it: `first` is the head's first channel of pixel (0, 0), rows are `down` numbers apart, and
+// pixels of a row `across`.
 struct Frame {
     const SS_SCALAR* first;
-    int H, W, apart;
+    int H, W;
+    long long down;
+    int across;
 };
+
+__device__ inline const SS_SCALAR* pixel_of(const Frame& frame, int y, int x) {
+    return frame.first + y * frame.down + (long long)x * frame.across;
+}
 
 // The frame of a query, in the video that its kept candidate n belongs to.
 __device__ inline Frame frame_of_q(const SS_SCALAR* q, const Query& r, int n, const Sizes& s) {
     const int C = s.G * s.F;
     const long long video = SS_STACKED ? (long long)r.b * s.K + n : r.b;
-    return {q + (video * s.qT + r.t) * s.qH * s.qW * C + r.g * s.F, s.qH, s.qW, C};
+    return {q + (video * s.qT + r.t) * s.qH * s.qW * C + r.g * s.F, s.qH, s.qW, (long long)s.qW * C, C};
 }
 
 __device__ inline Frame frame_of_k(const SS_SCALAR* k, int b, int g, int t, const Sizes& s) {
     const int C = s.G * s.F;
-    return {k + ((long long)b * s.kT + t) * s.kH * s.kW * C + g * s.F, s.kH, s.kW, C};
+    return {k + ((long long)b * s.kT + t) * s.kH * s.kW * C + g * s.F, s.kH, s.kW, (long long)s.kW * C, C};
 }
 
 #endif

@@ -264,14 +264,14 @@ def test_videos_of_queries_take_one_launch(primitive, layout):
 _GEOMETRY = (
     _source.read("grid.cuh")
     + """
-extern "C" __global__ void geometry(const long long* x, const double* p, int n, int* whole, double* any, int* sign) {
+extern "C" __global__ void geometry(const int* x, const double* p, int n, int* whole, double* any, int* sign) {
     const int i = threadIdx.x;
     whole[i] = reflect(x[i], n);
     any[i] = mirror(p[i], n, sign + i);
 }
-extern "C" __global__ void images(int n, int zeros, long long first, int count, long long* found) {
+extern "C" __global__ void images(int n, int zeros, int first, int count, int* found) {
     for (int which = 0; which < 2; ++which) {
-        long long position = -1000;
+        int position = -1000;
         const bool there = image(threadIdx.x, n, zeros, which, first, first + count - 1, &position);
         found[2 * threadIdx.x + which] = there ? position : -1000;
     }
@@ -290,8 +290,9 @@ def _run(name, threads, *arguments):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_positions_are_mirrored_as_the_definition_does(n):
-    x = np.r_[-30:31, -(10**12) - 1, 10**12 + 1].astype(np.int64)
-    p = x + np.resize([0, 0.25, 0.5, 1e-9], x.shape)
+    x = np.r_[-30:31, 1 - 2**30, 2**30 - 1].astype(np.int32)
+    far = np.where(np.abs(x) < 2**29, x, x * 1001.0)
+    p = far + np.resize([0, 0.25, 0.5, 1e-9], x.shape)
     whole, signs, mirrored = np.zeros(x.shape, np.int32), np.zeros(x.shape, np.int32), np.zeros(x.shape)
     _run("geometry", len(x), x, p, np.int32(n), whole, mirrored, signs)
     np.testing.assert_array_equal(whole, _geometry.reflect(x, n))
@@ -303,8 +304,8 @@ def test_positions_are_mirrored_as_the_definition_does(n):
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_images_of_a_pixel_are_all_that_mirror_to_it(n, zeros):
     for first in range(-20, 21):
-        found = np.zeros((n, 2), np.int64)
-        _run("images", n, np.int32(n), np.int32(zeros), np.int64(first), np.int32(n), found)
+        found = np.zeros((n, 2), np.int32)
+        _run("images", n, np.int32(n), np.int32(zeros), np.int32(first), np.int32(n), found)
         for y in range(n):
             inside = range(first, first + n)
             wanted = [x for x in inside if x == y] if zeros else [x for x in inside if _geometry.reflect(x, n) == y]

@@ -37,7 +37,8 @@ class Fault:
         return f"{self.file}: {self.wrong or 'without ' + self.right} - {self.case}"
 
 
-_DT = "rint(finite_or_zero((double)dt))"
+_DT = "return __float2int_rn(dt);"
+_FAR_DT = "rint(finite_or_zero((double)dt))"
 _FOLLOWED = "moved = fmin(fmax(finite_or_zero(moved), -SS_MOST), SS_MOST);"
 FAULTS = [
     # numbers
@@ -48,11 +49,11 @@ FAULTS = [
     # frames
     *(Fault("place.cuh", _DT, wrong, f"{op}: fraction")
       for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
-      for wrong in ("floor(finite_or_zero((double)dt) + 0.5)", "trunc(finite_or_zero((double)dt))")),
-    Fault("place.cuh", _DT, "floor(finite_or_zero((double)dt) + 0.5)", "refine: fractional seeds"),
-    Fault("place.cuh", _DT, "trunc(finite_or_zero((double)dt))", "refine: fractional seeds"),
-    Fault("place.cuh", _DT, "rint((double)dt)", "refine: seeds not finite"),
-    Fault("place.cuh", _DT, "rint((double)dt)", "gather: not finite"),
+      for wrong in ("return (int)floorf(dt + 0.5f);", "return (int)truncf(dt);")),
+    Fault("place.cuh", _DT, "return (int)floorf(dt + 0.5f);", "refine: fractional seeds"),
+    Fault("place.cuh", _DT, "return (int)truncf(dt);", "refine: fractional seeds"),
+    Fault("place.cuh", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
+    Fault("place.cuh", _FAR_DT, "rint((double)dt)", "gather: not finite"),
     Fault("grid.cuh", "return t + slot <= last ? t + slot : last - slot;", "return t + slot < last ? t + slot : last - slot;",
           "search: plain"),
     # places
@@ -62,17 +63,27 @@ FAULTS = [
     Fault("search.cu", "if (!SS_SUBPIXEL) moved = rint(moved);", "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
           "search: flow of halves"),
     Fault("grid.cuh", "if (mirrored && (y == 0 || y == n - 1)) return false;", "if (mirrored && y == 0) return false;",
-          "scatter: plain"),
-    Fault("grid.cuh", "return (int)(x < n ? x : period - x);", "return (int)(x < n ? x : period - x - 1);", "score: plain"),
-    Fault("grid.cuh", "*sign = -1;", "", "score: fraction"),
-    Fault("place.cuh", "|| y >= n; }", "|| y >= n - 1; }", "score: zeros, fraction"),
-    Fault("scatter.cu", "y < n + SS_REACH", "y < n", "scatter: zeros"),
-    Fault("aggregate.cu", "return (v - top) % apart == 0;", "return true;", "aggregate: stride 2"),
+          "scatter: fraction"),
+    Fault("grid.cuh", "return x < n ? x : period - x;", "return x < n ? x : period - x - 1;", "score: plain"),
+    Fault("place.cuh", "past = -past, sign = -1;", "past = -past;", "score: fraction"),
+    Fault("place.cuh", "past = -past, sign = -1;", "sign = -1;", "score: fraction"),
+    Fault("place.cuh", "x >= 0 && x < n ? x : -1", "x >= 0 && x < n - 1 ? x : -1", "score: zeros, fraction"),
+    Fault("landing.cuh", "y < n + SS_REACH", "y < n", "scatter: zeros, fraction"),
+    Fault("aggregate.cu", "(v - top) % apart == 0 ?", "true ?", "aggregate: stride 2"),
+    # tiles
+    Fault("tiles.cuh", "(straight < mirrored ? straight : mirrored)", "straight", "score: plain"),
+    Fault("tiles.cuh", "if (inside || (y + row >= 0 && y + row < SS_ROWS)) sum +=", "sum +=", "score: patch 7"),
+    Fault("tiles.cuh", "a.next < b.next ? a.next : b.next", "a.next", "aggregate: plain"),
+    Fault("tiles.cuh", "a.present | b.present", "a.present", "aggregate: plain"),
+    Fault("tiles.cuh", "tile.at.y < tile.H &&", "", "aggregate: plain"),
+    Fault("aggregate_tiles.cu", "if (weights[index] == 0) return SS_NONE;", "", "aggregate: zeros"),
+    Fault("scatter_tiles.cu", "weights[order[at[i]]]", "weights[at[i]]", "scatter: plain"),
+    Fault("scatter_tiles.cu", "dphi_dk(theirs, mine)", "dphi_dk(mine, theirs)", "score: plain"),
     # heads and channels
     Fault("video.cuh", "s.kH * s.kW * C + g * s.F", "s.kH * s.kW * C", "score: batch, heads, many channels"),
     Fault("search.cu", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
-    Fault("scatter.cu", "(c * s.F + f) * SS_PATCH", "(c * s.F) * SS_PATCH", "fold: batch, heads, many channels"),
-    Fault("video.cuh", "channel / s.F, channel % s.F", "channel % s.G, channel % s.F", "scatter: batch, heads, many channels"),
+    Fault("scatter.cu", "((long long)c * s.F + p.f) * SS_PATCH", "((long long)c * s.F) * SS_PATCH", "fold: batch, heads, many channels"),
+    Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
     Fault("search.cu", "const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;",
           "const int channels = s.F - channel < SS_CHUNK ? 0 : SS_CHUNK;", "search: five channels"),
     # the best

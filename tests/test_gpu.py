@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from backends import RUNS
+from backends import RUNS, _gpu
+from cases import CASES
 
 import shiftsearch as ss
 
@@ -80,6 +81,35 @@ def test_the_current_stream_is_followed_and_nobody_waits(cupy, video):
     assert int(seen[0]) == 1
     for a, b in zip(found, ss.search(video, video, window=5, patch=3, topk=6), strict=True):
         np.testing.assert_allclose(cupy.asnumpy(a), b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["score: plain", "aggregate: plain", "scatter: plain", "stack: plain",
+                                  "score: fraction", "aggregate: fraction", "fold: fraction", "chain_flow: plain"])  # fmt: skip
+def test_forward_and_backward_are_captured_in_a_graph(cupy, name):
+    """Nothing of them waits for the device. Launched again, the graph computes with what the arrays then hold."""
+    case, backend = next(case for case in CASES if case.name == name), _gpu()
+    arrays = {name: cupy.asarray(array) for name, array in case.arrays(np.float32).items()}
+
+    def both():
+        outputs = case.op.forward(backend, case.spec, **arrays)
+        grads = {name: output + 1 for name, output in outputs.items()}
+        return [outputs, case.op.backward(backend, case.spec, arrays, outputs, grads, arrays.keys())]
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        for _ in range(2):  # compiles, and leaves its memory to the pool of this stream
+            both()
+        stream.synchronize()
+        stream.begin_capture()
+        found = both()
+        graph = stream.end_capture()
+        for name in case.op.values:
+            arrays[name] *= 2
+        graph.launch(stream)
+        stream.synchronize()
+        for captured, now in zip(found, both(), strict=True):
+            for name, array in now.items():
+                np.testing.assert_array_equal(cupy.asnumpy(captured[name]), cupy.asnumpy(array))
 
 
 def test_arrays_stay_on_their_device(cupy, video):

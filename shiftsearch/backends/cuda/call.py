@@ -6,6 +6,7 @@ Kernels read videos with channels last: those that already lie in memory like th
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from math import prod
 
 import numpy as np
 
@@ -17,10 +18,11 @@ Pairs = tuple[tuple[str, int], ...]  # names and numbers
 
 # what tests compile of the kernels that are given places
 _ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
-FRACTION = _ARRAYS | {"PATCH": 7, "DILATION": 1, "STRIDE": 1, "SCALE": 1, "L2": 1}
-_WHOLE = {**FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1}
-_ZEROS = {**FRACTION, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2}
-PLACES = (FRACTION, _WHOLE, _ZEROS)
+_CHANNELS = {"CHANNELS": 8, "VECTORS": 1, "REPAIR": 0}
+FRACTION = _ARRAYS | _CHANNELS | {"PATCH": 7, "DILATION": 1, "STRIDE": 1, "SCALE": 1, "L2": 1}
+WHOLE = {**FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1, "REPAIR": 1}
+_ZEROS = {**FRACTION, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2, "CHANNELS": 1, "VECTORS": 0}
+PLACES = (FRACTION, WHOLE, _ZEROS)
 STACKED = {**FRACTION, "QUERY_ZEROS": 1, "STACKED": 1, "PATCH": 3, "L2": 0}
 
 
@@ -37,7 +39,6 @@ class Call:
         shapes = (offsets.shape[:-1], q_shape, k_shape)
         self.sizes = sizes_of(p, *shapes)
         self.candidates = offsets.size // 3
-        self.options = (p, shapes, dtype, offsets.dtype, patches is not None)
         self.arrays = {
             "q": channels_last(xp, q),
             "k": channels_last(xp, k),
@@ -46,24 +47,73 @@ class Call:
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
 
-    def run(self, kernel: Kernel, count: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
-        """Launch a kernel that has one thread for each of `count` results.
+        aligned = all(_address(self.arrays[video]) % 16 == 0 for video in "qk")
+        self.options = (p, shapes, dtype, offsets.dtype, patches is not None, aligned)
 
-        These `constants` and `numbers` are those that other kernels do not have.
-        """
-        if count:
-            _plan(kernel, count, *self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
+    @property
+    def stacked(self) -> bool:
+        """Whether each kept candidate has a video of queries of its own."""
+        return _is_stacked(self.options[1])
+
+    @property
+    def whole(self) -> bool:
+        return self.options[3].kind == "i"
+
+    def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
+        """Launch a kernel that has `times` threads for each kept candidate, in rows as video.cuh says."""
+        s = self.sizes
+        across = s["w"] * s["K"] * times
+        blocks = s["B"] * s["G"] * s["T"] * s["h"] * -(-across // kernel.threads)
+        self.run(kernel, blocks, constants=constants, numbers=(("across", across),), **arrays)
+
+    def run_for_video(self, kernel: Kernel, out, *, constants: Pairs = (), **arrays) -> None:
+        """Launch a kernel that has a thread for each pixel of `out` and part of its channels, in rows likewise."""
+        *rows, W = out.shape
+        blocks = prod(rows) // channels_at_a_time(self.sizes["F"]) * -(-W // kernel.threads)
+        self.run(kernel, blocks, constants=constants, out=out, **arrays)
+
+    def run(self, kernel: Kernel, blocks: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
+        """Launch so many blocks. These `constants` and `numbers` are those that other kernels do not have."""
+        if blocks:
+            _plan(kernel, blocks, *self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
 
 
 @lru_cache(MOST_PLANS)
 def _plan(
-    kernel: Kernel, count: int, p: Patches, shapes, dtype, offsets, patches: bool, constants: Pairs, numbers: Pairs
+    kernel: Kernel,
+    blocks: int,
+    p: Patches,
+    shapes,
+    dtype,
+    offsets,
+    patches: bool,
+    aligned: bool,
+    constants: Pairs,
+    numbers: Pairs,
 ) -> Plan:
-    _, q, _ = shapes
-    known = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(q is not None and len(q) == 6)}
+    sizes = sizes_of(p, *shapes)
+    known = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(_is_stacked(shapes))}
+    known |= {"REPAIR": 0, "CHANNELS": channels_at_a_time(sizes["F"])}
     known |= {**constants_of(p, dtype, whole=offsets.kind == "i"), **dict(constants)}
-    sizes = {**sizes_of(p, *shapes), **dict(numbers), "count": count}
-    return Plan(Program(kernel, known), -(-count // kernel.threads), sizes)
+    known["VECTORS"] = int(aligned and known["CHANNELS"] * dtype.itemsize % 16 == 0)  # loads of 16 bytes
+    return Plan(Program(kernel, known), blocks, {**sizes, **dict(numbers)})
+
+
+def _is_stacked(shapes: tuple) -> bool:
+    return shapes[1] is not None and len(shapes[1]) == 6
+
+
+@cache
+def channels_at_a_time(channels: int, most: int = 8) -> int:
+    """Return how many channels of a head a thread has."""
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+def _address(video) -> int:
+    """Return where a video begins in memory, 0 if there is none."""
+    if video is None:
+        return 0
+    return video.ctypes.data if hasattr(video, "ctypes") else video.data.ptr
 
 
 _CHANNELS_LAST = {5: (0, 1, 3, 4, 2), 6: (0, 1, 2, 4, 5, 3)}  # by the number of axes

@@ -7,9 +7,10 @@ from typing import Any
 from shiftsearch._geometry import Patches
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
+from shiftsearch.backends.cuda import tiles
 from shiftsearch.backends.cuda.call import PLACES, STACKED, Call
 from shiftsearch.backends.cuda.kernels import Kernel, each_with
-from shiftsearch.backends.cuda.patches import sort_and_scatter
+from shiftsearch.backends.cuda.patches import collect
 
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
 SCORE = Kernel("score", "score.cu", registers=128, instances=(*PLACES, STACKED))
@@ -21,7 +22,7 @@ SLOPE = Kernel("slope", "slope.cu", registers=152, instances=(*_OF_FORM, *_OF_PA
 def score(device: Any, q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     call = Call(device, p, offsets, k.dtype, q=q, k=k)
     scores = device.xp.empty(offsets.shape[:-1], call.sums)
-    call.run(SCORE, scores.size, scores=scores)
+    call.run_for_each(SCORE, scores=scores)
     return scores
 
 
@@ -41,7 +42,10 @@ def aggregate(
     shape = (k.shape[0], *each, *size) if q is None else q.shape
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
     out = device.xp.empty(shape, k.dtype)
-    call.run(AGGREGATE, out.size, out=out)
+    in_tiles = tiles.fits(call)
+    if in_tiles:
+        tiles.aggregate(call, out)
+    call.run_for_video(AGGREGATE, out, constants=(("REPAIR", int(in_tiles)),))
     return out
 
 
@@ -57,7 +61,7 @@ def scatter(
     size: tuple[int, ...] = (),
 ) -> Native:
     shape = (q.shape[0], *size) if k is None else k.shape
-    return sort_and_scatter(Call(device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape))
+    return collect(Call(device, p, offsets, q.dtype, q=q, k=k, weights=weights, k_shape=shape))
 
 
 @primitive
@@ -80,5 +84,5 @@ def slope(
 ) -> Native:
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches)
     slopes = device.xp.empty(offsets.shape, call.sums)
-    call.run(SLOPE, slopes.size // 3, slopes=slopes)
+    call.run_for_each(SLOPE, slopes=slopes)
     return slopes

@@ -34,3 +34,8 @@ inline __half2 __float22half2_rn(float2 x) { return {x.x, x.y}; }
 inline float __low2float(__half2 x) { return x.x; }
 inline float __high2float(__half2 x) { return x.y; }
 inline unsigned short __half_as_ushort(__half x) { return x.bits; }
+inline __half __ushort_as_half(unsigned short bits) {
+    __half x;
+    x.bits = bits;
+    return x;
+}

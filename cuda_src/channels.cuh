@@ -1,0 +1,113 @@
+// Channels of a pixel, SS_CHANNELS of them at a time: the work that finds a place is shared by all of them.
+//
+// SS_CHANNELS divides the channels of a head. With SS_VECTORS a thread's channels are loaded 16 bytes at a time: videos are
+// aligned to that, pixel by pixel and head by head.
+#ifndef SS_CHANNELS_CUH
+#define SS_CHANNELS_CUH
+
+#include "place.cuh"
+
+struct Values {
+    SS_ACC of[SS_CHANNELS];
+};
+
+// --- loads -----------------------------------------------------------------------------------------
+// Numbers that 16 bytes hold, as sums have them.
+__device__ inline void load_vector(const float* p, float* to) {
+    const float4 v = *(const float4*)p;
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+__device__ inline void load_vector(const double* p, double* to) {
+    const double2 v = *(const double2*)p;
+    to[0] = v.x, to[1] = v.y;
+}
+
+// Halves come in pairs, the first one in the lower bits.
+__device__ inline void two_of(unsigned bits, const __half*, float* to) {
+    to[0] = __half2float(__ushort_as_half((unsigned short)bits));
+    to[1] = __half2float(__ushort_as_half((unsigned short)(bits >> 16)));
+}
+
+__device__ inline void two_of(unsigned bits, const __nv_bfloat16*, float* to) {
+    to[0] = __uint_as_float(bits << 16), to[1] = __uint_as_float(bits & 0xffff0000u);
+}
+
+template <class Half> __device__ inline void load_vector(const Half* p, float* to) {
+    const uint4 v = *(const uint4*)p;
+    two_of(v.x, p, to), two_of(v.y, p, to + 2), two_of(v.z, p, to + 4), two_of(v.w, p, to + 6);
+}
+
+__device__ inline Values load_values(const SS_SCALAR* p) {
+    Values v;
+    const int step = SS_VECTORS ? 16 / (int)sizeof(SS_SCALAR) : 1;
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; c += step) {
+        if (SS_VECTORS) load_vector(p + c, v.of + c);
+        else v.of[c] = load(p + c);
+    }
+    return v;
+}
+
+__device__ inline Values no_values() {
+    Values v;
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c) v.of[c] = 0;
+    return v;
+}
+
+__device__ inline void add_scaled(Values& sum, SS_ACC weight, const Values& v) {
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += weight * v.of[c];
+}
+
+// A thread's channels of a sample that exists.
+__device__ inline Values values_of(const Sample& s, int f) {
+    if (SS_WHOLE) return load_values(s.at[0] + f);
+    Values sum = no_values();
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner)
+        if (s.at[corner]) add_scaled(sum, s.weight[corner], load_values(s.at[corner] + f));
+    return sum;
+}
+
+// --- a thread per pixel and part of its channels -----------------------------------------------------
+// The first of a thread's channels f of head g, at a pixel of a video (videos, T, G * F, H, W).
+struct Part {
+    int video, t, g, f, y, x;
+};
+
+__device__ inline bool part_of_video(const Sizes& s, int T, int H, int W, Part* p) {
+    Item item;
+    if (!item_of(W, &item)) return false;
+    const unsigned parts = s.F / SS_CHANNELS;
+    unsigned i = item.row;
+    p->x = item.at;
+    p->y = (int)(i % H), i /= H;
+    p->f = (int)(i % parts) * SS_CHANNELS, i /= parts;
+    p->g = (int)(i % s.G), i /= s.G;
+    p->t = (int)(i % T), p->video = (int)(i / T);
+    return true;
+}
+
+// Where a thread's channels are in a video with channels first; they are a plane of H * W numbers apart.
+__device__ inline SS_SCALAR* numbers_of(SS_SCALAR* out, const Part& p, const Sizes& s, int T, int H, int W) {
+    const long long channel = ((long long)p.video * T + p.t) * s.G * s.F + p.g * s.F + p.f;
+    return out + (channel * H + p.y) * W + p.x;
+}
+
+__device__ inline bool all_finite(const SS_SCALAR* numbers, long long plane) {
+    bool all = true;
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c) all = all && isfinite((SS_ACC)load(numbers + c * plane));
+    return all;
+}
+
+// With SS_REPAIR only what is not finite is written anew.
+__device__ inline void store_values(SS_SCALAR* numbers, const Values& v, long long plane) {
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c)
+        if (!SS_REPAIR || !isfinite((SS_ACC)load(numbers + c * plane))) store(numbers + c * plane, v.of[c]);
+}
+
+#endif

@@ -1,0 +1,147 @@
+// The kept candidates sorted by the cells that they land at, those of a cell by their numbers: `order` and `ends` of
+// landing.cuh, by a counting sort. One launch follows the other, and nobody waits for what they find.
+//
+//   count_landings   ends = how many candidates land at each cell
+//   sum_cells        sums = how many land at the cells of each block
+//   add_sums         sums = how many land before each block
+//   begin_cells      ends = where the candidates of each cell begin
+//   fill_cells       order = the candidates of each cell as threads happen to come; ends = where they end
+//   sort_cells       order = the same by their numbers
+//
+// A candidate without weight lands nowhere.
+#include "landing.cuh"
+
+#define SS_THREADS 128
+#define SS_EACH 8  // cells of a thread that sums them
+#define SS_SHORT 32  // candidates of a cell that one thread sorts
+
+__device__ inline long long landing_of(const SS_OFFSET* offsets, const SS_ACC* weights, const Kept& kept,
+                                       const Sizes& s) {
+    if (SS_WEIGHTED && weights[kept.index] == 0) return -1;
+    return cell_of(place_of(offsets + 3 * kept.index, kept.r, s), kept.r, s);
+}
+
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+count_landings(const SS_OFFSET* offsets, const SS_ACC* weights, int* ends, const Sizes s, int across) {
+    Item item;
+    if (!item_of(across, &item)) return;
+    const long long cell = landing_of(offsets, weights, kept_at(item.row, item.at, s), s);
+    if (cell >= 0) atomicAdd(ends + cell, 1);
+}
+
+// --- sums ------------------------------------------------------------------------------------------
+// The sum of the values of all earlier threads of a block; `total`: that of all threads.
+__device__ inline int sum_before(int value, int* total) {
+    __shared__ int of_warp[SS_THREADS / 32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int sum = value;
+    for (int away = 1; away < 32; away *= 2) {
+        const int earlier = __shfl_up_sync(0xffffffffu, sum, away);
+        if (lane >= away) sum += earlier;
+    }
+    if (lane == 31) of_warp[warp] = sum;
+    __syncthreads();
+    int before = 0;
+    *total = 0;
+    for (int w = 0; w < SS_THREADS / 32; ++w) {
+        if (w < warp) before += of_warp[w];
+        *total += of_warp[w];
+    }
+    __syncthreads();
+    return before + sum - value;
+}
+
+// The first of a thread's cells, which lie next to each other.
+__device__ inline long long first_cell() { return ((long long)blockIdx.x * SS_THREADS + threadIdx.x) * SS_EACH; }
+
+__device__ inline int sum_of_cells(const int* counts, long long cells) {
+    int sum = 0;
+    const long long first = first_cell();
+    for (int i = 0; i < SS_EACH; ++i)
+        if (first + i < cells) sum += counts[first + i];
+    return sum;
+}
+
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+sum_cells(const int* ends, int* sums, long long cells) {
+    int total;
+    sum_before(sum_of_cells(ends, cells), &total);
+    if (threadIdx.x == 0) sums[blockIdx.x] = total;
+}
+
+// One block, for which there are `parts` sums.
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+add_sums(int* sums, int parts) {
+    int before = 0;
+    for (int start = 0; start < parts; start += SS_THREADS) {
+        const int i = start + threadIdx.x;
+        int total;
+        const int sum = sum_before(i < parts ? sums[i] : 0, &total);
+        if (i < parts) sums[i] = before + sum;
+        before += total;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+begin_cells(int* ends, const int* sums, long long cells) {
+    int total, before = sums[blockIdx.x] + sum_before(sum_of_cells(ends, cells), &total);
+    const long long first = first_cell();
+    for (int i = 0; i < SS_EACH && first + i < cells; ++i) {
+        const int here = ends[first + i];
+        ends[first + i] = before;
+        before += here;
+    }
+}
+
+// --- order -----------------------------------------------------------------------------------------
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+fill_cells(const SS_OFFSET* offsets, const SS_ACC* weights, int* ends, int* order, const Sizes s, int across) {
+    Item item;
+    if (!item_of(across, &item)) return;
+    const Kept kept = kept_at(item.row, item.at, s);
+    const long long cell = landing_of(offsets, weights, kept, s);
+    if (cell >= 0) order[atomicAdd(ends + cell, 1)] = (int)kept.index;
+}
+
+__device__ inline void sort_alone(int* numbers, int count) {
+    for (int i = 1; i < count; ++i) {
+        const int number = numbers[i];
+        int to = i;
+        for (; to > 0 && numbers[to - 1] > number; --to) numbers[to] = numbers[to - 1];
+        numbers[to] = number;
+    }
+}
+
+// All threads of a block, by a network in which each pair leaves the smaller number in front: as if infinite ones
+// followed up to a power of two. `mirrored`: the first pairs of sorted halves are those that are as far from the middle.
+__device__ inline void sort_pairs(int* numbers, int count, unsigned pairs, unsigned step, bool mirrored) {
+    for (unsigned i = threadIdx.x; i < pairs; i += SS_THREADS) {
+        const unsigned low = i / step * 2 * step + i % step;
+        const unsigned high = mirrored ? low + 2 * (step - i % step) - 1 : low + step;
+        if (high >= (unsigned)count || numbers[low] <= numbers[high]) continue;
+        const int number = numbers[low];
+        numbers[low] = numbers[high], numbers[high] = number;
+    }
+    __syncthreads();
+}
+
+__device__ inline void sort_together(int* numbers, int count) {
+    unsigned pairs = 1;
+    while (2 * pairs < (unsigned)count) pairs *= 2;
+    for (unsigned half = 1; half <= pairs; half *= 2)
+        for (unsigned step = half; step > 0; step /= 2) sort_pairs(numbers, count, pairs, step, step == half);
+}
+
+// A thread per cell. Where many candidates land, the block helps.
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+sort_cells(const int* ends, int* order, long long cells) {
+    __shared__ int begins[SS_THREADS];
+    __shared__ int counts[SS_THREADS];
+    const long long cell = thread_number();
+    const int begin = cell < cells ? begin_of(ends, cell) : 0, count = cell < cells ? ends[cell] - begin : 0;
+    begins[threadIdx.x] = begin, counts[threadIdx.x] = count;
+    if (count <= SS_SHORT) sort_alone(order + begin, count);
+    if (!__syncthreads_or(count > SS_SHORT)) return;
+    for (int i = 0; i < SS_THREADS; ++i)
+        if (counts[i] > SS_SHORT) sort_together(order + begins[i], counts[i]);
+}
