@@ -69,20 +69,31 @@ def _case(rng, seed: int) -> Case:
     height = min(int(rng.integers(1, one_of(9, 80, 400))), area)
     width = min(int(rng.integers(1, one_of(9, 80, 400))), max(1, area // height))
     return Case(
-        f"{op}: random {seed}", (B, T, C, height, width), heads=heads, flow=one_of(None, *_COORDINATES) if op != "chain_flow"
-        else one_of("wild", "astray", "nan"), flow_heads=one_of(1, heads), offsets=one_of(*_COORDINATES), kept=kept,
-        scale=scale, options=options,
-    )  # fmt: skip
+        f"{op}: random {seed}",
+        (B, T, C, height, width),
+        heads=heads,
+        flow=one_of(None, *_COORDINATES) if op != "chain_flow" else one_of("wild", "astray", "nan"),
+        flow_heads=one_of(1, heads),
+        offsets=one_of(*_COORDINATES),
+        kept=kept,
+        scale=scale,
+        options=options,
+    )
 
 
 def _search_options(one_of, rarely) -> dict:
     subpixel = rarely(False, True)
     return {
-        "window": one_of(1, 2, 3, 5, 8, 9, 9, 16, 17), "subpixel": subpixel, "topk": one_of(None, 1, 3, 10, 16, 17, 40),
-        "slide": rarely(True, False), "penalty": rarely(0, 0.1), "anchor": rarely(None, "self", "flow"),
-        "skip": rarely(None, "self"), "per_frame": rarely(False, True),
+        "window": one_of(1, 2, 3, 5, 8, 9, 9, 16, 17),
+        "subpixel": subpixel,
+        "topk": one_of(None, 1, 3, 10, 16, 17, 40),
+        "slide": rarely(True, False),
+        "penalty": rarely(0, 0.1),
+        "anchor": rarely(None, "self", "flow"),
+        "skip": rarely(None, "self"),
+        "per_frame": rarely(False, True),
         "step": one_of(1, 1, 0.5, 0.25, 1.3) if subpixel else rarely(1, 2),
-    }  # fmt: skip
+    }
 
 
 def shuffled(rng, array: np.ndarray) -> np.ndarray:

@@ -247,8 +247,21 @@ def test_dtypes_mean_the_same(dtype):
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 5), (2, 3, 5), (3, 9, 7), (1, 30, 31), (4, 17, 5), (2, 1, 40, 3), (5, 6, 6, 2), (4, 9, 8, 4), (7, 5), (7, 9, 3), (6, 2, 2, 3)]
-)  # fmt: skip
+    "shape",
+    [
+        (1, 1, 5),
+        (2, 3, 5),
+        (3, 9, 7),
+        (1, 30, 31),
+        (4, 17, 5),
+        (2, 1, 40, 3),
+        (5, 6, 6, 2),
+        (4, 9, 8, 4),
+        (7, 5),
+        (7, 9, 3),
+        (6, 2, 2, 3),
+    ],
+)
 def test_any_size_will_do(quality, shape):
     clip = np.random.default_rng(0).random(shape, np.float32)
     found = ss.denoise(clip, 0.1, quality=quality)
@@ -363,18 +376,37 @@ FLOW = np.zeros((3, 2, 16, 16), np.float32)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"sigma": -1}, "sigma"), ({"sigma": np.nan}, "sigma"), ({"sigma": "much"}, "sigma"), ({"sigma": True}, "sigma"),
-        ({"sigma": np.inf}, "sigma"), ({"sigma": [1, 2]}, "sigma"), ({"quality": "best"}, "quality"),
-        ({"radius": -1}, "radius"), ({"radius": 1.5}, "radius"), ({"radius": 10**9}, "radius"),
-        ({"flow": "raft"}, "flow"), ({"flow": 3}, "flow"), ({"flow": (FLOW,)}, "flow"), ({"flow": ()}, "flow"), ({"flow": FLOW}, "flow"),
-        ({"flow": (FLOW, FLOW[:2])}, "backward"), ({"flow": (FLOW[0], FLOW[0])}, "forward"),
-        ({"flow": (FLOW.astype(int), FLOW)}, "forward"), ({"flow": (FLOW.repeat(2, 2), FLOW)}, "forward"),
-        ({"flow": lambda a, b: None}, "forward"), ({"flow": lambda a, b: np.zeros((3, 4))}, "forward"),
-        ({"max_memory": 0.5}, "max_memory"), ({"max_memory": "much"}, "max_memory"),
-        ({"frames": CLIP.astype(int)}, "frames"), ({"frames": None}, "frames"), ({"frames": [CLIP]}, "frames"),
-        ({"frames": CLIP[:0]}, "frames"), ({"frames": np.zeros((2, 5, 5, 9))}, "frames"), ({"frames": CLIP[0, 0]}, "frames"),
+        ({"sigma": -1}, "sigma"),
+        ({"sigma": np.nan}, "sigma"),
+        ({"sigma": "much"}, "sigma"),
+        ({"sigma": True}, "sigma"),
+        ({"sigma": np.inf}, "sigma"),
+        ({"sigma": [1, 2]}, "sigma"),
+        ({"quality": "best"}, "quality"),
+        ({"radius": -1}, "radius"),
+        ({"radius": 1.5}, "radius"),
+        ({"radius": 10**9}, "radius"),
+        ({"flow": "raft"}, "flow"),
+        ({"flow": 3}, "flow"),
+        ({"flow": (FLOW,)}, "flow"),
+        ({"flow": ()}, "flow"),
+        ({"flow": FLOW}, "flow"),
+        ({"flow": (FLOW, FLOW[:2])}, "backward"),
+        ({"flow": (FLOW[0], FLOW[0])}, "forward"),
+        ({"flow": (FLOW.astype(int), FLOW)}, "forward"),
+        ({"flow": (FLOW.repeat(2, 2), FLOW)}, "forward"),
+        ({"flow": lambda a, b: None}, "forward"),
+        ({"flow": lambda a, b: np.zeros((3, 4))}, "forward"),
+        ({"max_memory": 0.5}, "max_memory"),
+        ({"max_memory": "much"}, "max_memory"),
+        ({"frames": CLIP.astype(int)}, "frames"),
+        ({"frames": None}, "frames"),
+        ({"frames": [CLIP]}, "frames"),
+        ({"frames": CLIP[:0]}, "frames"),
+        ({"frames": np.zeros((2, 5, 5, 9))}, "frames"),
+        ({"frames": CLIP[0, 0]}, "frames"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_what_is_wrong(arguments, named):
     arguments = {"frames": CLIP, "sigma": 0.1, "flow": None, **arguments}
     with pytest.raises(ShiftsearchError, match=rf"^denoise: .*{named}") as raised:
@@ -385,10 +417,14 @@ def test_errors_name_what_is_wrong(arguments, named):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"frames": 3}, "frames"), ({"frames": iter([1])}, "frame"), ({"frames": iter([CLIP])}, "frame"),
-        ({"frames": iter([CLIP[0], CLIP[0, :8]])}, "frame 1"), ({"flow": (FLOW, FLOW)}, "flow"), ({"sigma": -1}, "sigma"),
+        ({"frames": 3}, "frames"),
+        ({"frames": iter([1])}, "frame"),
+        ({"frames": iter([CLIP])}, "frame"),
+        ({"frames": iter([CLIP[0], CLIP[0, :8]])}, "frame 1"),
+        ({"flow": (FLOW, FLOW)}, "flow"),
+        ({"sigma": -1}, "sigma"),
     ],
-)  # fmt: skip
+)
 def test_errors_of_streams_do_too(arguments, named):
     with pytest.raises(ShiftsearchError, match=rf"^denoise_stream: .*{named}"):
         list(ss.denoise_stream(**{"frames": iter(CLIP), "sigma": 0.1, **arguments}))

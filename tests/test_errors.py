@@ -352,6 +352,11 @@ def _pick(rng, values):
     return values[rng.integers(len(values))]
 
 
+_SEARCHES = "search", "search", "match", "refine"
+_FORMS = "score", "aggregate", "stack", "scatter", "gather", "fold"
+_OTHERS = "chain_flow", "upsample_flow", "neighbours", "coverage"
+
+
 def _good_call(rng):
     """A random call that is right, most of the time: (name, arrays, options)."""
     dtype = _pick(rng, (np.float32, np.float32, np.float64))
@@ -371,13 +376,21 @@ def _good_call(rng):
     patch = int(rng.integers(1, 4))
     subpixel = bool(rng.random() < 0.5)
     searched = {
-        **shared, "patch": patch, "heads": G, "window": int(rng.integers(1, 4)), "topk": _pick(rng, (None, 1, 2)),
-        "metric": _pick(rng, ("l2", "dot")), "subpixel": subpixel, "step": _pick(rng, (1, 2, 0.5 if subpixel else 1)),
-        "slide": bool(rng.random() < 0.7), "penalty": _pick(rng, (0, 0.5)), "anchor": _pick(rng, (None, "self", "flow")),
-        "skip": _pick(rng, (None, None, "self", "own_frame")), "per_frame": bool(rng.random() < 0.3),
-    }  # fmt: skip
-    name = _pick(rng, ("search", "search", "match", "refine", "score", "aggregate", "stack", "scatter", "gather", "fold",
-                       "chain_flow", "upsample_flow", "neighbours", "coverage"))  # fmt: skip
+        **shared,
+        "patch": patch,
+        "heads": G,
+        "window": int(rng.integers(1, 4)),
+        "topk": _pick(rng, (None, 1, 2)),
+        "metric": _pick(rng, ("l2", "dot")),
+        "subpixel": subpixel,
+        "step": _pick(rng, (1, 2, 0.5 if subpixel else 1)),
+        "slide": bool(rng.random() < 0.7),
+        "penalty": _pick(rng, (0, 0.5)),
+        "anchor": _pick(rng, (None, "self", "flow")),
+        "skip": _pick(rng, (None, None, "self", "own_frame")),
+        "per_frame": bool(rng.random() < 0.3),
+    }
+    name = _pick(rng, _SEARCHES + _FORMS + _OTHERS)
     v, weights = values(B, T, C, H, W), values(B, G, T, h, w, K)
     match name:
         case "search":

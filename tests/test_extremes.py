@@ -71,13 +71,19 @@ def test_nothing_warns_of_values(value, rng, monkeypatch):
         )
         chained = ss.chain_flow(flow, flow, radius=1)
         patches = ss.gather(v, coordinates, patch=2)
-        results.append([
-            ss.search(v, v, (flow, flow), window=3, topk=27)[1],
-            ss.search(v, v, chained, window=3, patch=2, subpixel=True, topk=1)[1],
-            ss.score(v, v, coordinates), ss.refine(v, v, coordinates, window=2, topk=1)[0],
-            ss.aggregate(v, weights, coordinates), ss.scatter(v, weights, coordinates, patch=2), patches,
-            *ss.fold(patches, coordinates, weights.astype(patches.dtype), size=(3, 5, 6)), ss.stack(v, coordinates, border="zeros"),
-        ])  # fmt: skip
+        results.append(
+            [
+                ss.search(v, v, (flow, flow), window=3, topk=27)[1],
+                ss.search(v, v, chained, window=3, patch=2, subpixel=True, topk=1)[1],
+                ss.score(v, v, coordinates),
+                ss.refine(v, v, coordinates, window=2, topk=1)[0],
+                ss.aggregate(v, weights, coordinates),
+                ss.scatter(v, weights, coordinates, patch=2),
+                patches,
+                *ss.fold(patches, coordinates, weights.astype(patches.dtype), size=(3, 5, 6)),
+                ss.stack(v, coordinates, border="zeros"),
+            ]
+        )
     for found, expected in zip(*results, strict=True):
         assert found.shape == expected.shape
     assert ss.upsample_flow(flow, (50, 60)).shape == (3, 2, 50, 60)

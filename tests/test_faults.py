@@ -47,23 +47,39 @@ FAULTS = [
     Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "scatter: rounds", "half"),
     Fault("number.cuh", "*p = __float2bfloat16_rn(x)", "*p = __float2bfloat16_rz(x)", "fold: rounds", "bfloat"),
     # frames
-    *(Fault("place.cuh", _DT, wrong, f"{op}: fraction")
-      for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
-      for wrong in ("return (int)floorf(dt + 0.5f);", "return (int)truncf(dt);")),
+    *(
+        Fault("place.cuh", _DT, wrong, f"{op}: fraction")
+        for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
+        for wrong in ("return (int)floorf(dt + 0.5f);", "return (int)truncf(dt);")
+    ),
     Fault("place.cuh", _DT, "return (int)floorf(dt + 0.5f);", "refine: fractional seeds"),
     Fault("place.cuh", _DT, "return (int)truncf(dt);", "refine: fractional seeds"),
     Fault("place.cuh", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
     Fault("place.cuh", _FAR_DT, "rint((double)dt)", "gather: not finite"),
-    Fault("grid.cuh", "return t + slot <= last ? t + slot : last - slot;", "return t + slot < last ? t + slot : last - slot;",
-          "search: plain"),
+    Fault(
+        "grid.cuh",
+        "return t + slot <= last ? t + slot : last - slot;",
+        "return t + slot < last ? t + slot : last - slot;",
+        "search: plain",
+    ),
     # places
     Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: flow farther than it is followed"),
-    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: fractional flow farther than it is followed"),
+    Fault(
+        "search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: fractional flow farther than it is followed"
+    ),
     Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "refine: seeds farther than they are followed"),
-    Fault("search.cu", "if (!SS_SUBPIXEL) moved = rint(moved);", "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
-          "search: flow of halves"),
-    Fault("grid.cuh", "if (mirrored && (y == 0 || y == n - 1)) return false;", "if (mirrored && y == 0) return false;",
-          "scatter: fraction"),
+    Fault(
+        "search.cu",
+        "if (!SS_SUBPIXEL) moved = rint(moved);",
+        "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
+        "search: flow of halves",
+    ),
+    Fault(
+        "grid.cuh",
+        "if (mirrored && (y == 0 || y == n - 1)) return false;",
+        "if (mirrored && y == 0) return false;",
+        "scatter: fraction",
+    ),
     Fault("grid.cuh", "return x < n ? x : period - x;", "return x < n ? x : period - x - 1;", "score: plain"),
     Fault("place.cuh", "past = -past, sign = -1;", "past = -past;", "score: fraction"),
     Fault("place.cuh", "past = -past, sign = -1;", "sign = -1;", "score: fraction"),
@@ -82,24 +98,45 @@ FAULTS = [
     # heads and channels
     Fault("video.cuh", "s.kH * s.kW * C + g * s.F", "s.kH * s.kW * C", "score: batch, heads, many channels"),
     Fault("search.cu", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
-    Fault("scatter.cu", "((long long)c * s.F + p.f) * SS_PATCH", "((long long)c * s.F) * SS_PATCH", "fold: batch, heads, many channels"),
+    Fault(
+        "scatter.cu",
+        "((long long)c * s.F + p.f) * SS_PATCH",
+        "((long long)c * s.F) * SS_PATCH",
+        "fold: batch, heads, many channels",
+    ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
-    Fault("search.cu", "const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;",
-          "const int channels = s.F - channel < SS_CHUNK ? 0 : SS_CHUNK;", "search: five channels"),
+    Fault(
+        "search.cu",
+        "const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;",
+        "const int channels = s.F - channel < SS_CHUNK ? 0 : SS_CHUNK;",
+        "search: five channels",
+    ),
     # the best
-    Fault("search.cu", "(SS_ACC)(SS_PENALTY * away)", "(SS_ACC)SS_PENALTY * (SS_ACC)away",
-          "search: penalty of more digits than a single has"),
+    Fault(
+        "search.cu",
+        "(SS_ACC)(SS_PENALTY * away)",
+        "(SS_ACC)SS_PENALTY * (SS_ACC)away",
+        "search: penalty of more digits than a single has",
+    ),
     Fault("topk.cuh", "kept[r].rank <= c.rank", "kept[r].rank < c.rank", "search: ties"),
-    Fault("topk.cuh", "a.rank == b.rank && a.number < b.number", "a.rank == b.rank && a.number > b.number",
-          "search: more kept than a warp has registers for"),
+    Fault(
+        "topk.cuh",
+        "a.rank == b.rank && a.number < b.number",
+        "a.rank == b.rank && a.number > b.number",
+        "search: more kept than a warp has registers for",
+    ),
     Fault("topk.cuh", "count > SS_ROOM - 32", "count > SS_ROOM", "search: more kept than a warp has registers for"),
     Fault("search.cu", "if (SS_SKIP == 1 && found.itself) found.there = false;", "", "search: skip self"),
     Fault("search.cu", "out.seed[to] = slot;", "out.seed[to] = 0;", "refine: fractional seeds"),
     # flow
-    Fault("chain_flow.cu", "step.frame = step.ahead ? to - 1 : to + 1;", "step.frame = step.ahead ? t : to + 1;",
-          "chain_flow: two frames each way"),
+    Fault(
+        "chain_flow.cu",
+        "step.frame = step.ahead ? to - 1 : to + 1;",
+        "step.frame = step.ahead ? t : to + 1;",
+        "chain_flow: two frames each way",
+    ),
     Fault("chain_flow.cu", "if (step.first) dy = dx = 0;", "", "chain_flow: plain"),
-]  # fmt: skip
+]
 
 
 _STAGE = "__syncwarp();\n    for (int i = task.lane;"

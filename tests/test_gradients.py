@@ -36,11 +36,28 @@ CASES = [
     row("match: fine queries", (1, 1, 2, 4, 5), scale=2, **{**MOVED, "topk": 3}, stride=2),
     row("match: fine queries, zeros", (1, 1, 2, 4, 5), scale=2, **{**MOVED, "topk": 3}, border="zeros"),
     row("refine: subpixel", SMALL, offsets="wild", window=2, topk=4, subpixel=True, patch=2),
-    row("refine: zeros, dot, per seed", SMALL, offsets="wild", window=2, topk=2, subpixel=True, border="zeros", metric="dot",
-        per_frame=True),
+    row(
+        "refine: zeros, dot, per seed",
+        SMALL,
+        offsets="wild",
+        window=2,
+        topk=2,
+        subpixel=True,
+        border="zeros",
+        metric="dot",
+        per_frame=True,
+    ),
     row("refine: whole", SMALL, window=2, topk=4),
     *(
-        row(f"{op}: {border}{', ' + more if more else ''}", size, heads=heads, offsets="wild", border=border, patch=2, **options)
+        row(
+            f"{op}: {border}{', ' + more if more else ''}",
+            size,
+            heads=heads,
+            offsets="wild",
+            border=border,
+            patch=2,
+            **options,
+        )
         for op in ("score", "aggregate", "stack", "scatter", "gather", "fold")
         for border in ("reflect", "zeros")
         for more, size, heads, options in (
@@ -58,7 +75,7 @@ CASES = [
     row("fold: some queries", SMALL, offsets="wild", patch=2, queries=(slice(1, 3), slice(2, 4))),
     row("chain_flow: radius 1", (2, 3, 1, 4, 5), flow="wild", radius=1),
     row("chain_flow: radius 2, stride 2", (1, 5, 1, 4, 5), flow="wild", radius=2, stride=2),
-]  # fmt: skip
+]
 
 
 def losses(case: Case, outputs):

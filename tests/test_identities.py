@@ -80,7 +80,7 @@ def test_a_window_at_the_border_slides_inward():
 
     def rows(y, window, **options):
         _, offsets = ss.search(k, k, window=window, radius=0, topk=None, **options)
-        return offsets[0, 0, y, 0, :: window, 1].tolist()  # fmt: skip
+        return offsets[0, 0, y, 0, ::window, 1].tolist()
 
     assert rows(0, 3) == [0, 1, 2]
     assert rows(3, 3) == [-1, 0, 1]

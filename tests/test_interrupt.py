@@ -57,8 +57,14 @@ def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
     program += "    for patch in range(1, 10): ss.search(v, v, window=patch, patch=patch, radius=0, topk=1, subpixel=patch % 2 > 0)\n"
     program += "except KeyboardInterrupt: print('interrupted', flush=True)"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=_HERE.parent,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=_HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.readline()
     time.sleep(1)
     process.send_signal(signal.SIGINT)

@@ -201,9 +201,19 @@ def test_one_and_two_frames_have_their_times(tmp_path, codec):
 
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("b.avi", "ffv1"), ("b.avi", "mpeg4"), ("b.y4m", None), ("b.avi", "mjpeg"), ("b.mpg", None), ("b.mov", "prores"),
-     ("b.webm", "vp8"), ("b.mkv", "mpeg4"), ("b.flv", "flv"), ("b.mov", "dnxhd")],
-)  # fmt: skip
+    [
+        ("b.avi", "ffv1"),
+        ("b.avi", "mpeg4"),
+        ("b.y4m", None),
+        ("b.avi", "mjpeg"),
+        ("b.mpg", None),
+        ("b.mov", "prores"),
+        ("b.webm", "vp8"),
+        ("b.mkv", "mpeg4"),
+        ("b.flv", "flv"),
+        ("b.mov", "dnxhd"),
+    ],
+)
 @pytest.mark.parametrize(("matrix", "range_"), [(1, 1), (1, 2), (9, 1)])
 def test_colours_stay_where_nothing_says_how_they_are_coded(tmp_path, name, codec, matrix, range_):
     source = make(tmp_path / "a.mkv", "ffv1", (256, 128), frames=2, audio=None, colorspace=matrix, color_range=range_)
@@ -353,11 +363,18 @@ def test_files_that_are_no_video(tmp_path):
         source = av.open("sine=duration=0.2:sample_rate=48000", format="lavfi")
         out.mux([packet for frame in source.decode(audio=0) for packet in stream.encode(frame)] + stream.encode(None))
     said = {
-        "text.mp4": "cannot be read", "empty.mp4": "is empty",
-        "noise.mkv": "cannot be read", "folder.mp4": "is not a file",
-        "huge.y4m": "Invalid data", "none.y4m": "is broken after 0 frames|no frame", "huge.png": "no frame|cannot be read",
-        "x" * 300: "File name too long", "sound.mp4": "has no video", "missing.mp4": "does not exist", "p.%03d.png": "does not exist, expected a video file, or pictures",
-    }  # fmt: skip
+        "text.mp4": "cannot be read",
+        "empty.mp4": "is empty",
+        "noise.mkv": "cannot be read",
+        "folder.mp4": "is not a file",
+        "huge.y4m": "Invalid data",
+        "none.y4m": "is broken after 0 frames|no frame",
+        "huge.png": "no frame|cannot be read",
+        "x" * 300: "File name too long",
+        "sound.mp4": "has no video",
+        "missing.mp4": "does not exist",
+        "p.%03d.png": "does not exist, expected a video file, or pictures",
+    }
     for name, reason in said.items():
         with pytest.raises(ShiftsearchError, match=reason) as raised:
             frames_of(tmp_path / name)
@@ -394,10 +411,17 @@ def test_truncated_files_say_how_far_they_can_be_read(tmp_path, name, codec):
 
 @pytest.mark.parametrize(
     ("name", "codec", "form"),
-    [("a.mkv", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"), ("a.ts", "libx264", "yuv420p"),
-     ("a.mpg", "mpeg2video", "yuv420p"), ("a.flv", "flv", "yuv420p"), ("a.avi", "mpeg4", "yuv420p"),
-     ("a.gif", "gif", "rgb8"), ("a.y4m", "rawvideo", "yuv420p")],
-)  # fmt: skip
+    [
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.mpg", "mpeg2video", "yuv420p"),
+        ("a.flv", "flv", "yuv420p"),
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.gif", "gif", "rgb8"),
+        ("a.y4m", "rawvideo", "yuv420p"),
+    ],
+)
 def test_short_files_that_are_cut_off_are_no_whole_ones(tmp_path, name, codec, form):
     data = make(tmp_path / name, codec, frames=8, form=form, audio=None).read_bytes()
     whole = frames_of(tmp_path / name)
@@ -486,11 +510,14 @@ def test_targets_that_cannot_be(tmp_path):
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     os.link(source, tmp_path / "hard.mp4")
     for target, said in [
-        (source, "is the input file"), (tmp_path / "link.mp4", "is the input file"),
+        (source, "is the input file"),
+        (tmp_path / "link.mp4", "is the input file"),
         (tmp_path / "hard.mp4", "is the input file"),
-        (tmp_path, "is not a file"), (tmp_path / "no" / "b.mp4", "there is no folder"), ("/dev/null", "is not a file"),
+        (tmp_path, "is not a file"),
+        (tmp_path / "no" / "b.mp4", "there is no folder"),
+        ("/dev/null", "is not a file"),
         (tmp_path / ("b" * 300 + ".mp4"), "File name too long"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(ShiftsearchError, match=said):
             through(source, target)
     assert len(frames_of(source)) == 10

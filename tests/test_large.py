@@ -53,9 +53,11 @@ _BUFFERS = {
     "per frame": ((1, 3, 1, 14, 13), {"window": 13, "topk": 140, "per_frame": True, "stride": 4}),
     "in global memory": ((1, 1, 1, 34, 35), {"window": 33, "radius": 0, "topk": 470, "stride": 9}),
     "nearly all": ((1, 1, 2, 34, 35), {"window": 33, "radius": 0, "topk": 1088, "stride": 30, "skip": "self"}),
-    "of fractions": ((1, 3, 1, 9, 8), {"window": 17, "step": 0.25, "subpixel": True, "topk": 500, "stride": 7, "whole": False,
-                                       "anchor": "self"}),
-}  # fmt: skip
+    "of fractions": (
+        (1, 3, 1, 9, 8),
+        {"window": 17, "step": 0.25, "subpixel": True, "topk": 500, "stride": 7, "whole": False, "anchor": "self"},
+    ),
+}
 
 
 @WIDE

@@ -25,11 +25,39 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
-    "errors", "_types", "_source", "_geometry", "_op", "_primitive", "definition", "backends", "_arrays", "_torch", "_call",
-    "ops", "video.types", "video.frames", "video.noise", "video.streams", "video.scenes", "video.chunks", "video.flow",
-    "video.align", "video.denoise", "flow", "video.io", "video", "", "nn", "models", "vapoursynth", "video.cli", "demo", "doctor",
+    "errors",
+    "_types",
+    "_source",
+    "_geometry",
+    "_op",
+    "_primitive",
+    "definition",
+    "backends",
+    "_arrays",
+    "_torch",
+    "_call",
+    "ops",
+    "video.types",
+    "video.frames",
+    "video.noise",
+    "video.streams",
+    "video.scenes",
+    "video.chunks",
+    "video.flow",
+    "video.align",
+    "video.denoise",
+    "flow",
+    "video.io",
+    "video",
+    "",
+    "nn",
+    "models",
+    "vapoursynth",
+    "video.cli",
+    "demo",
+    "doctor",
     "__main__",
-]  # fmt: skip
+]
 
 
 def name_of(path: Path) -> str:
@@ -126,15 +154,37 @@ def test_import_loads_nothing_heavy():
 
 # --- names ------------------------------------------------------------------------------------------
 _DEFAULTS = {  # the same for each op that has such an option
-    "window": 9, "patch": 1, "radius": 1, "topk": 10, "heads": 1, "stride": 1, "step": 1, "dilation": 1, "metric": "l2",
-    "border": "reflect", "subpixel": False, "slide": True, "penalty": 0.0, "anchor": None, "skip": None, "per_frame": False,
+    "window": 9,
+    "patch": 1,
+    "radius": 1,
+    "topk": 10,
+    "heads": 1,
+    "stride": 1,
+    "step": 1,
+    "dilation": 1,
+    "metric": "l2",
+    "border": "reflect",
+    "subpixel": False,
+    "slide": True,
+    "penalty": 0.0,
+    "anchor": None,
+    "skip": None,
+    "per_frame": False,
     "queries": None,
-}  # fmt: skip
+}
 _OTHER_DEFAULTS = {"refine": {"window": 3, "topk": None}}
 _OF_ALIGN = {
-    "window": 9, "patch": 3, "penalty": 0.05, "sigma": None, "subpixel": True, "output": "patch", "interp": "bicubic",
-    "return_offsets": False, "max_memory": "1GiB", "progress": None,
-}  # fmt: skip
+    "window": 9,
+    "patch": 3,
+    "penalty": 0.05,
+    "sigma": None,
+    "subpixel": True,
+    "output": "patch",
+    "interp": "bicubic",
+    "return_offsets": False,
+    "max_memory": "1GiB",
+    "progress": None,
+}
 _OF_STREAM = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty

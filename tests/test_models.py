@@ -198,8 +198,8 @@ def test_it_learns_to_denoise():
 # --- as a module of torch ---------------------------------------------------------------------------
 def test_the_state_dict_has_these_names():
     network = ShiftedUNet(**{**SMALL, "depths": (1, 1)})
-    block = {f"{layer}.{kind}" for layer in ("norm", "mix.0", "mix.1", "mix.2", "mix.4", "attention.q", "attention.k",
-             "attention.v", "attention.out") for kind in ("weight", "bias")} | {"attention.log_scale"}  # fmt: skip
+    layers = "norm", "mix.0", "mix.1", "mix.2", "mix.4", *(f"attention.{part}" for part in ("q", "k", "v", "out"))
+    block = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | {"attention.log_scale"}
     expected = {f"levels.{at}.{name}" for at in ("0.down.0", "0.up.0", "1.down.0") for name in block}
     convolutions = ("head", "features.0", "features.2", "tail", "shrink.0", "grow.0")
     expected |= {f"{layer}.{kind}" for layer in convolutions for kind in ("weight", "bias")}

@@ -316,9 +316,11 @@ def layers():
         lambda: (torch.randn(B, T, C, H, W),),
     )
     for offsets in ("predict", "search"):
-        yield f"guided, {offsets}", nn.GuidedDeformableAttention(C, heads=2, offsets=offsets, window=3), lambda: (
-            torch.randn(B, T, C, H, W), torch.randn(B, 2, C, H, W), torch.rand(B, T, 2, 2, H, W)
-        )  # fmt: skip
+        yield (
+            f"guided, {offsets}",
+            nn.GuidedDeformableAttention(C, heads=2, offsets=offsets, window=3),
+            lambda: (torch.randn(B, T, C, H, W), torch.randn(B, 2, C, H, W), torch.rand(B, T, 2, 2, H, W)),
+        )
 
 
 each_layer = pytest.mark.parametrize(

@@ -159,8 +159,11 @@ def test_colours_are_read_and_written_to_the_bit(tmp_path, form, matrix, range_)
 
 def test_black_grey_and_white_are_what_they_say(tmp_path):
     for form, range_, black, grey, white in [
-        ("yuv420p", 1, 16, 128, 235), ("yuv444p", 2, 0, 128, 255), ("yuv422p10le", 1, 64, 512, 940), ("yuv420p12le", 2, 0, 2048, 4095),
-    ]:  # fmt: skip
+        ("yuv420p", 1, 16, 128, 235),
+        ("yuv444p", 2, 0, 128, 255),
+        ("yuv422p10le", 1, 64, 512, 940),
+        ("yuv420p12le", 2, 0, 2048, 4095),
+    ]:
         drawn = [[np.full(p.shape, grey) for p in samples(av.VideoFrame(16, 16, form))]]
         luma = np.linspace(black, white, 16).round().astype(int)
         drawn[0][0][:] = luma[:, None]
@@ -407,10 +410,14 @@ def test_what_are_no_planes_is_said():
     y, u = np.zeros((8, 8), np.uint8), np.zeros((4, 4), np.uint8)
     for function in (denoise_planes, align_planes):
         for frames, said in [
-            ([y], "a frame is a ndarray, expected a tuple of arrays"), ([()], "a frame is a tuple"), ([("y",)], "a frame is a tuple"),
-            ([(y, u, y)], r"have shapes \(8, 8\), \(4, 4\), \(8, 8\), expected"), ([(y, u[:3], u[:3])], "expected .* a half or a quarter"),
-            ([(y, u, u), (y, y, y)], "frame 1 has .*, expected .* as frame 0"), ([(y, u, u), (y,)], "frame 1 has"),
-        ]:  # fmt: skip
+            ([y], "a frame is a ndarray, expected a tuple of arrays"),
+            ([()], "a frame is a tuple"),
+            ([("y",)], "a frame is a tuple"),
+            ([(y, u, y)], r"have shapes \(8, 8\), \(4, 4\), \(8, 8\), expected"),
+            ([(y, u[:3], u[:3])], "expected .* a half or a quarter"),
+            ([(y, u, u), (y, y, y)], "frame 1 has .*, expected .* as frame 0"),
+            ([(y, u, u), (y,)], "frame 1 has"),
+        ]:
             with pytest.raises(ShiftsearchError, match=f"^{function.__name__}: .*{said}"):
                 list(function(frames))
     with pytest.raises(

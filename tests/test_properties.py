@@ -36,9 +36,12 @@ def _backend(request, monkeypatch):
 
 
 examples = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
@@ -203,12 +206,15 @@ def test_results_do_not_depend_on_the_layout(layout, dtype, rng):
         (lambda v, w, o: ss.scatter(v, w, o, patch=3), (k, weights, offsets), given),
         (lambda v, w, o: ss.stack(v, o, w), (k, weights, offsets), given),
         (lambda v, w, o: ss.gather(v, o, patch=3, heads=2), (k, weights, offsets), given),
-        (lambda p, w, o: ss.fold(p, o, w, size=(3, 6, 7))[0], (patches, weights, offsets),
-         (layouts(patches)[layout], *given[1:])),
+        (
+            lambda p, w, o: ss.fold(p, o, w, size=(3, 6, 7))[0],
+            (patches, weights, offsets),
+            (layouts(patches)[layout], *given[1:]),
+        ),
         (lambda v, w, o: ss.score(v, v, o, heads=2), (k, weights, offsets), given),
         (lambda v, w, o: ss.refine(v, v, o, heads=2, topk=3)[0], (k, weights, offsets), given),
         (lambda v, w, o: ss.chain_flow(v[:, :, :2], v[:, :, 2:], radius=1), (k, weights, offsets), given),
-    ]  # fmt: skip
+    ]
     for call, plain, laid in calls:
         np.testing.assert_array_equal(call(*laid), call(*plain))
 
@@ -217,8 +223,11 @@ def test_broadcast_arrays_are_what_they_stand_for(rng):
     frame = rng.standard_normal((1, 1, 2, 5, 6)).astype(np.float32)
     video, flow = np.broadcast_to(frame, (2, 3, 2, 5, 6)), np.broadcast_to(np.float32(1.5), (2, 3, 2, 2, 5, 6))
     options = {"window": 3, "topk": 4}
-    for f, e in zip(ss.search(video, video, flow, **options), ss.search(video.copy(), video.copy(), flow.copy(), **options),
-                    strict=True):  # fmt: skip
+    for f, e in zip(
+        ss.search(video, video, flow, **options),
+        ss.search(video.copy(), video.copy(), flow.copy(), **options),
+        strict=True,
+    ):
         np.testing.assert_array_equal(f, e)
     offsets = np.broadcast_to(np.array([1, -1, 2], np.int32), (2, 1, 3, 5, 6, 2, 3))
     weights = np.broadcast_to(np.float32(0.5), offsets.shape[:-1])

@@ -54,10 +54,14 @@ def _mixed(seed: int) -> list:
     weights, best = np.exp(-scores), offsets[..., :1, :]
     patches = ss.gather(video, best, patch=3)
     return [
-        scores, offsets, ss.aggregate(video, weights, offsets, patch=patch), ss.scatter(video, weights, offsets, patch=3),
-        *ss.fold(patches, best, size=(3, height, width)), *ss.refine(video, video, best, window=3, topk=2),
+        scores,
+        offsets,
+        ss.aggregate(video, weights, offsets, patch=patch),
+        ss.scatter(video, weights, offsets, patch=3),
+        *ss.fold(patches, best, size=(3, height, width)),
+        *ss.refine(video, video, best, window=3, topk=2),
         ss.score(video[:, :3], video[:, :3], best + np.float32(0.25), patch=3),
-    ]  # fmt: skip
+    ]
 
 
 def test_many_threads_give_what_one_gives():

@@ -107,9 +107,18 @@ def test_a_header_is_spliced_in_once_and_lines_keep_their_numbers(folder):
     (folder / "b.cuh").write_text('#include "a.cuh"\nint b;\n')
     (folder / "op.cu").write_text('// op\n#include "a.cuh"\n#include "b.cuh"\n#include <system.h>\nint op;\n')
     assert _source.read("op.cu").split("\n") == [
-        '#line 1 "op.cu"', "// op", '#line 1 "a.cuh"', "int a;", '#line 3 "op.cu"',
-        '#line 1 "b.cuh"', "", "int b;", '#line 4 "op.cu"', "#include <system.h>", "int op;",
-    ]  # fmt: skip
+        '#line 1 "op.cu"',
+        "// op",
+        '#line 1 "a.cuh"',
+        "int a;",
+        '#line 3 "op.cu"',
+        '#line 1 "b.cuh"',
+        "",
+        "int b;",
+        '#line 4 "op.cu"',
+        "#include <system.h>",
+        "int op;",
+    ]
 
 
 def test_headers_that_include_each_other_end(folder):

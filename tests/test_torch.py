@@ -35,11 +35,20 @@ class Call:
         random = torch.Generator().manual_seed(seed)
         T, C, K, G, h, w = 3, 4, 2, 2, height, width
         shapes = {
-            "q": (batch, T, C, h, w), "k": (batch, T, C, h, w), "v": (batch, T, C, h, w), "flow": (batch, T, 2, 2, h, w),
-            "offsets": (batch, G, T, h, w, K, 3), "weights": (batch, G, T, h, w, K), "frame": (batch, C, h, w),
-            "other": (batch, C, h, w), "motion": (batch, 2, h, w), "patches": (batch, G, T, h, w, K, C // G, 2, 2),
-            "forward": (batch, T, 2, h, w), "backward": (batch, T, 2, h, w), "coarse": (batch, T, 2, h, w),
-        }  # fmt: skip
+            "q": (batch, T, C, h, w),
+            "k": (batch, T, C, h, w),
+            "v": (batch, T, C, h, w),
+            "flow": (batch, T, 2, 2, h, w),
+            "offsets": (batch, G, T, h, w, K, 3),
+            "weights": (batch, G, T, h, w, K),
+            "frame": (batch, C, h, w),
+            "other": (batch, C, h, w),
+            "motion": (batch, 2, h, w),
+            "patches": (batch, G, T, h, w, K, C // G, 2, 2),
+            "forward": (batch, T, 2, h, w),
+            "backward": (batch, T, 2, h, w),
+            "coarse": (batch, T, 2, h, w),
+        }
         found = {}
         for name in self.takes.split():
             found[name] = torch.randn(shapes[name], generator=random, dtype=torch.float64)
@@ -730,9 +739,14 @@ def test_a_call_is_on_the_device_and_stream_of_its_tensors_in_memory_of_torch(mo
     with _arrays._Cuda("search", "torch", "cuda:1", None).current():
         done.append("work")
     assert done == [
-        ("device", 1), ("stream", "stream of 1", 1), ("memory", (64, 1, "stream of 1")), "work",
-        ("end", "memory"), ("end", "stream"), ("end", "device"),
-    ]  # fmt: skip
+        ("device", 1),
+        ("stream", "stream of 1", 1),
+        ("memory", (64, 1, "stream of 1")),
+        "work",
+        ("end", "memory"),
+        ("end", "stream"),
+        ("end", "device"),
+    ]
 
 
 def _on_gpus(devices):

@@ -142,8 +142,13 @@ class Strange(Case):
         return found
 
 
-_WEIGHTED = {"score": "q k offsets", "aggregate": "v offsets", "scatter": "v offsets", "stack": "v offsets",
-             "fold": "patches offsets"}  # fmt: skip
+_WEIGHTED = {
+    "score": "q k offsets",
+    "aggregate": "v offsets",
+    "scatter": "v offsets",
+    "stack": "v offsets",
+    "fold": "patches offsets",
+}
 _FRACTIONS = pytest.mark.parametrize("offsets", ["int", "wild"])
 
 

@@ -225,17 +225,17 @@ def two_threads(size):
 
 
 # --- in processes of their own --------------------------------------------------------------------
-def probe_first_call(what, C):
+def probe_first_call(op, C):
     """CPU and wall seconds of the first call in this process, the import of numba included."""
     C, size = int(C), 64
-    if what == "search":
+    if op == "search":
         sides, _ = search_case(C, 7, "smooth", 1, size, {})
         run = sides["ours"]
     else:
         video = texture_video(C, size, size)
         offsets = np.zeros((1, T, size, size, TOPK, 3), np.int32)
         weights = np.ones(offsets.shape[:-1], np.float32)
-        if what == "aggregate":
+        if op == "aggregate":
 
             def run():
                 shiftsearch.aggregate(video, weights, offsets, patch=7)
@@ -269,8 +269,8 @@ def probe_memory(C, size, threads):
     return {"peak": peak, "inputs": inputs, "outputs": outputs, "padded": 2 * T * C * (size + 6) ** 2 * 4}
 
 
-def _memory(what):
-    return int(re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+def _memory(op):
+    return int(re.search(rf"{op}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def in_new_process(probe, *arguments, cache):
@@ -285,11 +285,11 @@ def in_new_process(probe, *arguments, cache):
 
 def first_calls(quick, folder):
     found = []
-    for what, C in [("search", 16)] if quick else [("search", 16), ("search", 3), ("aggregate", 16), ("backward", 16)]:
-        cache = Path(folder) / f"{what}{C}"
+    for op, C in [("search", 16)] if quick else [("search", 16), ("search", 3), ("aggregate", 16), ("backward", 16)]:
+        cache = Path(folder) / f"{op}{C}"
         for state, target in (("cold", 8.0), ("from disk", 1.0)):
-            times, said = in_new_process("first_call", what, C, cache=cache)
-            row = {"case": f"first call {state}, {what} C={C} patch=7: CPU s", "value": times["cpu"], "target": target}
+            times, said = in_new_process("first_call", op, C, cache=cache)
+            row = {"case": f"first call {state}, {op} C={C} patch=7: CPU s", "value": times["cpu"], "target": target}
             found.append({**row, "wall s": times["wall"], "stderr": said})
     return found
 

@@ -16,8 +16,9 @@ import numpy as np
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import pool
-from shiftsearch.backends.cpu.grid import finite, reflect, slots_ahead
+from shiftsearch.backends.cpu.grid import finite, slots_ahead
 from shiftsearch.backends.cpu.jit import exact, kernel
+from shiftsearch.backends.cpu.patch import between, bilinear
 from shiftsearch.backends.cpu.simd import stopped
 
 _BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
@@ -32,14 +33,12 @@ def _field(t, s, ahead):
 
 @exact
 def _between(at, n):
-    """Return the two pixels that position `at` lies between, and how far it is from the first."""
+    """Return the two pixels that a position lies between, and the weight of the second."""
     if abs(at) < 2.0**52:
-        low = math.floor(at)
-        return reflect(low, n), reflect(low + 1, n), at - low
+        return between(at, n, True)
     if n == 1 or not math.isfinite(at):  # endless flow: the sample is NaN, but its pixels must be there
         return 0, 0, at - at
-    low = int(at % (2.0 * (n - 1)))
-    return reflect(low, n), reflect(low + 1, n), 0.0
+    return between(at % (2.0 * (n - 1)), n, True)
 
 
 @exact
@@ -55,9 +54,9 @@ def _read(flow, b, t, axis, y, x):
     x0, x1, fx = _between(x, flow.shape[4])
     v00, v01 = _value(flow, b, t, axis, y0, x0), _value(flow, b, t, axis, y0, x1)
     v10, v11 = _value(flow, b, t, axis, y1, x0), _value(flow, b, t, axis, y1, x1)
-    value = (1 - fy) * (1 - fx) * v00 + (1 - fy) * fx * v01 + fy * (1 - fx) * v10 + fy * fx * v11
-    by_y = (fx - 1) * v00 - fx * v01 + (1 - fx) * v10 + fx * v11
-    return value, by_y, (fy - 1) * v00 + (1 - fy) * v01 - fy * v10 + fy * v11
+    value = bilinear(v00, v01, v10, v11, 1 - fy, fy, 1 - fx, fx)
+    by_y = bilinear(v00, v01, v10, v11, -1.0, 1.0, 1 - fx, fx)
+    return value, by_y, bilinear(v00, v01, v10, v11, 1 - fy, fy, -1.0, 1.0)
 
 
 @exact

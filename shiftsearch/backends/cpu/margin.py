@@ -12,7 +12,7 @@ from shiftsearch.backends.cpu import places_code as code
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import aligned, get, pointer, put, stopped
+from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put, stopped
 
 
 class Margined(NamedTuple):
@@ -78,7 +78,7 @@ def _fill(given, out, turn, v, all_channels, first_channel, stop, first, last):
             continue
         at = ((t * all_channels + first_channel) * v.height + reflect(y, v.height)) * v.width
         to = unit * v.row + v.before * v.channels
-        code.turn(turn, given, at, out, to, v.channels, v.width, v.height * v.width, v.channels)
+        code.turn(turn, after(given, at), after(out, to), v.channels, v.width, v.height * v.width, v.channels)
         if v.mirrored:
             for number in range(v.before + v.behind):
                 x = _position(number, v.before, v.width)
@@ -96,7 +96,7 @@ def _empty(sums, out, turn, v, all_channels, first_channel, endless, stop, first
         t, y = unit // v.height, unit % v.height
         start = t * v.rows * v.row
         at = start + (y + v.before) * v.row
-        here = at + v.before * v.channels
+        first_pixel = at + v.before * v.channels
         if v.mirrored:
             for number in range(v.before + v.behind):
                 other = _position(number, v.before, v.height)
@@ -104,7 +104,8 @@ def _empty(sums, out, turn, v, all_channels, first_channel, endless, stop, first
                     _add_run(sums, at, start + (other + v.before) * v.row, v.row)
             for number in range(v.before + v.behind):
                 x = _position(number, v.before, v.width)
-                _add_run(sums, here + reflect(x, v.width) * v.channels, here + x * v.channels, v.channels)
+                _add_run(sums, first_pixel + reflect(x, v.width) * v.channels, first_pixel + x * v.channels, v.channels)
         to = ((t * all_channels + first_channel) * v.height + y) * v.width
-        if code.turn(turn, sums, here, out, to, v.width, v.channels, v.channels, v.height * v.width) != 0:
+        here = after(sums, first_pixel)
+        if code.turn(turn, here, after(out, to), v.width, v.channels, v.channels, v.height * v.width) != 0:
             put(endless, 0, 1)

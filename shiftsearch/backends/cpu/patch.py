@@ -120,13 +120,17 @@ def place(offset: float, at: int, n: int, p: Form) -> tuple[float, float]:
 
 
 @exact
-def _lay(axis, place, n, p, mirrored):
+def between(at: float, n: int, mirrored: bool) -> tuple[int, int, float]:
+    """Return the two pixels that position `at` lies between, -1 for one that is not there, and the weight of the second."""
+    below = math.floor(at)
+    return pixel(below, n, mirrored), pixel(below + 1, n, mirrored), at - below
+
+
+@exact
+def lay(axis: Axis, place: float, n: int, p: Form, mirrored: bool) -> None:
     """Lay the samples of a patch around `place` on an axis of `n` pixels."""
     for i in range(p.patch):
-        at = place + p.dilation * (i - p.patch // 2)
-        below = math.floor(at)
-        far = at - below
-        low, high = pixel(below, n, mirrored), pixel(below + 1, n, mirrored)
+        low, high, far = between(place + p.dilation * (i - p.patch // 2), n, mirrored)
         if low >= 0:
             axis.low[i], axis.near[i], axis.fall[i] = low, 1 - far, -1.0
         else:
@@ -140,14 +144,14 @@ def _lay(axis, place, n, p, mirrored):
 def lay_key(axis: Axis, offset: float, at: int, n: int, p: Form) -> float:
     """Lay the patch at an offset from query `at` of the grid; return the sign with which it moves."""
     here, sign = place(offset, at * p.stride, n, p)
-    _lay(axis, here, n, p, p.mirrored)
+    lay(axis, here, n, p, p.mirrored)
     return sign
 
 
 @inline
 def lay_query(axis: Axis, at: int, n: int, p: Form) -> None:
     """Lay the patch of query `at` of the grid, whose frame has `scale` times the resolution of the keys."""
-    _lay(axis, np.float64(p.scale * at * p.stride), n, p, p.queries_mirrored)
+    lay(axis, np.float64(p.scale * at * p.stride), n, p, p.queries_mirrored)
     pair(axis, axis, p)
 
 
@@ -189,6 +193,12 @@ def missing(rows: Axis, columns: Axis) -> bool:
 
 # --- reading and writing --------------------------------------------------------------------------
 @inline
+def bilinear(a: float, b: float, c: float, d: float, u0: float, u1: float, v0: float, v1: float) -> float:
+    """Return the sum of pixels a (above left), b (above right), c and d (below), by weights of rows and of columns."""
+    return u0 * (v0 * a + v1 * b) + u1 * (v0 * c + v1 * d)
+
+
+@inline
 def _mix(out, to, video, a, b, c, d, n, u0, u1, v0, v1):
     """Write n bilinear samples, of the pixels from a (above left), b (above right), c and d (below)."""
     if u1 == 0 and v1 == 0:
@@ -201,7 +211,7 @@ def _mix(out, to, video, a, b, c, d, n, u0, u1, v0, v1):
             out[to + e] = near * video[a + e] + far * video[other + e]
     else:
         for e in range(n):
-            out[to + e] = u0 * (v0 * video[a + e] + v1 * video[b + e]) + u1 * (v0 * video[c + e] + v1 * video[d + e])
+            out[to + e] = bilinear(video[a + e], video[b + e], video[c + e], video[d + e], u0, u1, v0, v1)
 
 
 @inline

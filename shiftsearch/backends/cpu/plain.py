@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shiftsearch.backends.cpu.choose import Options, Results, finish
-from shiftsearch.backends.cpu.grid import pixel
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
-from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
+from shiftsearch.backends.cpu.patch import Form, desk, lay, lay_query, pair, product, read, subtract
+from shiftsearch.backends.cpu.simd import get, pointers, put, stopped
+from shiftsearch.backends.cpu.visit import Clip, frame_of
 from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
 
 if TYPE_CHECKING:
@@ -17,71 +18,42 @@ if TYPE_CHECKING:
 
 
 @inline
-def _pixel(t, y, x, H, W, C, zeros):
-    """Return where the channels of a pixel begin in [T, row, column, channel], -1 outside a border of zeros."""
-    y, x = pixel(y, H, not zeros), pixel(x, W, not zeros)
-    return ((t * H + y) * W + x) * C if y >= 0 and x >= 0 else -1
+def _read_query(q, query, at, p):
+    """Read the patch of a query to at.mine."""
+    lay_query(at.query_rows, query.y, q.rows, p)
+    lay_query(at.query_columns, query.x, q.columns, p)
+    read(at.mine, frame_of(q, query.t), at.query_rows, at.query_columns, p)
 
 
 @helper
-def _pair(q, k, k00, k01, k10, k11, fy, fx, C, dot):
-    """Return the distance of a pixel of q and a bilinear sample of k; corners at -1 are empty."""
-    total = 0.0
-    for c in range(C):
-        value = 0.0
-        if k00 >= 0:
-            value += (1 - fy) * (1 - fx) * get(k, k00 + c)
-        if k01 >= 0:
-            value += (1 - fy) * fx * get(k, k01 + c)
-        if k10 >= 0:
-            value += fy * (1 - fx) * get(k, k10 + c)
-        if k11 >= 0:
-            value += fy * fx * get(k, k11 + c)
-        if dot:
-            total -= get(q, c) * value
-        else:
-            total += (get(q, c) - value) * (get(q, c) - value)
-    return total
-
-
-@helper
-def _distance(q, k, t, y, x, f, py, px, task):
-    """Return the distance of the patches at pixel (y, x) of q and place (py, px) of frame f of k."""
-    C, H, W, total = task.channels, task.height, task.width, 0.0
-    iy, ix = np.int64(np.floor(py)), np.int64(np.floor(px))
-    fy, fx = py - iy, px - ix
-    for m in range(task.patch):
-        uy = (m - task.patch // 2) * task.dilation
-        for n in range(task.patch):
-            ux = (n - task.patch // 2) * task.dilation
-            q_at = _pixel(t, y + uy, x + ux, H * task.scale, W * task.scale, C, task.zeros)
-            k00 = _pixel(f, iy + uy, ix + ux, H, W, C, task.zeros)
-            k01, k10, k11 = -1, -1, -1  # a corner without weight is not there
-            if fx > 0:
-                k01 = _pixel(f, iy + uy, ix + ux + 1, H, W, C, task.zeros)
-            if fy > 0:
-                k10 = _pixel(f, iy + uy + 1, ix + ux, H, W, C, task.zeros)
-            if fy > 0 and fx > 0:
-                k11 = _pixel(f, iy + uy + 1, ix + ux + 1, H, W, C, task.zeros)
-            if q_at >= 0 and (k00 >= 0 or k01 >= 0 or k10 >= 0 or k11 >= 0):
-                total += _pair(after(q, q_at), k, k00, k01, k10, k11, fy, fx, C, task.dot)
-    return total
+def _distance(k, frame, y, x, at, p):
+    """Return the distance of the patch of the query and that at (y, x) of a frame of k."""
+    lay(at.rows, y, k.rows, p, p.mirrored)
+    lay(at.columns, x, k.columns, p, p.mirrored)
+    pair(at.rows, at.query_rows, p)
+    pair(at.columns, at.query_columns, p)
+    read(at.theirs, frame_of(k, frame), at.rows, at.columns, p)
+    if not p.l2:
+        return -product(at.mine, at.theirs, at.rows, at.columns, p)
+    subtract(at.mine, at.theirs, at.rows, at.columns, p)
+    return product(at.theirs, at.theirs, at.rows, at.columns, p)
 
 
 @inline
-def _candidate_score(q, k, number, query, windows, task, cells):
-    at = query.at + get(cells, 3 * number)
-    window, apart = window_at(windows, at), task.stride * task.scale
-    py = position(window.cy, get(cells, 3 * number + 1), window.by, task.step)
-    px = position(window.cx, get(cells, 3 * number + 2), window.bx, task.step)
-    if task.overhangs and not (0 <= py <= task.height - 1 and 0 <= px <= task.width - 1):
-        return np.inf
-    return _distance(q, k, query.t, query.y * apart, query.x * apart, get(windows.frame, at), py, px, task)
+def _put_score(k, number, query, windows, task, cells, at, p, scores):
+    first = query.at + get(cells, 3 * number)
+    window = window_at(windows, first)
+    y = position(window.cy, get(cells, 3 * number + 1), window.by, task.step)
+    x = position(window.cx, get(cells, 3 * number + 2), window.bx, task.step)
+    if task.overhangs and not (0 <= y <= task.height - 1 and 0 <= x <= task.width - 1):
+        put(scores, number, np.inf)
+    else:
+        put(scores, number, _distance(k, get(windows.frame, first), y, x, at, p))
 
 
 @kernel()
 def search_plainly(
-    videos: tuple[np.ndarray, np.ndarray],
+    videos: tuple[Clip, Clip, Form],
     windows: Windows,
     task: Task,
     options: Options | None,
@@ -93,17 +65,18 @@ def search_plainly(
     first: int,
     last: int,
 ) -> None:
-    """Search tile rows first..last. videos: q and k, [T, row, column, channel]."""
-    (q, k), windows, scratch = pointers(videos), pointers(windows), pointers(scratch)
+    """Search tile rows first..last. videos: q and k, and the form of their patches."""
+    (q, k, p), windows, scratch = pointers(videos), pointers(windows), pointers(scratch)
     results, cells = pointers(results), pointers(cells)
-    tile_rows, scores = (task.rows + TILE - 1) // TILE, scratch.scores
+    tile_rows, scores, at = (task.rows + TILE - 1) // TILE, scratch.scores, desk(scratch.desk, p)
     for unit in range(first, last):
         t, y0 = unit // tile_rows, unit % tile_rows * TILE
         for y in range(y0, y0 + TILE if y0 + TILE < task.rows else task.rows):
             for x in range(task.columns):
                 query = Query(t, y, x, first_of(unit - first, y - y0, x, task))
+                _read_query(q, query, at, p)
                 for number in range(task.slots * task.window * task.window):
                     if stopped(stop):
                         return
-                    put(scores, number, _candidate_score(q, k, number, query, windows, task, cells))
+                    _put_score(k, number, query, windows, task, cells, at, p, scores)
                 finish(scores, query, windows, task, options, codes, scratch, cells, results)

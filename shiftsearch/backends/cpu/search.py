@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, frame_order, reflect
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cpu import search_code, simd, topk, topk_code
+from shiftsearch.backends.cpu import patch, search_code, simd, topk, topk_code
 from shiftsearch.backends.cpu.choose import Options, Results
 from shiftsearch.backends.cpu.layout import channels_last
 from shiftsearch.backends.cpu.plain import search_plainly
@@ -24,6 +24,7 @@ from shiftsearch.backends.cpu.search_code import ROW
 from shiftsearch.backends.cpu.simd import aligned
 from shiftsearch.backends.cpu.tiles import Shape, Strides, Videos, box_is_cheaper, packing, search_tiles
 from shiftsearch.backends.cpu.topk_code import FEW
+from shiftsearch.backends.cpu.visit import Clip
 from shiftsearch.backends.cpu.windows import TILE, Task, room_for, windows_of_flow, windows_of_seeds
 
 _LARGEST_WINDOW = 16  # of the vector code: its accumulators live in registers
@@ -57,6 +58,7 @@ class Scratch(NamedTuple):
     boxes: np.ndarray
     kept: np.ndarray
     topk: topk.Scratch
+    desk: patch.Scratch  # of plain loops
     most: int  # displacements that there is room for
 
 
@@ -81,12 +83,13 @@ def search(
     slots = np.empty(shape if task.seeds else (B, spec.heads, 0), np.int32)
     if flow is None:
         flow = np.zeros((B, 1, T, 0, 2, task.rows, task.columns), np.float32)
-    order, codes, options = frame_order(T, spec.radius), _codes(task, q.dtype.name, p.metric), _options(spec, task)
+    order, form = frame_order(T, spec.radius), patch.form(p, task.channels)
+    codes, options = _codes(task, q.dtype.name, p.metric), _options(spec, task)
     for b, g in np.ndindex(B, spec.heads):
         channels = slice(g * task.channels, (g + 1) * task.channels)
         around = seeds[b, g] if task.seeds else flow[b, g % flow.shape[1]]
         results = Results(scores[b, g].reshape(-1), offsets[b, g].reshape(-1).view(words), slots[b, g].reshape(-1))
-        _search(q[b, :, channels], k[b, :, channels], around, order, task, options, codes, results)
+        _search(q[b, :, channels], k[b, :, channels], around, order, task, form, options, codes, results)
     return scores, offsets, slots if task.seeds else None
 
 
@@ -95,13 +98,32 @@ def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
     phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window
     return Task(
-        frames=T, height=H, width=W, rows=(H - 1) // p.stride + 1, columns=(W - 1) // p.stride + 1,
-        slots=slots, first_slot=int(spec.skip == "own_frame"), window=spec.window, patch=p.patch, stride=p.stride,
-        scale=p.scale, dilation=p.dilation, channels=C, kept=spec.kept(slots), step=float(spec.step),
-        whole_step=int(spec.step), dot=p.metric == "dot", zeros=p.border == "zeros", slide=spec.slide, subpixel=spec.subpixel,
-        seeds=seeds, overhangs=overhangs, phases=phases, part=-(-spec.window // phases),
+        frames=T,
+        height=H,
+        width=W,
+        rows=(H - 1) // p.stride + 1,
+        columns=(W - 1) // p.stride + 1,
+        slots=slots,
+        first_slot=int(spec.skip == "own_frame"),
+        window=spec.window,
+        patch=p.patch,
+        stride=p.stride,
+        scale=p.scale,
+        dilation=p.dilation,
+        channels=C,
+        kept=spec.kept(slots),
+        step=float(spec.step),
+        whole_step=int(spec.step),
+        dot=p.metric == "dot",
+        zeros=p.border == "zeros",
+        slide=spec.slide,
+        subpixel=spec.subpixel,
+        seeds=seeds,
+        overhangs=overhangs,
+        phases=phases,
+        part=-(-spec.window // phases),
         wide=C % simd.lanes(dtype) == 0,
-    )  # fmt: skip
+    )
 
 
 def _options(spec, task: Task) -> Options | None:
@@ -111,10 +133,17 @@ def _options(spec, task: Task) -> Options | None:
     if simple and task.kept <= FEW and candidates >= 2 * FEW and spec.topk is not None:
         return None
     return Options(
-        topk=spec.topk or task.kept, all=spec.topk is None, per_frame=spec.per_frame, penalty=float(spec.penalty),
-        anchor_self=spec.anchor == "self", anchor_centre=spec.anchor == "flow", removes_self=removes, hides_self=hides,
-        finds_self=removes or hides or spec.anchor == "self", ranks=ranks,
-    )  # fmt: skip
+        topk=spec.topk or task.kept,
+        all=spec.topk is None,
+        per_frame=spec.per_frame,
+        penalty=float(spec.penalty),
+        anchor_self=spec.anchor == "self",
+        anchor_centre=spec.anchor == "flow",
+        removes_self=removes,
+        hides_self=hides,
+        finds_self=removes or hides or spec.anchor == "self",
+        ranks=ranks,
+    )
 
 
 def _by_vectors(task: Task) -> bool:
@@ -137,16 +166,17 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
     return Codes(**built)
 
 
-def _search(q, k, around, order, task: Task, options: Options | None, codes: Codes, results: Results):
+def _search(q, k, around, order, task: Task, form: patch.Form, options: Options | None, codes: Codes, results: Results):
     """Search one head of one clip."""
     place = windows_of_seeds if task.seeds else windows_of_flow
     tiles, cells = _by_vectors(task), _cells(task)
-    run, videos = (search_tiles, _in_memory(q, k, task, codes)) if tiles else (search_plainly, _plain(q, k))
+    run = search_tiles if tiles else search_plainly
+    videos = _in_memory(q, k, task, codes) if tiles else (_clip(q), _clip(k), form)
     most = _most_boxes(task, k.dtype) if tiles else 0
     rows = max(1, _AT_A_TIME // (TILE * task.columns * task.slots))
 
     def some_rows(stop, first, last):
-        scratch = _scratch(task, tiles, most, k.dtype)
+        scratch = _scratch(task, form, tiles, most, k.dtype)
         windows = room_for(rows * TILE * task.columns * task.slots)
         for start in range(first, max(last, first + 1), rows):
             end = min(last, start + rows)
@@ -173,7 +203,7 @@ def _most_boxes(task: Task, dtype) -> int:
     return most
 
 
-def _scratch(task: Task, tiles: bool, most: int, dtype) -> Scratch:
+def _scratch(task: Task, form: patch.Form, tiles: bool, most: int, dtype) -> Scratch:
     """Return new scratch memory of a thread, all numbers in one piece and all whole numbers in another."""
     each, C, pack = task.window**2, task.channels, packing.py_func(task)
     reach, rows, stride = task.window + task.patch - 1, TILE + task.patch - 1, pack.stride
@@ -184,14 +214,19 @@ def _scratch(task: Task, tiles: bool, most: int, dtype) -> Scratch:
         "scores": stride * (TILE * TILE if tiles else 1),
     }
     for_tiles = {
-        "q_planes": pack.side * C * pack.length, "q_last": pack.side**2 * C if task.wide else 0, "sums": each * ROW,
-        "near": reach * (reach + ROW) * C + 4 * ROW if task.subpixel else 0, "fractions": 2,
-        "pixels": most * rows * ROW, "boxes": most * TILE * TILE,
-    }  # fmt: skip
+        "q_planes": pack.side * C * pack.length,
+        "q_last": pack.side**2 * C if task.wide else 0,
+        "sums": each * ROW,
+        "near": reach * (reach + ROW) * C + 4 * ROW if task.subpixel else 0,
+        "fractions": 2,
+        "pixels": most * rows * ROW,
+        "boxes": most * TILE * TILE,
+    }
     numbers |= for_tiles if tiles else dict.fromkeys(for_tiles, 0)
     integers = {"positions": stride, "ranks": stride, "kept": task.kept + stride}
     parts = _divided(numbers, aligned, dtype) | _divided(integers, np.empty, np.int32)
-    return Scratch(topk=topk.Scratch(*map(parts.pop, topk.Scratch._fields)), **parts, most=most)
+    for_topk = topk.Scratch(*map(parts.pop, topk.Scratch._fields))
+    return Scratch(topk=for_topk, desk=patch.scratch(form, dtype), **parts, most=most)
 
 
 def _divided(sizes: dict[str, int], new, dtype) -> dict[str, np.ndarray]:
@@ -252,6 +287,8 @@ def _mirrored_copy(k, pad: int, channels_last: bool):
     return out
 
 
-def _plain(*videos):
-    """Return videos [T, row, column, channel] in flat memory."""
-    return tuple(channels_last(x).reshape(-1) for x in videos)
+def _clip(video) -> Clip:
+    """Return a video [T, row, column, channel] in flat memory."""
+    turned = channels_last(video)
+    frames, rows, columns, channels = turned.shape
+    return Clip(turned.reshape(-1), frames, rows, columns, columns * channels)

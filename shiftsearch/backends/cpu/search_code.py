@@ -173,8 +173,11 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
         there = f.most(f.b.sub(top, first), 0), f.least(f.b.sub(bottom, first), f.add(count, rows - 1))
         f.loop(there[1], [], key_row, start=there[0])
         to = f.mul(first, across)
-        f.loop(f.mul(count, across), [], lambda i: _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out,
-                                                             f.mul(f.add(to, i), TILE * TILE)))  # fmt: skip
+
+        def sums(i):
+            _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out, f.mul(f.add(to, i), TILE * TILE))
+
+        f.loop(f.mul(count, across), [], sums)
 
     f.loop(down, [], some_rows, step=_DOWN)
     return f.compile()

@@ -283,26 +283,18 @@ _ENGINES: list = []
 def caller(kinds: str) -> Callable[..., Any]:
     """Return a numba function `call(address, *arguments)` for functions with these argument kinds.
 
-    Memory is given as a `pointer` and an index in the place of each "p" and "i".
+    Memory is given as a `pointer` in the place of each "p" and "i", see `after`.
     """
 
     def generate(context, builder, signature, values):
-        native, argument_types = [], []
-        position = 1
-        for kind in kinds:
-            if kind == "l":
-                native.append(context.cast(builder, values[position], signature.args[position], types.int64))
-                position += 1
-            else:
-                pair = slice(position, position + 2)
-                native.append(_element(context, builder, signature.args[pair], values[pair]))
-                position += 2
-            argument_types.append(native[-1].type)
-        kind = ir.FunctionType(INT, argument_types).as_pointer()
+        native = [
+            context.cast(builder, value, given, types.int64) if kind == "l" else value
+            for kind, value, given in zip(kinds, values[1:], signature.args[1:], strict=True)
+        ]
+        kind = ir.FunctionType(INT, [value.type for value in native]).as_pointer()
         return builder.call(builder.inttoptr(values[0], kind), native)
 
-    count = sum(1 if kind == "l" else 2 for kind in kinds)
-    names = ", ".join(f"a{i}" for i in range(count))
+    names = ", ".join(f"a{i}" for i in range(len(kinds)))
     scope: dict[str, Any] = {"types": types, "generate": generate}
     exec(f"def call(context, address, {names}):\n    return types.int64(types.int64, {names}), generate", scope)
     return intrinsic(scope["call"])

@@ -124,7 +124,7 @@ def _load_run(pixels, x, run, strides, inside, copy, to):
         for column in range(run):
             put(to, column, get(pixels, reflect(x + column, strides.width) * strides.column))
     elif strides.column == 1:
-        code.copy(copy, pixels, x, to, 0, run)
+        code.copy(copy, after(pixels, x), to, run)
     else:
         for column in range(run):
             put(to, column, get(pixels, (x + column) * strides.column))
@@ -180,16 +180,18 @@ def _box_scores(s, tile, span, windows, task, videos, codes, scratch):
     # the displacement that takes one query to the frame's first row takes those above it out of the frame
     top = tile.y0 + span.top + corner
     at = frame * shape.frame + top * shape.row + tile.x0 + span.left + corner
-    code.boxes(codes.boxes, scratch.q_planes, 0, videos.k, at, scratch.pixels, 0, scratch.boxes, 0, span.down,
-               span.across, task.channels, task.channels * pack.length, pack.length, shape.row, shape.channel, -top,
-               shape.rows - top)  # fmt: skip
+    keys, pixels, boxes, C = after(videos.k, at), scratch.pixels, scratch.boxes, task.channels
+    q_row, row, channel, bottom = C * pack.length, shape.row, shape.channel, shape.rows - top
+    down, across = span.down, span.across
+    sizes = down, across, C, q_row, pack.length, row, channel, -top, bottom
+    code.boxes(codes.boxes, scratch.q_planes, keys, pixels, boxes, *sizes)
     for a in range(tile.ny):
         for b in range(tile.nx):
             at = first_of(tile.u, a, tile.x0 + b, task) + s
-            first = (get(windows.dy, at) - span.top) * span.across + get(windows.dx, at) - span.left
+            first = (get(windows.dy, at) - span.top) * across + get(windows.dx, at) - span.left
             take = first * (TILE * TILE) + a * TILE + b
             to = (a * TILE + b) * pack.stride + s * task.window * task.window
-            code.pick(codes.pick, scratch.boxes, take, scratch.scores, to, span.across)
+            code.pick(codes.pick, after(boxes, take), after(scratch.scores, to), across)
 
 
 # --- query by query -------------------------------------------------------------------------------
@@ -243,18 +245,46 @@ def _compare(frame, py, px, task, videos, codes, scratch, q_planes, q_last, scor
     if task.wide:
         keys, row = after(videos.k_last, frame * shape.last_frame + y * shape.last_row + x * C), shape.last_row
         if not whole:
-            code.interpolate(codes.interpolate, keys, 0, near, 0, fractions, 0, reach, reach * C, row, C, reach * C)
+            code.interpolate(codes.interpolate, keys, near, fractions, reach, reach * C, row, C, reach * C)
             keys, row = near, reach * C
-        code.wide(codes.wide, q_last, 0, keys, 0, scores, 0, scratch.sums, 0, patch, patch * C, pack.side * C, row, C)
+        code.wide(codes.wide, q_last, keys, scores, scratch.sums, patch, patch * C, pack.side * C, row, C)
         return
     keys, row, channel = after(videos.k, frame * shape.frame + y * shape.row + x), shape.row, shape.channel
     if not whole:
         row, channel = (reach + ROW) * C, reach + ROW
         for c in range(C):
-            code.interpolate(codes.interpolate, keys, c * shape.channel, near, c * channel, fractions, 0,
-                             reach, reach, shape.row, 1, row)  # fmt: skip
+            here, there = after(keys, c * shape.channel), after(near, c * channel)
+            code.interpolate(codes.interpolate, here, there, fractions, reach, reach, shape.row, 1, row)
         keys = near
-    code.small(codes.small, q_planes, 0, keys, 0, scores, 0, C, C * pack.length, pack.length, row, channel)
+    code.small(codes.small, q_planes, keys, scores, C, C * pack.length, pack.length, row, channel)
+
+
+# --- slot by slot ---------------------------------------------------------------------------------
+@inline
+def _slot_scores(s, tile, windows, task, videos, codes, scratch, stop):
+    """Write the scores of slot s of all queries of a tile."""
+    if codes.boxes != 0:
+        span, queries = _span_of(s, tile, windows, task), tile.ny * tile.nx
+        displacements = span.down * span.across
+        fits = span.whole and displacements <= scratch.most
+        if fits and box_is_cheaper(displacements, queries, task, videos.shape.lanes):
+            _box_scores(s, tile, span, windows, task, videos, codes, scratch)
+            return
+    _slot_scores_directly(s, tile, windows, task, videos, codes, scratch, stop)
+
+
+@inline
+def _slot_scores_directly(s, tile, windows, task, videos, codes, scratch, stop):
+    each, C, pack = task.window * task.window, task.channels, packing(task)
+    for a in range(tile.ny):
+        for b in range(tile.nx):
+            if stopped(stop):
+                return
+            at = first_of(tile.u, a, tile.x0 + b, task) + s
+            planes = after(scratch.q_planes, a * pack.apart * C * pack.length + b * pack.apart)
+            lasts = after(scratch.q_last, (a * pack.apart * pack.side + b * pack.apart) * C)
+            scores = after(scratch.scores, (a * TILE + b) * pack.stride + s * each)
+            _direct_scores(at, windows, task, videos, codes, scratch, planes, lasts, scores)
 
 
 # --- the visitor ----------------------------------------------------------------------------------
@@ -284,36 +314,18 @@ def search_tiles(
     """Search tile rows first..last."""
     videos, windows, scratch = pointers(videos), pointers(windows), pointers(scratch)
     results, cells = pointers(results), pointers(cells)
-    each, C, pack, scores = task.window * task.window, task.channels, packing(task), scratch.scores
-    tile_rows, tile_columns = (task.rows + TILE - 1) // TILE, (task.columns + TILE - 1) // TILE
+    pack, tile_rows, tile_columns = packing(task), (task.rows + TILE - 1) // TILE, (task.columns + TILE - 1) // TILE
     for number in range(first * tile_columns, last * tile_columns):
         tile = _tile(number, first, tile_rows, tile_columns, task)
         _load_planes(videos, tile.t, tile.y0, tile.x0, task, codes.copy, scratch.q_planes)
-        turned = not task.wide
+        if task.wide:
+            _turn_planes(scratch.q_planes, task, scratch.q_last)
         for s in range(task.slots):
+            _slot_scores(s, tile, windows, task, videos, codes, scratch, stop)
             if stopped(stop):
                 return
-            boxed = False
-            if codes.boxes != 0:
-                span = _span_of(s, tile, windows, task)
-                boxed = span.whole and span.down * span.across <= scratch.most
-                boxed = boxed and box_is_cheaper(span.down * span.across, tile.ny * tile.nx, task, videos.shape.lanes)
-                if boxed:
-                    _box_scores(s, tile, span, windows, task, videos, codes, scratch)
-            if not boxed:
-                if not turned:
-                    _turn_planes(scratch.q_planes, task, scratch.q_last)
-                    turned = True
-                for a in range(tile.ny):
-                    for b in range(tile.nx):
-                        if stopped(stop):
-                            return
-                        planes = after(scratch.q_planes, a * pack.apart * C * pack.length + b * pack.apart)
-                        lasts = after(scratch.q_last, (a * pack.apart * pack.side + b * pack.apart) * C)
-                        _direct_scores(first_of(tile.u, a, tile.x0 + b, task) + s, windows, task, videos, codes, scratch,
-                                       planes, lasts, after(scores, (a * TILE + b) * pack.stride + s * each))  # fmt: skip
         for a in range(tile.ny):
             for b in range(tile.nx):
                 query = Query(tile.t, tile.y0 + a, tile.x0 + b, first_of(tile.u, a, tile.x0 + b, task))
-                finish(after(scores, (a * TILE + b) * pack.stride), query, windows, task, options, codes, scratch, cells,
-                       results)  # fmt: skip
+                scores = after(scratch.scores, (a * TILE + b) * pack.stride)
+                finish(scores, query, windows, task, options, codes, scratch, cells, results)

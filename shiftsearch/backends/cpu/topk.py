@@ -33,10 +33,10 @@ def find_smallest(keys: Pointer, n: int, k: int, codes: Codes, scratch: Scratch,
     """Write the positions of the k smallest of n keys, and anything behind them in `keys` and behind the k in `kept`."""
     found, positions, order = scratch
     if k == 1:
-        code.smallest(codes.smallest, keys, 0, kept, 0, n)
+        code.smallest(codes.smallest, keys, kept, n)
         return
     if k <= FEW and n < 2 * FEW:
-        code.ranks(codes.ranks, keys, 0, order, 0, n)
+        code.ranks(codes.ranks, keys, order, n)
         for i in range(n):
             put(kept, get(order, i), i)
         return
@@ -44,7 +44,7 @@ def find_smallest(keys: Pointer, n: int, k: int, codes: Codes, scratch: Scratch,
     if k <= FEW:
         m = _shortlist(keys, n, k, codes, found, positions)
         if m <= 4 * FEW:
-            code.ranks(codes.ranks, found, 0, order, 0, m)
+            code.ranks(codes.ranks, found, order, m)
             for i in range(m):
                 put(kept, get(order, i), get(positions, i))
             return
@@ -63,7 +63,7 @@ def _shortlist(keys, n, k, codes, found, positions):
     end = (n + FEW - 1) // FEW * FEW
     for i in range(n, end):
         put(keys, i, np.inf)
-    m = code.shortlist(codes.shortlist, keys, 0, found, 0, positions, 0, end, k)
+    m = code.shortlist(codes.shortlist, keys, found, positions, end, k)
     while get(positions, m - 1) >= n:  # padding is as small as the rest if that is infinite
         m -= 1
     return m

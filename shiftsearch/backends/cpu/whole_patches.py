@@ -101,7 +101,7 @@ def _gather(video, places, out, copy, p, stop, first, last):
                 if _lies_inside(patch, video, p):
                     for f in range(p.channels):
                         at = _row_at(patch, f, patch.top - 2 * P, video) + patch.left - 2 * P
-                        code.copy(copy, video.numbers, at, to, f * P * P, P, video.width)
+                        code.copy(copy, after(video.numbers, at), after(to, f * P * P), P, video.width)
                 else:
                     _copy_pixels(patch, video, to, p)
 
@@ -146,12 +146,13 @@ def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
                     if not ((same or across == 1) and _lies_inside(patch, video, p)):
                         _add_pixels(given, values.strides, places.weights, number, patch, video, first_row, end_row, p)
                         continue
+                    weight = after(places.weights, number)
                     above = max(first_row - (patch.top - 2 * P), 0)  # rows that others add
                     mine = min(end_row - (patch.top - 2 * P), P) - above
                     for f in range(p.channels):
                         at = _row_at(patch, f, patch.top - 2 * P + above, video) + patch.left - 2 * P
-                        code.accumulate(accumulate, given, f * by_channel + above * down, places.weights, number,
-                                        video.numbers, at, mine, down, video.width)  # fmt: skip
+                        rows = after(given, f * by_channel + above * down)
+                        code.accumulate(accumulate, rows, weight, after(video.numbers, at), mine, down, video.width)
 
 
 @inline

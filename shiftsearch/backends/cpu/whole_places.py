@@ -76,8 +76,9 @@ def _find_starts(offsets, row, pairs, find, scratch):
     """Find where the patches of a row of queries begin in the memory of k."""
     v, places = pairs.k, pairs.columns * pairs.kept
     t, y = row // pairs.rows + pairs.t, (row % pairs.rows + pairs.y) * pairs.stride
-    code.find(find, offsets, 3 * row * places, scratch.columns, 0, scratch.starts, 0, scratch.vectors, 0, places, t, y,
-              v.frames, v.height, v.width, v.rows, v.row, v.channels, v.before - pairs.patch // 2, pairs.patch)  # fmt: skip
+    offsets, first = after(offsets, 3 * row * places), v.before - pairs.patch // 2
+    sizes = v.frames, v.height, v.width, v.rows, v.row, v.channels, first, pairs.patch
+    code.find(find, offsets, scratch.columns, scratch.starts, scratch.vectors, places, t, y, *sizes)
 
 
 @kernel()
@@ -122,42 +123,104 @@ def _within(reach, row, part, pairs):
 
 
 # --- adding up ------------------------------------------------------------------------------------
-@inline
-def _add_weighted(memory, at_q, at_k, place, at_weights, add, rows, pairs, scratch):
-    """Add one query without its pairs of weight 0."""
-    found, m = after(scratch.starts, pairs.columns * pairs.kept), 0
-    for n in range(pairs.kept):
-        weight = get(memory.weights, at_weights + n)
-        if weight != 0:
-            put(found, m, get(scratch.starts, place + n))
-            put(scratch.numbers, m, weight)
-            m += 1
-    code.add(add, memory.q, at_q, memory.to_q, at_q, memory.k, at_k, memory.to_k, at_k, scratch.numbers, 0, found, 0,
-             found, 0, 1, m, rows, 0, pairs.q.row, pairs.k.row)  # fmt: skip
+class _Rows(NamedTuple):
+    """What a row of queries adds to a part of both sums."""
+
+    at_q: int  # where the patches of the first query begin
+    at_weights: int
+    first: int  # rows of the patches of queries that belong to the part
+    last: int
+    theirs: _Part  # what the part has of k
+    alone: bool  # no row of any patch belongs to another part
+    spare_q: int  # where a row goes that does
+    spare_k: int
 
 
 @inline
-def _add_across(memory, at_q, place, at_weights, add, mine, part, pairs, scratch, spare_q, spare_k):
-    """Add one query whose patches lie across parts, row by row: what falls on other parts goes to spare memory."""
-    v, found = pairs.k, after(scratch.starts, pairs.columns * pairs.kept)
-    for r in range(pairs.patch):
-        m, is_mine = 0, mine[0] <= r < mine[1]
-        for n in range(pairs.kept):
-            weight = get(memory.weights, at_weights + n)
-            if weight == 0:
-                continue
-            start = get(scratch.starts, place + n) + r * v.row
-            line = start // v.row
-            frame, down = line // v.rows, line % v.rows
-            is_theirs = part.first <= frame < part.last and part.top <= down < part.bottom
-            if is_theirs or (is_mine and pairs.aggregates):
-                put(found, m, start)
-                put(found, pairs.kept + m, start if is_theirs else spare_k)
+def _step(pairs):
+    """Return the numbers from query to query."""
+    return pairs.stride * pairs.scale * pairs.q.channels
+
+
+@inline
+def _add(add, memory, at_q, to_q, at_k, weights, starts, targets, queries, kept, rows, pairs):
+    """Add pairs of patches: vector code finds those of k at starts and targets, `at_k` numbers further."""
+    q, sum_q, k, sum_k = (
+        after(memory.q, at_q),
+        after(memory.to_q, to_q),
+        after(memory.k, at_k),
+        after(memory.to_k, at_k),
+    )
+    step, row_q, row_k = _step(pairs), pairs.q.row, pairs.k.row
+    code.add(add, q, sum_q, k, sum_k, weights, starts, targets, queries, kept, rows, step, row_q, row_k)
+
+
+@inline
+def _add_all(memory, add, some, pairs, starts, stop):
+    """Add a row of queries, as many of them at once as may be before asking whether to stop."""
+    at_k, rows, at_once = some.first * pairs.k.row, some.last - some.first, _at_once(pairs)
+    for x in range(0, pairs.columns, at_once):
+        if stopped(stop):
+            return
+        at, count, first = some.at_q + some.first * pairs.q.row + x * _step(pairs), pairs.columns - x, x * pairs.kept
+        weights, places = after(memory.weights, some.at_weights + first), after(starts, first)
+        _add(add, memory, at, at, at_k, weights, places, places, min(at_once, count), pairs.kept, rows, pairs)
+
+
+@inline
+def _add_weighted(memory, add, some, pairs, scratch, stop):
+    """Add a row of queries without its pairs of weight 0."""
+    found, at_k, rows = (
+        after(scratch.starts, pairs.columns * pairs.kept),
+        some.first * pairs.k.row,
+        some.last - some.first,
+    )
+    for x in range(pairs.columns):
+        if stopped(stop):
+            return
+        m, at = 0, some.at_q + some.first * pairs.q.row + x * _step(pairs)
+        for n in range(x * pairs.kept, (x + 1) * pairs.kept):
+            weight = get(memory.weights, some.at_weights + n)
+            if weight != 0:
+                put(found, m, get(scratch.starts, n))
                 put(scratch.numbers, m, weight)
                 m += 1
-        to_q = at_q + r * pairs.q.row
-        code.add(add, memory.q, to_q, memory.to_q, to_q if is_mine else spare_q, memory.k, 0, memory.to_k, 0,
-                 scratch.numbers, 0, found, 0, found, pairs.kept, 1, m, 1, 0, 0, 0)  # fmt: skip
+        _add(add, memory, at, at, at_k, scratch.numbers, found, found, 1, m, rows, pairs)
+
+
+@inline
+def _add_across(memory, add, some, pairs, scratch, stop):
+    """Add a row of queries whose patches lie across parts, row by row: what falls on other parts goes to spare memory."""
+    found = after(scratch.starts, pairs.columns * pairs.kept)
+    targets = after(found, pairs.kept)
+    for x in range(pairs.columns):
+        if stopped(stop):
+            return
+        for r in range(pairs.patch):
+            is_mine = some.first <= r < some.last
+            m = _find_row(memory, some, x, r, is_mine and pairs.aggregates, pairs, scratch, found, targets)
+            at = some.at_q + x * _step(pairs) + r * pairs.q.row
+            _add(add, memory, at, at if is_mine else some.spare_q, 0, scratch.numbers, found, targets, 1, m, 1, pairs)
+
+
+@inline
+def _find_row(memory, some, x, r, is_wanted, pairs, scratch, found, targets):
+    """Find where row r of the patches of query x is in k, and where it adds to; return how many add anything."""
+    part, m = some.theirs, 0
+    for n in range(x * pairs.kept, (x + 1) * pairs.kept):
+        weight = get(memory.weights, some.at_weights + n)
+        if weight == 0:
+            continue
+        start = get(scratch.starts, n) + r * pairs.k.row
+        line = start // pairs.k.row
+        frame, down = line // pairs.k.rows, line % pairs.k.rows
+        is_theirs = part.first <= frame < part.last and part.top <= down < part.bottom
+        if is_theirs or is_wanted:
+            put(found, m, start)
+            put(targets, m, start if is_theirs else some.spare_k)
+            put(scratch.numbers, m, weight)
+            m += 1
+    return m
 
 
 @inline
@@ -172,72 +235,63 @@ def _at_once(pairs):
     return max(1, _LONG // (pairs.kept * pairs.patch * pairs.patch * pairs.q.channels))
 
 
+@inline
+def _rows_of(memory, unit, parts, row, pairs):
+    """Return what a row of queries adds to a part, and whether that is anything."""
+    q, k = pairs.q, pairs.k
+    mine, theirs, spare = _part(unit, parts, q), _part(unit, parts, k), unit * _spare(pairs.patch * q.channels)
+    t, y = row // pairs.rows + pairs.t, (row % pairs.rows + pairs.y) * pairs.stride * pairs.scale
+    first = mine.top - y if mine.top > y else 0
+    last = mine.bottom - y if mine.bottom - y < pairs.patch else pairs.patch
+    owned = pairs.aggregates and mine.first <= t < mine.last and first < last
+    touched, inside = pairs.scatters, True
+    if touched and parts[0] * parts[1] > 1:
+        touched, inside = _within(memory.reach, row, theirs, pairs)
+    if not owned:
+        first, last = 0, (0 if pairs.aggregates else pairs.patch)
+    alone = not pairs.scatters or (inside and last - first == pairs.patch)
+    at_q = (t * q.rows + y) * q.row + pairs.x * _step(pairs)
+    spare_q, spare_k = q.frames * q.rows * q.row + spare, k.frames * k.rows * k.row + spare
+    some = _Rows(at_q, row * pairs.columns * pairs.kept, first, last, theirs, alone, spare_q, spare_k)
+    return some, owned or touched
+
+
 @kernel()
 def _add_parts(memory, codes, parts, pairs, scratch, sparse, stop, first, last):
     """Add up parts first..last of both sums, or of one; if `sparse`, nothing is multiplied by weights of 0."""
-    memory, scratch = pointers(memory), pointers(scratch)
-    (find, add), starts, q, k = codes, scratch.starts, pairs.q, pairs.k
-    step, spare = pairs.stride * pairs.scale * q.channels, _spare(pairs.patch * q.channels)
-    at_once = _at_once(pairs)
-    size_q, size_k = q.frames * q.rows * q.row, k.frames * k.rows * k.row
+    memory, scratch, (find, add) = pointers(memory), pointers(scratch), codes
     for unit in range(first, last):
-        mine, theirs = _part(unit, parts, q), _part(unit, parts, k)
         for row in range(pairs.frames * pairs.rows):
             if stopped(stop):
                 return
-            t, y = row // pairs.rows + pairs.t, (row % pairs.rows + pairs.y) * pairs.stride * pairs.scale
-            r0 = mine.top - y if mine.top > y else 0
-            r1 = mine.bottom - y if mine.bottom - y < pairs.patch else pairs.patch
-            owned = pairs.aggregates and mine.first <= t < mine.last and r0 < r1
-            touched, inside = pairs.scatters, True
-            if touched and parts[0] * parts[1] > 1:
-                touched, inside = _within(memory.reach, row, theirs, pairs)
-            if not (owned or touched):
+            some, adds = _rows_of(memory, unit, parts, row, pairs)
+            if not adds:
                 continue
-            if not owned:
-                r0, r1 = (0, 0) if pairs.aggregates else (0, pairs.patch)
             _find_starts(memory.offsets, row, pairs, find, scratch)
-            at_q = (t * q.rows + y) * q.row + pairs.x * step
-            at_weights = row * pairs.columns * pairs.kept
-            if not pairs.scatters or (inside and r1 - r0 == pairs.patch):
-                at_q, at_k = at_q + r0 * q.row, r0 * k.row
-                for x in range(0, pairs.columns, 1 if sparse else at_once):
-                    if stopped(stop):
-                        return
-                    here, place = at_q + x * step, x * pairs.kept
-                    if sparse:
-                        _add_weighted(memory, here, at_k, place, at_weights + place, add, r1 - r0, pairs, scratch)
-                        continue
-                    code.add(add, memory.q, here, memory.to_q, here, memory.k, at_k, memory.to_k, at_k, memory.weights,
-                             at_weights + place, starts, place, starts, place, min(at_once, pairs.columns - x),
-                             pairs.kept, r1 - r0, step, q.row, k.row)  # fmt: skip
-                continue
-            for x in range(pairs.columns):
-                if stopped(stop):
-                    return
-                place = x * pairs.kept
-                _add_across(memory, at_q + x * step, place, at_weights + place, add, (r0, r1), theirs, pairs, scratch,
-                            size_q + unit * spare, size_k + unit * spare)  # fmt: skip
+            if not some.alone:
+                _add_across(memory, add, some, pairs, scratch, stop)
+            elif sparse:
+                _add_weighted(memory, add, some, pairs, scratch, stop)
+            else:
+                _add_all(memory, add, some, pairs, scratch.starts, stop)
 
 
 @kernel()
 def _compare_rows(memory, out, codes, pairs, scratch, endless, stop, first, last):
     """Score rows first..last of queries, counted through all frames; `endless` gets 1 if any score is not finite."""
     memory, scratch, out, endless = pointers(memory), pointers(scratch), pointers(out), pointers(endless)
-    (find, compare), (step, at_once) = codes, (pairs.stride * pairs.scale * pairs.q.channels, _at_once(pairs))
+    (find, compare), at_once, step, q, k = codes, _at_once(pairs), _step(pairs), pairs.q, pairs.k
     for row in range(first, last):
         t, y = row // pairs.rows + pairs.t, (row % pairs.rows + pairs.y) * pairs.stride * pairs.scale
         _find_starts(memory.offsets, row, pairs, find, scratch)
-        at_q = (t * pairs.q.rows + y) * pairs.q.row + pairs.x * step
+        at_q = (t * q.rows + y) * q.row + pairs.x * step
         for x in range(0, pairs.columns, at_once):
             if stopped(stop):
                 return
-            place = x * pairs.kept
-            found = code.compare(
-                compare, memory.q, at_q + x * step, memory.k, 0, scratch.starts, place,
-                out, row * pairs.columns * pairs.kept + place, scratch.numbers, 0,
-                min(at_once, pairs.columns - x), pairs.kept, pairs.patch, step, pairs.q.row, pairs.k.row,
-            )  # fmt: skip
+            queries, starts = after(memory.q, at_q + x * step), after(scratch.starts, x * pairs.kept)
+            scores, count = after(out, (row * pairs.columns + x) * pairs.kept), min(at_once, pairs.columns - x)
+            sizes = count, pairs.kept, pairs.patch, step, q.row, k.row
+            found = code.compare(compare, queries, memory.k, starts, scores, scratch.numbers, *sizes)
             if found != 0:
                 put(endless, 0, 1)
 

@@ -170,5 +170,5 @@ def windows_of_seeds(first: int, last: int, seeds: np.ndarray, order: np.ndarray
                 at = first_of(unit - first, y - y0, x, task)
                 for s in range(task.slots):
                     frame = frame_of_place(t, seeds[t, y, x, s, 0], task.frames)
-                    _place(windows, at + s, t, frame, y, x, np.float64(seeds[t, y, x, s, 1]),
-                           np.float64(seeds[t, y, x, s, 2]), task)  # fmt: skip
+                    down, across = np.float64(seeds[t, y, x, s, 1]), np.float64(seeds[t, y, x, s, 2])
+                    _place(windows, at + s, t, frame, y, x, down, across, task)

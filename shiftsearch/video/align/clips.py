@@ -9,7 +9,7 @@ import numpy as np
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
-from shiftsearch.video.align.spec import AlignOptions, Flow, Onto, Progress, flow_at, lengths, spec_of
+from shiftsearch.video.align.spec import AlignOptions, AlignSpec, Flow, Onto, Progress, flow_at, lengths, spec_of
 from shiftsearch.video.frames import DTYPES
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
@@ -56,15 +56,15 @@ def align(
     frames: Any,
     flow: Flow = "dis",
     *,
-    window: int = 9,
-    patch: int = 3,
-    penalty: float = 0.05,
-    sigma: float | None = None,
-    subpixel: bool = True,
-    output: Literal["patch", "pixel"] = "patch",
-    interp: Literal["bilinear", "bicubic"] = "bicubic",
+    window: int = AlignSpec.window,
+    patch: int = AlignSpec.patch,
+    penalty: float = AlignSpec.penalty,
+    sigma: float | None = AlignSpec.sigma,
+    subpixel: bool = AlignSpec.subpixel,
+    output: Literal["patch", "pixel"] = AlignSpec.output,
+    interp: Literal["bilinear", "bicubic"] = AlignSpec.interp,
     return_offsets: bool = False,
-    max_memory: int | str = "1GiB",
+    max_memory: int | str = AlignSpec.max_memory,
     progress: Progress = None,
 ) -> Any:
     """Warp frames onto a reference: each pixel shows what the frame has where the reference's pixel went.

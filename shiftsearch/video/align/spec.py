@@ -35,15 +35,15 @@ class AlignOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AlignSpec(Spec):
-    """The options of a call, with sigma on the scale 0..1."""
+    """The options of a call and their defaults, with sigma on the scale 0..1."""
 
     window: int = 9
     patch: int = 3
     penalty: float = 0.05
     sigma: float | None = None
     subpixel: bool = True
-    output: str = "patch"
-    interp: str = "bicubic"
+    output: Literal["patch", "pixel"] = "patch"
+    interp: Literal["bilinear", "bicubic"] = "bicubic"
     max_memory: int | str = "1GiB"
 
     def __post_init__(self) -> None:

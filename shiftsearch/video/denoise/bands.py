@@ -18,34 +18,34 @@ _AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: what fi
 Part = tuple[slice, slice]  # rows and columns of queries
 
 
-def bands(xp: Any, offsets: Any, what: Pass) -> list[Part]:
+def bands(xp: Any, offsets: Any, pass_: Pass) -> list[Part]:
     """Return rows and columns of queries: a few whole rows each, or a part of one row."""
     h, w, n = offsets.shape[:3]
-    queries = max(1, _BAND[xp.__name__] // (n * what.depth * what.patch**2))
+    queries = max(1, _BAND[xp.__name__] // (n * pass_.depth * pass_.patch**2))
     tall, wide = max(1, queries // w), min(queries, w)
     parts = itertools.product(range(0, h, tall), range(0, w, wide))
     return [(slice(y, min(y + tall, h)), slice(x, min(x + wide, w))) for y, x in parts]
 
 
 def filter_band(
-    xp: Any, frames: list[Frame], here: int, offsets: Any, still: Any, what: Pass, part: Part
+    xp: Any, frames: list[Frame], here: int, offsets: Any, still: Any, pass_: Pass, part: Part
 ) -> tuple[tuple[int, int], Any, Any]:
     """Filter the groups of a band and return the rows (top, bottom) that it reaches, with what it adds to them.
 
     These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
     """
-    band = _Band.of(xp, frames, here, offsets, what, part)
+    band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
-    guide = band.groups(xp, "guide")[0] if what.guided else noisy
-    weights = _shrink(xp, noisy, guide, frames[here].sigma, what)
+    guide = band.groups(xp, "guide")[0] if pass_.guided else noisy
+    weights = _shrink(xp, noisy, guide, frames[here].sigma, pass_)
     all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
     size = len(band.spans), band.bottom - band.top, frames[here].noisy.shape[2]
     sums, coverage = fold(
-        noisy.reshape(shape), band.offsets, all_weights, size=size, stride=what.stride, queries=band.queries
+        noisy.reshape(shape), band.offsets, all_weights, size=size, stride=pass_.stride, queries=band.queries
     )
-    sums = sums.reshape(len(band.spans), len(noisy), what.depth, *size[1:]).swapaxes(1, 2)
+    sums = sums.reshape(len(band.spans), len(noisy), pass_.depth, *size[1:]).swapaxes(1, 2)
     return (band.top, band.bottom), sums, coverage
 
 
@@ -53,7 +53,7 @@ def filter_band(
 class _Band:
     """What the groups of some queries are read from: rows top to bottom of spans of frames."""
 
-    what: Pass
+    pass_: Pass
     spans: list[list[Frame]]
     top: int
     bottom: int
@@ -61,37 +61,37 @@ class _Band:
     offsets: Any  # (channels, spans, h, w, n, 3)
 
     @classmethod
-    def of(cls, xp: Any, frames: list[Frame], here: int, offsets: Any, what: Pass, part: Part) -> _Band:
-        spans = [frames[s : s + what.depth] for s in range(len(frames) - what.depth + 1)]
+    def of(cls, xp: Any, frames: list[Frame], here: int, offsets: Any, pass_: Pass, part: Part) -> _Band:
+        spans = [frames[s : s + pass_.depth] for s in range(len(frames) - pass_.depth + 1)]
         channels, H, W = frames[here].noisy.shape
         rows, columns = part
-        at = xp.arange(rows.start, rows.stop)[:, None, None] * what.stride + offsets[part][..., 1]
-        first = min(rows.start, max(int(at.min()) - what.patch, 0) // what.stride)  # row of queries at `top`
-        top, bottom = first * what.stride, min(max(int(at.max()), rows.stop * what.stride) + what.patch + 1, H)
+        at = xp.arange(rows.start, rows.stop)[:, None, None] * pass_.stride + offsets[part][..., 1]
+        first = min(rows.start, max(int(at.min()) - pass_.patch, 0) // pass_.stride)  # row of queries at `top`
+        top, bottom = first * pass_.stride, min(max(int(at.max()), rows.stop * pass_.stride) + pass_.patch + 1, H)
         queries = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
-        last = first + query_grid(bottom - top, W, what.stride)[0]
+        last = first + query_grid(bottom - top, W, pass_.stride)[0]
         read = offsets[first:last]  # only those of `queries` are used
         read = xp.broadcast_to(read, (channels, len(spans), *read.shape))  # the same for each channel
-        return cls(what, spans, top, bottom, queries, read)
+        return cls(pass_, spans, top, bottom, queries, read)
 
     def groups(self, xp: Any, name: str) -> tuple[Any, tuple[int, ...]]:
         """Return the groups (channels, q, n, pixels) of the planes of this name, and their shape as `gather` has it."""
-        what, (channels, *_, n, _) = self.what, self.offsets.shape
+        pass_, (channels, *_, n, _) = self.pass_, self.offsets.shape
         planes = [[getattr(frame, name)[:, self.top : self.bottom] for frame in span] for span in self.spans]
         planes = xp.stack([xp.stack(span, axis=1) for span in planes])
-        planes = planes.reshape(len(self.spans), channels * what.depth, *planes.shape[-2:])
+        planes = planes.reshape(len(self.spans), channels * pass_.depth, *planes.shape[-2:])
         patches = gather(
-            planes, self.offsets, patch=what.patch, heads=channels, stride=what.stride, queries=self.queries
+            planes, self.offsets, patch=pass_.patch, heads=channels, stride=pass_.stride, queries=self.queries
         )
-        return patches.reshape(channels, -1, n, what.depth * what.patch**2), patches.shape
+        return patches.reshape(channels, -1, n, pass_.depth * pass_.patch**2), patches.shape
 
 
-def _shrink(xp: Any, noisy: Any, guide: Any, sigma: Sequence[float], what: Pass) -> Any:
+def _shrink(xp: Any, noisy: Any, guide: Any, sigma: Sequence[float], pass_: Pass) -> Any:
     """Overwrite the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):
         for c in range(len(noisy)):
             few = c, slice(n, n + some)
-            noisy[few], weights[few] = what.shrink(xp, noisy[few], guide[few], sigma[c])
+            noisy[few], weights[few] = pass_.shrink(xp, noisy[few], guide[few], sigma[c])
     return weights

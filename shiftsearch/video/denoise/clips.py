@@ -8,7 +8,7 @@ from typing import Any
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.qualities import PASSES
-from shiftsearch.video.denoise.spec import spec_of
+from shiftsearch.video.denoise.spec import DenoiseSpec, spec_of
 from shiftsearch.video.denoise.streams import denoised
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, layout
@@ -22,10 +22,10 @@ def denoise(
     frames: Array,
     sigma: Sigma = None,
     *,
-    quality: Quality = "fast",
-    radius: int = 2,
+    quality: Quality = DenoiseSpec.quality,
+    radius: int = DenoiseSpec.radius,
     flow: Method | Measure | tuple[AnyArray, AnyArray] | None = "dis",
-    max_memory: int | str = "1GiB",
+    max_memory: int | str = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Array:
     """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
@@ -92,7 +92,7 @@ def _pair(flow: Any) -> tuple[Any, ...] | list[Any]:
     return pair
 
 
-def denoise_overlap(*, quality: Quality = "fast", radius: int = 2) -> int:
+def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int = DenoiseSpec.radius) -> int:
     """Return how many frames before and after its own a result of `denoise` depends on: the `overlap` for `chunks`.
 
     Args:

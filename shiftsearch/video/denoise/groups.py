@@ -13,53 +13,55 @@ from shiftsearch.video.denoise.passes import Frame, Pass
 _EACH = 48  # candidates of each frame among which large groups are chosen
 
 
-def of_each_frame(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
 
     Where the best patch of a frame does not show the same thing, the next best of frame `here` takes its place.
     """
-    others = [s for s in range(len(frames) - what.depth + 1) if s != here]
-    _, (own,) = _candidates(xp, frames, here, [here], what, min(len(frames), what.window**2))
+    others = [s for s in range(len(frames) - pass_.depth + 1) if s != here]
+    _, (own,) = _candidates(xp, frames, here, [here], pass_, min(len(frames), pass_.window**2))
     if not others:
         return own[:1]
-    scores, found = _candidates(xp, frames, here, others, what, 1)
-    good = scores[:, 0] <= what.worst * what.depth * (frames[here].level * what.patch) ** 2
+    scores, found = _candidates(xp, frames, here, others, pass_, 1)
+    good = scores[:, 0] <= pass_.worst * pass_.depth * (frames[here].level * pass_.patch) ** 2
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
 
 
-def of_all_frames(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best `what.count` patches of all frames, (n, h, w, 3)."""
-    each = min(what.count, _EACH, what.window**2)
-    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - what.depth + 1)), what, each)
+    each = min(pass_.count, _EACH, pass_.window**2)
+    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - pass_.depth + 1)), pass_, each)
     scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
-    if len(scores) <= what.count:
+    if len(scores) <= pass_.count:
         return offsets
-    best = xp.argpartition(scores, what.count, axis=0)[: what.count]
+    best = xp.argpartition(scores, pass_.count, axis=0)[: pass_.count]
     return xp.take_along_axis(offsets, best[..., None], axis=0)
 
 
-def still(xp: Any, frames: list[Frame], here: int, what: Pass) -> Any:
+def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return where the frames that a patch spans show the same thing, (h, w)."""
-    own, *later = (frame.searched for frame in frames[here : here + what.depth])
+    own, *later = (frame.searched for frame in frames[here : here + pass_.depth])
     if not later:
         height, width = own.shape
-        return xp.ones(query_grid(height, width, what.stride), bool)
+        return xp.ones(query_grid(height, width, pass_.stride), bool)
     later = xp.stack(later)[:, None]
-    scores, _ = match(xp.broadcast_to(own, later.shape), later, window=1, patch=what.patch, stride=what.stride, topk=1)
-    return (scores <= what.worst * (frames[here].level * what.patch) ** 2).all((0, 1, 4))
+    scores, _ = match(
+        xp.broadcast_to(own, later.shape), later, window=1, patch=pass_.patch, stride=pass_.stride, topk=1
+    )
+    return (scores <= pass_.worst * (frames[here].level * pass_.patch) ** 2).all((0, 1, 4))
 
 
-def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], what: Pass, topk: int) -> tuple[Any, Any]:
+def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_: Pass, topk: int) -> tuple[Any, Any]:
     """Return the best `topk` of each frame `there` for each query of frame `here`.
 
     These are scores (n, k, h, w) and offsets (n, k, h, w, 3).
     """
-    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + what.depth]]) for s in [here, *there])
+    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + pass_.depth]]) for s in [here, *there])
     _, height, width = own.shape
-    flow = _flow_to(xp, frames, here, there, query_grid(height, width, what.stride), what.stride)
-    options: dict[str, Any] = {"window": what.window, "patch": what.patch, "stride": what.stride}
+    flow = _flow_to(xp, frames, here, there, query_grid(height, width, pass_.stride), pass_.stride)
+    options: dict[str, Any] = {"window": pass_.window, "patch": pass_.patch, "stride": pass_.stride}
     scores, found = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
     offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
     offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]

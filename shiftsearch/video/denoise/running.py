@@ -22,8 +22,8 @@ from shiftsearch.video.denoise.threads import blas_alone
 class Running:
     """A pass and the frames that it holds. `in_order` runs the work on bands, see `Threads`."""
 
-    def __init__(self, what: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
-        self._what, self._radius, self._in_order = what, radius, in_order
+    def __init__(self, pass_: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
+        self._pass, self._radius, self._in_order = pass_, radius, in_order
         self._held: dict[int, Frame] = {}
         self._arrived = self._asked = self._done = 0  # how many frames came, had their groups filtered, and left
 
@@ -55,7 +55,7 @@ class Running:
         hit = frame.coverage > 0  # everywhere, except where a value is NaN
         frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
         frame.sums = frame.coverage = None
-        if self._what.searched:
+        if self._pass.searched:
             frame.searched = frame.mixed(frame.guide)
         return frame
 
@@ -63,20 +63,20 @@ class Running:
         """Filter the groups of the next frame of queries, among frames of these numbers."""
         frames, here = [self._held[n] for n in numbers], self._asked - numbers.start
         self._asked += 1
-        for what in (self._what, self._what.beside):
-            if what is not None and here + what.depth <= len(frames):
-                self._add(xp, frames, here, what)
+        for pass_ in (self._pass, self._pass.beside):
+            if pass_ is not None and here + pass_.depth <= len(frames):
+                self._add(xp, frames, here, pass_)
 
-    def _add(self, xp: Any, frames: list[Frame], here: int, what: Pass) -> None:
-        offsets = what.find(xp, frames, here, what)
+    def _add(self, xp: Any, frames: list[Frame], here: int, pass_: Pass) -> None:
+        offsets = pass_.find(xp, frames, here, pass_)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
-        work = partial(filter_band, xp, frames, here, offsets, still(xp, frames, here, what), what)
-        parts = bands(xp, offsets, what)
+        work = partial(filter_band, xp, frames, here, offsets, still(xp, frames, here, pass_), pass_)
+        parts = bands(xp, offsets, pass_)
         groups = math.prod(part.stop for part in parts[0])
-        each = 24 * groups * offsets.shape[2] * what.depth * what.patch**2 * len(frames[here].noisy)
+        each = 24 * groups * offsets.shape[2] * pass_.depth * pass_.patch**2 * len(frames[here].noisy)
         with blas_alone():
             for (top, bottom), sums, coverage in self._in_order(work, parts, each):
                 for first, c in enumerate(coverage):
-                    for frame, s in zip(frames[first : first + what.depth], sums[first], strict=True):
+                    for frame, s in zip(frames[first : first + pass_.depth], sums[first], strict=True):
                         frame.sums[:, top:bottom] += s
                         frame.coverage[:, top:bottom] += c

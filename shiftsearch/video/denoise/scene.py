@@ -22,7 +22,9 @@ class Scene:
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
         self._motion = _Motion(spec.caller, method)
-        self._chains = [[Running(what, spec.radius, in_order) for what in PASSES[spec.quality]] for _ in range(frames)]
+        self._chains = [
+            [Running(pass_, spec.radius, in_order) for pass_ in PASSES[spec.quality]] for _ in range(frames)
+        ]
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:
         """Take the next picture and return those that are ready. `flow` is as for `_Motion.push`."""

@@ -11,14 +11,15 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.qualities import PASSES
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.noise import noise_scale
+from shiftsearch.video.types import Quality
 
 
 @dataclass(frozen=True)
 class DenoiseSpec(Spec):
-    """The options of a call, with sigma on the scale 0..1."""
+    """The options of a call and their defaults, with sigma on the scale 0..1."""
 
     sigma: tuple[float | None, ...] = (None,)  # of each array of a frame; None to estimate it
-    quality: str = "fast"
+    quality: Quality = "fast"
     radius: int = 2
     max_memory: int | str = "1GiB"
 

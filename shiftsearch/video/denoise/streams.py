@@ -22,10 +22,10 @@ def denoise_stream(
     frames: Iterable[Array],
     sigma: Sigma = None,
     *,
-    quality: Quality = "fast",
-    radius: int = 2,
+    quality: Quality = DenoiseSpec.quality,
+    radius: int = DenoiseSpec.radius,
     flow: Method | Measure | None = "dis",
-    max_memory: int | str = "1GiB",
+    max_memory: int | str = DenoiseSpec.max_memory,
 ) -> Iterator[Array]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
 
@@ -52,10 +52,10 @@ def denoise_planes(
     frames: Iterable[Planes],
     sigma: Sigma | Sequence[Sigma] = None,
     *,
-    quality: Quality = "fast",
-    radius: int = 2,
+    quality: Quality = DenoiseSpec.quality,
+    radius: int = DenoiseSpec.radius,
     flow: Method | Measure | None = "dis",
-    max_memory: int | str = "1GiB",
+    max_memory: int | str = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
 ) -> Iterator[Planes]:
     """Run `denoise_stream` on frames whose planes differ in noise, and perhaps in size, as those of YUV.
