@@ -7,6 +7,7 @@ import typing
 from shiftsearch import flow
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate, coverage, stack
+from shiftsearch.ops.attend import attend
 from shiftsearch.ops.flow import chain_flow, neighbours, upsample_flow
 from shiftsearch.ops.fold import fold
 from shiftsearch.ops.gather import gather
@@ -34,6 +35,7 @@ __all__ = [
     "align",
     "align_clip",
     "align_stream",
+    "attend",
     "chain_flow",
     "chunks",
     "coverage",

@@ -30,7 +30,7 @@ def check_channels(spec: AggregateSpec, sizes: dict[str, int]) -> None:
     check_divides(spec, sizes["G"], sizes["C"], "the weights or offsets have {} heads")
 
 
-def _coverage(xp: Any, spec: AggregateSpec, video: Native) -> Native:
+def covered(xp: Any, spec: AggregateSpec, video: Native) -> Native:
     """Return what each pixel's sum is divided by; 1 where nothing is summed, and None where no two patches overlap."""
     if spec.patch == 1:
         return None
@@ -86,7 +86,7 @@ INPUTS = {
     "offsets": Input("B G T h w K 3", OFFSET),
 }
 _SLOTS = {"v": "k", "weights": "weights", "offsets": "offsets"}
-_aggregate = Derivative("q", _SLOTS, "out", _coverage)
+_aggregate = Derivative("q", _SLOTS, "out", covered)
 AGGREGATE = Op(
     function=aggregate,
     spec=AggregateSpec,
@@ -133,7 +133,7 @@ def stack(
     return run(STACK, arrays, patch=patch, stride=stride, dilation=dilation, border=border)[0]
 
 
-_stack = Derivative("q", _SLOTS, "out", _coverage, stacked=True)
+_stack = Derivative("q", _SLOTS, "out", covered, stacked=True)
 STACK = Op(
     function=stack,
     spec=AggregateSpec,

@@ -105,7 +105,7 @@ def search(
         True
     """
     if isinstance(flow, (tuple, list)):
-        flow = _chained(q, flow, radius, stride)
+        flow = chained("search", q, flow, radius, stride)
     scores, offsets = run(
         SEARCH,
         {"q": q, "k": k, "flow": flow},
@@ -129,10 +129,12 @@ def search(
     return scores, offsets
 
 
-def _chained(q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int) -> Any:
+def chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int) -> Any:
     """Return the flow to each frame of a search from that between neighbouring frames, forward and backward."""
     if len(pair) != 2:
-        raise ShiftsearchError(f"search: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)")
+        raise ShiftsearchError(
+            f"{caller}: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)"
+        )
     shape = getattr(q, "shape", None)
     for name, flow in zip(("forward", "backward"), pair, strict=True):
         found = getattr(flow, "shape", None)
@@ -141,9 +143,9 @@ def _chained(q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int
             expected = (*shape[:-3], 2, *shape[-2:])
             if found != expected:
                 raise ShiftsearchError(
-                    f"search: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}"
+                    f"{caller}: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}"
                 )
-    return chain("search", *pair, radius=radius, stride=stride)
+    return chain(caller, *pair, radius=radius, stride=stride)
 
 
 def _sizes(spec: SearchSpec, sizes: dict[str, int]) -> dict[str, int]:
