@@ -1,203 +1,234 @@
-"""Measure the speed of the CUDA kernels, and of the same in CuPy without kernels (baselines.py).
+"""Measure the CUDA kernels on a GPU: whether they are right, how fast they are, beside what and how near to what is possible.
 
-python examples/benchmarks/gpu.py [--quick] [--size N] [--json FILE]
+PYTHONPATH=. python examples/benchmarks/gpu.py [--check] [--goals] [--peers] [--warm N] [--budget SECONDS] [--json FILE]
 
-Times are medians between CUDA events, after a warm-up; memory is what CuPy's pool took beyond the inputs. Every result
-of a baseline is compared with that of the kernels before anything is timed.
+Without --check, --goals and --peers it does all three. It is made to be run where nobody can look twice: the steps come in
+the order of what matters, each with a bound of its own and all within the budget. Each step runs in a process of its own,
+so that a kernel that hangs or breaks the device costs its row and nothing else. FILE gets a line of JSON after each row.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
+import os
+import queue
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from baselines import MaterialiseAndSort, UnfoldAndMultiply
+from gpu_steps import H100, STEPS, Bench, Step
 
-import shiftsearch
 from shiftsearch import ShiftsearchError
 from shiftsearch.backends import cuda
-from shiftsearch.ops.aggregate import AGGREGATE, STACK
-from shiftsearch.ops.flow import CHAIN_FLOW
-from shiftsearch.ops.fold import FOLD
-from shiftsearch.ops.gather import GATHER
-from shiftsearch.ops.match import MATCH
-from shiftsearch.ops.refine import REFINE
-from shiftsearch.ops.scatter import SCATTER
-from shiftsearch.ops.score import SCORE
-from shiftsearch.ops.search import SEARCH
 
-FRAMES, WINDOW, TOPK, MOTION = 5, 9, 10, 8
-REPEATS, LONG = 15, 0.5  # runs of each, and milliseconds/1000 of one from which 5 are enough
-SIDES = ("shiftsearch", "sort", "unfold")
+NO_GPU = 2  # exit codes
+AGAIN = 3  # of a process whose device may be broken: what is left is for a new one
+Row = dict[str, Any]
 
 
-# --- problems -------------------------------------------------------------------------------------
-def problems(backend, size, channels, patch, dtype):
-    """Yield (name, {side: function that returns arrays}) of every op, forward and backward."""
-    xp, rng = backend.xp, np.random.default_rng(0)
-    T, H, W = FRAMES, size, size
-    q, k = (xp.asarray(rng.standard_normal((1, T, channels, H, W)).astype(dtype)) for _ in "qk")
-    flow = xp.asarray(inside_flow(rng, T, H, W))
-    options = {"window": WINDOW, "patch": patch, "topk": TOPK}
-    search = SEARCH.specify(**options)
-    offsets = SEARCH.forward(backend, search, q=q, k=k, flow=flow)["offsets"]
-    weights = xp.asarray(rng.random(offsets.shape[:-1]).astype(dtype))
-    sort, unfold = MaterialiseAndSort(xp), UnfoldAndMultiply(xp)
-    v, places, w = q[0], offsets[0, 0], weights[0, 0]
-    arrive = xp.ones(places.shape[:-1], "float32")  # what `_both` sends backward
-
-    yield from _both(backend, SEARCH, search, {"q": q, "k": k, "flow": flow}, {
-        "sort": lambda: sort.search(v, k[0], flow[0, 0], **options),
-        "unfold": lambda: unfold.search(v, k[0], flow[0, 0], **options),
-    })  # fmt: skip
-    yield from _both(backend, MATCH, MATCH.specify(**options),
-                     {"q": q[:, 0], "k": k[:, 1], "flow": flow[:, :, 0, 0]})  # fmt: skip
-    yield from _both(backend, REFINE, REFINE.specify(patch=patch, topk=TOPK), {"q": q, "k": k, "offsets": offsets})
-    yield from _both(backend, SCORE, SCORE.specify(patch=patch), {"q": q, "k": k, "offsets": offsets},
-                     {"unfold": lambda: (unfold.score(v, k[0], places, patch),)},
-                     {"unfold": lambda: unfold.score_backward(v, k[0], places, arrive, patch)})  # fmt: skip
-    given = {"v": q, "weights": weights, "offsets": offsets}
-    yield from _both(backend, AGGREGATE, AGGREGATE.specify(patch=patch), given,
-                     {"unfold": lambda: (unfold.aggregate(v, w, places, patch),)},
-                     {"unfold": lambda: unfold.aggregate_backward(v, w, places, xp.ones_like(v), patch)})  # fmt: skip
-    yield from _both(backend, SCATTER, SCATTER.specify(patch=patch), given)
-    yield from _both(backend, STACK, STACK.specify(patch=patch), given)
-    few = offsets[..., :2, :]  # the baselines' patches of more would not fit on small devices
-    yield from _both(backend, GATHER, GATHER.specify(patch=patch), {"v": q, "offsets": few},
-                     {"unfold": lambda: (unfold.gather(v, few[0, 0], patch),)})  # fmt: skip
-    patches = GATHER.forward(backend, GATHER.specify(patch=patch), v=q, offsets=few)["patches"]
-    yield from _both(backend, FOLD, FOLD.specify(size=(T, H, W)),
-                     {"patches": patches, "offsets": few, "weights": weights[..., :2]})  # fmt: skip
-    forward = flow[:, 0, :, 0].astype(dtype)
-    yield from _both(backend, CHAIN_FLOW, CHAIN_FLOW.specify(radius=1), {"forward": forward, "backward": -forward})
+# --- in a process of its own: a step ----------------------------------------------------------------
+def serve(step: Step, bench: Bench, done: set[str], say: Callable[[Row], None]) -> int:
+    """Measure the rows that are not done, and say each before it begins and when it is there."""
+    for name, measure in step.rows(bench):
+        if name in done:
+            continue
+        say({"begun": name})
+        start = time.monotonic()
+        try:
+            found, code = measure(), 0
+        except ShiftsearchError as error:
+            found, code = {"error": str(error)}, 0
+        except Exception as error:  # of the device, of a compiler, of another library
+            found, code = {"error": f"{type(error).__name__}: {error}"[:1000]}, AGAIN
+        say({"row": name, **found, "seconds": round(time.monotonic() - start, 2)})
+        if code:
+            return code
+    return 0
 
 
-def inside_flow(rng, T, H, W):
-    """Return flow by whole pixels, random for each query, to places inside of the frame, (1, 1, T, 2, 2, H, W)."""
-    y, x = np.mgrid[:H, :W]
-    dx, dy = rng.integers(-MOTION, MOTION + 1, (2, 1, 1, T, 2, H, W))
-    dx, dy = np.clip(dx + x, 0, W - 1) - x, np.clip(dy + y, 0, H - 1) - y
-    return np.stack([dx, dy], 4).astype(np.float32)
+def _serve(given: argparse.Namespace) -> int:
+    from gpu_device import Device
+
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not read as rows
+
+    def say(row: Row) -> None:
+        out.write(json.dumps(row, default=float) + "\n")
+        out.flush()
+
+    step = next(step for step in STEPS if step.name == given.step)
+    ceilings = {**H100, **next((row for row in read(given.json) if row.get("row") == "ceilings"), {})}
+    folder = given.json.parent if given.json else Path(tempfile.gettempdir())
+    bench = Bench(Device(cuda.load()), ceilings, folder, given.warm or os.cpu_count() or 1, given.left)
+    return serve(step, bench, set(given.done), say)
 
 
-def _both(backend, op, spec, inputs, rivals=None, rivals_backward=None):
-    """Return forward and backward of an op, with gradients of 1 for its outputs."""
-    outputs = op.forward(backend, spec, **inputs)
-    moves = getattr(spec, "subpixel", True)
-    arrive = {name: backend.xp.ones_like(array) for name, array in outputs.items()
-              if op.outputs[name] != "index" and (moves or op.outputs[name] != "offset")}  # fmt: skip
+# --- the process that watches ---------------------------------------------------------------------
+class Child:
+    """A process that says rows, a line of JSON each."""
 
-    def forward():
-        return tuple(op.forward(backend, spec, **inputs).values())
+    def __init__(self, command: list[str]):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self._process = subprocess.Popen(command, **pipes, text=True, errors="replace", start_new_session=True)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._said: deque[str] = deque(maxlen=3)  # last of what was no row
+        self._readers = [threading.Thread(target=read) for read in (self._read_rows, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
 
-    def backward():
-        return tuple(op.backward(backend, spec, inputs, outputs, arrive, inputs.keys()).values())
+    def _read_rows(self) -> None:
+        with self._process.stdout as out:
+            for line in out:
+                self._lines.put(line)
+        self._lines.put(None)
 
-    yield op.name, {"shiftsearch": forward, **(rivals or {})}
-    yield f"{op.name} backward", {"shiftsearch": backward, **(rivals_backward or {})}
+    def _read_errors(self) -> None:
+        with self._process.stderr as out:
+            self._said.extend(line.strip() for line in out)
+
+    def next(self, seconds: float) -> Row | None:
+        """Return what it says next, or None when it has ended. Raises TimeoutError."""
+        try:
+            line = self._lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise TimeoutError from None
+        return None if line is None else json.loads(line)
+
+    def failure(self) -> str | None:
+        """Return why it ended, unless all went well."""
+        code = self._process.wait()
+        self._readers[-1].join(1)  # what it started may still hold its pipe
+        return None if code == 0 else " / ".join([f"exit code {code}", *self._said])
+
+    def kill(self) -> None:
+        """End it and what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for reader in self._readers:
+            reader.join()
 
 
-def check(name, found, ours):
-    """Raise unless a baseline agrees with the kernels, apart from axes of batch and heads. Equal scores may change places."""
-    for a, b in zip(found, ours, strict=False):  # a search returns more arrays than its baseline
-        b = b.reshape(a.shape)
-        if b.dtype.kind == "i":
-            share = float((a == b).all(-1).mean())
-            if share < 0.99:
-                raise SystemExit(f"{name}: only {share:.1%} of the places agree; nothing was timed")
+def watch(step: Step, start: Callable, write: Callable[[Row], None], seconds: float, now=time.monotonic) -> None:
+    """Run a step in as many processes as it breaks, until all of its rows are there or its time is over."""
+    done: list[str] = []
+    end = now() + min(step.seconds, seconds)
+    while True:
+        before, begun = len(done), None
+        child = start(step, done, end - now())
+        try:
+            while (row := child.next(min(step.each, end - now()))) is not None:
+                if "begun" in row:
+                    begun = row["begun"]
+                    done.append(begun)
+                else:
+                    begun = None
+                    write({"step": step.name, **row})
+            failure = child.failure()
+        except TimeoutError:
+            failure = f"no answer within {step.each:g} s" if now() < end else "time is over"
+        finally:
+            child.kill()
+        if failure is None:
+            return
+        if begun is not None or now() >= end or before == len(done):
+            write({"step": step.name, "row": begun or "the rest", "error": failure})
+        if now() >= end or before == len(done):  # it would break at the same place
+            return
+
+
+def run(steps: list[Step], start: Callable, write: Callable[[Row], None], budget: float, now=time.monotonic) -> None:
+    """Run the steps in their order while there is time."""
+    end = now() + budget
+    for step in steps:
+        if now() >= end:
+            write({"step": step.name, "row": "all", "skipped": "no time is left"})
         else:
-            error = float(abs(a - b).max() / abs(b).max())
-            if not error < 1e-5:
-                raise SystemExit(f"{name}: differs by {error:.1e} of the largest value; nothing was timed")
+            watch(step, start, write, end - now(), now)
 
 
-# --- measuring ------------------------------------------------------------------------------------
-class Clock:
-    """A clock for functions on CuPy's current device, which also measures their memory."""
-
-    def __init__(self, cupy):
-        self.cupy, self.pool = cupy, cupy.get_default_memory_pool()
-
-    def measure(self, run) -> dict[str, float]:
-        """Return the median milliseconds of `run`, and its peak in megabytes, results included."""
-        run()  # compiles
-        self.pool.free_all_blocks()
-        before = self.pool.total_bytes()
-        first = self._milliseconds(run)
-        memory = self.pool.total_bytes() - before
-        times = [self._milliseconds(run) for _ in range(REPEATS if first < 1000 * LONG else 5)]
-        return {"ms": statistics.median(times), "MB": memory / 1e6}
-
-    def _milliseconds(self, run) -> float:
-        start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return self.cupy.cuda.get_elapsed_time(start, end)
+def chosen(given: argparse.Namespace) -> list[Step]:
+    asked = {group for group in ("check", "goals", "peers") if getattr(given, group)} or {"check", "goals", "peers"}
+    return [step for step in STEPS if (given.warm if step.groups == "warm" else asked & set(step.groups.split()))]
 
 
-def compare(name, sides, measure):
-    """Return a row of the table: what each side takes, checked before it is timed."""
-    ours = sides["shiftsearch"]()
-    for side, run in sides.items():
-        if side != "shiftsearch":
-            check(f"{name}, {side}", run(), ours)
-    del ours
-    row = {"case": name}
-    for side, run in sides.items():
-        row.update({f"{side} {unit}": value for unit, value in measure(run).items()})
-    return row
+# --- rows -----------------------------------------------------------------------------------------
+def read(file: Path | None) -> list[Row]:
+    """Return the rows of a file, without one that was cut off when its run was killed."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+    return list(_whole(lines))
 
 
-def line(row):
-    cells = []
-    for side in SIDES:
-        cells += [f"{row[key]:10.2f}" if (key := f"{side} {unit}") in row else " " * 10 for unit in ("ms", "MB")]
-    return f"{row['case']:34}{''.join(cells)}".rstrip()
+def _whole(lines: list[str]) -> Iterator[Row]:
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
-def machine(cupy):
-    runtime = cupy.cuda.runtime
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return {
-        "device": runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(),
-        "driver": runtime.driverGetVersion(), "CUDA": runtime.runtimeGetVersion(),
-        "NVRTC": ".".join(map(str, cupy.cuda.nvrtc.getVersion())), "cupy": cupy.__version__, "numpy": np.__version__,
-        "python": platform.python_version(), "shiftsearch": shiftsearch.__version__, "commit": found.stdout.strip() or None,
-    }  # fmt: skip
+def writer(file: Path | None) -> Callable[[Row], None]:
+    def write(row: Row) -> None:
+        print(line(row), flush=True)
+        if file is not None:
+            with file.open("a", encoding="utf-8") as out:
+                out.write("\n" * cut_off(file) + json.dumps(row) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+
+    return write
 
 
-def main():
+def cut_off(file: Path) -> bool:
+    """Return whether the last line of a file has no end."""
+    return file.stat().st_size > 0 and file.read_bytes()[-1:] != b"\n"
+
+
+def line(row: Row) -> str:
+    """Return a row as people read it."""
+    cells = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()]
+    return f"{row['step']:9} {row['row']:40} {', '.join(cells[2:])}"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="patches of 7 in single precision only")
-    parser.add_argument("--size", type=int, default=256, help="rows and columns of the frames")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as data")
-    given = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="tests, fast against direct forms, CUDA graphs")
+    parser.add_argument("--goals", action="store_true", help="times and memory, beside the goals")
+    parser.add_argument("--peers", action="store_true", help="the same work by others")
+    parser.add_argument("--warm", type=int, default=0, metavar="N", help="first compile everything, in N processes")
+    parser.add_argument("--budget", type=float, default=520, metavar="SECONDS", help="for all of it; 520")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add a line of JSON for each row")
+    for hidden, kind in (("step", str), ("left", float)):
+        parser.add_argument(f"--{hidden}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--done", nargs="*", default=[], help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parse(arguments)
+    if given.step:
+        return _serve(given)
     try:
-        backend = cuda.load()
+        cuda.load()
     except ShiftsearchError as error:
-        sys.exit(f"nothing is timed without a GPU: {error}")
-    about, clock, rows = machine(backend.xp), Clock(backend.xp), []
-    print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
-    print(f"{'':34}" + "".join(f"{f'{side} {unit}'[-10:]:>10}" for side in SIDES for unit in ("ms", "MB")))
-    for dtype, patch in [("float32", 7)] if given.quick else [("float32", 7), ("float32", 1), ("float16", 7)]:
-        for name, sides in problems(backend, given.size, 16, patch, dtype):
-            if dtype == "float16":  # the baselines would sum in halves
-                sides = {"shiftsearch": sides["shiftsearch"]}
-            rows.append(compare(f"{name} patch={patch} {dtype}", sides, clock.measure))
-            print(line(rows[-1]), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps({"machine": about, "size": given.size, "cases": rows}, indent=1) + "\n")
+        print(f"nothing is measured without a GPU: {error}", file=sys.stderr)
+        return NO_GPU
+    passed = ["--warm", str(given.warm), *(["--json", str(given.json)] if given.json else [])]
+
+    def start(step: Step, done: list[str], left: float) -> Child:
+        own = ["--step", step.name, "--left", str(max(1, min(left, step.each) - 5)), "--done", *done]
+        return Child([sys.executable, __file__, *passed, *own])
+
+    run(chosen(given), start, writer(given.json), given.budget)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
