@@ -2,7 +2,7 @@
 
 NVRTC comes from the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12 (or nvidia-cuda-nvrtc and
 nvidia-cuda-runtime for CUDA 13), is called by ctypes, and makes the very binary that CuPy would load.
-`python tests/nvrtc.py` prints what every kernel costs, and how much of an H100 it fills.
+`python tests/nvrtc.py` prints what every kernel costs, how much of an H100 it fills, and what the goals would take there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ DTYPES = {  # of the values, as SS_SCALAR and SS_ACC spell them
 }
 # What CuPy adds to ours, besides folders of headers: test_device.py compares.
 OPTIONS = (*device.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
+LINES = "-lineinfo"  # one more, which changes no instruction: from which line each was compiled
 
 _WHEELS = (  # folders below site-packages/nvidia: the library, the headers
     ("cuda_nvrtc/lib/libnvrtc.so.12", "cuda_runtime/include"),
@@ -84,12 +86,13 @@ def _costs(text: str, arch: int) -> dict[str, Cost]:
     return read_costs(cubin(text, arch))
 
 
-def cubin(text: str, arch: int) -> bytes:
-    """Return the binary that CuPy would make of `text` on a device of this architecture."""
+@cache
+def cubin(text: str, arch: int, *more: str) -> bytes:
+    """Return the binary that CuPy would make of `text` on a device of this architecture, with more options if any."""
     nvrtc, program = _library(), ctypes.c_void_p()
     if nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None):
         raise MemoryError("NVRTC makes no program")
-    options = [option.encode() for option in (*OPTIONS, f"-I{_wheels()[1]}", f"-arch=sm_{arch}")]
+    options = [option.encode() for option in (*OPTIONS, *more, f"-I{_wheels()[1]}", f"-arch=sm_{arch}")]
     try:
         failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if failed:
@@ -98,6 +101,12 @@ def cubin(text: str, arch: int) -> bytes:
         return _fetch(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def version() -> str:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return f"NVRTC {major.value}.{minor.value}"
 
 
 def _fetch(size_of, copy_of, program) -> bytes:
@@ -282,23 +291,35 @@ def _print_table(names: list[str]) -> None:
     chosen = [KERNELS[name] for name in names or KERNELS]
     with workers() as pool:
         rows = [
-            (kernel, dtype, number, pool.submit(compile, text, 90, (kernel.name,)))
+            (kernel, dtype, number, pool.submit(_timed, text, kernel.name))
             for kernel in chosen
             for dtype in DTYPES
             for number, text in enumerate(programs(kernel, dtype))
         ]
-        print("sm_90     dtype     instance registers frame shared dynamic    code blocks  filled  lines")
-        for kernel, dtype, number, costs in rows:
-            cost = costs.result()[kernel.name]
+        print(
+            "sm_90              dtype     instance registers frame shared dynamic    code blocks  filled  lines seconds"
+        )
+        for kernel, dtype, number, found in rows:
+            cost, seconds = found.result()
             dynamic = kernel.shared(constants(kernel.instances[number], dtype))
             blocks = resident_blocks(cost.registers, kernel.threads, cost.shared + dynamic)
             print(
-                f"{kernel.name:10}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"
-                f"{cost.code:8}{blocks:7}{blocks * kernel.threads / 2048:8.0%}{lines(kernel):7}"
+                f"{kernel.name:19}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"
+                f"{cost.code:8}{blocks:7}{blocks * kernel.threads / 2048:8.0%}{lines(kernel):7}{seconds:8.1f}"
             )
+
+
+def _timed(text: str, name: str) -> tuple[Cost, float]:
+    """Return what a kernel costs, and the seconds that compiling it takes, which tell only on an idle machine."""
+    start = time.monotonic()
+    return compile(text, 90, (name,))[name], time.monotonic() - start
 
 
 if __name__ == "__main__":
     if available() is not None:
         sys.exit(available())
     _print_table(sys.argv[1:])
+    if not sys.argv[1:]:
+        import modelled  # which needs this module
+
+        modelled.print_goals(modelled.modelled_goals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import sass
 from nvrtc import (
     ARCHITECTURES,
     DTYPES,
@@ -22,6 +23,10 @@ from nvrtc import (
 from shiftsearch.backends.cuda import KERNELS, kernels
 
 _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
+
+_MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what compiles in some seconds
+_USEFUL = {"search": 0.38, "score": 0.24, "slope": 0.10}  # of kernels without tiles: as it is, not as it should be
+_NO_ARITHMETIC = {"chain_flow", "chain_flow_backward", "landing", "gather", "aggregate", "scatter"}
 
 needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -42,7 +47,21 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
         if cost.registers > kernel.registers or cost.frame or cost.shared > 48 * 1024:
             found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
         assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"
+        assert cost.code <= _MOST_CODE
     assert not found, "\n".join(found)
+
+
+@needs_nvrtc
+@pytest.mark.skipif(sass.available() is not None, reason=str(sass.available()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(k.name, marks=pytest.mark.xdist_group(k.file)) for k in KERNELS.values()]
+)
+def test_loops_use_no_local_memory_and_do_what_is_useful(name):
+    """Of the first instance in single precision. A kernel on tiles does arithmetic in every other instruction."""
+    program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
+    assert not program.local()
+    if name not in _NO_ARITHMETIC:
+        assert program.useful() >= _USEFUL.get(name, 0.5)
 
 
 def _mixed(name: str) -> kernels.Parameter:
