@@ -136,10 +136,6 @@ def in_vectors(heads: int, video) -> bool:
     )
 
 
-def _address(array) -> int:
-    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
-
-
 @lru_cache(MOST_PLANS)
 def strides_of(itemsize: int, q: tuple[int, ...], k: tuple[int, ...]) -> dict[str, int]:
     """Return strides of videos (B, T, C, H, W) in numbers, by their names in clip.cuh."""
