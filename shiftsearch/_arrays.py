@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -288,7 +287,7 @@ class _NumPy(_Cpu):
 
 class _Torch(_Cpu):
     def take(self, caller: str, name: str, array: Any) -> Native:
-        return _from_torch(np, array)
+        return _from_torch(sys.modules["torch"].Tensor.numpy, array)
 
     def give(self, array: Native) -> Any:
         torch = sys.modules["torch"]
@@ -337,7 +336,7 @@ class _Cuda(_Home):
 
     def take(self, caller: str, name: str, array: Any) -> Native:
         if self.library == "torch":
-            return _from_torch(self.backend.xp, array)
+            return _from_torch(self.backend.xp.from_dlpack, array)
         return array if self.library == "cupy" else self.backend.xp.from_dlpack(array)
 
     def give(self, array: Native) -> Any:
@@ -371,12 +370,12 @@ def _memory_of_torch(cuda: Any) -> Any:
     return cuda.PythonFunctionAllocator(take, put_back).malloc
 
 
-def _from_torch(xp: ModuleType, tensor: Any) -> Native:
+def _from_torch(read: Callable[[Any], Native], tensor: Any) -> Native:
     torch = sys.modules["torch"]
     if tensor.dtype == torch.bfloat16:  # array libraries disagree about this type: it travels as whole numbers
         words = tensor.detach().contiguous().view(torch.int16)
-        return xp.from_dlpack(words).view(native_dtype("bfloat16"))
-    return xp.from_dlpack(tensor.detach())
+        return read(words).view(native_dtype("bfloat16"))
+    return read(tensor.detach())
 
 
 def _home(caller: str, arrays: Mapping[str, Any]) -> _Home:

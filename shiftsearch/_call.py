@@ -19,6 +19,9 @@ def are_tensors(*arrays: object) -> bool:
 def run(op: Op, arrays: Mapping[str, Any], *, caller: str | None = None, **options: Any) -> tuple[Any, ...]:
     """Return the outputs of `op`, as arrays of the library of its inputs. `options` are the fields of its spec.
 
+    A public function spells them: torch.compile traces no `locals()`, and a spec has no defaults, so that one which is left
+    out is an error.
+
     Messages name the `caller`, which is the op itself unless another function makes the call for its user.
     """
     options = {"caller": caller or op.name, **options}
