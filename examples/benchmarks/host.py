@@ -36,6 +36,8 @@ class Array(np.ndarray):
 class Idle:
     """A device that launches nothing."""
 
+    most_shared = 99 * 1024  # bytes of shared memory of a block
+
     def __init__(self):
         self.xp = ModuleType("numpy, which stands for cupy")
         vars(self.xp).update({name: value for name, value in vars(np).items() if not name.startswith("__")})
@@ -59,6 +61,7 @@ def calls(array=np.asarray):
         "search, subpixel": lambda: ss.search(v, v, flow, patch=7, subpixel=True),
         "match": lambda: ss.match(v[:, 0], v[:, 1], patch=7),
         "refine": lambda: ss.refine(v, v, offsets, topk=4),
+        "attend": lambda: ss.attend(v, v, v, flow, patch=7),
         "score": lambda: ss.score(v, v, offsets, patch=7),
         "aggregate": lambda: ss.aggregate(v, weights, offsets),
         "stack": lambda: ss.stack(v, offsets, weights),

@@ -5,6 +5,7 @@ Kernels read videos with channels last: those that already lie in memory like th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
 
@@ -29,35 +30,36 @@ STACKED = {**FRACTION, "QUERY_ZEROS": 1, "STACKED": 1, "PATCH": 3, "L2": 0}
 class Call:
     """A call of a primitive that is given places."""
 
-    def __init__(self, device, p: Patches, offsets, dtype, *, q_shape=None, k_shape=None, **arrays):
-        """Prepare a call on `arrays` q, k, weights and patches, as far as there are any."""
-        q, k, weights, patches = (arrays.get(name) for name in ("q", "k", "weights", "patches"))
+    def __init__(
+        self,
+        device,
+        p: Patches,
+        offsets,
+        dtype,
+        *,
+        q=None,
+        k=None,
+        weights=None,
+        patches=None,
+        q_shape=None,
+        k_shape=None,
+    ):
+        """Prepare a call on arrays, as far as there are any."""
         xp = device.xp
         self.device, self.patches, self.dtype, self.sums = device, p, dtype, sums(dtype)
-        q_shape = q_shape if q is None else q.shape
-        k_shape = k_shape if k is None else k.shape
-        shapes = (offsets.shape[:-1], q_shape, k_shape)
-        self.sizes = sizes_of(p, *shapes)
         self.candidates = offsets.size // 3
+        shapes = (offsets.shape[:-1], q_shape if q is None else q.shape, k_shape if k is None else k.shape)
+        q, k = channels_last(xp, q), channels_last(xp, k)
         self.arrays = {
-            "q": channels_last(xp, q),
-            "k": channels_last(xp, k),
+            "q": q,
+            "k": k,
             "offsets": xp.ascontiguousarray(offsets),
             "weights": None if weights is None else xp.ascontiguousarray(weights.astype(self.sums, copy=False)),
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
-
-        aligned = all(_address(self.arrays[video]) % 16 == 0 for video in "qk")
-        self.options = (p, shapes, dtype, offsets.dtype, patches is not None, aligned)
-
-    @property
-    def stacked(self) -> bool:
-        """Whether each kept candidate has a video of queries of its own."""
-        return _is_stacked(self.options[1])
-
-    @property
-    def whole(self) -> bool:
-        return self.options[3].kind == "i"
+        aligned = _address(q) % 16 == _address(k) % 16 == 0
+        self.options = _options(p, *shapes, dtype, offsets.dtype, patches is not None, aligned)
+        self.sizes, self.stacked, self.whole = self.options.sizes, self.options.stacked, self.options.whole
 
     def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
         """Launch a kernel that has `times` threads for each kept candidate, in rows as video.cuh says."""
@@ -75,32 +77,34 @@ class Call:
     def run(self, kernel: Kernel, blocks: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
         """Launch so many blocks. These `constants` and `numbers` are those that other kernels do not have."""
         if blocks:
-            _plan(kernel, blocks, *self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
+            plan = _plan(kernel, blocks, self.options, constants, numbers)
+            plan.launch(self.device, {**self.arrays, **arrays})
+
+
+@dataclass(frozen=True, eq=False)
+class _Options:
+    """What launches of a call have in common, one object for each set of options, shapes and dtypes."""
+
+    sizes: dict[str, int]
+    constants: Constants
+    stacked: bool  # whether each kept candidate has a video of queries of its own
+    whole: bool  # whether places are whole
+    aligned: int  # bytes of a number if videos begin at multiples of 16 bytes, else 0
 
 
 @lru_cache(MOST_PLANS)
-def _plan(
-    kernel: Kernel,
-    blocks: int,
-    p: Patches,
-    shapes,
-    dtype,
-    offsets,
-    patches: bool,
-    aligned: bool,
-    constants: Pairs,
-    numbers: Pairs,
-) -> Plan:
-    sizes = sizes_of(p, *shapes)
-    known = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(_is_stacked(shapes))}
-    known |= {"REPAIR": 0, "CHANNELS": channels_at_a_time(sizes["F"])}
-    known |= {**constants_of(p, dtype, whole=offsets.kind == "i"), **dict(constants)}
-    known["VECTORS"] = int(aligned and known["CHANNELS"] * dtype.itemsize % 16 == 0)  # loads of 16 bytes
-    return Plan(Program(kernel, known), blocks, {**sizes, **dict(numbers)})
+def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, aligned: bool) -> _Options:
+    sizes, stacked, whole = sizes_of(p, scores, q, k), q is not None and len(q) == 6, offsets.kind == "i"
+    constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked), "REPAIR": 0}
+    constants |= {"CHANNELS": channels_at_a_time(sizes["F"]), **constants_of(p, dtype, whole)}
+    return _Options(sizes, constants, stacked, whole, aligned * dtype.itemsize)
 
 
-def _is_stacked(shapes: tuple) -> bool:
-    return shapes[1] is not None and len(shapes[1]) == 6
+@lru_cache(MOST_PLANS)
+def _plan(kernel: Kernel, blocks: int, options: _Options, constants: Pairs, numbers: Pairs) -> Plan:
+    known = {**options.constants, **dict(constants)}
+    known["VECTORS"] = int(options.aligned > 0 and known["CHANNELS"] * options.aligned % 16 == 0)  # loads of 16 bytes
+    return Plan(Program(kernel, known), blocks, {**options.sizes, **dict(numbers)})
 
 
 @cache
@@ -125,25 +129,22 @@ def channels_last(xp, video):
 
 def in_vectors(heads: int, video) -> bool:
     """Say whether the channels of a head lie in whole runs of 16 bytes, at multiples of 16."""
-    size, (_, _, C, _, _), (*others, channel, y, x) = video.dtype.itemsize, video.shape, video.strides
-    apart = zip((*video.shape[:2], *video.shape[3:]), (*others, y, x), strict=True)
-    together = C == 1 or channel == size
-    return (
-        together
-        and not C // heads * size % 16
-        and not _address(video) % 16
-        and all(n == 1 or not s % 16 for n, s in apart)
-    )
+    return not _address(video) % 16 and _in_runs(heads, video.dtype.itemsize, video.shape, video.strides)
 
 
 @lru_cache(MOST_PLANS)
+def _in_runs(heads: int, size: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    (B, T, C, H, W), (b, t, channel, y, x) = shape, strides
+    together = (C == 1 or channel == size) and not C // heads * size % 16
+    return together and all(n == 1 or not s % 16 for n, s in ((B, b), (T, t), (H, y), (W, x)))
+
+
 def strides_of(itemsize: int, q: tuple[int, ...], k: tuple[int, ...]) -> dict[str, int]:
     """Return strides of videos (B, T, C, H, W) in numbers, by their names in clip.cuh."""
     names = (f"{video}_{axis}" for video in "qk" for axis in "btcyx")
     return {name: stride // itemsize for name, stride in zip(names, (*q, *k), strict=True)}
 
 
-@lru_cache(MOST_PLANS)
 def sizes_of(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, int]:
     """Return the sizes of a call by their names in video.cuh, and the batch, from the shapes of its arrays."""
     B, G, T, h, w, K = scores
