@@ -44,6 +44,9 @@ class Idle:
         runtime = SimpleNamespace(memGetInfo=lambda: (2**36, 2**36))
         self.xp.cuda = SimpleNamespace(Device=nullcontext, runtime=runtime)
 
+    def address(self, array):
+        return 0
+
     def launch(self, *arguments, **options):
         """Launch nothing."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from shiftsearch._call import run
 from shiftsearch._geometry import MOST, frame_order, query_grid, reflect, window_offset
-from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
+from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op, specified
 from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip
 from shiftsearch.ops.aggregate import AggregateSpec, covered
 from shiftsearch.ops.flow import check_clip
@@ -57,7 +57,7 @@ class AttendSpec(SearchSpec):
     def of_values(self) -> AggregateSpec:
         """Return how values are summed."""
         names = ("caller", "patch", "stride", "dilation", "border")
-        return AggregateSpec(**{name: getattr(self, name) for name in names})
+        return specified(AggregateSpec, {name: getattr(self, name) for name in names})
 
 
 @overload

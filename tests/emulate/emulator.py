@@ -90,6 +90,9 @@ class Emulator:
     def __repr__(self) -> str:
         return f"Emulator({self.mode!r}, seed={self.seed}, guard={self.guard!r})"
 
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
     def launch(self, program: kernels.Program, blocks: int, values: list, *, shared: int = 0) -> None:
         """Run a kernel in a grid of `blocks` on bound arguments, with `shared` bytes of dynamic shared memory."""
         self._run(_registered(self.mode, program), blocks, program.threads, values, shared)

@@ -57,7 +57,7 @@ class Call:
             "weights": None if weights is None else xp.ascontiguousarray(weights.astype(self.sums, copy=False)),
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
-        aligned = _address(q) % 16 == _address(k) % 16 == 0
+        aligned = all(video is None or device.address(video) % 16 == 0 for video in (q, k))
         self.options = _options(p, *shapes, dtype, offsets.dtype, patches is not None, aligned)
         self.sizes, self.stacked, self.whole = self.options.sizes, self.options.stacked, self.options.whole
 
@@ -113,13 +113,6 @@ def channels_at_a_time(channels: int, most: int = 8) -> int:
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
-def _address(video) -> int:
-    """Return where a video begins in memory, 0 if there is none."""
-    if video is None:
-        return 0
-    return video.ctypes.data if hasattr(video, "ctypes") else video.data.ptr
-
-
 _CHANNELS_LAST = {5: (0, 1, 3, 4, 2), 6: (0, 1, 2, 4, 5, 3)}  # by the number of axes
 
 
@@ -127,9 +120,9 @@ def channels_last(xp, video):
     return None if video is None else xp.ascontiguousarray(video.transpose(_CHANNELS_LAST[video.ndim]))
 
 
-def in_vectors(heads: int, video) -> bool:
+def in_vectors(device, heads: int, video) -> bool:
     """Say whether the channels of a head lie in whole runs of 16 bytes, at multiples of 16."""
-    return not _address(video) % 16 and _in_runs(heads, video.dtype.itemsize, video.shape, video.strides)
+    return not device.address(video) % 16 and _in_runs(heads, video.dtype.itemsize, video.shape, video.strides)
 
 
 @lru_cache(MOST_PLANS)

@@ -42,6 +42,9 @@ class Gpu:
     def _ask_most_shared(self) -> int:
         return self.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
+    def address(self, array: Any) -> int:
+        return array.data.ptr
+
     def launch(self, program: kernels.Program, blocks: int, values: list[Any], *, shared: int = 0) -> None:
         """Start a kernel on bound arguments, with `shared` bytes of dynamic shared memory for each block.
 

@@ -61,7 +61,8 @@ def search(
 ) -> tuple[Native, Native, Native | None]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
-    layout = _Layout(q.shape, k.shape, q.strides, k.strides, in_vectors(spec.heads, q) and in_vectors(spec.heads, k))
+    vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
+    layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
     plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared)
     scores = xp.empty(plan.shape, sums(k.dtype))
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
