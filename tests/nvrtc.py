@@ -244,8 +244,9 @@ def constants(instance: dict, dtype: str) -> dict:
 
 
 def programs(kernel: kernels.Kernel, dtype: str) -> list[str]:
-    """Return the texts of a kernel that are compiled without a GPU."""
-    return [kernels.text(kernel.file, constants(instance, dtype)) for instance in kernel.instances]
+    """Return the texts of a kernel that are compiled without a GPU: none for a dtype that it is not for."""
+    instances = kernel.instances if dtype in kernel.dtypes else ()
+    return [kernels.text(kernel.file, constants(instance, dtype)) for instance in instances]
 
 
 MIXED = """
@@ -302,10 +303,11 @@ def _print_table(names: list[str]) -> None:
         for kernel, dtype, number, found in rows:
             cost, seconds = found.result()
             dynamic = kernel.shared(constants(kernel.instances[number], dtype))
-            blocks = resident_blocks(cost.registers, kernel.threads, cost.shared + dynamic)
+            threads = kernel.instances[number].get("THREADS", kernel.threads)
+            blocks = resident_blocks(cost.registers, threads, cost.shared + dynamic)
             print(
                 f"{kernel.name:19}{dtype:9}{number:9}{cost.registers:10}{cost.frame:6}{cost.shared:7}{dynamic:8}"
-                f"{cost.code:8}{blocks:7}{blocks * kernel.threads / 2048:8.0%}{lines(kernel):7}{seconds:8.1f}"
+                f"{cost.code:8}{blocks:7}{blocks * threads / 2048:8.0%}{lines(kernel):7}{seconds:8.1f}"
             )
 
 

@@ -39,7 +39,8 @@ class Fault:
 
 _DT = "return __float2int_rn(dt);"
 _FAR_DT = "rint(finite_or_zero((double)dt))"
-_FOLLOWED = "moved = fmin(fmax(finite_or_zero(moved), -SS_MOST), SS_MOST);"
+_FOLLOWED = "fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST);"
+_NEAREST = "rintf(fminf(fmaxf(isfinite(x) ? x : 0, (float)-SS_MOST), (float)SS_MOST))"
 FAULTS = [
     # numbers
     Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "gather: rounds", "half"),
@@ -63,16 +64,17 @@ FAULTS = [
         "search: plain",
     ),
     # places
-    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: flow farther than it is followed"),
+    Fault("whole.cuh", _NEAREST, "rintf(isfinite(x) ? x : 0)", "search: flow farther than it is followed"),
     Fault(
-        "search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "search: fractional flow farther than it is followed"
+        "search.cu", _FOLLOWED, "finite_or_zero((double)way);", "search: fractional flow farther than it is followed"
     ),
-    Fault("search.cu", _FOLLOWED, "moved = finite_or_zero(moved);", "refine: seeds farther than they are followed"),
+    Fault("whole.cuh", "min(max(x, (int)-SS_MOST), (int)SS_MOST)", "x", "refine: seeds farther than they are followed"),
+    Fault("whole.cuh", _NEAREST, _NEAREST.replace("rintf(", "floorf(0.5f + "), "search: flow of halves"),
     Fault(
-        "search.cu",
-        "if (!SS_SUBPIXEL) moved = rint(moved);",
-        "if (!SS_SUBPIXEL) moved = floor(moved + 0.5);",
-        "search: flow of halves",
+        "whole.cuh",
+        "return (int)(x < n ? x : period - x);",
+        "return (int)(x < n ? x : period - x - 1);",
+        "search: plain",
     ),
     Fault(
         "grid.cuh",
@@ -105,17 +107,13 @@ FAULTS = [
         "fold: batch, heads, many channels",
     ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
-    Fault(
-        "search.cu",
-        "const int channels = s.F - channel < SS_CHUNK ? s.F - channel : SS_CHUNK;",
-        "const int channels = s.F - channel < SS_CHUNK ? 0 : SS_CHUNK;",
-        "search: five channels",
-    ),
+    Fault("search.cu", "first + f >= F", "first + f > F", "search: five channels"),
+    Fault("search.cu", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"),
     # the best
     Fault(
         "search.cu",
-        "(SS_ACC)(SS_PENALTY * away)",
-        "(SS_ACC)SS_PENALTY * (SS_ACC)away",
+        "(SS_ACC)(SS_PENALTY * ((double)",
+        "(SS_ACC)((float)SS_PENALTY * (float)((double)",
         "search: penalty of more digits than a single has",
     ),
     Fault("topk.cuh", "kept[r].rank <= c.rank", "kept[r].rank < c.rank", "search: ties"),
@@ -139,7 +137,6 @@ FAULTS = [
 ]
 
 
-_STAGE = "__syncwarp();\n    for (int i = task.lane;"
 _VIDEO = "SS_STACKED ? (long long)r.b * s.K + n : r.b"
 IN_STACKED = [  # and the primitive that catches it
     *(Fault("video.cuh", _VIDEO, "SS_STACKED ? r.b * s.K : r.b", each) for each in ("score", "scatter", "slope")),
@@ -147,13 +144,6 @@ IN_STACKED = [  # and the primitive that catches it
     Fault("aggregate.cu", "SS_STACKED ? p.video % s.K : 0", "0", "aggregate"),
 ]
 RACES = [
-    Fault("search.cu", _STAGE, "for (int i = task.lane;", "search: more channels than a vector"),
-    Fault(
-        "search.cu",
-        "    }\n    __syncwarp();\n}\n\n// What the staged",
-        "    }\n}\n\n// What the staged",
-        "search: plain",
-    ),
     Fault("topk.cuh", "            __syncwarp();\n", "", "search: more kept than a warp has registers for"),
     Fault("topk.cuh", "    }\n    __syncwarp();\n}", "    }\n}", "search: more kept than a warp has registers for"),
 ]

@@ -40,13 +40,16 @@ needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()
 def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
     kernel, found = KERNELS[name], []
     texts = list(enumerate(programs(kernel, dtype)))
-    if arch not in _ALL_INSTANCES:
+    if texts and arch not in _ALL_INSTANCES:
         texts = [texts[(ARCHITECTURES.index(arch) + list(DTYPES).index(dtype)) % len(texts)]]
     for number, text in texts:
         cost = compile(text, arch, (name,))[name]
-        if cost.registers > kernel.registers or cost.frame or cost.shared > 48 * 1024:
-            found.append(f"instance {number}: {cost}, expected at most {kernel.registers} registers and no frame")
-        assert cost.registers * kernel.threads <= 65536, "no block fits on a multiprocessor"
+        if cost.registers > kernel.registers or cost.frame > kernel.frame or cost.shared > 48 * 1024:
+            found.append(
+                f"instance {number}: {cost}, expected at most {kernel.registers} registers, frame {kernel.frame}"
+            )
+        threads = kernel.instances[number].get("THREADS", kernel.threads)
+        assert cost.registers * threads <= 65536, "no block fits on a multiprocessor"
         assert cost.code <= _MOST_CODE
     assert not found, "\n".join(found)
 

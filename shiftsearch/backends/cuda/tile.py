@@ -21,7 +21,7 @@ _DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE"
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
 # rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
-_SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120))
+_SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120))
 
 
 def constants(
