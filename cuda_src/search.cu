@@ -10,7 +10,7 @@
 //
 // One warp per query at a time, a lane per candidate, the best in topk.cuh; the window is never stored. Candidate
 // number s * window**2 + i * window + j is in row i and column j of the window in slot s. Windows that neighbours share are
-// what tile.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
+// what search_tiles.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
 //
 // Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1: nothing lies
 // outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW, SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE,

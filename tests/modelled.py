@@ -55,21 +55,52 @@ def _pair(constants: dict[str, Any]) -> int:
     return 2 if constants["L2"] else 1
 
 
+def _inserted(c: dict[str, Any], case: Case) -> float:
+    """Return how many of a query's candidates are inserted, if they come in random order."""
+    candidates = (2 * case.search["radius"] + 1) * c["WINDOW"] ** 2
+    return c["TOPK"] * (1 + log(candidates / c["TOPK"]))
+
+
 def _search(c: dict[str, Any], case: Case) -> Trips:
-    turns, windows = -(-(c["WINDOW"] ** 2) // 32), 2 * case.search["radius"] + 1
-    kept, candidates = c["TOPK"], windows * c["WINDOW"] ** 2
-    inserted = kept * (1 + log(candidates / kept))  # of candidates in random order
+    turns, windows, queries = -(-(c["WINDOW"] ** 2) // 32), 2 * case.search["radius"] + 1, 1.0
+    if c["MARKED"]:  # only what tiles left is searched, by so many warps
+        queries = case.queries * case.search["heads"] / (4 * 4096)
+    searched = 0 if c["MARKED"] and case.flow != "wild" else 1
+    some = 16 // {"float32": 4, "float16": 2}[case.dtype] if c["VECTORS"] else 1
     return {
-        "long long number = first": (1, 0),
-        "int slot = 0": (windows, 0),
+        "long long number = first": (queries, 0),
+        "int slot = 0": (windows * searched, 0),
         "int start = 0": (turns, 0),
-        "int channel = 0": (-(-case.channels // c["CHUNK"]), 0),
-        "int pixel = 0": (-(-(c["PATCH"] ** 2) // c["PIXELS"]), 0),
-        "int i = task.lane": (c["PIXELS"] * c["CHUNK"] / 32 / turns / windows, 0),  # once for a query
-        "int i = 0; i < pixels": (min(c["PIXELS"], c["PATCH"] ** 2), 0),
-        "int f = 0": (min(c["CHUNK"], case.channels), _pair(c) * (1 if c["WHOLE"] else 3)),
-        "while (waiting)": (inserted / turns / windows, 0),
+        "int i = 0; i < SS_PATCH": (c["PATCH"], 0),
+        "int first = 0; row_exists": (-(-case.channels // 16), 0),
+        "int j = 0; j < SS_PATCH": (c["PATCH"], 0),
+        "int f = 0; f < SS_RUN": (min(16, case.channels) / some, some * _pair(c) * (1 if c["WHOLE"] else 3)),
+        "while (waiting)": (_inserted(c, case) / turns / windows, 0),
         "int e = task.lane": (1 / windows, 0),
+    }
+
+
+def _search_tiles(c: dict[str, Any], case: Case) -> Trips:
+    """A warp of a block on average: one path goes through what producers do and what consumers do."""
+    warps, window, windows = c["THREADS"] // 32, c["WINDOW"], 2 * case.search["radius"] + 1
+    producers = c["ROWS"] / 4 / warps
+    reach = window + {"smooth": 2, "random": 16}.get(case.flow, 0)
+    steps = reach * -(-reach // 9)
+    pieces = 4 * -(-(31 + reach) // 4) * c["CHANNELS"] * c["CHUNKS"] / 32
+    pieces *= {"float32": 4, "float16": 2}[case.dtype] / 16 if c["VECTORS"] else 1
+    flushed = 2.2 * _inserted(c, case)  # the most of 32 queries, with what is inserted when it is no longer good enough
+    return {
+        "int number = 0; number < a.windows": (windows if case.flow != "wild" else 2, 0),
+        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "int i = thread; i <": (pieces, 0),
+        "int dy = 0, dx = 0": (steps if case.flow != "wild" else steps / 2, 0),
+        "int chunk = 0": (c["CHUNKS"] * producers, 0),
+        "int block = 0; block < n + 3": (reach / -(-reach // 9) / 4, 0),
+        "int start = 0; start < step.n": (-(-reach // -(-reach // 9) // 3) * (1 - producers), 0),
+        "int e = 0; __any_sync": (flushed / windows / steps / 3, 0),
+        "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
+        "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
+        "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
     }
 
 
@@ -92,7 +123,8 @@ def _no_loops(c: dict[str, Any], case: Case) -> Trips:
 
 
 OWNERS = {
-    "search": Owner(_search, load=16),
+    "search": Owner(_search, load=16, lines=("sum = add_pair(q[i], k[i], sum)",)),
+    "search_tiles": Owner(_search_tiles, load=4, lines=("sum = add_pair(q[f], k[f], sum)", "rows[j] = sums[")),
     "score": Owner(_score, load=16),
     "aggregate": Owner(_aggregate, load=4, lines=("sum +=",)),
     "scatter": Owner(_scatter, load=4, lines=("sum +=", "of_form(q,")),
@@ -274,7 +306,7 @@ def model(launched: kernels.Program, blocks: int, case: Case) -> Modelled:
     kernel = launched.kernel
     owner = OWNERS[kernel.name]
     done = spent(program(launched.text, kernel.name), owner, owner.trips(launched.constants, case))
-    warps = blocks * kernel.threads / 32
+    warps = blocks * launched.threads / 32
     second = MULTIPROCESSORS * HERTZ
     return Modelled(kernel.name, 1e3 * warps * done.cycles / SCHEDULERS / second, 1e3 * warps * done.cache / second)
 

@@ -53,9 +53,9 @@ FAULTS = [
         for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
         for wrong in ("return (int)floorf(dt + 0.5f);", "return (int)truncf(dt);")
     ),
-    Fault("place.cuh", _DT, "return (int)floorf(dt + 0.5f);", "refine: fractional seeds"),
-    Fault("place.cuh", _DT, "return (int)truncf(dt);", "refine: fractional seeds"),
-    Fault("place.cuh", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
+    Fault("search.cu", _FAR_DT, "floor(finite_or_zero((double)dt) + 0.5)", "refine: fractional seeds"),
+    Fault("search.cu", _FAR_DT, "trunc(finite_or_zero((double)dt))", "refine: fractional seeds"),
+    Fault("search.cu", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
     Fault("place.cuh", _FAR_DT, "rint((double)dt)", "gather: not finite"),
     Fault(
         "grid.cuh",

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
-_FILES = {name: Path(__file__).with_name(f"test_{name}.py") for name in ("ops", "large", "tile")}
+_FILES = {name: Path(__file__).with_name(f"test_{name}.py") for name in ("ops", "large", "search_tiles")}
 # every kernel, and every way in which one keeps its best candidates
 _KINDS = (
     "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
@@ -33,7 +33,7 @@ def test_no_case_does_what_is_undefined(op):
 
 
 def test_no_tile_does_what_is_undefined():
-    _is_defined(str(_FILES["tile"]), "-k", "bits_of_the_direct")
+    _is_defined(str(_FILES["search_tiles"]), "-k", "bits_of_the_direct")
 
 
 def _is_defined(*tests: str) -> None:
@@ -50,7 +50,7 @@ def test_no_kernel_has_a_race(file, kinds):
 
 
 def test_no_tile_has_a_race():
-    _has_no_race("tile", "race or (bits_of_the_direct and (penalty or little))")
+    _has_no_race("search_tiles", "race or (bits_of_the_direct and (penalty or little))")
 
 
 def _has_no_race(file: str, chosen: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda import tile
+from shiftsearch.backends.cuda import search_tiles
 from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
@@ -107,8 +107,8 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
     sizes |= sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
-    tiles = tile.constants(spec, p, dtype, constants, layout.k, memory) if not seeds else None
-    on_tiles = tile.plan(tiles, sizes) if tiles else None
+    tiles = search_tiles.constants(spec, p, dtype, constants, layout.k, memory) if not seeds else None
+    on_tiles = search_tiles.plan(tiles, sizes) if tiles else None
     if tiles:
         constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
     blocks, spare = _blocks(constants, count)

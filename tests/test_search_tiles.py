@@ -12,7 +12,7 @@ import pytest
 from device_arrays import Namespace, OnDevice
 
 from shiftsearch.backends import cpu
-from shiftsearch.backends.cuda import Cuda, kernels, search, tile
+from shiftsearch.backends.cuda import Cuda, kernels, search, search_tiles
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.search import SEARCH
 
@@ -103,7 +103,7 @@ class _Device(emulate.Emulator):
         self.most_shared, self.left, self.fault = memory, None, fault
 
     def launch(self, program, blocks, values, *, shared=0):
-        if program.kernel is not tile.TILE:
+        if program.kernel is not search_tiles.TILES:
             super().launch(program, blocks, values, shared=shared)
             return
         text = program.text.replace(*self.fault) if self.fault[0] else program.text
@@ -117,7 +117,7 @@ def searched(monkeypatch):
 
     def run(case, least: int = 0, memory: int = 0, fault: tuple[str, str] = ("", "")):
         search._plan.cache_clear()
-        monkeypatch.setattr(tile, "_FEWEST", least)
+        monkeypatch.setattr(search_tiles, "_FEWEST", least)
         device, spec = _Device(memory or case.memory, fault), case.spec
         q, k, flow = (a.view(OnDevice) for a in case.arrays())
         scores, offsets, _ = Cuda(device).search(q, k, spec, spec.patches(), flow=flow)
@@ -160,13 +160,13 @@ def as_the_cpu(case, scores, offsets):
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
 def test_bits_do_not_depend_on_the_shape_of_tiles(case, searched, monkeypatch):
     large = searched(case)
-    monkeypatch.setattr(tile, "_SHAPES", tile._SHAPES[-1:])
+    monkeypatch.setattr(search_tiles, "_SHAPES", search_tiles._SHAPES[-1:])
     same_bits(searched(case, memory=_SMALL), large)
 
 
 def test_a_budget_of_nothing_leaves_all_tiles(searched, monkeypatch):
     usual = searched(CASES[0])
-    monkeypatch.setattr(tile, "_BUDGET", 0)
+    monkeypatch.setattr(search_tiles, "_BUDGET", 0)
     none = searched(CASES[0])
     assert none[2].all()
     same_bits(none, usual)
@@ -192,7 +192,7 @@ _FAULTS = {  # by the case that catches them
 )
 def test_fault_is_caught(name, fault, searched):
     case = next(c for c in CASES if c.name == name)
-    assert kernels.text("tile.cu", {}).count(fault[0]) == 1
+    assert kernels.text("search_tiles.cu", {}).count(fault[0]) == 1
     directly = searched(case, _DIRECTLY)
     with pytest.raises((AssertionError, emulate.EmulatorError)):
         same_bits(searched(case, fault=fault), directly)
@@ -250,9 +250,9 @@ def test_shared_memory_is_enough_and_not_too_much():
     direct = search._constants(spec, spec.patches(), np.dtype(np.float32), np.dtype(np.float32), 41, False)
     direct |= {"VECTORS": 1}
     for memory in (_LARGE, _SMALL):
-        found = tile.constants(spec, spec.patches(), np.float32, direct, (1, 41, 4, 90, 90), memory)
+        found = search_tiles.constants(spec, spec.patches(), np.float32, direct, (1, 41, 4, 90, 90), memory)
         static = 4 * 31**2 + 12 * 41 + 16  # penalties, slots, limits
-        assert memory - 512 < tile.TILE.shared(found) + static <= memory
+        assert memory - 512 < search_tiles.TILES.shared(found) + static <= memory
 
 
 def test_seeds_are_searched_directly():

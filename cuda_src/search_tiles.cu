@@ -84,7 +84,7 @@ __device__ inline SS_SCALAR zero() { return (SS_SCALAR)0.f; }
 __device__ inline void stage(const Ring& ring, int y, const Plane& k, int F, int from_y, int from_x, int thread,
                              int threads) {
     char* const row = ring.row(y);
-    const int v = from_y + y, there = SS_ZEROS ? min(max(v, 0), k.H - 1) : reflected(v, k.H);
+    const int v = from_y + y, there = SS_ZEROS ? min(max(v, 0), k.H - 1) : reflect(v, k.H);
 #if SS_VECTORS
     const int parts = SS_PIXEL / 16;
 #pragma unroll 1
@@ -92,7 +92,7 @@ __device__ inline void stage(const Ring& ring, int y, const Plane& k, int F, int
         const int x = i / parts, f = i % parts * SS_FEW, u = from_x + x;
         uint4 few = {0, 0, 0, 0};
         if (f < F && (!SS_ZEROS || k.has(v, u)))
-            few = *reinterpret_cast<const uint4*>(k.at(there, SS_ZEROS ? u : reflected(u, k.W)) + f);
+            few = *reinterpret_cast<const uint4*>(k.at(there, SS_ZEROS ? u : reflect(u, k.W)) + f);
         *reinterpret_cast<uint4*>(pixel_of(row, x) + f * sizeof(SS_SCALAR)) = few;
     }
 #else
@@ -102,7 +102,7 @@ __device__ inline void stage(const Ring& ring, int y, const Plane& k, int F, int
         const int x = i % width, f = i / width, u = from_x + x;
         SS_SCALAR one = zero();
         if (f < F && (!SS_ZEROS || k.has(v, u)))
-            one = k.at(there, SS_ZEROS ? u : reflected(u, k.W))[f * k.channel];
+            one = k.at(there, SS_ZEROS ? u : reflect(u, k.W))[f * k.channel];
         reinterpret_cast<SS_SCALAR*>(pixel_of(row, x))[f] = one;
     }
 #endif
@@ -128,7 +128,7 @@ __device__ inline void load_four(const Plane& q, const Four& four, int first, in
     for (int j = 0; j < 4; ++j) {
         const bool there = !SS_ZEROS || (four.there >> j & 1);
         const SS_SCALAR* const from =
-            there ? q.at(reflected(four.y, q.H), reflected(four.x + j, q.W)) : q.first;
+            there ? q.at(reflect(four.y, q.H), reflect(four.x + j, q.W)) : q.first;
 #if SS_VECTORS
 #pragma unroll
         for (int f = 0; f < SS_CHANNELS; f += SS_FEW) {
@@ -450,7 +450,7 @@ __device__ inline void write_results(const float* found, const int* places, cons
 }
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-search_tile(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
+search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
             unsigned char* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ int limits[4];

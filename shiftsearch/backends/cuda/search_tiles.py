@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 
-_AT_ONCE, _WAIT = 9, 8  # SS_MOST_AT_ONCE and SS_WAIT of tile.cu
+_AT_ONCE, _WAIT = 9, 8  # SS_MOST_AT_ONCE and SS_WAIT of search_tiles.cu
 _MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
 _DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
@@ -46,7 +46,7 @@ def constants(
 def plan(tiles: Constants, sizes: dict[str, int]) -> Plan:
     across, down = -(-sizes["w"] // tiles["TILE_X"]), -(-sizes["h"] // tiles["TILE_Y"])
     blocks = sizes["B"] * sizes["G"] * sizes["T"] * across * down
-    return Plan(Program(TILE, tiles), blocks, {**sizes, "across": across, "down": down})
+    return Plan(Program(TILES, tiles), blocks, {**sizes, "across": across, "down": down})
 
 
 def _shares(spec: Any, p: Patches, dtype: Any) -> bool:
@@ -103,15 +103,15 @@ _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9,
 _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
-_TILE = {**_FORM, **_GRID, **_BEST, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "VECTORS": 1, "BUDGET": _BUDGET}
+_TILES = {**_FORM, **_GRID, **_BEST, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "VECTORS": 1, "BUDGET": _BUDGET}
 _PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1}
 _ODD = {"ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 4, "VECTORS": 0, "CHANNELS": 8, "ROWS": 24, "TILE_X": 28, "TILE_Y": 20}
-TILE = Kernel(
-    "search_tile",
-    "tile.cu",
+TILES = Kernel(
+    "search_tiles",
+    "search_tiles.cu",
     registers=168,
     frame=200,  # outside of the loops over displacements and candidates
     shared=_shared,
     dtypes=("float32", "float16", "bfloat16"),
-    instances=(_TILE, {**_TILE, **_SMALL, **_PENALTY}, {**_TILE, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6}),
+    instances=(_TILES, {**_TILES, **_SMALL, **_PENALTY}, {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6}),
 )
