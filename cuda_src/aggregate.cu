@@ -27,7 +27,7 @@ __device__ inline void add_candidate(Values& sum, const Values& mine, const SS_S
     for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += weight * dphi_dq(mine.of[c], values.of[c]);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4)
+extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const SS_OFFSET* offsets, SS_SCALAR* out,
           const Sizes s) {
     Part p;

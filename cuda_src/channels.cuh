@@ -7,6 +7,8 @@
 
 #include "place.cuh"
 
+#define SS_RESIDENT (sizeof(SS_ACC) > 4 ? 3 : 4)  // blocks of a multiprocessor: doubles need more registers
+
 struct Values {
     SS_ACC of[SS_CHANNELS];
 };

@@ -4,7 +4,7 @@
 // One thread per pixel of a patch, for all channels.
 #include "channels.cuh"
 
-extern "C" __global__ void __launch_bounds__(128, 4)
+extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const Sizes s, int across) {
     Item item;
     if (!item_of(across, &item)) return;
@@ -14,6 +14,7 @@ gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const S
     const Frame frame = frame_of_k(k, kept.r.b, kept.r.g, place.frame, s);
     const Sample theirs = sample(frame, place, patch_offset(m / SS_PATCH), patch_offset(m % SS_PATCH));
     SS_SCALAR* to = patches + kept.index * s.F * size + m;
+#pragma unroll 1
     for (int f = 0; f < s.F; f += SS_CHANNELS) {
         const Values values = theirs.exists ? values_of(theirs, f) : no_values();
 #pragma unroll

@@ -39,7 +39,7 @@ __device__ inline void add_of_patch(Values& sum, SS_ACC part, const SS_SCALAR* n
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4)
+extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
         const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const Sizes s) {
     Part p;

@@ -5,7 +5,7 @@
 #include "channels.cuh"
 #include "form.cuh"
 
-extern "C" __global__ void __launch_bounds__(128, 4)
+extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 score(const SS_SCALAR* q, const SS_SCALAR* k, const SS_OFFSET* offsets, SS_ACC* scores, const Sizes s,
       int across) {
     Item item;
@@ -22,6 +22,7 @@ score(const SS_SCALAR* q, const SS_SCALAR* k, const SS_OFFSET* offsets, SS_ACC* 
             const SS_SCALAR* mine = patch_pixel(q_frame, r, patch_offset(a), patch_offset(b));
             const Sample theirs = sample_at(k_frame, y, line_at(place.x, patch_offset(b), s.kW));
             if (!mine || !theirs.exists) continue;
+#pragma unroll 1
             for (int f = 0; f < s.F; f += SS_CHANNELS) {
                 const Values ours = load_values(mine + f), values = values_of(theirs, f);
 #pragma unroll

@@ -27,7 +27,7 @@ __device__ inline void add_slope(Slope& sum, const SS_SCALAR* mine, const Frame&
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4)
+extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
       const SS_OFFSET* offsets, SS_ACC* slopes, const Sizes s, int across) {
     Item item;
@@ -47,6 +47,7 @@ slope(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS
                                            : patch_pixel(q_frame, r, dy, dx);
         if (!mine || !exists(y) || !exists(x)) continue;
         there = true;
+#pragma unroll 1
         for (int f = 0; f < s.F; f += SS_CHANNELS)
             add_slope(sum, mine + (SS_PATCHES ? f * SS_PATCH * SS_PATCH : f), k_frame, y, x, f);
     }

@@ -17,7 +17,9 @@ from shiftsearch import ShiftsearchError, definition
 from shiftsearch._geometry import Patches
 from shiftsearch.backends import cpu
 from shiftsearch.backends.cuda import KERNELS, Cuda, search
+from shiftsearch.backends.cuda.call import Call, sizes_of
 from shiftsearch.backends.cuda.flow import CHAIN_FLOW_BACKWARD, _chained, launch_chain
+from shiftsearch.backends.cuda.patches import GATHER
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.search import SEARCH
 
@@ -90,6 +92,16 @@ def test_candidates_that_have_no_number_are_an_error():
     v, seeds = np.zeros((1, 1, 1, 2, 2), np.float32), np.zeros((1, 1, 1, 2, 2, 2045, 3), np.int32)
     with pytest.raises(ShiftsearchError, match=r"refine: window is 1025 in 2045 places, expected fewer than 2\*\*31"):
         Cuda(emulate.Emulator()).search(v, v, spec, spec.patches(), seeds=seeds)
+
+
+def test_what_32_bits_do_not_number_is_an_error():
+    long, p = (1, 1, 1, 1, 2**29 + 1), Patches()
+    with pytest.raises(ShiftsearchError, match=r"frames of 1 x 536870913 pixels, expected sides of at most 2\*\*29"):
+        sizes_of(p, (1, 1, 1, 1, 1, 1), long, long)
+    v, at = np.zeros((1, 1, 1, 1, 130000), np.float16), np.broadcast_to(np.int32(0), (1, 1, 1, 1, 130000, 1, 3))
+    call = Call(emulate.Emulator(), Patches(129), at, v.dtype, k=v)
+    with pytest.raises(ShiftsearchError, match=r"gather: 2163460000 results in a row"):
+        call.run_for_each(GATHER, 129**2 + 1)
 
 
 # --- large windows and patches ----------------------------------------------------------------------
@@ -198,10 +210,11 @@ def test_more_channels_than_32_bits_count_go_to_their_places(huge):
     weights = np.ones(offsets.shape[:-1], np.float32)
     p = Patches(patch=2, metric="l2")
     assert q.size > 2**31
-    found = backend.scatter(q, k, weights, offsets, p)[..., -200:, -1, -1]
-    wanted = definition.scatter(*(v[:, :, -200:].astype(float) for v in (q, k)), weights, offsets.astype(float), p)[
-        ..., -1, -1
-    ]
+    end = np.s_[..., -8:, -2:, :]  # a block has eight channels of a row
+    found = backend.scatter(q, k, weights, offsets, p)[end]
+    near = (v[:, :, -8:].astype(float) for v in (q, k))
+    wanted = definition.scatter(*near, weights, offsets.astype(float), p)[end]
+    assert wanted.any()
     np.testing.assert_array_equal(found, wanted.astype(np.float16))
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
+from shiftsearch.errors import ShiftsearchError
 
+MOST_SIDE = 2**29  # pixels of a frame: all that is near it has a number of 32 bits, as grid.cuh says
 MOST_PLANS = 1024  # that are remembered, by the options, shapes and dtypes of calls
 Pairs = tuple[tuple[str, int], ...]  # names and numbers
 
@@ -65,6 +67,10 @@ class Call:
         """Launch a kernel that has `times` threads for each kept candidate, in rows as video.cuh says."""
         s = self.sizes
         across = s["w"] * s["K"] * times
+        if across >= 2**31:
+            raise ShiftsearchError(
+                f"{kernel.name}: {across} results in a row, expected fewer than 2**31: split the arrays"
+            )
         blocks = s["B"] * s["G"] * s["T"] * s["h"] * -(-across // kernel.threads)
         self.run(kernel, blocks, constants=constants, numbers=(("across", across),), **arrays)
 
@@ -143,6 +149,8 @@ def sizes_of(p: Patches, scores: tuple, q: tuple | None, k: tuple) -> dict[str, 
     B, G, T, h, w, K = scores
     kT, C, kH, kW = k[-4:]
     qT, _, qH, qW = (0, 0, 0, 0) if q is None else q[-4:]
+    if max(qH, qW, kH, kW) > MOST_SIDE:
+        raise ShiftsearchError(f"frames of {kH} x {kW} pixels, expected sides of at most 2**29: split the arrays")
     t0, y0, x0 = p.origin
     queries = {"B": B, "G": G, "F": C // G, "K": K, "T": T, "h": h, "w": w, "t0": t0, "y0": y0, "x0": x0}
     return queries | {"qT": qT, "qH": qH, "qW": qW, "kT": kT, "kH": kH, "kW": kW}

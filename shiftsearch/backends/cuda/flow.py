@@ -16,7 +16,7 @@ from shiftsearch.backends.cuda.patches import fold
 
 _CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
 CHAIN_FLOW = Kernel("chain_flow", "chain_flow.cu", registers=88, instances=_CHAINS)
-CHAIN_FLOW_BACKWARD = Kernel("chain_flow_backward", "chain_flow.cu", registers=128, instances=_CHAINS)
+CHAIN_FLOW_BACKWARD = Kernel("chain_flow_backward", "chain_flow.cu", registers=96, instances=_CHAINS)
 
 
 @primitive
