@@ -13,6 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 
 import gpu
+from gpu_goals import GOALS
 from gpu_steps import Step
 
 FOLDER = Path(gpu.__file__).parent
@@ -152,7 +153,7 @@ for row in json.loads(sys.argv[1]):
     if row == "crash": os.abort()
     if row == "hang": time.sleep(60)
     if row == "noise": print("a warning", file=sys.stderr, flush=True)
-    print(json.dumps(row), flush=True)
+    else: print(json.dumps(row), flush=True)
 """
 
 
@@ -163,7 +164,6 @@ def child(*rows):
 def test_a_process_says_its_rows_and_why_it_ended():
     found = child({"begun": "a"}, "noise", "crash")
     assert found.next(30) == {"begun": "a"}
-    found.next(30)
     assert found.next(30) is None
     assert found.failure() == "exit code -6 / a warning"
     found.kill()
@@ -240,6 +240,35 @@ def test_errors_of_a_row_are_rows(tmp_path):
     said.clear()
     assert gpu.serve(served, None, {"a", "b", "c"}, said.append) == 0
     assert [row.get("row", row.get("begun")) for row in said] == ["d", "d"]
+
+
+_WITHOUT_GPU = f"""
+import sys
+sys.path[:0] = {[str(FOLDER), str(Path(__file__).parent)]!r}
+import gpu, gpu_device, test_gpu_steps
+from shiftsearch import definition
+from shiftsearch.backends import cuda
+cuda.load = lambda: definition
+gpu_device.Device = test_gpu_steps.StandIn
+print("what a library prints is no row")
+sys.exit(gpu.main(sys.argv[1:]))
+"""
+
+
+def test_steps_run_in_processes_of_their_own(tmp_path):
+    """As on a GPU, but for the device: from the command to the file."""
+    file = tmp_path / "gpu.json"
+
+    def start(step, done, left):
+        own = ["--json", str(file), "--step", step.name, "--left", "60", "--done", *done]
+        return gpu.Child([sys.executable, "-W", "ignore", "-c", _WITHOUT_GPU, *own])
+
+    steps = [step for step in gpu.STEPS if step.name in ("machine", "goals")]
+    gpu.run(steps, start, gpu.writer(file), 100)
+    rows = gpu.read(file)
+    assert [row["row"] for row in rows[:2]] == ["machine", "ceilings"]
+    assert [row["row"] for row in rows[2:]] == [goal.name for goal in GOALS]
+    assert rows[2]["ms"] == 2
 
 
 # --- the command ----------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from shiftsearch.backends import cuda
 
 NO_GPU = 2  # exit codes
 AGAIN = 3  # of a process whose device may be broken: what is left is for a new one
+_TO_END = 10  # seconds for a process to end
 Row = dict[str, Any]
 
 
@@ -79,17 +80,20 @@ class Child:
     def __init__(self, command: list[str]):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self._process = subprocess.Popen(command, **pipes, text=True, errors="replace", start_new_session=True)
-        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._rows: queue.Queue[Row | None] = queue.Queue()
         self._said: deque[str] = deque(maxlen=3)  # last of what was no row
-        self._readers = [threading.Thread(target=read) for read in (self._read_rows, self._read_errors)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_rows, self._read_errors)]
         for reader in self._readers:
             reader.start()
 
     def _read_rows(self) -> None:
         with self._process.stdout as out:
             for line in out:
-                self._lines.put(line)
-        self._lines.put(None)
+                try:
+                    self._rows.put(json.loads(line))
+                except json.JSONDecodeError:  # by a library when it was imported, or cut off by a kill
+                    self._said.append(line.strip())
+        self._rows.put(None)
 
     def _read_errors(self) -> None:
         with self._process.stderr as out:
@@ -98,14 +102,16 @@ class Child:
     def next(self, seconds: float) -> Row | None:
         """Return what it says next, or None when it has ended. Raises TimeoutError."""
         try:
-            line = self._lines.get(timeout=max(0.0, seconds))
+            return self._rows.get(timeout=max(0.0, seconds))
         except queue.Empty:
             raise TimeoutError from None
-        return None if line is None else json.loads(line)
 
     def failure(self) -> str | None:
         """Return why it ended, unless all went well."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_TO_END)
+        except subprocess.TimeoutExpired:
+            return "it does not end"
         self._readers[-1].join(1)  # what it started may still hold its pipe
         return None if code == 0 else " / ".join([f"exit code {code}", *self._said])
 
@@ -113,9 +119,10 @@ class Child:
         """End it and what it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a driver may hold it: that must not hold up the others
+            self._process.wait(_TO_END)
         for reader in self._readers:
-            reader.join()
+            reader.join(1)
 
 
 def watch(step: Step, start: Callable, write: Callable[[Row], None], seconds: float, now=time.monotonic) -> None:
