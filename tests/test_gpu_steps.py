@@ -106,22 +106,25 @@ class StandIn:
         return gpu_steps.H100
 
 
-@pytest.fixture(
-    params=[definition, pytest.param("emulated", marks=[pytest.mark.full, pytest.mark.emulated])],
-    ids=["definition", "emulated"],
-)
-def bench(request, tmp_path):
-    backend = request.param
-    if backend == "emulated":
-        if emulate.available() is not None:
-            pytest.skip(emulate.available())
-        emulator = emulate.Emulator()
-        emulator.xp = Namespace()
-        backend = Cuda(emulator)
-    return Bench(StandIn(backend), gpu_steps.H100, tmp_path, 2, 60)
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(StandIn(definition), gpu_steps.H100, tmp_path, 2, 60)
 
 
-def served(bench, name, most=None, monkeypatch=None):
+@pytest.fixture
+def emulated(tmp_path):
+    if emulate.available() is not None:
+        pytest.skip(emulate.available())
+    emulator = emulate.Emulator()
+    emulator.xp = Namespace()
+    return Bench(StandIn(Cuda(emulator)), gpu_steps.H100, tmp_path, 2, 60)
+
+
+_EACH = ["bench", pytest.param("emulated", marks=[pytest.mark.full, pytest.mark.emulated])]
+on_each = pytest.mark.parametrize("name", _EACH)
+
+
+def served(bench, name, most=None):
     """The rows of a step by their names, in as many processes as it would need."""
     whole = next(step for step in gpu_steps.STEPS if step.name == name)
     rows = list(whole.rows(bench))[:most]
@@ -137,8 +140,9 @@ def test_a_dry_run_of_the_machine(bench):
     assert rows["ceilings"]["bytes a second"] == 3.0e12
 
 
-def test_a_dry_run_of_the_goals(bench):
-    rows = served(bench, "goals")
+@on_each
+def test_a_dry_run_of_the_goals(name, request):
+    rows = served(request.getfixturevalue(name), "goals")
     assert len(rows) == 17
     for goal in gpu_steps.GOALS:
         row = rows[goal.name]
@@ -152,8 +156,9 @@ def test_a_dry_run_of_the_goals(bench):
     assert rows["score patch 7, backward to q and k"]["value"] == rows["twice the pixels, patch 7"]["value"] == 1
 
 
-def test_a_dry_run_of_fast_against_direct(bench):
-    rows = served(bench, "equal", 14)
+@on_each
+def test_a_dry_run_of_fast_against_direct(name, request):
+    rows = served(request.getfixturevalue(name), "equal", 14)
     assert len(rows) == 14
     assert all(row["equal"] for row in rows.values())
 
@@ -178,15 +183,14 @@ def test_a_form_that_differs_is_noticed(bench, monkeypatch):
 
 
 @pytest.mark.full
-def test_a_dry_run_of_what_is_drawn(bench):
-    rows = served(bench, "sweep")
+@pytest.mark.emulated
+def test_a_dry_run_of_what_is_drawn(emulated):
+    rows = served(emulated, "sweep")
     assert {row["axis"] for row in rows.values()} == {"window", "patch", "channels", "pixels"}
     assert all(row["ms"] == 2 for row in rows.values())
 
 
 def test_a_dry_run_of_graphs(bench):
-    if bench.device.backend is not definition:
-        pytest.skip("results of the emulator are replaced, not written again")
     rows = served(bench, "captured")
     assert len(rows) == 8
     assert all(row["equal"] for row in rows.values())
@@ -233,8 +237,6 @@ def test_tiles_touch_those_that_windows_reach():
 
 @pytest.mark.full
 def test_a_dry_run_of_full_hd(bench):
-    if bench.device.backend is not definition:
-        pytest.skip("arrays of the emulator are not those of a library")
     assert served(bench, "full hd")["60 frames of 1080p aligned, flow given"]["unit"] == "s"
 
 

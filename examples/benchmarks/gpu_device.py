@@ -94,8 +94,7 @@ class Device:
 
     # --- memory -----------------------------------------------------------------------------------
     def peak(self, run: Callable[[], Any]) -> int:
-        """Return how many bytes CuPy's pool takes for a run, its results included."""
-        run()  # compiles
+        """Return how many bytes CuPy's pool takes for a run that is compiled, its results included."""
         self._pool.free_all_blocks()
         before = self._pool.total_bytes()
         kept = run()
