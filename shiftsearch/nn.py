@@ -19,12 +19,13 @@ from shiftsearch._op import Op, Spec
 from shiftsearch._types import Metric
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import AGGREGATE, STACK, aggregate, stack
+from shiftsearch.ops.attend import ATTEND, FAR
+from shiftsearch.ops.attend import attend as _attend
 from shiftsearch.ops.match import match
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.score import score
-from shiftsearch.ops.search import SEARCH, search
+from shiftsearch.ops.search import SEARCH
 
-_FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
 _OF_SEARCH = SEARCH.defaults
 
 
@@ -96,6 +97,17 @@ class Refine(_Kept):
     op: ClassVar[Op] = REFINE
 
 
+class Attend(_Kept):
+    """`shiftsearch.attend` with its options: called with (q, k, v, flow=None, scales=None), gives a video.
+
+    Example:
+        >>> Attend(window=5, topk=None)(video, video, video).shape
+        torch.Size([3, 4, 16, 24])
+    """
+
+    op: ClassVar[Op] = ATTEND
+
+
 class Aggregate(_Kept):
     """`shiftsearch.aggregate` with its options: called with (v, weights, offsets), gives a video.
 
@@ -157,11 +169,10 @@ def attend(
     return_attention: bool = False,
     **options: Any,
 ) -> Tensor | Attention:
-    """Return what each query gets by attending to the `topk` places most like it.
+    """Return what each query gets by attending to the `topk` places most like it, or to all places of its windows.
 
-    out = aggregate(v, softmax over K of -scale * score, offsets), with + for metric="dot", at the places that `search`
-    finds. Memory is that of inputs, results, and K scores and offsets per query: neither the window nor the values found
-    are stored.
+    This is `shiftsearch.attend` for tensors, with a scale that may be one for each head, and learnt. Memory is that of
+    inputs, results, and K weights and offsets per query; with topk=None there are none.
 
     Args:
         q: queries (B, T, C, H, W)
@@ -183,12 +194,12 @@ def attend(
     for name, video in {"q": q, "k": k, "v": v}.items():
         if not isinstance(video, torch.Tensor):
             raise ShiftsearchError(f"attend: {name} is a {type(video).__name__}, expected a torch tensor")
-    scores, offsets = search(q, k, flow, **options)
-    known = {**_OF_SEARCH, **options}
-    _check_scale(scale, known["heads"])
-    weights = _weights(scores, _scale(scale, q.shape[-3], known), known["metric"])
-    out = aggregate(v, weights, offsets, **_of_patches(known))
-    return (out, weights, offsets) if return_attention else out
+    heads = options.get("heads", _OF_SEARCH["heads"])
+    _check_scale(scale, heads)
+    scales = None
+    if isinstance(scale, torch.Tensor):
+        scales, scale = scale.to(torch.promote_types(q.dtype, torch.float32)).expand(heads), 1.0
+    return _attend(q, k, v, flow, scales, scale=scale, return_attention=return_attention, **options)
 
 
 def _check_scale(scale: Any, heads: int) -> None:
@@ -215,7 +226,7 @@ def _scale(scale: float | Tensor | None, channels: int, options: Mapping[str, An
 
 def _weights(scores: Tensor, scale: float | Tensor, metric: Metric) -> Tensor:
     """Return a softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
-    scores = scores.clamp(-_FAR, _FAR)
+    scores = scores.clamp(-FAR, FAR)
     if isinstance(scale, torch.Tensor):
         scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # of each head
     return torch.softmax(scores * (scale if metric == "dot" else -scale), -1)
@@ -343,8 +354,12 @@ class ShiftedAttention(nn.Module):
         """
         check_video("ShiftedAttention", "x", x, self.dim)
         q, k, v = (_per_pixel(layer, x) for layer in (self.q, self.k, self.v))
-        scores, offsets = self.find(q, k, flow)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        if isinstance(self.find, ShiftedSearch) and self.mix is None:
+            found = attend(q, k, v, flow, scale=scale, return_attention=return_attention, **self.find.options)
+            out = _per_pixel(self.out, found[0] if return_attention else found)
+            return (out, *found[1:]) if return_attention else out
+        scores, offsets = self.find(q, k, flow)
         weights = _weights(scores, scale, self.find.options["metric"])
         of_patches = _of_patches(self.find.options)
         if self.mix is None:

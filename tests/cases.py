@@ -54,6 +54,7 @@ class Case:
         (B, T, C, H, W), spec, patch = self.size, self.spec, self.options.get("patch", 1)
         found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "P": patch}
         found |= {"K": self.kept, "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale}
+        found["V"] = C + self.heads
         if hasattr(spec, "part"):
             part = spec.part((T, *query_grid(H, W, spec.stride)))
             found |= {letter: s.stop - s.start for letter, s in zip("tyx", part, strict=True)}
@@ -448,4 +449,23 @@ _OTHERS = [
     row("chain_flow: not finite", (1, 5, 1, 5, 6), flow="nan", radius=2),
 ]
 
-CASES = [*map(example, OPS.values()), *_SEARCH, *_MATCH, *_REFINE, *_OTHERS]
+_ATTEND = [
+    row("attend: plain", window=3, topk=None, weighted=False),
+    row("attend: more than are in memory at a time", (1, 1, 2, 6, 5), window=5, radius=0, topk=None),
+    row("attend: one pixel", (1, 1, 1, 1, 1), window=1, radius=0, topk=None),
+    row("attend: patches, flow", window=3, patch=3, topk=None, flow="wild"),
+    row("attend: dot, zeros", window=3, metric="dot", border="zeros", flow="wild", subpixel=True, topk=None),
+    row("attend: heads", (2, 3, 4, 4, 5), heads=2, flow="wild", flow_heads=2, window=3, topk=None, subpixel=True),
+    row("attend: stride, dilation, step", (1, 3, 2, 6, 7), window=2, patch=2, stride=2, dilation=2, step=2, topk=None),
+    row("attend: window stays", window=3, step=0.5, slide=False, flow="wild", subpixel=True, topk=None),
+    row("attend: window is larger than the frame", (1, 1, 2, 2, 3), window=4, radius=0, topk=None, patch=2),
+    row("attend: skip self", window=3, skip="self", topk=None, stride=3),
+    row("attend: skip own frame", window=2, skip="own_frame", flow="far", topk=None),
+    row("attend: flow not finite", window=2, flow="nan", topk=None, subpixel=True),
+    row("attend: values that are not numbers", window=3, topk=None, values="nan"),
+    row("attend: a few", window=3, patch=3, topk=4, flow="wild", subpixel=True),
+    row("attend: a few whole ones, dot", (2, 3, 4, 4, 5), heads=2, window=3, topk=3, metric="dot", flow="wild"),
+    row("attend: all that is asked for", window=2, topk=None, return_attention=True, flow="wild", subpixel=True),
+]
+
+CASES = [*map(example, OPS.values()), *_SEARCH, *_MATCH, *_REFINE, *_OTHERS, *_ATTEND]

@@ -83,6 +83,10 @@ CALLS = {
         lambda frame, other, motion: ss.match(frame, other, motion, subpixel=True, **OPTIONS), "frame other motion"
     ),
     "refine": Call(lambda q, k, offsets: ss.refine(q, k, offsets, subpixel=True, **OPTIONS), "q k offsets"),
+    "attend": Call(
+        lambda q, k, v, flow: ss.attend(q, k, v, flow, subpixel=True, **{**OPTIONS, "topk": None}), "q k v flow"
+    ),
+    "attend to a few": Call(lambda q, k, v: ss.attend(q, k, v, return_attention=True, **OPTIONS), "q k v"),
     "score": Call(lambda q, k, offsets: ss.score(q, k, offsets, patch=2, heads=2), "q k offsets"),
     "aggregate": Call(lambda v, weights, offsets: ss.aggregate(v, weights, offsets, patch=2), "v weights offsets"),
     "stack": Call(lambda v, offsets, weights: ss.stack(v, offsets, weights, patch=2), "v offsets weights"),
@@ -97,7 +101,8 @@ CALLS = {
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 each_op = pytest.mark.parametrize(
-    "name", ["search", "match", "refine", "score", "aggregate", "stack", "scatter", "gather", "fold", "chain_flow"]
+    "name",
+    ["search", "match", "refine", "attend", "score", "aggregate", "stack", "scatter", "gather", "fold", "chain_flow"],
 )
 
 

@@ -25,8 +25,8 @@ from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.search import SEARCH, SearchSpec, chained
 from shiftsearch.ops.window import query_positions, to_flow
 
-_FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
-_AT_A_TIME = 8  # places of a query that are in memory
+FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
+_AT_A_TIME = 16  # places of a query that are in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +199,9 @@ class _Window:
         self.axes = [self._axis(moved, at, n, p.border) for moved, at, n in ((dy, y, H), (dx, x, W))]
         fits = spec.slide and min(H, W) - 1 >= spec.window * spec.step
         self.overhangs = p.border == "reflect" and not fits
+        first = [centre - spec.step * before - at for centre, before, at in self.axes]
+        dt = xp.broadcast_to(self.dt, first[0].shape)
+        self.first = xp.stack(xp.broadcast_arrays(dt, *first), -1).astype(self.dtype)
 
     def _axis(self, moved: Any, at: Native, n: int, border: str) -> tuple[Native, Native, Native]:
         """Return where the first candidate lies along an axis, in three parts: centre, candidates before it, query."""
@@ -208,15 +211,20 @@ class _Window:
         centre = at + (moved if spec.subpixel else xp.rint(moved))
         centre = reflect(centre, n) if border == "reflect" else centre
         before = window_offset(centre, n, spec.window, spec.step, True) if spec.slide else (spec.window - 1) // 2
-        return centre, before + xp.zeros(centre.shape), at
+        return centre, before + xp.zeros(centre.shape), xp.broadcast_to(at, centre.shape)
 
     def offsets(self, rows: Native, columns: Native) -> tuple[Native, Any]:
         """Return offsets of candidates (B, G, T, h, w, n, 3), and which of them lie where candidates may."""
-        found = self.xp.empty((*self.shape, len(rows), 3), self.dtype)
-        found[..., 0], counts = self.dt[..., None], True
-        for axis, ((centre, before, at), cells) in enumerate(zip(self.axes, (rows, columns), strict=True)):
-            place = centre[..., None] + self.spec.step * (cells - before[..., None])
-            found[..., 1 + axis] = place - self.xp.broadcast_to(at, self.shape[-2:])[..., None]
+        xp, cells, counts = self.xp, (rows, columns), True
+        found = xp.empty((*self.shape, len(rows), 3), self.dtype)
+        if not self.spec.subpixel:
+            steps = xp.stack([xp.zeros_like(rows), *cells], -1) * int(self.spec.step)
+            xp.add(self.first[..., None, :], steps.astype(self.dtype), out=found)
+        for axis in range(2) if self.spec.subpixel or self.overhangs else ():
+            centre, before, at = self.axes[axis]
+            place = centre[..., None] + self.spec.step * (cells[axis] - before[..., None])
+            if self.spec.subpixel:
+                found[..., 0], found[..., 1 + axis] = self.dt[..., None], place - at[..., None]
             if self.overhangs:
                 counts = counts & (place >= 0) & (place <= self.size[axis] - 1)
         return found, counts
@@ -227,12 +235,12 @@ class _Softmax:
     """The weights of a call: softmax of factor * score, with a factor for each head."""
 
     def __init__(self, xp: Any, spec: AttendSpec, q: Native, scales: Native):
-        self.xp, self.factor, self.far = xp, spec.factor(q.shape[2]), _FAR if spec.metric == "l2" else -_FAR
+        self.xp, self.factor, self.far = xp, spec.factor(q.shape[2]), FAR if spec.metric == "l2" else -FAR
         self.each = self.factor if scales is None else self.factor * scales.reshape(-1, 1, 1, 1, 1)
 
     def logits(self, scores: Native, counts: Any = True) -> Native:
         """Return what is exponentiated. What is no number, or does not count, is far away."""
-        scores = self.xp.where(counts & ~self.xp.isnan(scores), scores.clip(-_FAR, _FAR), self.far)
+        scores = self.xp.where(counts & ~self.xp.isnan(scores), scores.clip(-FAR, FAR), self.far)
         return (scores * self.each).astype(scores.dtype)
 
     def slopes(self, weights: Native, by_weights: Native, mean: Native) -> Native:
@@ -245,7 +253,7 @@ class _Softmax:
 
     def scales(self, slopes: Native, scores: Native) -> Native:
         """Return the gradient of the scales from that of the logits."""
-        products = self.xp.where(slopes != 0, slopes * scores.clip(-_FAR, _FAR), 0)
+        products = self.xp.where(slopes != 0, slopes * scores.clip(-FAR, FAR), 0)
         return self.factor * products.sum((0, 2, 3, 4, 5))
 
 
@@ -297,10 +305,10 @@ def _forward_of_all(
         rest = 0 if before is None else xp.exp(before - most)
         total = weights.sum(-1) + (0 if before is None else rest * total)  # noqa: F821 (of the turn before)
         if once:
-            out = _sum(backend, spec, values, weights, some) + (0 if before is None else _scaled(out, rest, spec))
+            out = _sum(backend, spec, values, weights, some) + (0 if before is None else _scaled(xp, spec, out, rest))
     sums = most + xp.log(total)
     if once:
-        out = _scaled(out, 1 / total, spec)
+        out = _scaled(xp, spec, out, 1 / total)
     else:
         for some in _candidates(xp, spec, k, flow):
             logits = softmax.logits(backend.score(q, k, some.offsets, spec.patches()), some.counts)
@@ -315,12 +323,13 @@ def _sum(backend: Any, spec: AttendSpec, v: Native, weights: Native, some: _Some
     return differentiate(backend, p, {"q"}, k=v, weights=weights, offsets=some.offsets)["q"]
 
 
-def _scaled(video: Native, factors: Native, spec: AttendSpec) -> Native:
-    """Return pixels (B, T, C, H, W) times the factors (B, G, T, h, w) of the queries that they belong to."""
+def _scaled(xp: Any, spec: AttendSpec, video: Native, factors: Native) -> Native:
+    """Scale pixels (B, T, C, H, W) by the factors (B, G, T, h, w) of their queries, in place. 0 times anything is 0."""
     B, T, C, H, W = video.shape
-    video = video.reshape(B, T, spec.heads, C // spec.heads, H, W)
-    video[..., :: spec.stride, :: spec.stride] *= factors.swapaxes(1, 2)[:, :, :, None]
-    return video.reshape(B, T, C, H, W)
+    queries = video.reshape(B, T, spec.heads, C // spec.heads, H, W)[..., :: spec.stride, :: spec.stride]
+    factors = factors.swapaxes(1, 2)[:, :, :, None]
+    queries[...] = xp.where(factors != 0, queries * factors, 0)
+    return video
 
 
 # --- backward ---------------------------------------------------------------------------------------
