@@ -1,0 +1,101 @@
+"""attend: the same as search, softmax and aggregate, without their memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import shiftsearch as ss
+from shiftsearch._op import OPS
+from shiftsearch.backends import cpu
+from shiftsearch.errors import ShiftsearchError
+
+torch = pytest.importorskip("torch")
+
+CALLS = [
+    {},
+    {"patch": 3, "heads": 2, "metric": "dot", "skip": "self"},
+    {"heads": 2, "stride": 2, "subpixel": True, "border": "zeros"},
+    {"patch": 3, "subpixel": True, "slide": False, "skip": "own_frame", "step": 0.5},
+    {"patch": 2, "stride": 3, "slide": False, "skip": "self", "step": 2},
+    {"radius": 2, "subpixel": True, "step": 1.3, "metric": "dot"},
+]
+
+
+def composed(q, k, v, flow, scales, **options):
+    """What `attend` is said to be, by ops that keep the scores of all places."""
+    spec = {"patch": 1, "heads": 1, "metric": "l2", **options}
+    scores, offsets = ss.search(q, k, flow, topk=None, **options)
+    scale = (1 if spec["metric"] == "dot" else -0.5) / (q.shape[-3] // spec["heads"] * spec["patch"] ** 2) ** 0.5
+    weights = torch.softmax(scores.clamp(-1e30, 1e30) * scale * scales.reshape(-1, 1, 1, 1, 1), -1)
+    shared = {name: options[name] for name in ("patch", "stride", "border") if name in options}
+    return ss.aggregate(v, weights, offsets, **shared)
+
+
+@pytest.mark.parametrize("options", CALLS, ids=str)
+def test_it_is_search_and_softmax_and_aggregate(options):
+    random, heads, stride = torch.Generator().manual_seed(0), options.get("heads", 1), options.get("stride", 1)
+    options = {"window": 4, **options}
+    shapes = [(2, 5, 4, 9, 11), (2, 5, 4, 9, 11), (2, 5, 6, 9, 11)]
+    shapes += [(2, heads, 5, 2 * options.get("radius", 1), 2, 8 // stride + 1, 10 // stride + 1), (heads,)]
+    given = [torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes]
+    given[3], given[4] = 3 * given[3], given[4].abs()
+    tensors = [tensor.requires_grad_() for tensor in given]
+    expected = composed(*tensors, **options)
+    arrive = torch.randn(expected.shape, generator=random, dtype=torch.float64)
+    wanted = torch.autograd.grad(expected, tensors, arrive, allow_unused=True)
+    for asked in (False, True):
+        found = ss.attend(*tensors, topk=None, return_attention=asked, **options)
+        found = found[0] if asked else found
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+        for grad, one in zip(torch.autograd.grad(found, tensors, arrive), wanted, strict=True):
+            torch.testing.assert_close(grad, torch.zeros_like(grad) if one is None else one, rtol=0, atol=1e-12)
+
+
+def test_numpy_gets_what_torch_gets(rng):
+    q, k, v = (rng.standard_normal((3, 4, 7, 9), np.float32) for _ in range(3))
+    for topk in (3, None):
+        found = ss.attend(q, k, v, window=3, topk=topk, return_attention=True)
+        wanted = ss.attend(*map(torch.from_numpy, (q, k, v)), window=3, topk=topk, return_attention=True)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other.numpy())
+        np.testing.assert_allclose(found[1].sum(-1), 1, rtol=1e-6)
+
+
+def _peak(window: int) -> int:
+    """The most bytes that a call and its gradient hold at once."""
+    inputs = {name: np.random.default_rng(0).standard_normal((1, 1, 4, 24, 24), np.float32) for name in "qkv"}
+    op, spec = OPS["attend"], OPS["attend"].specify(window=window, radius=0, topk=None, patch=3)
+    tracemalloc.start()
+    outputs = op.forward(cpu, spec, **inputs)
+    op.backward(cpu, spec, inputs, outputs, {"out": outputs["out"]}, inputs.keys())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_window():
+    """With all scores and offsets it would be 9 times as much."""
+    _peak(3)  # kernels are compiled
+    assert _peak(21) < 1.2 * _peak(7)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": -1.0}, "scale is -1.0, expected a number from 0"),
+        ({"scale": "much"}, "scale is 'much'"),
+        ({"topk": 28}, "topk is 28, expected at most 27"),
+        ({"heads": 3}, "heads is 3, expected a divisor of the 4 channels"),
+        ({"scales": np.ones(2, np.float32)}, r"scales has shape \(2,\), expected \(G=1\)"),
+        ({"v": np.zeros((3, 4, 7, 8), np.float32)}, "v has shape"),
+        ({"flow": np.zeros(3)}, "flow has shape"),
+        ({"return_attention": 1}, "return_attention is 1"),
+    ],
+)
+def test_errors_name_what_is_wrong(options, said):
+    video = np.zeros((3, 4, 7, 9), np.float32)
+    with pytest.raises(ShiftsearchError, match=f"^attend: {said}"):
+        ss.attend(**{"q": video, "k": video, "v": video, "window": 3, "topk": 4, **options})
