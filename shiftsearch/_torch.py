@@ -2,7 +2,7 @@
 
 Each op is two operators, `shiftsearch::<op>` and `shiftsearch::<op>_backward`, whose arguments are its arrays and the
 fields of its spec. To torch.compile and torch.export they are single nodes with known shapes, so that nothing in
-this package is traced but the public functions. For backward, inputs and kept offsets are saved, nothing else.
+this package is traced but the public functions. For backward, inputs and what the op `keeps` are saved, nothing else.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Operators:
     # --- forward ---
     def _forward(self, *arguments: Any) -> Any:
         inputs, spec = self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
-        return _returned(_arrays.forward(self.op, spec, inputs))
+        found = _arrays.forward(self.op, spec, inputs)
+        # NumPy has other strides for an array without numbers
+        return _returned({n: x if x.numel() else x.new_empty(x.shape) for n, x in found.items()})
 
     def _forward_shapes(self, *arguments: Any) -> Any:
         op, inputs, spec = self.op, self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])

@@ -211,9 +211,11 @@ def test_only_inputs_and_kept_offsets_are_saved(name):
         outputs = CALLS[name](tensors)
     known = {tensor.data_ptr() for tensor in tensors.values()}
     known |= {out.data_ptr() for out in outputs[1:]} if name in ("search", "match", "refine") else set()
-    others = [tensor for tensor in saved if tensor.data_ptr() not in known]
-    assert len(others) == (1 if name == "refine" else 0)  # the seed that each kept offset came from
-    assert all(tensor.dtype == torch.int32 for tensor in others)
+    known |= {outputs[0].data_ptr()} if name == "attend" else set()
+    others = [tensor for tensor in saved if tensor.numel() and tensor.data_ptr() not in known]
+    # the seed that each kept offset came from; the largest of the exponents of a query, and the sum of its weights
+    assert len(others) == (1 if name in ("refine", "attend") else 0)
+    assert all(tensor.dtype == torch.int32 or (name == "attend" and tensor.shape[-1] == 2) for tensor in others)
 
 
 def test_whole_results_have_no_gradient_and_rounded_flow_a_gradient_of_zero():

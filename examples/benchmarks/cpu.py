@@ -269,8 +269,32 @@ def probe_memory(C, size, threads):
     return {"peak": peak, "inputs": inputs, "outputs": outputs, "padded": 2 * T * C * (size + 6) ** 2 * 4}
 
 
-def _memory(op):
-    return int(re.search(rf"{op}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+def probe_attend(how, patch):
+    """CPU seconds of attention to all places, and the peak of this process above what it held before."""
+    video = np.random.default_rng(0).standard_normal((T, 16, 128, 128), np.float32)
+    options, scale = {"patch": int(patch), "window": WINDOW, "topk": None}, 0.5 / (16 * int(patch) ** 2) ** 0.5
+
+    def run(v):
+        if how == "op":
+            return shiftsearch.attend(v, v, v, **options)
+        scores, offsets = shiftsearch.search(v, v, **options)
+        weights = np.exp(-scale * scores)
+        weights /= weights.sum(-1, keepdims=True)
+        return shiftsearch.aggregate(v, weights, offsets, patch=int(patch))
+
+    run(video[..., :32, :32])  # compiled, or read from disk
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    start = time.process_time()
+    run(video)
+    return {"cpu": time.process_time() - start, "peak": _memory("VmHWM") - before}
+
+
+def _memory(name):
+    return int(re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+PROBES = {"first_call": probe_first_call, "memory": probe_memory, "attend": probe_attend}
 
 
 def in_new_process(probe, *arguments, cache):
@@ -303,6 +327,21 @@ def memory(folder):
         allowed = used["inputs"] + used["outputs"] + used["padded"]
         case = f"peak memory over inputs + outputs + 2 padded copies, {threads} thread" + "s" * (threads > 1)
         found.append({"case": case, "value": used["peak"] / allowed, "target": 1.0, "bytes": used})
+    return found
+
+
+def attention(folder):
+    """What `attend` to all places costs beside search, softmax and aggregate, which keep them in memory."""
+    found = []
+    for patch in (1, 3) if Path("/proc/self/clear_refs").exists() else ():
+        op, ops = (in_new_process("attend", how, patch, cache=Path(folder) / "attend")[0] for how in ("op", "ops"))
+        used = {"attend": op["peak"], "search, softmax, aggregate": ops["peak"]}
+        case = f"attend to all places, C=16 patch={patch}: "
+        found.append(
+            {"case": case + "CPU time over that of its parts", "value": op["cpu"] / ops["cpu"], "target": None}
+        )
+        value = op["peak"] / ops["peak"]
+        found.append({"case": case + "peak memory over theirs", "value": value, "target": None, "bytes": used})
     return found
 
 
@@ -383,7 +422,7 @@ def main():
     given = parser.parse_args()
     if given.probe:
         name, *arguments = given.probe
-        print(json.dumps({"first_call": probe_first_call, "memory": probe_memory}[name](*arguments)))
+        print(json.dumps(PROBES[name](*arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
         others, why = {}, Yardstick.missing()
@@ -405,6 +444,7 @@ def main():
             lambda: two_threads(given.size),
             lambda: first_calls(given.quick, folder),
             lambda: memory(folder),
+            lambda: attention(folder),
         ):
             more = measure()
             print_facts(more)

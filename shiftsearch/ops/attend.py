@@ -235,13 +235,13 @@ class _Softmax:
     """The weights of a call: softmax of factor * score, with a factor for each head."""
 
     def __init__(self, xp: Any, spec: AttendSpec, q: Native, scales: Native):
-        self.xp, self.factor, self.far = xp, spec.factor(q.shape[2]), FAR if spec.metric == "l2" else -FAR
-        self.each = self.factor if scales is None else self.factor * scales.reshape(-1, 1, 1, 1, 1)
+        self.xp, self.factor = xp, spec.factor(q.shape[2])
+        self.each = self.factor if scales is None else self.factor * _wide(scales).reshape(-1, 1, 1, 1, 1)
 
     def logits(self, scores: Native, counts: Any = True) -> Native:
         """Return what is exponentiated. What is no number, or does not count, is far away."""
-        scores = self.xp.where(counts & ~self.xp.isnan(scores), scores.clip(-FAR, FAR), self.far)
-        return (scores * self.each).astype(scores.dtype)
+        logits = (scores.clip(-FAR, FAR) * self.each).astype(scores.dtype)
+        return self.xp.where(counts & ~self.xp.isnan(scores), logits, -FAR)
 
     def slopes(self, weights: Native, by_weights: Native, mean: Native) -> Native:
         """Return the gradient of the logits; `mean` is the weighted mean of the gradients of the weights."""
@@ -257,13 +257,17 @@ class _Softmax:
         return self.factor * products.sum((0, 2, 3, 4, 5))
 
 
+def _weights(xp: Any, logits: Native, most: Native, total: Native) -> Native:
+    return xp.exp(logits - most[..., None]) / total[..., None]
+
+
 def _mean(xp: Any, weights: Native, values: Native) -> Native:
     return xp.where(weights != 0, weights * values, 0).sum(-1)
 
 
-def _wide(video: Native) -> Native:
-    """Return a video in which sums of many parts may be added up."""
-    return video.astype(np.float32) if video.dtype.itemsize == 2 else video
+def _wide(array: Native) -> Native:
+    """Return an array in single precision at least, in which many parts may be added up."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def _averaged(xp: Any, spec: AttendSpec, sums: Native) -> Native:
@@ -280,14 +284,13 @@ def _forward(
     if not spec.stores:
         return _forward_of_all(backend, spec, softmax, q, k, v, flow)
     scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
-    logits = softmax.logits(scores)
+    logits = softmax.logits(scores, scores != (np.inf if spec.metric == "l2" else -np.inf))
     most = logits.max(-1)
-    weights = xp.exp(logits - most[..., None])
-    total = weights.sum(-1)
-    weights = weights / total[..., None]
+    total = xp.exp(logits - most[..., None]).sum(-1)
+    weights = _weights(xp, logits, most, total)
     out = differentiate(backend, spec.of_values().patches(), {"q"}, k=v, weights=weights, offsets=offsets)["q"]
     out = _averaged(xp, spec, out)
-    return {"out": out, "weights": weights, "offsets": offsets, "sums": most + xp.log(total)}
+    return {"out": out, "weights": weights, "offsets": offsets, "sums": xp.stack((most, total), -1)}
 
 
 def _forward_of_all(
@@ -306,16 +309,15 @@ def _forward_of_all(
         total = weights.sum(-1) + (0 if before is None else rest * total)  # noqa: F821 (of the turn before)
         if once:
             out = _sum(backend, spec, values, weights, some) + (0 if before is None else _scaled(xp, spec, out, rest))
-    sums = most + xp.log(total)
     if once:
         out = _scaled(xp, spec, out, 1 / total)
     else:
         for some in _candidates(xp, spec, k, flow):
             logits = softmax.logits(backend.score(q, k, some.offsets, spec.patches()), some.counts)
-            out = out + _sum(backend, spec, values, xp.exp(logits - sums[..., None]), some)
-    shape = (*sums.shape, 0)
-    nothing = {"weights": xp.zeros(shape, sums.dtype), "offsets": xp.zeros((*shape, 3), some.offsets.dtype)}
-    return {"out": _averaged(xp, spec, out), **nothing, "sums": sums}
+            out = out + _sum(backend, spec, values, _weights(xp, logits, most, total), some)
+    out, shape = _averaged(xp, spec, out).astype(v.dtype), (*most.shape, 0)
+    nothing = {"weights": xp.zeros(shape, most.dtype), "offsets": xp.zeros((*shape, 3), some.offsets.dtype)}
+    return {"out": out, **nothing, "sums": xp.stack((most, total), -1)}
 
 
 def _sum(backend: Any, spec: AttendSpec, v: Native, weights: Native, some: _Some) -> Native:
@@ -417,7 +419,8 @@ class _Backward:
         q, k, v = (self.inputs[name] for name in "qkv")
         for some in _candidates(self.backend.xp, self.spec, k, self.inputs.get("flow")):
             scores = self.backend.score(q, k, some.offsets, self.of_keys)
-            weights = self.backend.xp.exp(self.softmax.logits(scores, some.counts) - self.sums[..., None])
+            logits = self.softmax.logits(scores, some.counts)
+            weights = _weights(self.backend.xp, logits, self.sums[..., 0], self.sums[..., 1])
             yield some, scores, weights, self.backend.score(self.arrive, v, some.offsets, self.of_values)
 
     def _means(self) -> Native:
@@ -461,7 +464,7 @@ def _shapes(spec: AttendSpec, sizes: dict[str, int]) -> dict[str, tuple[int, ...
     queries = tuple(sizes[axis] for axis in "BGThw")
     kept = spec.kept(spec.search_slots()) if spec.stores else 0
     out = tuple(sizes[axis] for axis in "BTVHW")
-    return {"out": out, "weights": (*queries, kept), "offsets": (*queries, kept, 3), "sums": queries}
+    return {"out": out, "weights": (*queries, kept), "offsets": (*queries, kept, 3), "sums": (*queries, 2)}
 
 
 ATTEND = Op(
