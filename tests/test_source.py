@@ -37,16 +37,15 @@ def test_functions_and_lines_are_short_and_files_say_what_they_are():
 # Doubles that are no positions, or where nothing is rounded: weights of samples, flow and its gradients, the fraction
 # behind a pixel, how far a candidate is from the centre, and, by name, how many candidates come before it.
 _NO_POSITIONS = (
-    "place_at",
+    "along",
     "sample",
-    "slope_y",
-    "slope_x",
     "flow_at",
-    "read_at",
+    "spot_at",
+    "spot_of",
     "chain_flow",
     "chain_flow_backward",
-    "part_of",
     "ranked",
+    "search_tiles",
 )
 _COUNTS = {"before"}
 _FUNCTION = re.compile(r"^(?:[^(\n]*__device__[^(\n]*\b)?(\w+)\(", flags=re.M)
@@ -56,13 +55,13 @@ _INTRINSIC = re.compile(r"__d(add|mul|div)_rn\(")
 def _plain_arithmetic(text: str) -> list[str]:
     """Lines of functions about positions in which a double is an operand of + - * /."""
     found = []
-    for block in re.split(r"^}.*$|(?<=})\n(?=\S)", re.sub(r"//.*", "", text), flags=re.M):
+    for block in re.split(r"^}.*$|(?<=})\n+(?=\S)", re.sub(r"//.*", "", text), flags=re.M):
         name = _FUNCTION.search(block)
         if name is None or name[1] in _NO_POSITIONS:
             continue
         declared = re.findall(r"\bdouble (\w+)(?:[^;(){}]*?=[^;{}]*?, (\w+) =)?", block)
-        names = "|".join(sorted({"centre", "SS_STEP", *filter(None, sum(declared, ()))} - _COUNTS))
-        double = rf"(?<![\w.])(?:\w+\.)?(?:{names})\b(?![.\[(])"
+        names = "|".join(sorted({*filter(None, sum(declared, ()))} - _COUNTS) or ["(?!)"])
+        double = rf"(?<![\w.])(?:\w+\.centre|(?<!\(Whole\))SS_STEP|(?:\w+\.)?(?:{names}))\b(?![.\[(])"
         plain = re.compile(rf"(?:{double}|\(double\)[\w.]+)\s*[-+*/]|[\w)\]]\s*[-+*/]=?\s*-?(?:{double}|\(double\))")
         found += [f"{name[1]}: {line.strip()}" for line in block.splitlines() if plain.search(line)]
     return found
