@@ -163,9 +163,9 @@ __device__ inline void load_some(const SS_SCALAR* from, long long apart, SS_ACC*
 // Up to SS_RUN channels of a pair of pixels, from `first` on.
 __device__ inline SS_ACC pair_of_pixels(const SS_SCALAR* mine, const Sample& theirs, int first, int F, long long of_q,
                                         long long of_k) {
-    const int some = SS_VECTORS ? SS_FEW : 1;
+    const int some = SS_VECTORS ? SS_FEW : 1, at_once = SS_SUBPIXEL ? SS_VECTORS ? 2 : 4 : SS_RUN;
     SS_ACC sum = 0;
-#pragma unroll
+#pragma unroll at_once
     for (int f = 0; f < SS_RUN; f += some) {
         if (first + f >= F) break;
         SS_ACC q[some], k[some];

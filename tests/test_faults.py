@@ -68,7 +68,7 @@ FAULTS = [
     Fault(
         "search.cu", _FOLLOWED, "finite_or_zero((double)way);", "search: fractional flow farther than it is followed"
     ),
-    Fault("whole.cuh", "min(max(x, (int)-SS_MOST), (int)SS_MOST)", "x", "refine: seeds farther than they are followed"),
+    Fault("whole.cuh", _NEAREST, "rintf(isfinite(x) ? x : 0)", "refine: seeds farther than they are followed"),
     Fault("whole.cuh", _NEAREST, _NEAREST.replace("rintf(", "floorf(0.5f + "), "search: flow of halves"),
     Fault(
         "whole.cuh",

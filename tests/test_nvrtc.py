@@ -9,6 +9,7 @@ import sass
 from nvrtc import (
     ARCHITECTURES,
     DTYPES,
+    LINES,
     MIXED,
     Cost,
     available,
@@ -26,6 +27,9 @@ _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
 
 _MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what compiles in some seconds
 _USEFUL = {"search": 0.38, "score": 0.24, "slope": 0.10}  # of kernels without tiles: as it is, not as it should be
+_HOT = {  # loops of kernels that spill registers elsewhere, by parts of their lines
+    "search_tiles": ("int block = 0; block < n + 3", "int start = 0; start < step.n", "int e = 0; __any_sync"),
+}
 _NO_ARITHMETIC = {"chain_flow", "chain_flow_backward", "landing", "gather", "aggregate", "scatter"}
 
 needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
@@ -62,9 +66,16 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
 def test_loops_use_no_local_memory_and_do_what_is_useful(name):
     """Of the first instance in single precision. A kernel on tiles does arithmetic in every other instruction."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
-    assert not program.local()
+    assert not (program.local() if name not in _HOT else _local_in_hot_loops(name))
     if name not in _NO_ARITHMETIC:
         assert program.useful() >= _USEFUL.get(name, 0.5)
+
+
+def _local_in_hot_loops(name: str) -> list[sass.Instruction]:
+    program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90, LINES))[name]
+    hot = [loop for part in _HOT[name] for loop in program.loops if part in loop.source]
+    assert {part for part in _HOT[name] if any(part in loop.source for loop in hot)} == set(_HOT[name])
+    return [each for loop in hot for each in program.of(loop) if each.name in ("LDL", "STL")]
 
 
 def _mixed(name: str) -> kernels.Parameter:

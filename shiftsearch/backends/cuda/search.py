@@ -52,7 +52,7 @@ _SEARCHES = (
     {**_SEARCH, **_IN_SHARED},
     {**_SEARCH, **_IN_GLOBAL},
 )
-SEARCH = Kernel("search", "search.cu", registers=192, shared=_shared_buffers, instances=_SEARCHES)
+SEARCH = Kernel("search", "search.cu", registers=208, shared=_shared_buffers, instances=_SEARCHES)
 
 
 @primitive
