@@ -8,16 +8,16 @@
 
 // How far apart neighbours lie, counted in numbers: batches, frames, channels, rows and columns of q and of k.
 struct Strides {
-    long long q_b, q_t, q_c, q_y, q_x, k_b, k_t, k_c, k_y, k_x;
+    long long q_b, q_t, k_b, k_t;
+    int q_c, q_y, q_x, k_c, k_y, k_x;
 };
 
 // A frame as a head sees it: H x W pixels, whose first channel is at first + y * row + x * column.
 struct Plane {
     const SS_SCALAR* first;
-    int H, W;
-    long long row, column, channel;
+    int H, W, row, column, channel;
 
-    __device__ const SS_SCALAR* at(int y, int x) const { return first + y * row + x * column; }
+    __device__ const SS_SCALAR* at(int y, int x) const { return first + (long long)y * row + (long long)x * column; }
     __device__ bool has(int y, int x) const {
         return (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
     }

@@ -141,53 +141,73 @@ struct Sample {
     SS_ACC weight[SS_SUBPIXEL ? 4 : 1];
 };
 
-__device__ inline Sample sample(const Plane& k, Whole y, Whole x, SS_ACC fy, SS_ACC fx) {
+// `rows`: two rows of pixels of k, or nothing where it has none.
+__device__ inline Sample sample(const Plane& k, const SS_SCALAR* const* rows, Whole x, SS_ACC fy, SS_ACC fx) {
     Sample found;
 #pragma unroll
     for (int corner = 0; corner < (SS_SUBPIXEL ? 4 : 1); ++corner) {
-        const Whole v = y + corner / 2, u = x + corner % 2;
+        const Whole u = x + corner % 2;
         const SS_ACC down = corner / 2 ? fy : 1 - fy, across = corner % 2 ? fx : 1 - fx;
-        const bool inside = !SS_ZEROS || (v >= 0 && v < k.H && u >= 0 && u < k.W);
+        const bool inside = rows[corner / 2] && (!SS_ZEROS || (u >= 0 && u < k.W));
         found.weight[corner] = down * across;
         found.at[corner] =
-            inside && found.weight[corner] != 0 ? k.at(reflected(v, k.H), reflected(u, k.W)) : 0;
+            inside && found.weight[corner] != 0 ? rows[corner / 2] + (long long)reflected(u, k.W) * k.column : 0;
     }
     return found;
 }
 
-__device__ inline void load_some(const SS_SCALAR* from, long long apart, SS_ACC* to) {
+#define SS_SOME (SS_VECTORS ? SS_FEW : 1)  // channels that are loaded at a time
+
+__device__ inline void load_some(const SS_SCALAR* from, SS_ACC* to) {
     if (SS_VECTORS) load_few(from, to);
     else to[0] = load(from);
 }
 
-// Up to SS_RUN channels of a pair of pixels, from `first` on.
-__device__ inline SS_ACC pair_of_pixels(const SS_SCALAR* mine, const Sample& theirs, int first, int F, long long of_q,
-                                        long long of_k) {
-    const int some = SS_VECTORS ? SS_FEW : 1, at_once = SS_SUBPIXEL ? SS_VECTORS ? 2 : 4 : SS_RUN;
-    SS_ACC sum = 0;
-#pragma unroll at_once
-    for (int f = 0; f < SS_RUN; f += some) {
-        if (first + f >= F) break;
-        SS_ACC q[some], k[some];
-        load_some(mine + (first + f) * of_q, of_q, q);
+__device__ inline void load_some(const Sample& from, long long on, SS_ACC* to) {
 #if SS_SUBPIXEL
 #pragma unroll
-        for (int i = 0; i < some; ++i) k[i] = 0;
+    for (int i = 0; i < SS_SOME; ++i) to[i] = 0;
 #pragma unroll
-        for (int corner = 0; corner < 4; ++corner) {
-            if (!theirs.at[corner]) continue;
-            SS_ACC one[some];
-            load_some(theirs.at[corner] + (first + f) * of_k, of_k, one);
+    for (int corner = 0; corner < 4; ++corner) {
+        if (!from.at[corner]) continue;
+        SS_ACC one[SS_SOME];
+        load_some(from.at[corner] + on, one);
 #pragma unroll
-            for (int i = 0; i < some; ++i) k[i] += theirs.weight[corner] * one[i];
-        }
+        for (int i = 0; i < SS_SOME; ++i) to[i] += from.weight[corner] * one[i];
+    }
 #else
-        load_some(theirs.at[0] + (first + f) * of_k, of_k, k);
+    load_some(from.at[0] + on, to);
 #endif
+}
+
+// Adds the channels of a pair of pixels from f on, which are so far apart.
+__device__ inline SS_ACC add_some(const SS_SCALAR* mine, const Sample& theirs, int f, int of_q, int of_k, SS_ACC sum) {
+    SS_ACC q[SS_SOME], k[SS_SOME];
+    load_some(mine + (SS_VECTORS ? f : (long long)f * of_q), q);
+    load_some(theirs, SS_VECTORS ? f : (long long)f * of_k, k);
 #pragma unroll
-        for (int i = 0; i < some; ++i) sum = add_pair(q[i], k[i], sum);
+    for (int i = 0; i < SS_SOME; ++i) sum = add_pair(q[i], k[i], sum);
+    return sum;
+}
+
+// Up to SS_RUN channels of a pair of pixels.
+__device__ inline SS_ACC pair_of_pixels(const SS_SCALAR* mine, const Sample& theirs, int channels, int of_q, int of_k) {
+    const int at_once = SS_SUBPIXEL ? SS_VECTORS ? 2 : 4 : SS_RUN;
+    SS_ACC sum = 0;
+    if (channels >= SS_RUN) {
+#pragma unroll at_once
+        for (int f = 0; f < SS_RUN; f += SS_SOME) sum = add_some(mine, theirs, f, of_q, of_k, sum);
+    } else {
+#pragma unroll 1
+        for (int f = 0; f < channels; f += SS_SOME) sum = add_some(mine, theirs, f, of_q, of_k, sum);
     }
     return sum;
+}
+
+// Row y of a frame, mirrored or, in a border of zeros, nothing.
+__device__ inline const SS_SCALAR* row_of(const Plane& frame, Whole y, bool zeros) {
+    if (zeros && (y < 0 || y >= frame.H)) return 0;
+    return frame.first + (long long)reflected(y, frame.H) * frame.row;
 }
 
 // Score of the place (y, x), in the order of pairs.cuh; smaller is better.
@@ -199,6 +219,8 @@ __device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& 
     for (int i = 0; i < SS_PATCH; ++i) {
         const Whole v = qy + patch_offset(i), there_v = y.pixel + patch_offset(i);
         const bool row_exists = !(SS_QUERY_ZEROS && (v < 0 || v >= q.H)) && !(SS_ZEROS && beyond(there_v, y.behind, k.H));
+        const SS_SCALAR *mine = row_of(q, v, SS_QUERY_ZEROS), *theirs[2] = {row_of(k, there_v, SS_ZEROS), 0};
+        if (SS_SUBPIXEL) theirs[1] = row_of(k, there_v + 1, SS_ZEROS);
         SS_ACC row = 0;
 #pragma unroll 1
         for (int first = 0; row_exists && first < s.F; first += SS_RUN) {
@@ -209,12 +231,14 @@ __device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& 
                 const bool exists = !(SS_QUERY_ZEROS && (u < 0 || u >= q.W)) && !(SS_ZEROS && beyond(there_u, x.behind, k.W));
                 SS_ACC pair = 0;
                 if (exists)
-                    pair = pair_of_pixels(q.at(reflected(v, q.H), reflected(u, q.W)),
-                                          sample(k, there_v, there_u, y.behind, x.behind), first, s.F, q.channel,
-                                          k.channel);
+                    pair = pair_of_pixels(mine + (long long)reflected(u, q.W) * q.column,
+                                          sample(k, theirs, there_u, y.behind, x.behind), s.F - first, q.channel, k.channel);
                 along.add(pair);
             }
             row = plus(row, along.sum());
+            mine += (long long)SS_RUN * q.channel;
+            if (theirs[0]) theirs[0] += (long long)SS_RUN * k.channel;
+            if (theirs[1]) theirs[1] += (long long)SS_RUN * k.channel;
         }
         rows.add(row);
     }

@@ -102,7 +102,7 @@ __device__ inline void stage(const Ring& ring, int y, const Plane& k, int F, int
         const int x = i % width, f = i / width, u = from_x + x;
         SS_SCALAR one = zero();
         if (f < F && (!SS_ZEROS || k.has(v, u)))
-            one = k.at(there, SS_ZEROS ? u : reflect(u, k.W))[f * k.channel];
+            one = k.at(there, SS_ZEROS ? u : reflect(u, k.W))[(long long)f * k.channel];
         reinterpret_cast<SS_SCALAR*>(pixel_of(row, x))[f] = one;
     }
 #endif
@@ -140,7 +140,7 @@ __device__ inline void load_four(const Plane& q, const Four& four, int first, in
 #else
 #pragma unroll
         for (int f = 0; f < SS_CHANNELS; ++f)
-            to[j * SS_CHANNELS + f] = there && first + f < F ? load(from + (first + f) * q.channel) : 0;
+            to[j * SS_CHANNELS + f] = there && first + f < F ? load(from + (long long)(first + f) * q.channel) : 0;
 #endif
     }
 }

@@ -123,7 +123,7 @@ def _no_loops(c: dict[str, Any], case: Case) -> Trips:
 
 
 OWNERS = {
-    "search": Owner(_search, load=16, lines=("sum = add_pair(q[i], k[i], sum)",)),
+    "search": Owner(_search, load=16, lines=("f < SS_RUN; f += SS_SOME",)),
     "search_tiles": Owner(_search_tiles, load=4, lines=("sum = add_pair(q[f], k[f], sum)", "rows[j] = sums[")),
     "score": Owner(_score, load=16),
     "aggregate": Owner(_aggregate, load=4, lines=("sum +=",)),

@@ -107,7 +107,7 @@ FAULTS = [
         "fold: batch, heads, many channels",
     ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
-    Fault("search.cu", "first + f >= F", "first + f > F", "search: five channels"),
+    Fault("search.cu", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),
     Fault("search.cu", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"),
     # the best
     Fault(

@@ -26,7 +26,7 @@ from shiftsearch.backends.cuda import KERNELS, kernels
 _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
 
 _MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what compiles in some seconds
-_USEFUL = {"search": 0.38, "score": 0.24, "slope": 0.10}  # of kernels without tiles: as it is, not as it should be
+_USEFUL = {"search": 0.15, "score": 0.24, "slope": 0.10}  # of kernels without tiles: as it is, not as it should be
 _HOT = {  # loops of kernels that spill registers elsewhere, by parts of their lines
     "search_tiles": ("int block = 0; block < n + 3", "int start = 0; start < step.n", "int e = 0; __any_sync"),
 }

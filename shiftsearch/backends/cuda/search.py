@@ -52,7 +52,7 @@ _SEARCHES = (
     {**_SEARCH, **_IN_SHARED},
     {**_SEARCH, **_IN_GLOBAL},
 )
-SEARCH = Kernel("search", "search.cu", registers=208, shared=_shared_buffers, instances=_SEARCHES)
+SEARCH = Kernel("search", "search.cu", registers=216, shared=_shared_buffers, instances=_SEARCHES)
 
 
 @primitive
@@ -61,6 +61,7 @@ def search(
 ) -> tuple[Native, Native, Native | None]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
+    q, k = _near(xp, q), _near(xp, k)
     vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
     layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
     plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared)
@@ -113,6 +114,12 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
         constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
     blocks, spare = _blocks(constants, count)
     return _Plan(on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
+
+
+def _near(xp, video):
+    """Return a video in which neighbours are no farther apart than 32 bits count."""
+    apart = max(map(abs, video.strides[2:])) // video.dtype.itemsize
+    return video if apart < 2**31 else xp.ascontiguousarray(video)
 
 
 def _around(xp, k, p: Patches, flow, seeds):
