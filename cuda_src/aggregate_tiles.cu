@@ -14,6 +14,7 @@ struct Queries {
     const SS_ACC* weights;
     const SS_OFFSET* offsets;
     Sizes s;
+    Strides m;
     Tile tile;
     Steps steps;
     int b, first_candidate, count;
@@ -22,7 +23,7 @@ struct Queries {
     int candidate[SS_ROUNDS];  // that has it
     unsigned long long later[SS_ROUNDS];  // those behind it in the order of steps, four bits for each, 15 for none
 
-    __device__ Frame frame(int t) const { return frame_of_k(k, b, tile.at.g, t, s); }
+    __device__ Plane frame(int t) const { return plane_of_k(k, b, tile.at.g, t, s, m); }
     __device__ int line(int y, int n) const { return pixel_or_none(y, n); }
     __device__ SS_ACC change(SS_ACC mine, SS_ACC theirs) const { return dphi_dq(mine, theirs); }
 
@@ -88,7 +89,7 @@ struct Queries {
 
 extern "C" __global__ void __launch_bounds__(256, SS_BLOCKS)
 aggregate_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const SS_OFFSET* offsets, SS_SCALAR* out,
-                const Sizes s) {
+                const Sizes s, const Strides m) {
     extern __shared__ __align__(16) SS_ACC memory[];
     SS_ACC* planes = memory + SS_STEPS * SS_SUMS;
     const Tile tile = tile_of(s, s.qT, s.qH, s.qW);
@@ -96,11 +97,12 @@ aggregate_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, c
     const int b = SS_STACKED ? at.video / s.K : at.video, first = SS_STACKED ? at.video % s.K : 0;
     unsigned* numbers = (unsigned*)(planes + SS_STEPS * SS_PLANE + 4);
     const Steps steps = steps_of(s.qH, s.qW, s.kH, s.kW);
-    Queries side = {k, weights, offsets, s, tile, steps, b, first, SS_STACKED ? 1 : s.K, numbers, {}, {}, {}};
+    Queries side = {k, weights, offsets, s, m, tile, steps, b, first, SS_STACKED ? 1 : s.K, numbers, {}, {}, {}};
 
     const Query here = {b, at.g, at.t, 0, 0};
     Values mine = no_values(), sum = no_values();
-    if (SS_L2 && has_thread(tile)) mine = load_values(pixel_of(frame_of_q(q, here, first, s), at.y, at.x) + at.f);
+    const Plane ours = frame_of_q(q, here, first, s, m);
+    if (SS_L2 && has_thread(tile)) mine = values_at(ours, ours.at(at.y, at.x), at.f);
     if (at.t >= s.t0 && at.t < s.t0 + s.T) sum = sum_of_tile<SS_QUERY_ZEROS>(side, mine, tile, steps, memory, planes);
     if (has_thread(tile))
         store_values(numbers_of(out, at, s, s.qT, s.qH, s.qW), sum, (long long)s.qH * s.qW);

@@ -51,14 +51,14 @@ __device__ inline Step step_to(int t, int slot, int frames) {
 }
 
 // Channel 0 or 1 of the flow that a step reads, as a frame of one channel.
-__device__ inline Frame flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b,
+__device__ inline Plane flow_of(const SS_SCALAR* forward, const SS_SCALAR* backward, const Step& step, int b,
                                 int channel, const Flows& s) {
     const SS_SCALAR* flow = step.ahead ? forward : backward;
-    return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, s.W, 1};
+    return {flow + (((long long)b * s.T + step.frame) * 2 + channel) * s.H * s.W, s.H, s.W, s.W, 1, 1};
 }
 
 // The flow of a channel between two lines.
-__device__ inline double flow_at(const Frame& frame, const Line& y, const Line& x) {
+__device__ inline double flow_at(const Plane& frame, const Line& y, const Line& x) {
     const Sample s = sample_at(frame, y, x);
     double sum = 0;
 #pragma unroll
@@ -119,7 +119,7 @@ chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SC
         later_x = gx, later_y = gy;
         const Spot read = spot_of(r, dy, dx, s);
         for (int channel = 0; channel < 2; ++channel) {
-            const Frame flow = flow_of(forward, backward, step, r.b, channel, s);
+            const Plane flow = flow_of(forward, backward, step, r.b, channel, s);
             const double g = channel ? gy : gx;
             later_y += g * flow_at(flow, slope_of(read.y), read.x);
             later_x += g * flow_at(flow, read.y, slope_of(read.x));

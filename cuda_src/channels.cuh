@@ -1,7 +1,7 @@
 // Channels of a pixel, SS_CHANNELS of them at a time: the work that finds a place is shared by all of them.
 //
-// SS_CHANNELS divides the channels of a head. With SS_VECTORS a thread's channels are loaded 16 bytes at a time: videos are
-// aligned to that, pixel by pixel and head by head.
+// SS_CHANNELS divides the channels of a head. With SS_VECTORS a thread's channels are loaded 16 bytes at a time: see
+// clip.cuh.
 #ifndef SS_CHANNELS_CUH
 #define SS_CHANNELS_CUH
 
@@ -14,41 +14,21 @@ struct Values {
 };
 
 // --- loads -----------------------------------------------------------------------------------------
-// Numbers that 16 bytes hold, as sums have them.
-__device__ inline void load_vector(const float* p, float* to) {
-    const float4 v = *(const float4*)p;
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-
-__device__ inline void load_vector(const double* p, double* to) {
-    const double2 v = *(const double2*)p;
-    to[0] = v.x, to[1] = v.y;
-}
-
-// Halves come in pairs, the first one in the lower bits.
-__device__ inline void two_of(unsigned bits, const __half*, float* to) {
-    to[0] = __half2float(__ushort_as_half((unsigned short)bits));
-    to[1] = __half2float(__ushort_as_half((unsigned short)(bits >> 16)));
-}
-
-__device__ inline void two_of(unsigned bits, const __nv_bfloat16*, float* to) {
-    to[0] = __uint_as_float(bits << 16), to[1] = __uint_as_float(bits & 0xffff0000u);
-}
-
-template <class Half> __device__ inline void load_vector(const Half* p, float* to) {
-    const uint4 v = *(const uint4*)p;
-    two_of(v.x, p, to), two_of(v.y, p, to + 2), two_of(v.z, p, to + 4), two_of(v.w, p, to + 6);
-}
-
-__device__ inline Values load_values(const SS_SCALAR* p) {
+// Channels that are `apart` numbers from each other.
+__device__ inline Values load_values(const SS_SCALAR* p, long long apart) {
     Values v;
-    const int step = SS_VECTORS ? 16 / (int)sizeof(SS_SCALAR) : 1;
+    const int step = SS_VECTORS ? SS_FEW : 1;
 #pragma unroll
     for (int c = 0; c < SS_CHANNELS; c += step) {
-        if (SS_VECTORS) load_vector(p + c, v.of + c);
-        else v.of[c] = load(p + c);
+        if (SS_VECTORS) load_few(p + c, v.of + c);
+        else v.of[c] = load(p + c * apart);
     }
     return v;
+}
+
+// Channels f and on of a pixel.
+__device__ inline Values values_at(const Plane& frame, const SS_SCALAR* pixel, int f) {
+    return load_values(pixel + f * frame.channel, frame.channel);
 }
 
 __device__ inline Values no_values() {
@@ -63,13 +43,13 @@ __device__ inline void add_scaled(Values& sum, SS_ACC weight, const Values& v) {
     for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += weight * v.of[c];
 }
 
-// A thread's channels of a sample that exists.
-__device__ inline Values values_of(const Sample& s, int f) {
-    if (SS_WHOLE) return load_values(s.at[0] + f);
+// The same of a sample that exists.
+__device__ inline Values values_of(const Plane& frame, const Sample& s, int f) {
+    if (SS_WHOLE) return values_at(frame, s.at[0], f);
     Values sum = no_values();
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner)
-        if (s.at[corner]) add_scaled(sum, s.weight[corner], load_values(s.at[corner] + f));
+        if (s.at[corner]) add_scaled(sum, s.weight[corner], values_at(frame, s.at[corner], f));
     return sum;
 }
 

@@ -1,4 +1,4 @@
-// Frames of q and k as a search reads them: with any strides, 16 bytes at a time where they allow it.
+// Frames of q and k as kernels read them: with any strides, 16 bytes at a time where they allow it.
 //
 // Constants: SS_VECTORS (1: the channels of a head lie one behind another, in whole runs of 16 bytes at multiples of 16).
 #ifndef SS_CLIP_CUH

@@ -5,18 +5,19 @@
 #include "channels.cuh"
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
-gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const Sizes s, int across) {
+gather(const SS_SCALAR* k, const SS_OFFSET* offsets, SS_SCALAR* patches, const Sizes s, const Strides m,
+       int across) {
     Item item;
     if (!item_of(across, &item)) return;
-    const int size = SS_PATCH * SS_PATCH, m = item.at % size;
+    const int size = SS_PATCH * SS_PATCH, pixel = item.at % size;
     const Kept kept = kept_at(item.row, item.at / size, s);
     const Place place = place_of(offsets + 3 * kept.index, kept.r, s);
-    const Frame frame = frame_of_k(k, kept.r.b, kept.r.g, place.frame, s);
-    const Sample theirs = sample(frame, place, patch_offset(m / SS_PATCH), patch_offset(m % SS_PATCH));
-    SS_SCALAR* to = patches + kept.index * s.F * size + m;
+    const Plane frame = plane_of_k(k, kept.r.b, kept.r.g, place.frame, s, m);
+    const Sample theirs = sample(frame, place, patch_offset(pixel / SS_PATCH), patch_offset(pixel % SS_PATCH));
+    SS_SCALAR* to = patches + kept.index * s.F * size + pixel;
 #pragma unroll 1
     for (int f = 0; f < s.F; f += SS_CHANNELS) {
-        const Values values = theirs.exists ? values_of(theirs, f) : no_values();
+        const Values values = theirs.exists ? values_of(frame, theirs, f) : no_values();
 #pragma unroll
         for (int c = 0; c < SS_CHANNELS; ++c) store(to + (long long)(f + c) * size, values.of[c]);
     }

@@ -6,6 +6,7 @@
 #ifndef SS_PLACE_CUH
 #define SS_PLACE_CUH
 
+#include "clip.cuh"
 #include "grid.cuh"
 #include "video.cuh"
 
@@ -132,32 +133,22 @@ struct Sample {
     bool exists;
 };
 
-__device__ inline Sample sample_at(const Frame& frame, const Line& y, const Line& x) {
+__device__ inline Sample sample_at(const Plane& frame, const Line& y, const Line& x) {
     Sample s;
     s.exists = exists(y) && exists(x);
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
         const int i = corner / 2, j = corner % 2;
         const bool there = y.at[i] >= 0 && x.at[j] >= 0 && y.weight[i] != 0 && x.weight[j] != 0;
-        s.at[corner] = there ? pixel_of(frame, y.at[i], x.at[j]) : 0;
+        s.at[corner] = there ? frame.at(y.at[i], x.at[j]) : 0;
         s.weight[corner] = y.weight[i] * x.weight[j];
     }
     return s;
 }
 
 // The sample at (dy, dx) from a place of a frame.
-__device__ inline Sample sample(const Frame& frame, const Place& p, int dy, int dx) {
+__device__ inline Sample sample(const Plane& frame, const Place& p, int dy, int dx) {
     return sample_at(frame, line_at(p.y, dy, frame.H), line_at(p.x, dx, frame.W));
-}
-
-// Channel f of a sample.
-__device__ inline SS_ACC value_of(const Sample& s, int f) {
-    if (SS_WHOLE) return s.at[0] ? (SS_ACC)load(s.at[0] + f) : (SS_ACC)0;
-    SS_ACC sum = 0;
-#pragma unroll
-    for (int corner = 0; corner < 4; ++corner)
-        if (s.at[corner]) sum += s.weight[corner] * load(s.at[corner] + f);
-    return sum;
 }
 
 // --- queries ---------------------------------------------------------------------------------------
@@ -167,15 +158,15 @@ __device__ inline int query_line(int y, int n) {
     return reflect(y, n);
 }
 
-// Whether the frame of a query has pixel (y, x): outside of a border of zeros there is none.
-__device__ inline bool has_pixel(const Frame& frame, int y, int x) {
-    return !SS_QUERY_ZEROS || (y >= 0 && y < frame.H && x >= 0 && x < frame.W);
+// The frame of a query, in the video that its kept candidate n belongs to.
+__device__ inline Plane frame_of_q(const SS_SCALAR* q, const Query& r, int n, const Sizes& s, const Strides& m) {
+    return plane_of_q(q, SS_STACKED ? r.b * s.K + n : r.b, r.g, r.t, s, m);
 }
 
 // Pixel (dy, dx) of the patch of a query, or nothing: q has SS_SCALE pixels for one of k.
-__device__ inline const SS_SCALAR* patch_pixel(const Frame& frame, const Query& r, int dy, int dx) {
+__device__ inline const SS_SCALAR* patch_pixel(const Plane& frame, const Query& r, int dy, int dx) {
     const int y = query_line(SS_SCALE * r.y + dy, frame.H), x = query_line(SS_SCALE * r.x + dx, frame.W);
-    return y >= 0 && x >= 0 ? pixel_of(frame, y, x) : 0;
+    return y >= 0 && x >= 0 ? frame.at(y, x) : 0;
 }
 
 #endif

@@ -19,13 +19,14 @@ __device__ inline bool has_part(const Place& place, int corner) {
 }
 
 // What candidate n of query r adds at pixel (dy, dx) of its patch: weight * dphi/dk. `there`: k at a whole place.
-__device__ inline void add_of_form(Values& sum, SS_ACC part, const SS_SCALAR* q, const Frame& k_frame,
+__device__ inline void add_of_form(Values& sum, SS_ACC part, const SS_SCALAR* q, const Plane& k_frame,
                                    const Values& there, SS_ACC weight, const Query& r, int n, const Place& place,
-                                   int dy, int dx, int f, const Sizes& s) {
-    const SS_SCALAR* pixel = patch_pixel(frame_of_q(q, r, n, s), r, dy, dx);
+                                   int dy, int dx, int f, const Sizes& s, const Strides& m) {
+    const Plane q_frame = frame_of_q(q, r, n, s, m);
+    const SS_SCALAR* pixel = patch_pixel(q_frame, r, dy, dx);
     if (!pixel) return;
-    const Values mine = load_values(pixel + f);
-    const Values theirs = SS_L2 && !SS_WHOLE ? values_of(sample(k_frame, place, dy, dx), f) : there;
+    const Values mine = values_at(q_frame, pixel, f);
+    const Values theirs = SS_L2 && !SS_WHOLE ? values_of(k_frame, sample(k_frame, place, dy, dx), f) : there;
 #pragma unroll
     for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += part * (dphi_dk(mine.of[c], theirs.of[c]) * weight);
 }
@@ -41,7 +42,8 @@ __device__ inline void add_of_patch(Values& sum, SS_ACC part, const SS_SCALAR* n
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
-        const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const Sizes s) {
+        const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const Sizes s,
+        const Strides m) {
     Part p;
     if (!part_of_video(s, s.kT, s.kH, s.kW, &p)) return;
     SS_SCALAR* numbers = numbers_of(out, p, s, s.kT, s.kH, s.kW);
@@ -50,19 +52,19 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
     const int corners = SS_WHOLE ? 1 : 4, margin = SS_ZEROS ? SS_REACH : 0;  // mirrored places lie in the frame
     const int kinds_y = kinds_of_images(p.y, s.kH, SS_ZEROS, SS_REACH);
     const int kinds_x = kinds_of_images(p.x, s.kW, SS_ZEROS, SS_REACH);
-    const Frame k_frame = frame_of_k(k, p.video, p.g, p.t, s);
+    const Plane k_frame = plane_of_k(k, p.video, p.g, p.t, s, m);
     const bool reads_k = SS_L2 && !SS_PATCHES;
-    const Values there = reads_k && SS_WHOLE ? load_values(pixel_of(k_frame, p.y, p.x) + p.f) : no_values();
+    const Values there = reads_k && SS_WHOLE ? values_at(k_frame, k_frame.at(p.y, p.x), p.f) : no_values();
     const long long frame = ((long long)p.video * s.G + p.g) * s.kT + p.t;
     Values sum = no_values();
     // each pixel of a patch, each corner of its sample, straight or mirrored
-    for (int m = 0; m < SS_PATCH * SS_PATCH * corners * 4; ++m) {
-        const int corner = m / 4 % corners, a = m / 4 / corners / SS_PATCH, b = m / 4 / corners % SS_PATCH;
+    for (int i = 0; i < SS_PATCH * SS_PATCH * corners * 4; ++i) {
+        const int corner = i / 4 % corners, a = i / 4 / corners / SS_PATCH, b = i / 4 / corners % SS_PATCH;
         const int dy = patch_offset(a) + corner / 2, dx = patch_offset(b) + corner % 2;
         int v, u;
-        if (m % 2 >= kinds_y || m / 2 % 2 >= kinds_x) continue;
-        if (!image(p.y, s.kH, SS_ZEROS, m % 2, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
-        if (!image(p.x, s.kW, SS_ZEROS, m / 2 % 2, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
+        if (i % 2 >= kinds_y || i / 2 % 2 >= kinds_x) continue;
+        if (!image(p.y, s.kH, SS_ZEROS, i % 2, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
+        if (!image(p.x, s.kW, SS_ZEROS, i / 2 % 2, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
         const long long cell = cell_at(frame, v - dy, u - dx, s);
         for (int at = begin_of(ends, cell); at < ends[cell]; ++at) {
             const int c = order[at];
@@ -74,7 +76,7 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
                 add_of_patch(sum, part, patches + (((long long)c * s.F + p.f) * SS_PATCH + a) * SS_PATCH + b, weight);
             else
                 add_of_form(sum, part, q, k_frame, there, weight, r, c % s.K, place, patch_offset(a), patch_offset(b),
-                            p.f, s);
+                            p.f, s, m);
         }
     }
     store_values(numbers, sum, plane);

@@ -11,12 +11,13 @@ struct Places {
     const SS_ACC* weights;
     const int *order, *ends;
     Sizes s;
+    Strides m;
     Tile tile;
     Steps steps;
     int at[SS_ROUNDS], end[SS_ROUNDS];
     unsigned number[SS_ROUNDS];
 
-    __device__ Frame frame(int t) const { return frame_of_q(q, {tile.at.video, tile.at.g, t, 0, 0}, 0, s); }
+    __device__ Plane frame(int t) const { return plane_of_q(q, tile.at.video, tile.at.g, t, s, m); }
     __device__ int line(int y, int n) const { return query_line(y, n); }
     __device__ SS_ACC change(SS_ACC mine, SS_ACC theirs) const { return dphi_dk(theirs, mine); }
 
@@ -46,16 +47,16 @@ struct Places {
 
 extern "C" __global__ void __launch_bounds__(256, SS_BLOCKS)
 scatter_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const int* order, const int* ends,
-              SS_SCALAR* out, const Sizes s) {
+              SS_SCALAR* out, const Sizes s, const Strides m) {
     extern __shared__ __align__(16) SS_ACC memory[];
     SS_ACC* planes = memory + SS_STEPS * SS_SUMS;
     const Tile tile = tile_of(s, s.kT, s.kH, s.kW);
     const Part& at = tile.at;
-    Places side = {q, weights, order, ends, s, tile, steps_of(s.kH, s.kW, s.qH, s.qW)};
+    Places side = {q, weights, order, ends, s, m, tile, steps_of(s.kH, s.kW, s.qH, s.qW)};
 
     Values mine = no_values();
-    if (SS_L2 && has_thread(tile))
-        mine = load_values(pixel_of(frame_of_k(k, at.video, at.g, at.t, s), at.y, at.x) + at.f);
+    const Plane ours = plane_of_k(k, at.video, at.g, at.t, s, m);
+    if (SS_L2 && has_thread(tile)) mine = values_at(ours, ours.at(at.y, at.x), at.f);
     const Values sum = sum_of_tile<SS_ZEROS>(side, mine, tile, side.steps, memory, planes);
     if (has_thread(tile))
         store_values(numbers_of(out, at, s, s.kT, s.kH, s.kW), sum, (long long)s.kH * s.kW);

@@ -7,13 +7,13 @@
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 score(const SS_SCALAR* q, const SS_SCALAR* k, const SS_OFFSET* offsets, SS_ACC* scores, const Sizes s,
-      int across) {
+      const Strides m, int across) {
     Item item;
     if (!item_of(across, &item)) return;
     const Kept kept = kept_at(item.row, item.at, s);
     const Query& r = kept.r;
     const Place place = place_of(offsets + 3 * kept.index, r, s);
-    const Frame q_frame = frame_of_q(q, r, kept.n, s), k_frame = frame_of_k(k, r.b, r.g, place.frame, s);
+    const Plane q_frame = frame_of_q(q, r, kept.n, s, m), k_frame = plane_of_k(k, r.b, r.g, place.frame, s, m);
 
     SS_ACC sum = 0;
     for (int a = 0; a < SS_PATCH; ++a) {
@@ -24,7 +24,7 @@ score(const SS_SCALAR* q, const SS_SCALAR* k, const SS_OFFSET* offsets, SS_ACC* 
             if (!mine || !theirs.exists) continue;
 #pragma unroll 1
             for (int f = 0; f < s.F; f += SS_CHANNELS) {
-                const Values ours = load_values(mine + f), values = values_of(theirs, f);
+                const Values ours = values_at(q_frame, mine, f), values = values_of(k_frame, theirs, f);
 #pragma unroll
                 for (int c = 0; c < SS_CHANNELS; ++c) sum += phi(ours.of[c], values.of[c]);
             }

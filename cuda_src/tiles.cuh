@@ -151,7 +151,7 @@ __device__ inline void empty_home(SS_ACC* planes, int home, unsigned present) {
 
 // Sums along rows of the planes that are `present`, four pixels at a time.
 __device__ inline void sum_rows(const SS_ACC* planes, SS_ACC* sums, unsigned present) {
-    const int fours = SS_SUMS_W / 4, vector = 16 / (int)sizeof(SS_ACC), read = (4 + SS_AROUND_TILE + 3) / 4 * 4;
+    const int fours = SS_SUMS_W / 4, few = 16 / (int)sizeof(SS_ACC), read = (4 + SS_AROUND_TILE + 3) / 4 * 4;
     for (int i = threadIdx.x; i < SS_ROWS * fours; i += SS_THREADS) {
         const int row = i / fours, x = i % fours * 4;
         for (unsigned left = present; left; left &= left - 1) {
@@ -160,7 +160,7 @@ __device__ inline void sum_rows(const SS_ACC* planes, SS_ACC* sums, unsigned pre
             SS_ACC* to = sums + step * SS_SUMS + row * SS_SUMS_W + x;
             SS_ACC weights[read];
 #pragma unroll
-            for (int j = 0; j < read; j += vector) load_vector(from + j, weights + j);
+            for (int j = 0; j < read; j += few) load_few(from + j, weights + j);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 SS_ACC sum = weights[j];
@@ -209,22 +209,22 @@ __device__ inline int first_image(const Images& of) { return image_after(of, -SS
 // --- the sum ---------------------------------------------------------------------------------------
 // What a step adds at position (v, u), of which this thread's pixel is an image. `row`: of the other frame, 0 if none.
 template <bool inside, class Side>
-__device__ inline void add_image(Values& sum, const Values& mine, const Side& side, const Frame& frame,
+__device__ inline void add_image(Values& sum, const Values& mine, const Side& side, const Plane& frame,
                                  const SS_SCALAR* row, const Tile& tile, const SS_ACC* sums, int step, int v, int u,
                                  int x) {
     const SS_ACC weight = weight_at<inside>(sums, step, v - tile.top(), u - tile.left());
     x = side.line(x, frame.W);
     if (is_nothing(weight) || !row || x < 0) return;
-    const Values theirs = load_values(row + (long long)x * frame.across);
+    const Values theirs = load_values(row + x * frame.column, frame.channel);
 #pragma unroll
     for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += weight * side.change(mine.of[c], theirs.of[c]);
 }
 
 // Row y of a frame from this thread's channels on, 0 if there is none.
 template <class Side>
-__device__ inline const SS_SCALAR* row_of(const Side& side, const Frame& frame, const Tile& tile, int y) {
+__device__ inline const SS_SCALAR* row_of(const Side& side, const Plane& frame, const Tile& tile, int y) {
     y = side.line(y, frame.H);
-    return y >= 0 ? pixel_of(frame, y, 0) + tile.at.f : 0;
+    return y >= 0 ? frame.at(y, 0) + tile.at.f * frame.channel : 0;
 }
 
 // What the present ones of the steps from `first` on add at this thread's pixel.
@@ -232,7 +232,7 @@ template <bool zeros, class Side>
 __device__ inline void add_steps(Values& sum, const Values& mine, const Side& side, const Tile& tile,
                                  const SS_ACC* sums, const Step& first, unsigned present) {
     const Images rows = images_of(tile.at.y, tile.H, zeros), columns = images_of(tile.at.x, tile.W, zeros);
-    const Frame frame = side.frame(first.t);
+    const Plane frame = side.frame(first.t);
     if (rows.only && columns.only) {
         const SS_SCALAR* row = row_of(side, frame, tile, tile.at.y + first.dy);
 #pragma unroll 1

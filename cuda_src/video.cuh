@@ -1,8 +1,8 @@
 // Arrays of a call and how they lie in memory.
 //
-//   q        (B, qT, qH, qW, G * F) queries' video, channels last; with SS_STACKED (B, K, qT, qH, qW, G * F), where
-//            kept candidate n of a query belongs to video n
-//   k        (B, kT, kH, kW, G * F) keys' video, channels last
+//   q        (B, qT, G * F, qH, qW) queries' video, with any strides; with SS_STACKED (B * K, qT, G * F, qH, qW), where
+//            kept candidate n of a query belongs to video n of its batch
+//   k        (B, kT, G * F, kH, kW) keys' video, with any strides
 //   weights  (B, G, T, h, w, K), as scores and whatever else each kept candidate has
 //   offsets  (B, G, T, h, w, K, 3), (dt, dy, dx) from a query to the place of each kept candidate
 //
@@ -78,31 +78,6 @@ struct Kept {
 __device__ inline Kept kept_at(unsigned row, int at, const Sizes& s) {
     const int n = at % s.K, x = at / s.K;
     return {((long long)row * s.w + x) * s.K + n, query_at(row, x, s), n};
-}
-
-// A frame as a head sees it: `first` is the head's first channel of pixel (0, 0), rows are `down` numbers apart, and
-// pixels of a row `across`.
-struct Frame {
-    const SS_SCALAR* first;
-    int H, W;
-    long long down;
-    int across;
-};
-
-__device__ inline const SS_SCALAR* pixel_of(const Frame& frame, int y, int x) {
-    return frame.first + y * frame.down + (long long)x * frame.across;
-}
-
-// The frame of a query, in the video that its kept candidate n belongs to.
-__device__ inline Frame frame_of_q(const SS_SCALAR* q, const Query& r, int n, const Sizes& s) {
-    const int C = s.G * s.F;
-    const long long video = SS_STACKED ? (long long)r.b * s.K + n : r.b;
-    return {q + (video * s.qT + r.t) * s.qH * s.qW * C + r.g * s.F, s.qH, s.qW, (long long)s.qW * C, C};
-}
-
-__device__ inline Frame frame_of_k(const SS_SCALAR* k, int b, int g, int t, const Sizes& s) {
-    const int C = s.G * s.F;
-    return {k + ((long long)b * s.kT + t) * s.kH * s.kW * C + g * s.F, s.kH, s.kW, (long long)s.kW * C, C};
 }
 
 #endif

@@ -90,11 +90,9 @@ FAULTS = [
     Fault("aggregate.cu", "(v - top) % apart == 0 ?", "true ?", "aggregate: stride 2"),
     # tiles
     Fault("tiles.cuh", "(straight < mirrored ? straight : mirrored)", "straight", "score: plain"),
-    Fault("tiles.cuh", "if (inside || (y + row >= 0 && y + row < SS_ROWS)) sum +=", "sum +=", "score: patch 7"),
     Fault("tiles.cuh", "a.next < b.next ? a.next : b.next", "a.next", "aggregate: plain"),
     Fault("tiles.cuh", "a.present | b.present", "a.present", "aggregate: plain"),
     Fault("tiles.cuh", "tile.at.y < tile.H &&", "", "aggregate: plain"),
-    Fault("aggregate_tiles.cu", "if (weights[index] == 0) return SS_NONE;", "", "aggregate: zeros"),
     Fault("scatter_tiles.cu", "weights[order[at[i]]]", "weights[at[i]]", "scatter: plain"),
     Fault("scatter_tiles.cu", "dphi_dk(theirs, mine)", "dphi_dk(mine, theirs)", "score: plain"),
     # heads and channels
@@ -104,7 +102,7 @@ FAULTS = [
         "scatter.cu",
         "((long long)c * s.F + p.f) * SS_PATCH",
         "((long long)c * s.F) * SS_PATCH",
-        "fold: batch, heads, many channels",
+        "fold: odd channels",
     ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
     Fault("search.cu", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),

@@ -24,9 +24,9 @@ ON_CUDA = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class Problem:
-    """Videos of more than one tile, and offsets of which some candidates of a query have the same."""
+    """Videos of more than one tile, full and cut, and offsets of which some candidates of a query have the same."""
 
-    size: tuple[int, int, int, int, int] = (1, 2, 3, 11, 37)
+    size: tuple[int, int, int, int, int] = (1, 2, 3, 16, 37)
     patches: Patches = field(default_factory=partial(Patches, 3))
     kept: int = 4
     most: int = 3  # pixels of an offset
@@ -82,6 +82,19 @@ def test_bits_do_not_depend_on_how_many_steps_are_taken_at_a_time(run, name, mon
             np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
     for a, b in zip(found[0], wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+@ON_CUDA
+@pytest.mark.parametrize("patch", [1, 3])  # without tiles, and in tiles
+def test_videos_may_have_any_strides(run, patch):
+    problem, xp = Problem((2, 2, 4, 9, 10), Patches(patch, metric="l2")), run._load().xp
+    q, k, weights, offsets = (xp.asarray(array) for array in problem.arrays())
+    turned = k.transpose(4, 3, 2, 1, 0)[::-1].copy().transpose(4, 3, 2, 1, 0)[..., ::-1]
+    last = xp.ascontiguousarray(q.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
+    for name in ("aggregate", "scatter"):
+        of = getattr(run._load(), name)
+        found = of(last, turned, weights, offsets, problem.patches).get()
+        np.testing.assert_array_equal(found, of(q, k, weights, offsets, problem.patches).get())
 
 
 # --- the sum, in NumPy ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the launches of a primitive have in common: constants, arrays as kernels read them, and sizes.
 
-Kernels read videos with channels last: those that already lie in memory like that are not copied.
+Kernels read videos with any strides. Those that read patches here and there are much faster with the channels of a pixel
+behind one another: for them other videos are copied.
 """
 
 from __future__ import annotations
@@ -51,17 +52,30 @@ class Call:
         self.device, self.patches, self.dtype, self.sums = device, p, dtype, sums(dtype)
         self.candidates = offsets.size // 3
         shapes = (offsets.shape[:-1], q_shape if q is None else q.shape, k_shape if k is None else k.shape)
-        q, k = channels_last(xp, q), channels_last(xp, k)
         self.arrays = {
-            "q": q,
+            "q": q if q is None or q.ndim == 5 else q.reshape(-1, *q.shape[2:]),
             "k": k,
             "offsets": xp.ascontiguousarray(offsets),
             "weights": None if weights is None else xp.ascontiguousarray(weights.astype(self.sums, copy=False)),
             "patches": None if patches is None else xp.ascontiguousarray(patches),
         }
-        aligned = all(video is None or device.address(video) % 16 == 0 for video in (q, k))
-        self.options = _options(p, *shapes, dtype, offsets.dtype, patches is not None, aligned)
+        self._given = p, *shapes, dtype, offsets.dtype, patches is not None
+        self._find_options()
         self.sizes, self.stacked, self.whole = self.options.sizes, self.options.stacked, self.options.whole
+
+    def _find_options(self) -> None:
+        """Find them by what is given and how the videos lie."""
+        videos, heads = [self.arrays[video] for video in "qk"], self._given[1][1]
+        strides = tuple((0,) * 5 if video is None else video.strides for video in videos)
+        vectors = all(video is None or in_vectors(self.device, heads, video) for video in videos)
+        self.options = _options(*self._given, strides, vectors)
+
+    def with_channels_last(self) -> Call:
+        """Put the channels of a pixel behind one another, where they are not."""
+        for video in "qk":
+            self.arrays[video] = _channels_last(self.device.xp, self.arrays[video])
+        self._find_options()
+        return self
 
     def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
         """Launch a kernel that has `times` threads for each kept candidate, in rows as video.cuh says."""
@@ -95,21 +109,22 @@ class _Options:
     constants: Constants
     stacked: bool  # whether each kept candidate has a video of queries of its own
     whole: bool  # whether places are whole
-    aligned: int  # bytes of a number if videos begin at multiples of 16 bytes, else 0
+    vectors: int  # bytes of a number if videos are read 16 bytes at a time, else 0
 
 
 @lru_cache(MOST_PLANS)
-def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, aligned: bool) -> _Options:
-    sizes, stacked, whole = sizes_of(p, scores, q, k), q is not None and len(q) == 6, offsets.kind == "i"
+def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, vectors: bool) -> _Options:
+    stacked, whole = q is not None and len(q) == 6, offsets.kind == "i"
+    sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, *strides)
     constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked), "REPAIR": 0}
     constants |= {"CHANNELS": channels_at_a_time(sizes["F"]), **constants_of(p, dtype, whole)}
-    return _Options(sizes, constants, stacked, whole, aligned * dtype.itemsize)
+    return _Options(sizes, constants, stacked, whole, vectors * dtype.itemsize)
 
 
 @lru_cache(MOST_PLANS)
 def _plan(kernel: Kernel, blocks: int, options: _Options, constants: Pairs, numbers: Pairs) -> Plan:
     known = {**options.constants, **dict(constants)}
-    known["VECTORS"] = int(options.aligned > 0 and known["CHANNELS"] * options.aligned % 16 == 0)  # loads of 16 bytes
+    known["VECTORS"] = int(options.vectors > 0 and known["CHANNELS"] * options.vectors % 16 == 0)
     return Plan(Program(kernel, known), blocks, {**options.sizes, **dict(numbers)})
 
 
@@ -119,11 +134,11 @@ def channels_at_a_time(channels: int, most: int = 8) -> int:
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
-_CHANNELS_LAST = {5: (0, 1, 3, 4, 2), 6: (0, 1, 2, 4, 5, 3)}  # by the number of axes
-
-
-def channels_last(xp, video):
-    return None if video is None else xp.ascontiguousarray(video.transpose(_CHANNELS_LAST[video.ndim]))
+def _channels_last(xp, video):
+    """Return a video whose channels lie behind one another: the same, or a copy."""
+    if video is None or video.shape[2] == 1 or video.strides[2] == video.dtype.itemsize:
+        return video
+    return xp.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 
 def in_vectors(device, heads: int, video) -> bool:

@@ -20,7 +20,7 @@ SLOPE = Kernel("slope", "slope.cu", registers=168, instances=(*_OF_FORM, *_OF_PA
 
 @primitive
 def score(device: Any, q: Native, k: Native, offsets: Native, p: Patches) -> Native:
-    call = Call(device, p, offsets, k.dtype, q=q, k=k)
+    call = Call(device, p, offsets, k.dtype, q=q, k=k).with_channels_last()
     scores = device.xp.empty(offsets.shape[:-1], call.sums)
     call.run_for_each(SCORE, scores=scores)
     return scores
@@ -45,6 +45,8 @@ def aggregate(
     in_tiles = tiles.fits(call)
     if in_tiles:
         tiles.aggregate(call, out)
+    else:
+        call.with_channels_last()
     call.run_for_video(AGGREGATE, out, constants=(("REPAIR", int(in_tiles)),))
     return out
 
@@ -82,7 +84,7 @@ def slope(
     *,
     patches: Native | None = None,
 ) -> Native:
-    call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches)
+    call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches).with_channels_last()
     slopes = device.xp.empty(offsets.shape, call.sums)
     call.run_for_each(SLOPE, slopes=slopes)
     return slopes

@@ -20,7 +20,7 @@ SCATTER = Kernel("scatter", "scatter.cu", registers=168, instances=_SCATTERED)
 
 @primitive
 def gather(device: Any, v: Native, offsets: Native, p: Patches) -> Native:
-    call = Call(device, p, offsets, v.dtype, k=v)
+    call = Call(device, p, offsets, v.dtype, k=v).with_channels_last()
     patches = device.xp.empty((*offsets.shape[:-1], call.sizes["F"], p.patch, p.patch), v.dtype)
     call.run_for_each(GATHER, p.patch**2, patches=patches)
     return patches
@@ -50,6 +50,8 @@ def collect(call: Call) -> Native:
     in_tiles = not call.stacked and tiles.fits(call)  # stacked candidates look at videos of their own
     if in_tiles:
         tiles.scatter(call, landed, out)
+    else:
+        call.with_channels_last()
     constants = (*landed.constants, ("REPAIR", int(in_tiles)))
     call.run_for_video(SCATTER, out, constants=constants, order=landed.order, ends=landed.ends)
     return out

@@ -56,7 +56,7 @@ def _steps(p: Patches, candidates: int, size: int) -> Pairs:
 
 
 _TILED = {"STRIDE": 1, "CHANNELS": 16, "STEPS": 9, "STAGED": 10}
-_TILES: dict[str, Any] = {"threads": _WIDTH * _HEIGHT, "registers": 168, "shared": _shared}
+_TILES: dict[str, Any] = {"threads": _WIDTH * _HEIGHT, "registers": 224, "shared": _shared}
 _L2 = {**WHOLE, **_TILED, "QUERY_ZEROS": 0, "L2": 1, "PATCH": 3, "STAGED": 0}
 AGGREGATE_TILES = Kernel("aggregate_tiles", "aggregate_tiles.cu", **_TILES, instances=({**WHOLE, **_TILED}, _L2))
 SCATTER_TILES = Kernel(
