@@ -7,7 +7,7 @@
 
 #include "place.cuh"
 
-#define SS_RESIDENT (sizeof(SS_ACC) > 4 ? 3 : 4)  // blocks of a multiprocessor: doubles need more registers
+#define SS_RESIDENT (sizeof(SS_ACC) > 4 ? 2 : 4)  // blocks of a multiprocessor: doubles need more registers
 
 struct Values {
     SS_ACC of[SS_CHANNELS];

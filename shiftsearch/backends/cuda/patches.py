@@ -15,7 +15,7 @@ from shiftsearch.backends.cuda.landing import LANDS, sort_by_landing
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
 _SCATTERED = each_with((*_OF_FORM, *_OF_PATCHES), **LANDS)
 GATHER = Kernel("gather", "gather.cu", registers=104, instances=PLACES)
-SCATTER = Kernel("scatter", "scatter.cu", registers=168, instances=_SCATTERED)
+SCATTER = Kernel("scatter", "scatter.cu", registers=192, instances=_SCATTERED)
 
 
 @primitive
