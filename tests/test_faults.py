@@ -135,9 +135,9 @@ FAULTS = [
 ]
 
 
-_VIDEO = "SS_STACKED ? (long long)r.b * s.K + n : r.b"
+_VIDEO = "SS_STACKED ? r.b * s.K + n : r.b"
 IN_STACKED = [  # and the primitive that catches it
-    *(Fault("video.cuh", _VIDEO, "SS_STACKED ? r.b * s.K : r.b", each) for each in ("score", "scatter", "slope")),
+    *(Fault("place.cuh", _VIDEO, "SS_STACKED ? r.b * s.K : r.b", each) for each in ("score", "scatter", "slope")),
     Fault("aggregate.cu", "end = SS_STACKED ? first + 1 : s.K;", "end = s.K;", "aggregate"),
     Fault("aggregate.cu", "SS_STACKED ? p.video % s.K : 0", "0", "aggregate"),
 ]
