@@ -1,8 +1,7 @@
 """Milliseconds that a kernel would take on an H100, by its machine code. Nothing here is measured.
 
-A program is followed along the shortest path that takes the loops and lines of the source that its owner names: `OWNERS`
-says how often each loop is run. Each of a multiprocessor's four schedulers starts one
-instruction of a warp in a cycle, and some pipes take longer for one.
+A program is followed along the shortest path that takes the loops and lines of the source that owners.py names. Each of a
+multiprocessor's four schedulers starts one instruction of a warp in a cycle, and some pipes take longer for one.
 
 `python tests/modelled.py [FILE]` prints the goals of examples/benchmarks/gpu_goals.py, and writes them as JSON.
 """
@@ -13,15 +12,14 @@ import json
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import log
 from pathlib import Path
 from typing import Any
 
 import nvrtc
 import sass
+from owners import OWNERS, Role, Trips
 
 from shiftsearch._op import OPS
 from shiftsearch.backends.cuda import Cuda, kernels
@@ -36,101 +34,6 @@ MULTIPROCESSORS, SCHEDULERS, HERTZ = 132, 4, 1.755e9
 BUSY = 0.7  # share of the cycles in which a scheduler has something to start
 _CYCLES = {"compare": 2, "special": 8, "double": 2, "tensor": 16}  # of a pipe for an instruction; 1 for others
 _DETOUR = 10**6  # instructions, more than any that a loop or line that is named is not worth
-
-Trips = dict[
-    str, tuple[float, int]
-]  # by a part of a loop's line: how often it runs, and its floats each time, if unrolled
-
-
-@dataclass(frozen=True)
-class Owner:
-    """What a kernel's machine code does not say."""
-
-    trips: Callable[[dict[str, Any], Case], Trips]  # from the constants of its program, on average
-    load: int  # cycles of the L1 cache for a load of a warp: 16 where each thread reads a line of its own
-    lines: tuple[str, ...] = ()  # parts of lines that are run: what a thread does not skip
-
-
-def _pair(constants: dict[str, Any]) -> int:
-    return 2 if constants["L2"] else 1
-
-
-def _inserted(c: dict[str, Any], case: Case) -> float:
-    """Return how many of a query's candidates are inserted, if they come in random order."""
-    candidates = (2 * case.search["radius"] + 1) * c["WINDOW"] ** 2
-    return c["TOPK"] * (1 + log(candidates / c["TOPK"]))
-
-
-def _search(c: dict[str, Any], case: Case) -> Trips:
-    turns, windows, queries = -(-(c["WINDOW"] ** 2) // 32), 2 * case.search["radius"] + 1, 1.0
-    if c["MARKED"]:  # only what tiles left is searched, by so many warps
-        queries = case.queries * case.search["heads"] / (4 * 4096)
-    searched = 0 if c["MARKED"] and case.flow != "wild" else 1
-    some = 16 // {"float32": 4, "float16": 2}[case.dtype] if c["VECTORS"] else 1
-    return {
-        "long long number = first": (queries, 0),
-        "int slot = 0": (windows * searched, 0),
-        "int start = 0": (turns, 0),
-        "int i = 0; i < SS_PATCH": (c["PATCH"], 0),
-        "int first = 0; row_exists": (-(-case.channels // 16), 0),
-        "int j = 0; j < SS_PATCH": (c["PATCH"], 0),
-        "int f = 0; f < SS_RUN": (min(16, case.channels) / some, some * _pair(c) * (1 if c["WHOLE"] else 3)),
-        "while (waiting)": (_inserted(c, case) / turns / windows, 0),
-        "int e = task.lane": (1 / windows, 0),
-    }
-
-
-def _search_tiles(c: dict[str, Any], case: Case) -> Trips:
-    """A warp of a block on average: one path goes through what producers do and what consumers do."""
-    warps, window, windows = c["THREADS"] // 32, c["WINDOW"], 2 * case.search["radius"] + 1
-    producers = c["ROWS"] / 4 / warps
-    reach = window + {"smooth": 2, "random": 16}.get(case.flow, 0)
-    steps = reach * -(-reach // 9)
-    pieces = 4 * -(-(31 + reach) // 4) * c["CHANNELS"] * c["CHUNKS"] / 32
-    pieces *= {"float32": 4, "float16": 2}[case.dtype] / 16 if c["VECTORS"] else 1
-    flushed = 2.2 * _inserted(c, case)  # the most of 32 queries, with what is inserted when it is no longer good enough
-    return {
-        "int number = 0; number < a.windows": (windows if case.flow != "wild" else 2, 0),
-        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
-        "int i = thread; i <": (pieces, 0),
-        "int dy = 0, dx = 0": (steps if case.flow != "wild" else steps / 2, 0),
-        "int chunk = 0": (c["CHUNKS"] * producers, 0),
-        "int block = 0; block < n + 3": (reach / -(-reach // 9) / 4, 0),
-        "int start = 0; start < step.n": (-(-reach // -(-reach // 9) // 3) * (1 - producers), 0),
-        "int e = 0; __any_sync": (flushed / windows / steps / 3, 0),
-        "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
-        "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
-        "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
-    }
-
-
-def _score(c: dict[str, Any], case: Case) -> Trips:
-    return {"int a = 0": (c["PATCH"], 0), "int b = 0": (c["PATCH"], 0), "int f = 0": (case.channels, _pair(c))}
-
-
-def _aggregate(c: dict[str, Any], case: Case) -> Trips:
-    # of the four mirror images of a pixel one is in the frame
-    return {"int m = 0": (4 * c["PATCH"] ** 2, 0), "int n = first": (case.search["topk"] / 4, 0)}
-
-
-def _scatter(c: dict[str, Any], case: Case) -> Trips:
-    corners = 1 if c["WHOLE"] else 4
-    return {"int m = 0": (4 * corners * c["PATCH"] ** 2, 0), "long long at = begins": (case.search["topk"] / 4, 0)}
-
-
-def _no_loops(c: dict[str, Any], case: Case) -> Trips:
-    return {}
-
-
-OWNERS = {
-    "search": Owner(_search, load=16, lines=("f < SS_RUN; f += SS_SOME",)),
-    "search_tiles": Owner(_search_tiles, load=4, lines=("sum = add_pair(q[f], k[f], sum)", "rows[j] = sums[")),
-    "score": Owner(_score, load=16),
-    "aggregate": Owner(_aggregate, load=4, lines=("sum +=",)),
-    "scatter": Owner(_scatter, load=4, lines=("sum +=", "of_form(q,")),
-    "landing": Owner(_no_loops, load=4),
-    "gather": Owner(_no_loops, load=4),
-}
 
 
 # --- a path through a program -----------------------------------------------------------------------------
@@ -162,18 +65,18 @@ class Spent:
         return _DETOUR * self.named - self.instructions
 
 
-def spent(program: sass.Program, owner: Owner, trips: Trips) -> Spent:
+def spent(program: sass.Program, load: int, role: Role) -> Spent:
     """Return what a warp does from the beginning of a program to its end."""
     everything = frozenset(range(len(program.blocks)))
     ends = {n for n, following in enumerate(program.after) if not following}
-    return _Followed(program, owner, trips).through(everything, 0, ends)
+    return _Followed(program, load, role).through(everything, 0, ends)
 
 
 @dataclass(frozen=True, eq=False)
 class _Followed:
     program: sass.Program
-    owner: Owner
-    trips: Trips
+    load: int
+    role: Role
 
     def through(self, region: frozenset[int], head: int, ends: set[int]) -> Spent:
         """Return what the best path from a block of a region to one of its ends does."""
@@ -214,7 +117,7 @@ class _Followed:
             ends = {n for n in loop.blocks if loop.head in self.program.after[n]}
             total = Spent()
             total.add(self.through(loop.blocks, loop.head, ends), times)
-            total.named += times > 0 and known(loop, self.trips) is not None
+            total.named += times > 0 and known(loop, self.role.trips) is not None
             found.append(total)
         return found
 
@@ -223,14 +126,14 @@ class _Followed:
         return [self._turns(loop, loops) for loop in loops]
 
     def _turns(self, loop: sass.Loop, loops: list[sass.Loop]) -> float:
-        part = known(loop, self.trips)
+        part = known(loop, self.role.trips)
         if part is None:
             return 1
-        left, floats = self.trips[part]
+        left, floats = self.role.trips[part]
         if not floats:
             return left
         mine = self._unrolled(loop, floats)
-        others = {self._unrolled(other, floats) for other in loops if known(other, self.trips) == part}
+        others = {self._unrolled(other, floats) for other in loops if known(other, self.role.trips) == part}
         for unrolled in sorted(others, reverse=True):
             turns, left = divmod(left, unrolled)
             if unrolled == mine:
@@ -242,8 +145,8 @@ class _Followed:
 
     def _block(self, n: int) -> Spent:
         block = self.program.blocks[n]
-        named = sum(any(part in each.source for part in self.owner.lines) for each in block)
-        cache = sum(_cache_cycles(each, self.owner.load) for each in block)
+        named = sum(any(part in each.source for part in self.role.lines) for each in block)
+        cache = sum(_cache_cycles(each, self.load) for each in block)
         return Spent(Counter(each.pipe for each in block), cache, named)
 
 
@@ -269,9 +172,9 @@ def _backwards(head: int, following: dict[int, set[int]]) -> list[int]:
 
 
 def _cache_cycles(each: sass.Instruction, load: int) -> float:
-    """Return how long the L1 cache is busy with an instruction of a warp."""
+    """Return how long the L1 cache, or shared memory, is busy with an instruction of a warp: 128 bytes a cycle at best."""
     if each.name in ("LDG", "STG", "LD", "ST"):
-        return load * (each.bytes / 4 if load < 16 else 1)
+        return max(load, each.bytes / 4)
     if each.name in ("LDS", "STS"):
         return each.bytes / 4
     return 1 if each.pipe == "memory" else 0
@@ -305,7 +208,9 @@ def launches(case: Case, ways: str = "forward") -> list[tuple[kernels.Program, i
 def model(launched: kernels.Program, blocks: int, case: Case) -> Modelled:
     kernel = launched.kernel
     owner = OWNERS[kernel.name]
-    done = spent(program(launched.text, kernel.name), owner, owner.trips(launched.constants, case))
+    code, done = program(launched.text, kernel.name), Spent()
+    for role in owner.roles(launched.constants, case, blocks):
+        done.add(spent(code, owner.load, role), role.share)
     warps = blocks * launched.threads / 32
     second = MULTIPROCESSORS * HERTZ
     return Modelled(kernel.name, 1e3 * warps * done.cycles / SCHEDULERS / second, 1e3 * warps * done.cache / second)

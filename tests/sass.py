@@ -174,16 +174,25 @@ class Program:
         inner = {n for other in self.loops if other.blocks < loop.blocks for n in other.blocks}
         return [each for n in sorted(loop.blocks - inner) for each in self.blocks[n]]
 
+    def hot(self) -> list[Loop]:
+        """Return the loops where time goes: those that do arithmetic, and those that have no other in them."""
+        return [loop for loop in self.loops if self._floats(loop) > 3 or not self._has_loops(loop)]
+
+    def _has_loops(self, loop: Loop) -> bool:
+        return any(other.blocks < loop.blocks for other in self.loops)
+
+    def _floats(self, loop: Loop) -> int:
+        return sum(each.pipe in ARITHMETIC for each in self.own(loop))
+
     def local(self) -> list[Instruction]:
-        """Return what loops do in local memory: registers that are spilled, or arrays with a variable index."""
-        repeated = {n for loop in self.loops for n in loop.blocks}
-        return [each for n in sorted(repeated) for each in self.blocks[n] if each.name in ("LDL", "STL")]
+        """Return what hot loops do in local memory: registers that are spilled, or arrays with a variable index."""
+        return [each for loop in self.hot() for each in self.own(loop) if each.name in ("LDL", "STL")]
 
     def useful(self) -> float | None:
         """Return the share of arithmetic in the loop that does the most of it, or None if no loop does any."""
-        loops = [[each.pipe in ARITHMETIC for each in self.own(loop)] for loop in self.loops]
-        busiest = max(loops, key=sum, default=[])
-        return sum(busiest) / len(busiest) if any(busiest) else None
+        busiest = max(self.loops, key=self._floats, default=None)
+        floats = self._floats(busiest) if busiest else 0
+        return floats / len(self.own(busiest)) if floats else None
 
 
 # --- the disassembler -----------------------------------------------------------------------------------

@@ -26,11 +26,18 @@ from shiftsearch.backends.cuda import KERNELS, kernels
 _ALL_INSTANCES = (90,)  # on the other architectures the instances take turns
 
 _MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what compiles in some seconds
-_USEFUL = {"search": 0.15, "score": 0.24, "slope": 0.10}  # of kernels without tiles: as it is, not as it should be
+_USEFUL = {  # share of arithmetic in the busiest loop, of kernels where it is less than half
+    "search": 0.09,
+    "aggregate": 0.09,
+    "scatter": 0.09,
+    "slope": 0.45,
+    "gather": 0.4,
+    "chain_flow": 0.01,
+    "chain_flow_backward": 0.03,
+}
 _HOT = {  # loops of kernels that spill registers elsewhere, by parts of their lines
     "search_tiles": ("int block = 0; block < n + 3", "int start = 0; start < step.n", "int e = 0; __any_sync"),
 }
-_NO_ARITHMETIC = {"chain_flow", "chain_flow_backward", "landing", "gather", "aggregate", "scatter"}
 
 needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -63,11 +70,11 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
 @pytest.mark.parametrize(
     "name", [pytest.param(k.name, marks=pytest.mark.xdist_group(k.file)) for k in KERNELS.values()]
 )
-def test_loops_use_no_local_memory_and_do_what_is_useful(name):
-    """Of the first instance in single precision. A kernel on tiles does arithmetic in every other instruction."""
+def test_hot_loops_use_no_local_memory_and_do_what_is_useful(name):
+    """Of the first instance in single precision. Where nothing says otherwise, every other instruction is arithmetic."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
     assert not (program.local() if name not in _HOT else _local_in_hot_loops(name))
-    if name not in _NO_ARITHMETIC:
+    if KERNELS[name].file != "landing.cu":  # which counts and sorts
         assert program.useful() >= _USEFUL.get(name, 0.5)
 
 

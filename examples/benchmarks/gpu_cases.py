@@ -82,7 +82,8 @@ def prepare(backend: Any, case: Case) -> Call:
         raise ShiftsearchError(f"there is no op {case.op}")
     op, rng = OPS[case.op], np.random.default_rng(0)
     spec = op.specify(**{name: value for name, value in case.search.items() if name in op.options})
-    inputs = {name: _on(backend.xp, case, name, _drawn(rng, case, name)) for name in op.inputs}
+    names = [name for name, given in op.inputs.items() if not given.optional or name in ("flow", "weights")]
+    inputs = {name: _on(backend.xp, case, name, _drawn(rng, case, name)) for name in names}
     return Call(backend, op, spec, inputs)
 
 

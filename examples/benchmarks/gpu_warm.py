@@ -39,7 +39,7 @@ class _Zeros:
 
 
 class Recorder:
-    """A device that writes down what it is to launch."""
+    """A device that writes down what it is to launch, with so many bytes of shared memory for a block."""
 
     most_shared = 227 << 10  # bytes of shared memory of a block on an H100
 

@@ -1,0 +1,154 @@
+"""What the machine code of a kernel does not say: how often its loops run in a case, and which of its lines are run.
+
+A loop is known by a part of its line in the source. What a kernel's warps do differs where they have roles.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
+
+from gpu_cases import Case
+
+Trips = dict[
+    str, tuple[float, int]
+]  # by a part of a loop's line: how often it runs, and its floats each time, if unrolled
+_APART = {"zero": 0, "fraction": 0, "smooth": 2, "random": 16, "wild": math.inf}  # windows of a tile, in pixels
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a part of a kernel's warps does."""
+
+    trips: Trips
+    lines: tuple[str, ...] = ()  # parts of lines that are run: what a thread does not skip
+    share: float = 1  # of the warps
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a kernel's machine code does not say."""
+
+    roles: Callable[[dict[str, Any], Case, int], list[Role]]  # from constants, case and blocks: on average
+    load: int  # cycles of the L1 cache for a load of a warp: 16, a guess, where each thread reads a line of its own
+
+
+def _windows(case: Case) -> int:
+    return 2 * case.search["radius"] + 1
+
+
+def _inserted(case: Case) -> float:
+    """Return how many candidates are better than the best before them, in random order."""
+    kept = case.search["topk"]
+    return kept * (1 + math.log(_windows(case) * case.search["window"] ** 2 / kept))
+
+
+def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
+    queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none
+        return [Role({"long long number = first": (queries, 0)})]
+    trips = {
+        "long long number = first": (queries, 0),
+        "int slot = 0": (windows, 0),
+        "int start = 0": (turns, 0),
+        "int i = 0; i < SS_PATCH": (c["PATCH"], 0),
+        "int first = 0": (-(-case.channels // 16), 0),
+        "int j = 0; j < SS_PATCH": (c["PATCH"], 0),
+        "while (waiting)": (_inserted(case) / turns / windows, 0),
+        "int e = task.lane": (1 / windows, 0),
+    }
+    return [Role(trips, lines=("__fmaf_rn(",))]
+
+
+def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """Producers and consumers; steps are of nine displacements, in each row of what a tile looks at."""
+    windows, reach = _windows(case), c["WINDOW"] + _APART[case.flow]
+    if reach**2 > c["BUDGET"] * c["WINDOW"] ** 2:  # left to the search of queries
+        return [Role({"int number = 0": (1, 0)})]
+    warps, steps = c["THREADS"] / 32, reach * -(-reach // 9)
+    producers = 8 * c["ROWS"] / 32 / warps
+    at_once = min(9, reach)
+    pieces = 4 * -(-(31 + reach) // 4) * c["CHANNELS"] * c["CHUNKS"] / 32  # of a row of k that a thread stages
+    if c["VECTORS"]:
+        pieces /= 4 if case.dtype == "float32" else 8
+    shared = {
+        "int number = 0": (windows, 0),
+        "dy < slot.reach.tall": (steps, 0),
+        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "int i = thread; i <": (pieces, 0),
+        "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
+        "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
+        "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
+    }
+    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0)}
+    flushed = 2.2 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
+    consumed = {"int start = 0": (at_once / 3, 0), "int e = 0": (flushed, 0)}
+    return [
+        Role({**shared, **produced}, lines=("__fmaf_rn(",), share=producers),
+        Role({**shared, **consumed}, lines=("rows[j] = sums",), share=1 - producers),
+    ]
+
+
+def _score(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    runs = case.channels / c["CHANNELS"]
+    return [Role({"int a = 0": (c["PATCH"], 0), "int b = 0": (c["PATCH"], 0), "int f = 0": (runs, 0)}, lines=("phi(",))]
+
+
+def _tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """Steps are the displacements between patches, taken a row of a window at a time where it is not too wide."""
+    window, around = case.search["window"] + min(_APART[case.flow], 99), c["PATCH"] - 1
+    rows, columns, at_once = 8 + around, 32 + around, min(c["STEPS"], window)
+    chunks = _windows(case) * window * -(-window // c["STEPS"])
+    of_thread = rows * columns / 256  # homes
+    hits = case.search["topk"] * of_thread / chunks / math.ceil(of_thread)
+    rounds = rows * -(-columns // 4) / 256
+    trips = {
+        "int n = 0; n < SS_STAGED": (c["STAGED"], 0),
+        "int m = 0; m < n": ((c["STAGED"] - 1) / 2, 0),
+        "while (found.next": (chunks, 0),
+        "side.advance(home, i)": (hits, 0),
+        "int i = threadIdx.x; i < SS_ROWS": (rounds, 0),
+        "unsigned left = present": (at_once, 0),
+        "present &= present - 1) *cell": (hits, 0),
+        "present &= present - 1) {": (at_once, 0),
+    }
+    return [Role(trips, lines=("weight * side.change",))]
+
+
+def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A thread asks all pixels of a patch, of whose four mirror images one is in the frame, for those who lie there."""
+    if c["REPAIR"]:  # all is well: it only looks
+        return [Role({})]
+    corners = 1 if c["WHOLE"] else 4
+    kept = case.search["topk"] / 4
+    trips = {"int m = 0": (4 * c["PATCH"] ** 2, 0), "int n = first": (kept, 0), "int at = begin_of": (kept, 0)}
+    return [Role({**trips, "corners * 4": (4 * corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
+
+
+def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    kept = case.search["topk"]
+    return [Role({"int i = 1; i < count": (kept, 0), "to > 0 && numbers": (kept / 4, 0)})]
+
+
+def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [Role({})]
+
+
+OWNERS = {
+    "search": Owner(_search, load=8),  # half of its loads are of one place for all threads
+    "search_tiles": Owner(_search_tiles, load=4),
+    "score": Owner(_score, load=8),  # ten threads have one query
+    "aggregate_tiles": Owner(_tiles, load=16),
+    "scatter_tiles": Owner(_tiles, load=16),
+    "aggregate": Owner(_pixels, load=8),  # two threads have the channels of one pixel
+    "scatter": Owner(_pixels, load=8),
+    **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4)),
+    **dict.fromkeys(("sum_cells", "add_sums", "begin_cells", "gather"), Owner(_no_loops, load=4)),
+}
