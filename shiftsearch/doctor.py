@@ -125,4 +125,4 @@ def _native(array: Any) -> Array:
 
 
 def _difference(found: Array, wanted: Array) -> float:
-    return float(np.abs(found.astype(float) - wanted).max() / max(1.0, np.abs(wanted).max()))
+    return float(np.abs(found.astype(float) - wanted).max(initial=0) / max(1.0, np.abs(wanted).max(initial=0)))

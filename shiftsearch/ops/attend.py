@@ -197,8 +197,7 @@ class _Window:
         dy, dx = (0, 0) if flow is None else (flow[..., axis, :, :] for axis in (1, 0))
         self.dtype = (np.float64 if k.dtype == np.float64 else np.float32) if spec.subpixel else np.int32
         self.axes = [self._axis(moved, at, n, p.border) for moved, at, n in ((dy, y, H), (dx, x, W))]
-        fits = spec.slide and min(H, W) - 1 >= spec.window * spec.step
-        self.overhangs = p.border == "reflect" and not fits
+        self.overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
         first = [centre - spec.step * before - at for centre, before, at in self.axes]
         dt = xp.broadcast_to(self.dt, first[0].shape)
         self.first = xp.stack(xp.broadcast_arrays(dt, *first), -1).astype(self.dtype)
