@@ -159,6 +159,17 @@ def attend(
     return_attention: Literal[True],
     **options: Any,
 ) -> Attention: ...
+@overload
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    flow: Flow = None,
+    *,
+    scale: float | Tensor | None = None,
+    return_attention: bool,
+    **options: Any,
+) -> Tensor | Attention: ...
 def attend(
     q: Tensor,
     k: Tensor,
@@ -357,8 +368,9 @@ class ShiftedAttention(nn.Module):
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
         if isinstance(self.find, ShiftedSearch) and self.mix is None:
             found = attend(q, k, v, flow, scale=scale, return_attention=return_attention, **self.find.options)
-            out = _per_pixel(self.out, found[0] if return_attention else found)
-            return (out, *found[1:]) if return_attention else out
+            if isinstance(found, tuple):
+                return _per_pixel(self.out, found[0]), *found[1:]
+            return _per_pixel(self.out, found)
         scores, offsets = self.find(q, k, flow)
         weights = _weights(scores, scale, self.find.options["metric"])
         of_patches = _of_patches(self.find.options)

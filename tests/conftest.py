@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _poisoned_memory():
-    """Memory that nobody wrote holds huge numbers, so that an output that was left out is a wrong output."""
+    """Fill new memory with huge numbers, so that an output that is not written is wrong."""
     try:
         ctypes.CDLL(None).mallopt(_M_PERTURB, _BYTE ^ 0xFF)
     except (AttributeError, OSError, TypeError):

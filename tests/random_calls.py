@@ -1,4 +1,4 @@
-"""Calls that nobody thought of: ops with random options at sizes that users have, and the utilities for frames."""
+"""Random calls: ops with random options at sizes that users have, and the utilities for frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of arrays: what comes in decides what comes out, nothing is changed, nothing is mixed."""
+"""Kinds of arrays: results are of the kind of the inputs, which are not changed, and kinds are not mixed."""
 
 from __future__ import annotations
 

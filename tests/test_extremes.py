@@ -24,7 +24,7 @@ NONE = {"nan": np.nan, "inf": np.inf, "huge": 3e38}
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 @pytest.mark.parametrize("fraction", [0, 0.25])
 def test_a_pixel_that_is_not_a_number_reaches_those_who_read_it(backend, border, fraction):
-    """Also no neighbour of weight 0, and with a border of zeros nobody outside."""
+    """Neighbours of weight 0 do not reach it either, and with a border of zeros nothing outside does."""
     v = np.ones((1, 1, 1, 5, 6))
     v[0, 0, 0, 2, 3] = v[0, 0, 0, 0, 0] = np.nan
     offsets = np.full((1, 1, 1, 5, 6, 1, 3), [0, 0, fraction])

@@ -102,7 +102,7 @@ def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
             monkeypatch.setattr(module, name, partial(twice, kernel))
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
     monkeypatch.setattr(pool, "_SMALL", 0)
-    one = ThreadPoolExecutor(1)  # does what two would share: nobody else writes meanwhile
+    one = ThreadPoolExecutor(1)  # one thread does the work of two, so that nothing else writes meanwhile
     monkeypatch.setattr(pool, "_threads", lambda workers: one)
     for case in CASES:
         outputs = Run("cpu", "single").forward(case)

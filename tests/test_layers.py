@@ -112,7 +112,7 @@ def test_imports_point_one_way(path):
 
 
 def test_imports_do_not_go_round_in_a_circle():
-    """Also among modules of one rank. A package is imported with each of its modules, and is none itself."""
+    """This holds among modules of one rank, too. A package is imported with each of its modules, and is no module itself."""
     names = {name_of(path): path for path in MODULES if path.name != "__init__.py"}
     waiting = {
         name: {m.removeprefix("shiftsearch.") for m in imports(path) if m.startswith("shiftsearch.")} & names.keys()

@@ -146,7 +146,7 @@ def test_search_is_its_definition(search, dtype, seed, whole, followed):
 
 
 def _check_kept(scores, offsets, options, H, W):
-    """What holds for whatever was found."""
+    """Check what holds for every result of a search."""
     stride, finite = options["stride"], np.isfinite(scores)
     if options["border"] == "reflect":
         h, w = scores.shape[3:5]

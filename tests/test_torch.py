@@ -781,7 +781,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(call):
 
 @on_gpu
 def test_work_waits_for_the_current_stream_and_nothing_else():
-    """Inputs are written late on a side stream: who reads on another stream reads what was there before."""
+    """Inputs are written late on a side stream: a read on another stream would find what was there before."""
     call, side = CALLS["search"], torch.cuda.Stream()
     expected = call(call.tensors(height=64, width=64))
     source = call.tensors(device="cuda", height=64, width=64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from shiftsearch.ops.patches import check_divides
 from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.search import SEARCH, SearchSpec, chained
 from shiftsearch.ops.window import query_positions, to_flow
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
 _AT_A_TIME = 16  # places of a query that are in memory
@@ -60,6 +63,28 @@ class AttendSpec(SearchSpec):
         return specified(AggregateSpec, {name: getattr(self, name) for name in names})
 
 
+class Options(TypedDict, total=False):
+    """The options of `attend` that do not decide what it returns."""
+
+    window: int
+    patch: int
+    radius: int
+    topk: int | None
+    heads: int
+    stride: int
+    step: float
+    dilation: int
+    metric: Metric
+    border: Border
+    subpixel: bool
+    slide: bool
+    penalty: float
+    anchor: Anchor | None
+    skip: Skip | None
+    per_frame: bool
+    scale: float | None
+
+
 @overload
 def attend(
     q: Array,
@@ -69,7 +94,7 @@ def attend(
     scales: Array | None = None,
     *,
     return_attention: Literal[False] = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Array: ...
 @overload
 def attend(
@@ -79,9 +104,20 @@ def attend(
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
     scales: Array | None = None,
     *,
-    return_attention: bool,
-    **options: Any,
+    return_attention: Literal[True],
+    **options: Unpack[Options],
 ) -> tuple[Array, Array, Array]: ...
+@overload
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    flow: Array | tuple[Array, Array] | list[Array] | None = None,
+    scales: Array | None = None,
+    *,
+    return_attention: bool,
+    **options: Unpack[Options],
+) -> Array | tuple[Array, Array, Array]: ...
 def attend(
     q: Any,
     k: Any,
@@ -298,6 +334,7 @@ def _forward_of_all(
     """Sum as weights become known, and scale what is there if a larger one comes; patches that overlap need two passes."""
     xp, values, once = backend.xp, _wide(v), spec.patch == 1
     most: Any = None
+    total: Any = 0
     out: Any = 0
     for some in _candidates(xp, spec, k, flow):
         logits = softmax.logits(backend.score(q, k, some.offsets, spec.patches()), some.counts)
@@ -305,9 +342,10 @@ def _forward_of_all(
         most = here if before is None else xp.maximum(before, here)
         weights = xp.exp(logits - most[..., None])
         rest = 0 if before is None else xp.exp(before - most)
-        total = weights.sum(-1) + (0 if before is None else rest * total)  # noqa: F821 (of the turn before)
+        total = weights.sum(-1) + rest * total
         if once:
-            out = _sum(backend, spec, values, weights, some) + (0 if before is None else _scaled(xp, spec, out, rest))
+            more = _sum(backend, spec, values, weights, some)
+            out = more if before is None else more + _scaled(xp, spec, out, rest)
     if once:
         out = _scaled(xp, spec, out, 1 / total)
     else:
@@ -443,7 +481,8 @@ class _Backward:
         xp, flow, size = self.backend.xp, self.inputs["flow"], self.inputs["k"].shape[-2:]
         grad = xp.zeros(flow.shape, self.sums.dtype)
         for slot in self.moved.keys() - {0}:
-            grad[:, :, :, slot - 1] = to_flow(xp, self.spec, flow[:, :, :, slot - 1], *self.moved[slot], size)
+            by_y, by_x = self.moved[slot]
+            grad[:, :, :, slot - 1] = to_flow(xp, self.spec, flow[:, :, :, slot - 1], by_y, by_x, size)
         return grad
 
 

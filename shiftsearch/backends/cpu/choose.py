@@ -1,4 +1,4 @@
-"""From the scores of all candidates of a query to what is kept of them, in order."""
+"""Which candidates of a query are kept, and in which order, from the scores of all of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Options(NamedTuple):
-    """What else can decide which candidates are kept.
+    """Options that change which candidates are kept.
 
-    Searches without any of this get None in its place, and kernels from which numba leaves all of it out.
+    A search that has none of them gets None instead, and a kernel that numba compiles without their code.
     """
 
     topk: int
@@ -96,7 +96,7 @@ def _choose(scores, query, windows, task, options, codes, scratch, kept):
 
 @inline
 def _hide(scores, query, windows, task, options):
-    """Make infinite what nobody may keep and what is not a number; return the index of the query itself, or -1."""
+    """Set scores to infinity that are NaN or may not be kept; return the index of the query itself, or -1."""
     each, own = task.window * task.window, -1
     if task.overhangs:
         for s in range(task.slots):
@@ -143,7 +143,7 @@ def _hide_outside(scores, window, task):
 
 @helper
 def _rank(scores, own, at, windows, task, options, keys):
-    """Write what the candidates are ranked by: their scores, unless options say more. Return how many there are."""
+    """Write the keys that rank the candidates, which are scores with penalty and anchor; return how many there are."""
     each, n = task.window * task.window, task.slots * task.window * task.window
     for i in range(n):
         put(keys, i, get(scores, i))
@@ -194,7 +194,7 @@ def _choose_per_frame(keys, removed, each, slots, topk, codes, scratch, kept):
 # --- results --------------------------------------------------------------------------------------
 @inline
 def _put_score(score, dot, out, n):
-    score = score if score < np.inf else np.inf  # what is not a number has ranked as infinite
+    score = score if score < np.inf else np.inf  # NaN was ranked as infinite
     put(out, n, -score if dot else score)
 
 
@@ -212,7 +212,7 @@ def _write(scores, kept, cells, count, dt, dy, dx, step, dot, out, offsets):
 
 @helper
 def _write_fractions(scores, kept, cells, query, windows, task, out, offsets):
-    """Write offsets that are fractions, as bits: one compiled kernel serves whole ones and float32."""
+    """Write fractional offsets as bits, so that one compiled kernel serves int32 and float32."""
     for n in range(task.kept):
         index = get(kept, n)
         _put_score(get(scores, index), task.dot, out, n)

@@ -1,8 +1,8 @@
 """Compiled kernels on disk, in the user's cache folder: one file each, whose name says all that it depends on.
 
-numba's own cache would lie inside of the package, where uninstalling leaves it, does not see that a function that a
-kernel calls has changed, and runs whatever it finds: a flipped bit ends the process. Here each file begins with a
-checksum of the rest. The folder only saves time and may be deleted whenever one likes.
+numba's own cache would lie inside the package, where uninstalling leaves it. It would not notice when a function that a
+kernel calls has changed, and would run a damaged file, which ends the process. Here each file begins with a checksum of
+the rest. The folder only saves time: it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 _LENGTH = hashlib.sha256().digest_size
-_UNUSED = 90 * 24 * 3600  # seconds after which a file is of some older version
+_UNUSED = 90 * 24 * 3600  # seconds without use, after which a file is taken to belong to an older version
 
 
 def folder() -> Path:

@@ -1,4 +1,4 @@
-"""Where things are: what shiftsearch/_geometry.py says, for kernels. No other formula for it in numba.
+"""Positions and borders, for kernels: the formulas of shiftsearch/_geometry.py, which numba code has nowhere else.
 
 The twin of cuda_src/grid.cuh. Nothing here is computed with fast-math, so that all backends look at the same places,
 bit for bit.

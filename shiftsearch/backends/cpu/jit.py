@@ -77,7 +77,7 @@ class kernel:
     def _run(self, *arguments: Any) -> None:
         key = _key(arguments)
         ready = self.compiled.get(key)
-        if ready is None:  # aside, as numba's callbacks would swallow a Ctrl-C
+        if ready is None:  # in another thread: in this one, numba's callbacks would swallow a Ctrl-C
             ready = aside(self._ready, key, arguments)
         return ready(*arguments)
 
@@ -95,14 +95,16 @@ class kernel:
             found.compile(signature)
         self.owners.append(found)
         (only,) = found.overloads.values()
-        return only.entry_point  # numba would look at all types again at each call, for longer than ours take
+        return (
+            only.entry_point
+        )  # numba's own dispatcher looks at all types at each call, which takes longer than `_key`
 
 
 _ALIKE: dict[type, bool] = {}  # whether all records of a class have fields of the same types, being of numbers only
 
 
 def _key(argument):
-    """Return what decides which compilation is for an argument. Every call asks for it, which takes microseconds."""
+    """Return the key of an argument by which the compiled kernel is found. Every call needs it: microseconds count."""
     kind = type(argument)
     if kind is np.ndarray:
         return argument.dtype.char, argument.ndim

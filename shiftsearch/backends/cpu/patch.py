@@ -43,7 +43,7 @@ class Axis(NamedTuple):
     """Where the samples of a patch lie along one axis.
 
     Sample i is near[i] * pixel low[i] + far[i] * pixel high[i], its slope has the weights `fall` and `rise`; low[i] is
-    -1 where there is no sample. Of the weights only those of pixel high[i] are ever 0. The samples that exist are
+    -1 where there is no sample. Only weights of pixel high[i] can be 0. The samples that exist are
     first ... last - 1 of span = (first, last, step); `step` of them at a time lie between consecutive pixels. All are
     pointers.
     """
@@ -115,7 +115,7 @@ def place(offset: float, at: int, n: int, p: Form) -> tuple[float, float]:
     moved = at + finite(offset)
     if p.mirrored:
         return mirror(moved, n)
-    reach = p.patch * p.dilation + 2  # farther away is as good as just out of reach, and may not fit an integer
+    reach = p.patch * p.dilation + 2  # any place out of reach reads nothing, and the true one may not fit an integer
     return min(max(moved, -float(reach)), float(n + reach)), 1.0
 
 

@@ -22,7 +22,7 @@ accumulate: Callable[..., Any] = simd.caller("ppplll")
 def build_turn(dtype: str, watches: bool = False) -> int:
     """Build (in, out, rows, columns, row stride of in, of out): out[column, row] = in[row, column].
 
-    If it `watches`, 0 says that all numbers are finite.
+    With `watches` it returns 0 if all numbers are finite.
     """
     f = simd.Function("turn", dtype, "ppllll")
     given, out, rows, columns, stride, out_stride = f.arguments
@@ -34,8 +34,8 @@ def build_turn(dtype: str, watches: bool = False) -> int:
     def block(i, j, *seen):
         square, seen = [f.load(given, f.add(f.mul(f.add(i, lane), stride), j)) for lane in range(n)], list(seen)
         for lane, vector in enumerate(square if watches else []):
-            seen[lane % 2] = f.fma(vector, f.zeros(), seen[lane % 2])  # 0 times what is not finite is no number
-        for _ in range(n.bit_length() - 1):  # interleaving halves that often turns it
+            seen[lane % 2] = f.fma(vector, f.zeros(), seen[lane % 2])  # 0 times infinity or NaN is NaN
+        for _ in range(n.bit_length() - 1):  # interleaving its halves so often transposes the square
             pairs = zip(square[: n // 2], square[n // 2 :], strict=True)
             square = [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
         for lane, vector in enumerate(square):
@@ -154,8 +154,8 @@ def build_find(mirrored: bool) -> int:
 def _pieces(f, channels: int, patch: int) -> list[tuple[int, int]]:
     """Return a row of a patch in vectors, (start, width) each.
 
-    Vectors that cross a cache line, or read what was just written beside them, cost more than short ones, so
-    nothing but the row itself is touched, and half of a line at most unless each pixel begins one.
+    Vectors that cross a cache line, or read what was just written beside them, cost more than short ones. So no vector
+    leaves the row, and none is longer than half a cache line unless each pixel begins one.
     """
     run, at, pieces = patch * channels, 0, []
     width = f.lanes if channels % f.lanes == 0 else min(f.lanes, 32 // f.bytes)
@@ -236,7 +236,7 @@ def build_add(dtype: str, metric: str, aggregates: bool, scatters: bool, channel
 def build_compare(dtype: str, metric: str, channels: int, patch: int, watches: bool) -> int:
     """Build the scores of a row of queries: (q, k, starts, out, scratch, queries, kept, rows, step, row stride of q, of k).
 
-    If it `watches`, 0 says that all scores are finite.
+    With `watches` it returns 0 if all scores are finite.
     """
     f = simd.Function("compare", dtype, "pppppllllll")
     q, k, starts, out, scratch, queries, kept, rows, step, q_row, k_row = f.arguments

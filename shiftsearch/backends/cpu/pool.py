@@ -15,9 +15,9 @@ from shiftsearch.errors import ShiftsearchError
 
 _Result = TypeVar("_Result")
 _VARIABLE = "SHIFTSEARCH_NUM_THREADS"
-_SMALL = 2_000_000  # multiply-adds that one thread does before others would have woken up
+_SMALL = 2_000_000  # multiply-adds that one thread does in the time in which others wake up
 _LONG = 100_000_000  # after which the main thread may be asked to stop
-_GLANCE = 0.2  # seconds: some systems do not wake up who waits longer
+_GLANCE = 0.2  # seconds: on some systems a signal does not end a longer wait
 _pool = None
 _lock = threading.Lock()
 
@@ -62,7 +62,7 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
         work(stop, 0, count)
         return
     work(stop, 0, 0)  # compiles what the others need, see `aside`
-    ranges = min(count, workers * 6) if workers > 1 else 1  # more than threads even out units that take longer
+    ranges = min(count, workers * 6) if workers > 1 else 1  # more ranges than threads, because some take longer
     ends = [count * i // ranges for i in range(ranges + 1)]
     pending = []
     try:
@@ -73,7 +73,7 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
         stop[0] = 1
         for task in pending:
             task.cancel()
-        futures.wait(pending)  # nobody writes to memory that the caller has given up
+        futures.wait(pending)  # until then threads write to memory that the caller gives up
         raise
 
 

@@ -241,7 +241,7 @@ def _divided(sizes: dict[str, int], new, dtype) -> dict[str, np.ndarray]:
 
 # --- videos in memory -----------------------------------------------------------------------------
 def _in_memory(q, k, task: Task, codes: Codes) -> Videos:
-    """Return q as it is laid out: `search` has copied fields of records, which are not whole numbers apart."""
+    """Return q as it is laid out, and copies of k. Strides of q are multiples of its size, see `search`."""
     strides = Strides(*(stride // q.itemsize for stride in q.strides), *q.shape[2:])
     return Videos(q, strides, *_padded(k, task, codes))
 

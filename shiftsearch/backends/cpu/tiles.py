@@ -177,7 +177,7 @@ def _box_scores(s, tile, span, windows, task, videos, codes, scratch):
     """Write the scores of slot s of all queries of a tile, by box sums over all displacements."""
     shape, pack = videos.shape, packing(task)
     corner, frame = shape.pad - task.patch // 2, get(windows.frame, first_of(tile.u, 0, tile.x0, task) + s)
-    # the displacement that takes one query to the frame's first row takes those above it out of the frame
+    # where one query reaches the first row in memory, the queries above it would read rows before that
     top = tile.y0 + span.top + corner
     at = frame * shape.frame + top * shape.row + tile.x0 + span.left + corner
     keys, pixels, boxes, C = after(videos.k, at), scratch.pixels, scratch.boxes, task.channels

@@ -64,7 +64,7 @@ def _shortlist(keys, n, k, codes, found, positions):
     for i in range(n, end):
         put(keys, i, np.inf)
     m = code.shortlist(codes.shortlist, keys, found, positions, end, k)
-    while get(positions, m - 1) >= n:  # padding is as small as the rest if that is infinite
+    while get(positions, m - 1) >= n:  # where keys are infinite, so is the padding
         m -= 1
     return m
 

@@ -21,7 +21,7 @@ smallest: Callable[..., Any] = simd.caller("pil")
 def build_shortlist(dtype: str) -> int:
     """Build which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
 
-    What is not a number becomes infinite, in `found`.
+    NaN becomes infinite in `found`.
 
     The K-th smallest of 16 lane minima bounds the K-th smallest of all; what is not above it is packed
     together, in order. n is a multiple of 16, K at most 16.
@@ -57,7 +57,7 @@ def build_shortlist(dtype: str) -> int:
             f.store(f.compress(where, mask), positions, count)
             return [f.add(count, b.ctpop(bits))]
 
-        def one(lane, count):  # written always, kept if it is one of them
+        def one(lane, count):  # always written; the count moves on only if the value is one of them
             at = f.add(i, lane)
             value = f.scalar(values, at)
             value = b.select(b.fcmp_ordered("<", value, f.element(float("inf"))), value, f.element(float("inf")))
@@ -76,7 +76,7 @@ def build_shortlist(dtype: str) -> int:
 def build_ranks(dtype: str) -> int:
     """Build (values, ranks, n): how many of n values come before each one; equal values in their order.
 
-    What is not a number counts as infinite. Whole vectors are read and written.
+    NaN counts as infinite. Whole vectors are read and written.
     """
     f = simd.Function("ranks", dtype, "pil")
     values, ranks, n = f.arguments

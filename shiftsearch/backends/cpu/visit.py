@@ -1,8 +1,8 @@
 """Visiting pairs of patches: the loops of all kernels for any place, written once, and the threads that share them.
 
-Every output element has one owner. A row of queries owns its results, a band of rows of a frame is written by who owns
-the band. All that is added to an element is added by its owner, in the order of queries and kept candidates, so results
-do not depend on the number of threads or bands.
+Every output element has one owner: the row of queries whose result it is, or the band of rows of a frame that it lies in.
+All that is added to an element is added by its owner, in the order of queries and kept candidates, so results do not
+depend on the number of threads or bands.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Values(NamedTuple):
 
 
 def values(patches: Native) -> Values:
-    """Return the patches of one head; fields of records are not whole numbers apart, and are copied."""
+    """Return the patches of one head; a field of a record array is copied, as its strides are no multiples of its size."""
     if any(step % patches.itemsize for step in patches.strides):
         patches = np.ascontiguousarray(patches)
     return Values(patches, tuple(step // patches.itemsize for step in patches.strides))

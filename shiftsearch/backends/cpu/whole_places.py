@@ -26,7 +26,7 @@ from shiftsearch.backends.cpu.margin import Margined, margined
 from shiftsearch.backends.cpu.simd import after, aligned, get, pointers, put, stopped
 
 _LEAST_ROWS = 32  # of a thread's part of a frame: patches that lie across parts cost more
-_LONG = 1 << 26  # multiply-adds that nobody interrupts
+_LONG = 1 << 26  # multiply-adds between two looks at whether to stop
 _LINE = 16  # numbers in a cache line, or more
 
 
@@ -50,7 +50,7 @@ class Pairs(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The numbers of one head: both videos and what is added to each, [row of queries, ...] for what belongs to queries."""
+    """The numbers of one head: both videos, both sums, and weights and offsets of the rows of queries."""
 
     q: np.ndarray
     to_q: np.ndarray
@@ -372,9 +372,9 @@ def gradients(
 ) -> tuple[Native | None, Native | None]:
     """Return `aggregate` and `scatter`, each if asked for, else nothing; with "dot", the other video may be None.
 
-    Vector code multiplies by all weights, also by 0, and by what is outside of a frame, which is 0. 0 times what is not
-    finite is no number, and a sum stays none: finite results are right, others are computed again without weights of 0.
-    None in the place of both is for where a weight that is not finite may meet an empty border.
+    Vector code also multiplies by weights of 0, and by pixels outside of a frame, which are 0. 0 times infinity or NaN is
+    NaN, and so is every sum that it enters. Finite results are therefore right, and others are computed again without
+    weights of 0. (None, None) says that a weight that is not finite may have met an empty border.
     """
     given = partial(_gradients, q, k, weights, offsets, p, shape_q, shape_k, aggregates, scatters)
     found, finite = given(sparse=False)
@@ -419,7 +419,7 @@ def _gradients(q, k, weights, offsets, p: Patches, shape_q, shape_k, aggregates:
 
 
 def score(q: Native, k: Native, offsets: Native, out: Native, p: Patches) -> bool:
-    """Write `score`; return whether it is right: what is outside of a frame is 0 here, which times some values is no number."""
+    """Write `score`; return whether it is right: pixels outside of a frame are 0 here, and 0 times infinity is NaN."""
     heads, dtype = _Heads(offsets, p, q.shape, k.shape, q.dtype), q.dtype
     pairs, empty, endless = heads.pairs, "zeros" in (p.border, p.query_border), np.zeros(1, np.int32)
     codes = heads.find, code.build_compare(dtype.name, p.metric, pairs.q.channels, p.patch, empty)

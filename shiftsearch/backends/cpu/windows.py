@@ -41,7 +41,7 @@ class Task(NamedTuple):
     overhangs: bool  # windows may stick out of the frame
     phases: int  # candidates per side that are less than a pixel apart; all of them if none are whole pixels apart
     part: int  # candidates per side that are whole pixels apart, and compared at a time
-    wide: bool  # channels last is good for vectors
+    wide: bool  # vectors lie along the channels of a pixel
 
 
 @exact
