@@ -351,9 +351,10 @@ __device__ inline void search_query(const Task& task, Candidate* buffer, const R
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
-       unsigned char* buffers, const unsigned char* wild, const Sizes s, const Strides strides, const Around a,
+       unsigned char* buffers, const int* wild, const Sizes s, const Strides strides, const Around a,
        long long count) {
     extern __shared__ Candidate shared_buffers[];
+    if (SS_MARKED && wild[0] == 0) return;
     const int warp = threadIdx.x / 32, across = (s.w + SS_TILE_X - 1) / SS_TILE_X, down = (s.h + SS_TILE_Y - 1) / SS_TILE_Y;
     const long long first = (long long)blockIdx.x * SS_WARPS + warp, warps = (long long)gridDim.x * SS_WARPS;
     Candidate* buffer = SS_SHARED ? shared_buffers + warp * SS_ROOM : (Candidate*)buffers + first * SS_ROOM;
@@ -361,7 +362,7 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
     for (long long number = first; number < count; number += warps) {
         const Query r = query_of(number, s);
         const int clip = (r.b * s.G + r.g) * s.T + r.t;
-        if (SS_MARKED && !wild[(clip * down + r.y / SS_TILE_Y) * across + r.x / SS_TILE_X]) continue;
+        if (SS_MARKED && !wild[1 + (clip * down + r.y / SS_TILE_Y) * across + r.x / SS_TILE_X]) continue;
         const Plane mine = plane_of_q(q, r.b, r.g, r.t, s, strides);
         const Task task = {number, r, mine, k, around, strides, (int)threadIdx.x % 32};
         search_query(task, buffer, out, s, a);

@@ -5,7 +5,7 @@
 // all the patches that they belong to. For each slot it
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
-//    large to be worth it marks itself in `wild` and leaves its queries to search.cu;
+//    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
 // 2. goes through the rectangle row by row, in steps of up to 9 displacements. In each step *producers*, threads with
 //    four neighbouring pixels of q in registers, compare them with pixels of k in shared memory and sum along the rows
 //    of the patches; *consumers*, threads with SS_COLUMN queries one below the other, sum what was produced in the step
@@ -451,7 +451,7 @@ __device__ inline void write_results(const float* found, const int* places, cons
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-            unsigned char* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
+            int* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ int limits[4];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
@@ -501,7 +501,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
         __syncthreads();
         const long long tall = -(long long)limits[2] - limits[0] + SS_WINDOW, wide = -(long long)limits[3] - limits[1] + SS_WINDOW;
         if (too_wide(tall, wide)) {
-            if (threadIdx.x == 0) wild[blockIdx.x] = 1;
+            if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
             return;
         }
         const Slot slot = {number, frame == tile.t, {limits[0], limits[1], (int)tall, (int)wide}};

@@ -108,7 +108,7 @@ class _Device(emulate.Emulator):
             return
         text = program.text.replace(*self.fault) if self.fault[0] else program.text
         self.launch_text(text, program.kernel.name, blocks, program.threads, values, shared=shared)
-        self.left = next(v for p, v in zip(program.parameters, values, strict=True) if p.name == "wild").get()
+        self.left = next(v for p, v in zip(program.parameters, values, strict=True) if p.name == "wild").get()[1:]
 
 
 @pytest.fixture

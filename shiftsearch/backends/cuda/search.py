@@ -69,7 +69,7 @@ def search(
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
     seed = None if seeds is None else xp.empty(plan.shape, np.int32)
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
-    wild = xp.zeros(plan.on_tiles.blocks, np.uint8) if plan.on_tiles else None
+    wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
     arrays = {"q": q, "k": k, "around": around, **found}
     if plan.on_tiles:
