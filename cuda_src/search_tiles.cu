@@ -275,8 +275,8 @@ __device__ inline void flush(float* best, const Queue& queue, int at, const Aske
 #pragma unroll 1
     for (int e = 0; __any_sync(SS_ALL, e < byte_of(a.waiting, r)); ++e) {
         const bool there = e < byte_of(a.waiting, r);
-        const float found = queue.scores[at + e * SS_QUEUE], score = found < infinite() ? found : infinite();
-        const int place = queue.places[at + e * SS_QUEUE];
+        const float found = there ? queue.scores[at + e * SS_QUEUE] : 0, score = found < infinite() ? found : infinite();
+        const int place = there ? queue.places[at + e * SS_QUEUE] : 0;
         const float rank = there ? rank_of(score, place >> 8, place & 255, a, r, slot, queue.penalties) : score;
         insert(best, there, rank, __int_as_float(slot.number << 16 | place), score);
     }

@@ -83,8 +83,8 @@ def _owners(shape: Constants) -> int:
 
 
 def _fixed(constants: Constants) -> int:
-    """Return the bytes of shared arrays of fixed size: slots, penalties of a window, and what is left beside them."""
-    return 12 * (2 * constants["RADIUS"] + 1) + 4 * constants["RANKED"] * constants["WINDOW"] ** 2 + 256
+    """Return the bytes of shared arrays of fixed size: slots, penalties of a window, and some that systems take."""
+    return 12 * (2 * constants["RADIUS"] + 1) + 4 * constants["RANKED"] * constants["WINDOW"] ** 2 + 1280
 
 
 def _beside_ring(shape: Constants) -> int:
