@@ -52,8 +52,8 @@ def _inserted(case: Case) -> float:
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
     queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
-    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none
-        return [Role({"long long number = first": (queries, 0)})]
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
+        return [Role({"long long number = first": (0, 0)})]
     trips = {
         "long long number = first": (queries, 0),
         "int slot = 0": (windows, 0),
@@ -81,15 +81,17 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     shared = {
         "int number = 0": (windows, 0),
         "dy < slot.reach.tall": (steps, 0),
-        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
-        "int i = thread; i <": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
         "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
         "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
     }
-    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0)}
+    consumers = warps * (1 - producers)  # share each further row of k; the first rows are counted as if they staged all
+    first_rows = "int y = threadIdx.x / 32; y < SS_ROWS"
+    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0), first_rows: (0, 0)}
+    produced["int i = thread; i <"] = (0, 0)
     flushed = 2.2 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
-    consumed = {"int start = 0": (at_once / 3, 0), "int e = 0": (flushed, 0)}
+    consumed = {"int start = 0": (at_once / 3, 0), "int e = 0": (flushed, 0), first_rows: (c["ROWS"], 0)}
+    consumed["int i = thread; i <"] = (pieces / consumers, 0)
     return [
         Role({**shared, **produced}, lines=("__fmaf_rn(",), share=producers),
         Role({**shared, **consumed}, lines=("rows[j] = sums",), share=1 - producers),
