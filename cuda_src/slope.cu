@@ -10,8 +10,8 @@ struct Slope {
     SS_ACC by_y, by_x;
 };
 
-// What part of the channels adds at one pixel of the patch, which lies between lines y and x. `mine`: channel f of q, or
-// of the given patch, and how far apart their channels are.
+// What part of the channels adds at one pixel of the patch, which lies between lines y and x. `mine`: channel f of q,
+// or of the given patch, and how far apart their channels are.
 __device__ inline void add_slope(Slope& sum, const SS_SCALAR* mine, long long apart, const Plane& frame,
                                  const Line& y, const Line& x, int f) {
     const Sample theirs = sample_at(frame, y, x);
