@@ -130,7 +130,11 @@ def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         return [Role({})]
     corners = 1 if c["WHOLE"] else 4
     kept = case.search["topk"] / 4
-    trips = {"int m = 0": (4 * c["PATCH"] ** 2, 0), "int n = first": (kept, 0), "int at = begin_of": (kept, 0)}
+    trips = {
+        "asked && i < SS_PATCH": (4 * c["PATCH"] ** 2, 0),
+        "int n = first": (kept, 0),
+        "int at = begin_of": (kept, 0),
+    }
     return [Role({**trips, "corners * 4": (4 * corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
 
 
@@ -147,8 +151,8 @@ OWNERS = {
     "search": Owner(_search, load=8),  # half of its loads are of one place for all threads
     "search_tiles": Owner(_search_tiles, load=4),
     "score": Owner(_score, load=8),  # ten threads have one query
-    "aggregate_tiles": Owner(_tiles, load=16),
-    "scatter_tiles": Owner(_tiles, load=16),
+    "aggregate_tiles": Owner(_tiles, load=2),  # of planar videos a warp reads a row of one channel
+    "scatter_tiles": Owner(_tiles, load=2),
     "aggregate": Owner(_pixels, load=8),  # two threads have the channels of one pixel
     "scatter": Owner(_pixels, load=8),
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4)),
