@@ -19,7 +19,7 @@ from typing import Any
 
 import nvrtc
 import sass
-from owners import OWNERS, Role, Trips
+from owners import OWNERS, WITHIN, Role, Trips
 
 from shiftsearch._op import OPS
 from shiftsearch.backends.cuda import Cuda, kernels
@@ -117,7 +117,7 @@ class _Followed:
             ends = {n for n in loop.blocks if loop.head in self.program.after[n]}
             total = Spent()
             total.add(self.through(loop.blocks, loop.head, ends), times)
-            total.named += times > 0 and known(loop, self.role.trips) is not None
+            total.named += times > 0 and self._known(loop) is not None
             found.append(total)
         return found
 
@@ -126,19 +126,22 @@ class _Followed:
         return [self._turns(loop, loops) for loop in loops]
 
     def _turns(self, loop: sass.Loop, loops: list[sass.Loop]) -> float:
-        part = known(loop, self.role.trips)
+        part = self._known(loop)
         if part is None:
             return 1
         left, floats = self.role.trips[part]
         if not floats:
             return left
         mine = self._unrolled(loop, floats)
-        others = {self._unrolled(other, floats) for other in loops if known(other, self.role.trips) == part}
+        others = {self._unrolled(other, floats) for other in loops if self._known(other) == part}
         for unrolled in sorted(others, reverse=True):
             turns, left = divmod(left, unrolled)
             if unrolled == mine:
                 return turns
         return 0
+
+    def _known(self, loop: sass.Loop) -> str | None:
+        return known(self.program, loop, self.role.trips)
 
     def _unrolled(self, loop: sass.Loop, floats: int) -> int:
         return max(1, round(sum(each.pipe in sass.ARITHMETIC for each in self.program.of(loop)) / floats))
@@ -150,9 +153,14 @@ class _Followed:
         return Spent(Counter(each.pipe for each in block), cache, named)
 
 
-def known(loop: sass.Loop, trips: Trips) -> str | None:
+def known(program: sass.Program, loop: sass.Loop, trips: Trips) -> str | None:
     """Return the part of its line by which the owner of its kernel knows a loop."""
-    return next((part for part in trips if part in loop.source), None)
+    around = [other for other in program.loops if other.blocks > loop.blocks]
+    for part in trips:
+        inner, _, outer = part.partition(WITHIN)
+        if inner in loop.source and (not outer or any(outer in other.source for other in around)):
+            return part
+    return None
 
 
 def _backwards(head: int, following: dict[int, set[int]]) -> list[int]:

@@ -19,6 +19,7 @@ from gpu_cases import Case
 Trips = dict[
     str, tuple[float, int]
 ]  # by a part of a loop's line: how often it runs, and its floats each time, if unrolled
+WITHIN = " within "  # behind it a part of the line of a loop around it, where one is there more than once
 _APART = {"zero": 0, "fraction": 0, "smooth": 2, "random": 16, "wild": math.inf}  # windows of a tile, in pixels
 
 
@@ -52,8 +53,8 @@ def _inserted(case: Case) -> float:
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
     queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
-    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
-        return [Role({"long long number = first": (0, 0)})]
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none
+        return [Role({"long long number = first": (queries, 0)})]
     trips = {
         "long long number = first": (queries, 0),
         "int slot = 0": (windows, 0),
@@ -81,17 +82,20 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     shared = {
         "int number = 0": (windows, 0),
         "dy < slot.reach.tall": (steps, 0),
+        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "int i = thread; i < within int y = threadIdx": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
         "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
         "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
     }
-    consumers = warps * (1 - producers)  # share each further row of k; the first rows are counted as if they staged all
-    first_rows = "int y = threadIdx.x / 32; y < SS_ROWS"
-    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0), first_rows: (0, 0)}
-    produced["int i = thread; i <"] = (0, 0)
+    staged = pieces / (warps * (1 - producers)) / -(-reach // 9)  # a row for all steps of a row
+    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0)}
     flushed = 2.2 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
-    consumed = {"int start = 0": (at_once / 3, 0), "int e = 0": (flushed, 0), first_rows: (c["ROWS"], 0)}
-    consumed["int i = thread; i <"] = (pieces / consumers, 0)
+    consumed = {
+        "int i = thread; i < within int dy = 0": (staged, 0),
+        "int start = 0": (at_once / 3, 0),
+        "int e = 0": (flushed, 0),
+    }
     return [
         Role({**shared, **produced}, lines=("__fmaf_rn(",), share=producers),
         Role({**shared, **consumed}, lines=("rows[j] = sums",), share=1 - producers),
@@ -130,11 +134,7 @@ def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         return [Role({})]
     corners = 1 if c["WHOLE"] else 4
     kept = case.search["topk"] / 4
-    trips = {
-        "asked && i < SS_PATCH": (4 * c["PATCH"] ** 2, 0),
-        "int n = first": (kept, 0),
-        "int at = begin_of": (kept, 0),
-    }
+    trips = {"int m = 0": (4 * c["PATCH"] ** 2, 0), "int n = first": (kept, 0), "int at = begin_of": (kept, 0)}
     return [Role({**trips, "corners * 4": (4 * corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
 
 
@@ -151,8 +151,8 @@ OWNERS = {
     "search": Owner(_search, load=8),  # half of its loads are of one place for all threads
     "search_tiles": Owner(_search_tiles, load=4),
     "score": Owner(_score, load=8),  # ten threads have one query
-    "aggregate_tiles": Owner(_tiles, load=2),  # of planar videos a warp reads a row of one channel
-    "scatter_tiles": Owner(_tiles, load=2),
+    "aggregate_tiles": Owner(_tiles, load=16),
+    "scatter_tiles": Owner(_tiles, load=16),
     "aggregate": Owner(_pixels, load=8),  # two threads have the channels of one pixel
     "scatter": Owner(_pixels, load=8),
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4)),

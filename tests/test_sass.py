@@ -13,7 +13,7 @@ import sass
 from gpu_cases import Case
 from gpu_goals import GOALS
 from modelled import Modelled, Spent, spent
-from owners import OWNERS, Role
+from owners import OWNERS, WITHIN, Role
 
 from shiftsearch import _source
 from shiftsearch._op import OPS
@@ -90,6 +90,14 @@ def test_a_path_is_the_shortest_through_what_is_named(program):
     assert more.cache == done.cache + 4 * (16 + 1)
 
 
+def test_a_loop_may_be_known_by_what_it_is_in(program):
+    outer, inner = program.loops
+    trips = {"inner within inner": (1, 0), "inner within outer": (2, 0), "inner": (3, 0)}
+    assert modelled.known(program, inner, trips) == "inner within outer"
+    assert modelled.known(program, inner, {"inner within seldom": (1, 0), "inn": (3, 0)}) == "inn"
+    assert modelled.known(program, outer, trips) is None
+
+
 def test_a_loop_that_is_unrolled_has_fewer_turns(program):
     role = Role({"outer": (1, 0), "inner": (10, 1)})
     assert spent(program, 16, role).pipes["float"] == 10
@@ -121,7 +129,8 @@ def test_every_kernel_that_a_goal_launches_has_an_owner_who_knows_its_loops():
         for program, blocks in modelled.launches(case, "both ways"):
             roles = OWNERS[program.kernel.name].roles(program.constants, case, blocks)
             assert sum(role.share for role in roles) == 1
-            for part in [part for role in roles for part in (*role.trips, *role.lines)]:
+            named = [part for role in roles for part in (*role.trips, *role.lines)]
+            for part in [each for parts in named for each in parts.split(WITHIN)]:
                 assert any(part in line for line in lines), (program.kernel.name, part)
 
 
