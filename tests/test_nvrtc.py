@@ -9,7 +9,6 @@ import sass
 from nvrtc import (
     ARCHITECTURES,
     DTYPES,
-    LINES,
     MIXED,
     Cost,
     available,
@@ -30,13 +29,10 @@ _USEFUL = {  # share of arithmetic in the busiest loop, of kernels where it is l
     "search": 0.09,
     "aggregate": 0.09,
     "scatter": 0.09,
-    "slope": 0.45,
-    "gather": 0.4,
+    "slope": 0.4,
+    "gather": 0.35,
     "chain_flow": 0.01,
     "chain_flow_backward": 0.03,
-}
-_HOT = {  # loops of kernels that spill registers elsewhere, by parts of their lines
-    "search_tiles": ("int block = 0; block < n + 3", "int start = 0; start < step.n", "int e = 0; __any_sync"),
 }
 
 needs_nvrtc = pytest.mark.skipif(available() is not None, reason=str(available()))
@@ -73,16 +69,9 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
 def test_hot_loops_use_no_local_memory_and_do_what_is_useful(name):
     """Of the first instance in single precision. Where nothing says otherwise, every other instruction is arithmetic."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
-    assert not (program.local() if name not in _HOT else _local_in_hot_loops(name))
+    assert not program.local()
     if KERNELS[name].file != "landing.cu":  # which counts and sorts
         assert program.useful() >= _USEFUL.get(name, 0.5)
-
-
-def _local_in_hot_loops(name: str) -> list[sass.Instruction]:
-    program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90, LINES))[name]
-    hot = [loop for part in _HOT[name] for loop in program.loops if part in loop.source]
-    assert {part for part in _HOT[name] if any(part in loop.source for loop in hot)} == set(_HOT[name])
-    return [each for loop in hot for each in program.of(loop) if each.name in ("LDL", "STL")]
 
 
 def _mixed(name: str) -> kernels.Parameter:
