@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from device_arrays import Namespace
 
-from shiftsearch import ShiftsearchError, definition
+from shiftsearch import definition
 from shiftsearch.backends.cuda import Cuda
 
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
@@ -345,12 +344,12 @@ def test_ceilings_are_rates(device, monkeypatch):
     assert found["half operations a second"] == 5
 
 
-def test_a_backend_with_one_form_is_not_compared_with_itself(device):
-    if "direct" in inspect.signature(Cuda).parameters:
-        assert device.direct() is not device.backend
-    else:
-        with pytest.raises(ShiftsearchError, match="one form"):
-            device.direct()
+def test_the_direct_form_has_no_tiles():
+    case, recorder = Case(options={"patch": 7}, frames=3, height=32, width=32), gpu_warm.Recorder()
+    for backend in (Cuda(recorder), gpu_warm.direct(recorder)):
+        gpu_cases.prepare(backend, case).forward()
+    assert [program.kernel.name for program, _ in recorder.launches] == ["search_tiles", "search", "search"]
+    assert [program.constants["MARKED"] for program, _ in recorder.launches[1:]] == [1, 0]
 
 
 # --- compiling ahead ----------------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_warm import forms
+from gpu_warm import direct
 
 import shiftsearch
-from shiftsearch import ShiftsearchError
 
 _FEWEST, _MOST = 5, 40  # runs that are timed, or fewer than the fewest where these take more than four times as long
 _HELD = 2_000_000  # cycles, about a millisecond: the host needs less to queue a run
@@ -51,11 +50,8 @@ class Device:
         self._flushed = self.xp.empty(4 * self._properties["l2CacheSize"], np.uint8)
 
     def direct(self) -> Any:
-        """Return the backend with every kernel in the form without tiles."""
-        found = forms(self.backend.device)
-        if len(found) < 2:
-            raise ShiftsearchError("each kernel has one form")
-        return found[1]
+        """Return the backend with the direct form of a search only."""
+        return direct(self.backend.device)
 
     def about(self) -> dict[str, Any]:
         runtime, found = self.xp.cuda.runtime, self._properties

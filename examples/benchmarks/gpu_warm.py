@@ -6,7 +6,6 @@ running the calls on a device that launches nothing.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -57,17 +56,28 @@ class Recorder:
         return 0
 
 
-def forms(device: Any) -> list[Any]:
-    """Return the backends of a device: that with every kernel, and that without tiles, if there is one."""
-    direct = {"direct": True} if "direct" in inspect.signature(Cuda).parameters else None
-    return [Cuda(device), *([Cuda(device, **direct)] if direct else [])]
+class _WithoutTiles:
+    """A device that says it has no shared memory for tiles, so that every query is searched directly."""
+
+    most_shared = 0
+
+    def __init__(self, device: Any):
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._device, name)
+
+
+def direct(device: Any) -> Cuda:
+    """Return the backend of a device with the direct form of a search only."""
+    return Cuda(_WithoutTiles(device))
 
 
 # --- which programs -------------------------------------------------------------------------------
 def of_case(case: Case) -> set[Program]:
     """Return the programs of a call, forward and backward, in both forms."""
     recorder = Recorder()
-    for backend in forms(recorder):
+    for backend in (Cuda(recorder), direct(recorder)):
         _run(prepare(backend, replace(case, frames=3, height=16, width=16)))
     return recorder.programs()
 
