@@ -7,8 +7,8 @@
 #include "channels.cuh"
 #include "form.cuh"
 
-// Along one axis: the row (or column) of queries whose patch has at distance d pixel `at` of n, straight or mirrored; -1
-// if there is none.
+// Along one axis: the row (or column) of queries whose patch has at distance d pixel `at` of n, straight or mirrored;
+// -1 if there is none.
 __device__ inline int row_of_queries(int at, int n, int mirrored, int d, int first, int rows) {
     const int apart = SS_STRIDE * SS_SCALE, top = first * apart + d;
     int v;

@@ -1,7 +1,7 @@
 // The same as aggregate.cu, for whole places and queries at every pixel, as tiles.cuh says: homes are queries.
 //
-// Constants beside those of tiles.cuh: SS_STAGED (as many candidates of a query as there are, 15 at most: their steps are
-// kept in shared memory, and their order in 64 bits; 0: both are found again for each).
+// Constants beside those of tiles.cuh: SS_STAGED (as many candidates of a query as there are, 15 at most: their steps
+// are kept in shared memory, and their order in 64 bits; 0: both are found again for each).
 #include "tiles.cuh"
 
 #define SS_BLOCKS (sizeof(SS_ACC) > 4 || !SS_STAGED ? 1 : 2)  // of a multiprocessor

@@ -1,6 +1,7 @@
 // Frames of q and k as kernels read them: with any strides, 16 bytes at a time where they allow it.
 //
-// Constants: SS_VECTORS (1: the channels of a head lie one behind another, in whole runs of 16 bytes at multiples of 16).
+// Constants: SS_VECTORS (1: the channels of a head lie one behind another, in whole runs of 16 bytes at multiples of
+// 16).
 #ifndef SS_CLIP_CUH
 #define SS_CLIP_CUH
 

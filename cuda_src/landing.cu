@@ -113,7 +113,7 @@ __device__ inline void sort_alone(int* numbers, int count) {
 }
 
 // All threads of a block, by a network in which each pair leaves the smaller number in front: as if infinite ones
-// followed up to a power of two. `mirrored`: the first pairs of sorted halves are those that are as far from the middle.
+// followed up to a power of two. `mirrored`: the first pairs of sorted halves are as far from the middle.
 __device__ inline void sort_pairs(int* numbers, int count, unsigned pairs, unsigned step, bool mirrored) {
     for (unsigned i = threadIdx.x; i < pairs; i += SS_THREADS) {
         const unsigned low = i / step * 2 * step + i % step;

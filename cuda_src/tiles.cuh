@@ -46,8 +46,8 @@
 #define SS_HOMES (SS_ROWS * SS_COLUMNS)
 #define SS_ROUNDS ((SS_HOMES + SS_THREADS - 1) / SS_THREADS)  // homes of a thread
 
-// Weights of one step at homes, with as many columns of nothing at both sides as a pixel outside of the frame needs; and
-// sums along rows, for pixels from SS_AFTER before the tile on.
+// Weights of one step at homes, with as many columns of nothing at both sides as a pixel outside of the frame needs;
+// and sums along rows, for pixels from SS_AFTER before the tile on.
 #define SS_PLANE_W ((SS_COLUMNS + SS_AROUND_TILE + 3) / 4 * 4)
 #define SS_SUMS_W ((SS_COLUMNS + 3) / 4 * 4)
 #define SS_PLANE (SS_ROWS * SS_PLANE_W)
@@ -94,7 +94,8 @@ struct Steps {
 
 __device__ inline Steps steps_of(int H, int W, int otherH, int otherW) {
     const unsigned reach = 2 * SS_AROUND_TILE;
-    return {H, W, H + otherH + reach, W + otherW + reach + SS_STEPS};  // no row of steps ends within SS_STEPS of another
+    // rows of steps are as far apart that none has another's within SS_STEPS
+    return {H, W, H + otherH + reach, W + otherW + reach + SS_STEPS};
 }
 
 __device__ inline unsigned number_of(const Steps& n, int t, int dy, int dx) {
