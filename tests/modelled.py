@@ -217,8 +217,9 @@ def model(launched: kernels.Program, blocks: int, case: Case) -> Modelled:
     kernel = launched.kernel
     owner = OWNERS[kernel.name]
     code, done = program(launched.text, kernel.name), Spent()
+    load = owner.load if launched.constants.get("VECTORS") else owner.planar
     for role in owner.roles(launched.constants, case, blocks):
-        done.add(spent(code, owner.load, role), role.share)
+        done.add(spent(code, load, role), role.share)
     warps = blocks * launched.threads / 32
     second = MULTIPROCESSORS * HERTZ
     return Modelled(kernel.name, 1e3 * warps * done.cycles / SCHEDULERS / second, 1e3 * warps * done.cache / second)

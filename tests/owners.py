@@ -38,6 +38,7 @@ class Owner:
 
     roles: Callable[[dict[str, Any], Case, int], list[Role]]  # from constants, case and blocks: on average
     load: int  # cycles of the L1 cache for a load of a warp: 16, a guess, where each thread reads a line of its own
+    planar: int  # the same where the channels of a pixel do not lie together, but neighbouring pixels do
 
 
 def _windows(case: Case) -> int:
@@ -148,13 +149,13 @@ def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 
 OWNERS = {
-    "search": Owner(_search, load=8),  # half of its loads are of one place for all threads
-    "search_tiles": Owner(_search_tiles, load=4),
-    "score": Owner(_score, load=8),  # ten threads have one query
-    "aggregate_tiles": Owner(_tiles, load=16),
-    "scatter_tiles": Owner(_tiles, load=16),
-    "aggregate": Owner(_pixels, load=8),  # two threads have the channels of one pixel
-    "scatter": Owner(_pixels, load=8),
-    **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4)),
-    **dict.fromkeys(("sum_cells", "add_sums", "begin_cells", "gather"), Owner(_no_loops, load=4)),
+    "search": Owner(_search, load=8, planar=3),  # half of its loads are of one place for all threads
+    "search_tiles": Owner(_search_tiles, load=4, planar=2),
+    "score": Owner(_score, load=8, planar=8),  # ten threads have one query
+    "aggregate_tiles": Owner(_tiles, load=16, planar=2),
+    "scatter_tiles": Owner(_tiles, load=16, planar=2),
+    "aggregate": Owner(_pixels, load=8, planar=8),
+    "scatter": Owner(_pixels, load=8, planar=8),
+    **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
+    **dict.fromkeys(("sum_cells", "add_sums", "begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
 }
