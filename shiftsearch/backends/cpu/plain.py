@@ -26,11 +26,9 @@ def _read_query(q, query, at, p):
 
 
 @helper
-def _distance(k, frame, y, x, at, p):
-    """Return the distance of the patch of the query and that at (y, x) of a frame of k."""
-    lay(at.rows, y, k.rows, p, p.mirrored)
+def _distance(k, frame, x, at, p):
+    """Return the distance of the patch of the query and that at column x of a frame of k, whose rows are laid."""
     lay(at.columns, x, k.columns, p, p.mirrored)
-    pair(at.rows, at.query_rows, p)
     pair(at.columns, at.query_columns, p)
     read(at.theirs, frame_of(k, frame), at.rows, at.columns, p)
     if not p.l2:
@@ -45,10 +43,13 @@ def _put_score(k, number, query, windows, task, cells, at, p, scores):
     window = window_at(windows, first)
     y = position(window.cy, get(cells, 3 * number + 1), window.by, task.step)
     x = position(window.cx, get(cells, 3 * number + 2), window.bx, task.step)
+    if get(cells, 3 * number + 2) == 0:  # the candidates of a row of the window share the rows of their patches
+        lay(at.rows, y, k.rows, p, p.mirrored)
+        pair(at.rows, at.query_rows, p)
     if task.overhangs and not (0 <= y <= task.height - 1 and 0 <= x <= task.width - 1):
         put(scores, number, np.inf)
     else:
-        put(scores, number, _distance(k, get(windows.frame, first), y, x, at, p))
+        put(scores, number, _distance(k, get(windows.frame, first), x, at, p))
 
 
 @kernel()
