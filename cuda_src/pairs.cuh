@@ -49,8 +49,8 @@ template <class Number> struct Pairs {
     __device__ Number sum() const { return plus(plus(first, middle), half); }
 };
 
-// The same for several neighbouring queries at once, the first of them at an even place: `pair` are the pairs from there
-// on, `second` the second half of each query's first pair, `last` the half pair at the end.
+// The same for several neighbouring queries at once, the first of them at an even place: `pair` are the pairs from
+// there on, `second` the second half of each query's first pair, `last` the half pair at the end.
 #define SS_PAIRS (SS_PATCH / 2)  // of an even query; an odd one has as many, or one less if SS_PATCH is even
 
 __device__ inline float even_sum(const float* pair, float last) {

@@ -9,14 +9,14 @@
 //   q, k     (B, T, G * F, H, W) with any strides
 //
 // One warp per query at a time, a lane per candidate, the best in topk.cuh; the window is never stored. Candidate
-// number s * window**2 + i * window + j is in row i and column j of the window in slot s. Windows that neighbours share are
-// what search_tiles.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
+// number s * window**2 + i * window + j is in row i and column j of the window in slot s. Windows that neighbours share
+// are what search_tiles.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
 //
-// Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1: nothing lies
-// outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW, SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE,
-// SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2 flow), SS_SKIP (1 leaves self out, 2 makes
-// it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of tiles), SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED
-// (1: its buffers are in shared memory).
+// Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1:
+// nothing lies outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW, SS_STEP, SS_RADIUS,
+// SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2 flow),
+// SS_SKIP (1 leaves self out, 2 makes it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of tiles),
+// SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: its buffers are in shared memory).
 #include "clip.cuh"
 #include "pairs.cuh"
 #include "topk.cuh"
@@ -218,7 +218,8 @@ __device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& 
 #pragma unroll 1
     for (int i = 0; i < SS_PATCH; ++i) {
         const Whole v = qy + patch_offset(i), there_v = y.pixel + patch_offset(i);
-        const bool row_exists = !(SS_QUERY_ZEROS && (v < 0 || v >= q.H)) && !(SS_ZEROS && beyond(there_v, y.behind, k.H));
+        const bool row_exists =
+            !(SS_QUERY_ZEROS && (v < 0 || v >= q.H)) && !(SS_ZEROS && beyond(there_v, y.behind, k.H));
         const SS_SCALAR *mine = row_of(q, v, SS_QUERY_ZEROS), *theirs[2] = {row_of(k, there_v, SS_ZEROS), 0};
         if (SS_SUBPIXEL) theirs[1] = row_of(k, there_v + 1, SS_ZEROS);
         SS_ACC row = 0;
@@ -228,11 +229,14 @@ __device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& 
 #pragma unroll 1
             for (int j = 0; j < SS_PATCH; ++j) {
                 const Whole u = qx + patch_offset(j), there_u = x.pixel + patch_offset(j);
-                const bool exists = !(SS_QUERY_ZEROS && (u < 0 || u >= q.W)) && !(SS_ZEROS && beyond(there_u, x.behind, k.W));
+                const bool exists =
+                    !(SS_QUERY_ZEROS && (u < 0 || u >= q.W)) && !(SS_ZEROS && beyond(there_u, x.behind, k.W));
                 SS_ACC pair = 0;
-                if (exists)
-                    pair = pair_of_pixels(mine + (long long)reflected(u, q.W) * q.column,
-                                          sample(k, theirs, there_u, y.behind, x.behind), s.F - first, q.channel, k.channel);
+                if (exists) {
+                    const Sample found = sample(k, theirs, there_u, y.behind, x.behind);
+                    const SS_SCALAR* const asked = mine + (long long)reflected(u, q.W) * q.column;
+                    pair = pair_of_pixels(asked, found, s.F - first, q.channel, k.channel);
+                }
                 along.add(pair);
             }
             row = plus(row, along.sum());
@@ -355,7 +359,8 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
        long long count) {
     extern __shared__ Candidate shared_buffers[];
     if (SS_MARKED && wild[0] == 0) return;
-    const int warp = threadIdx.x / 32, across = (s.w + SS_TILE_X - 1) / SS_TILE_X, down = (s.h + SS_TILE_Y - 1) / SS_TILE_Y;
+    const int across = (s.w + SS_TILE_X - 1) / SS_TILE_X, down = (s.h + SS_TILE_Y - 1) / SS_TILE_Y;
+    const int warp = threadIdx.x / 32;
     const long long first = (long long)blockIdx.x * SS_WARPS + warp, warps = (long long)gridDim.x * SS_WARPS;
     Candidate* buffer = SS_SHARED ? shared_buffers + warp * SS_ROOM : (Candidate*)buffers + first * SS_ROOM;
     const Results out = {scores, offsets, seed};

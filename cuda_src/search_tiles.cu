@@ -1,8 +1,8 @@
 // The whole-pixel search of search.cu, much faster: for tiles of queries whose windows overlap.
 //
-// A block has a tile of SS_TILE_X x SS_TILE_Y queries of one frame and head, that is 32 x SS_ROWS pixels with the margin of
-// the patches, and looks at one displacement after the other: at one displacement, pixels are compared once and for
-// all the patches that they belong to. For each slot it
+// A block has a tile of SS_TILE_X x SS_TILE_Y queries of one frame and head, that is 32 x SS_ROWS pixels with the
+// margin of the patches, and looks at one displacement after the other: at one displacement, pixels are compared once and
+// for all the patches that they belong to. For each slot it
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
 //    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
@@ -37,7 +37,7 @@
 #define SS_MOST_AT_ONCE 9
 #define SS_SUMS_ROW (4 * SS_STRIPS)
 #define SS_SUMS_PLANE (SS_ROWS * SS_SUMS_ROW)
-#define SS_SUMS (SS_MOST_AT_ONCE * SS_SUMS_PLANE + SS_COLUMN * SS_SUMS_ROW)  // the last queries' rows end below the tile
+#define SS_SUMS (SS_MOST_AT_ONCE * SS_SUMS_PLANE + SS_COLUMN * SS_SUMS_ROW)  // the last queries' rows end below
 #define SS_WAIT 8
 #define SS_QUEUE (SS_OWNERS * SS_COLUMN)
 
@@ -211,8 +211,8 @@ __device__ inline void produce(const char* k, int first, int n, const float* q, 
 }
 
 // --- consumers: the best of a query ---------------------------------------------------------------
-// best[0 ... SS_TOPK - 1] are ranks, in order, then come as many places, and with SS_RANKED scores. Where a place is, is
-// written as slot << 16 | row << 8 | column of the reach.
+// best[0 ... SS_TOPK - 1] are ranks, in order, then come as many places, and with SS_RANKED scores. A place is written
+// as slot << 16 | row << 8 | column of the reach.
 __device__ inline float infinite() { return __int_as_float(0x7f800000); }
 __device__ inline float nothing() { return __int_as_float(0x7fffffff); }  // no number: everything is better
 
@@ -275,7 +275,8 @@ __device__ inline void flush(float* best, const Queue& queue, int at, const Aske
 #pragma unroll 1
     for (int e = 0; __any_sync(SS_ALL, e < byte_of(a.waiting, r)); ++e) {
         const bool there = e < byte_of(a.waiting, r);
-        const float found = there ? queue.scores[at + e * SS_QUEUE] : 0, score = found < infinite() ? found : infinite();
+        const float found = there ? queue.scores[at + e * SS_QUEUE] : 0;
+        const float score = found < infinite() ? found : infinite();
         const int place = there ? queue.places[at + e * SS_QUEUE] : 0;
         const float rank = there ? rank_of(score, place >> 8, place & 255, a, r, slot, queue.penalties) : score;
         insert(best, there, rank, __int_as_float(slot.number << 16 | place), score);
@@ -369,7 +370,8 @@ __device__ inline const SS_AROUND* flow_of(const SS_AROUND* around, const Tile& 
     return around + ((group * s.T + tile.t) * a.slots + in_clip - followed) * 2 * s.h * s.w;
 }
 
-// The smallest and the largest displacement of queries, into `limits`: y, x, and the same negated. `exist`: a bit for each.
+// The smallest and the largest displacement of queries, into `limits`: y, x, and the same negated. `exist`: a bit for
+// each.
 __device__ inline void widen(int* limits, const Window* windows, unsigned exist) {
     int found[4] = {0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff};
 #pragma unroll
@@ -426,8 +428,8 @@ __device__ inline void hand_over(float* found, int* places, const float* best, u
 }
 
 // From there to the arrays, where the queries of a row lie one behind the other. `first`: of the kept ones of a query.
-__device__ inline void write_results(const float* found, const int* places, const Begin* slots, const Tile& tile, int first,
-                                     float* scores, int* offsets, const Sizes& s) {
+__device__ inline void write_results(const float* found, const int* places, const Begin* slots, const Tile& tile,
+                                     int first, float* scores, int* offsets, const Sizes& s) {
     const int wide = min(SS_TILE_X, s.w - tile.left), tall = min(SS_TILE_Y, s.h - tile.top);
     const long long clip = ((long long)tile.b * s.G + tile.g) * s.T + tile.t;
 #pragma unroll 1
@@ -464,8 +466,10 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
     const Tile tile = tile_of(blockIdx.x, s, across, down);
     const Plane mine = plane_of_q(q, tile.b, tile.g, tile.t, s, m);
     if (SS_RANKED)
-        for (int i = threadIdx.x; i < SS_WINDOW * SS_WINDOW; i += SS_THREADS)
-            penalties[i] = (float)(SS_PENALTY * (double)(i / SS_WINDOW * (i / SS_WINDOW) + i % SS_WINDOW * (i % SS_WINDOW)));
+        for (int i = threadIdx.x; i < SS_WINDOW * SS_WINDOW; i += SS_THREADS) {
+            const int rows = i / SS_WINDOW, columns = i % SS_WINDOW;  // from the centre
+            penalties[i] = (float)(SS_PENALTY * (double)(rows * rows + columns * columns));
+        }
 
     // Of a producer its pixels of q, of a consumer the best of its queries.
     float state[SS_REGISTERS];
@@ -499,7 +503,8 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
                 for (int i = 0; i < SS_COLUMN * SS_BEST; ++i) state[i] = nothing();
         }
         __syncthreads();
-        const long long tall = -(long long)limits[2] - limits[0] + SS_WINDOW, wide = -(long long)limits[3] - limits[1] + SS_WINDOW;
+        const long long tall = -(long long)limits[2] - limits[0] + SS_WINDOW;
+        const long long wide = -(long long)limits[3] - limits[1] + SS_WINDOW;
         if (too_wide(tall, wide)) {
             if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
             return;
@@ -523,17 +528,17 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
 #pragma unroll 1
                 for (int chunk = 0; chunk < SS_CHUNKS; ++chunk) {
                     if (SS_CHUNKS > 1) load_four(mine, four, chunk * SS_CHANNELS, s.F, state);
-                    produce(ring.row(line + dy) + strip * SS_STRIP + chunk * SS_CHANNELS * sizeof(SS_SCALAR), dx, now.n, state,
-                            inside ? four.there : 0, from_x + 4 * strip + dx, s.kW, chunk > 0,
+                    produce(ring.row(line + dy) + strip * SS_STRIP + chunk * SS_CHANNELS * sizeof(SS_SCALAR), dx, now.n,
+                            state, inside ? four.there : 0, from_x + 4 * strip + dx, s.kW, chunk > 0,
                             sums + now.half * SS_SUMS + line * SS_SUMS_ROW + 4 * strip, holds);
                 }
             }
             if (!producer) {
                 if (dx == 0 && dy + 1 < slot.reach.tall)
                     stage(ring, dy + SS_ROWS, theirs, s.F, from_y, from_x, consumer, SS_THREADS - SS_PRODUCERS);
+                const float* const produced = sums + before.half * SS_SUMS + row * SS_SUMS_ROW + column;
                 if (before.n)
-                    consume(state, askers, queue, owner, sums + before.half * SS_SUMS + row * SS_SUMS_ROW + column, before, slot, y, x,
-                            dy >= slot.reach.tall, s);
+                    consume(state, askers, queue, owner, produced, before, slot, y, x, dy >= slot.reach.tall, s);
             }
             dx += now.n;
             if (dx >= slot.reach.wide) dx = 0, ++dy;
