@@ -1,8 +1,8 @@
 // The whole-pixel search of search.cu, much faster: for tiles of queries whose windows overlap.
 //
 // A block has a tile of SS_TILE_X x SS_TILE_Y queries of one frame and head, that is 32 x SS_ROWS pixels with the
-// margin of the patches, and looks at one displacement after the other: at one displacement, pixels are compared once and
-// for all the patches that they belong to. For each slot it
+// margin of the patches, and looks at one displacement after the other: at one displacement, pixels are compared once
+// and for all the patches that they belong to. For each slot it
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
 //    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
