@@ -83,8 +83,10 @@ def test_the_current_stream_is_followed_and_nobody_waits(cupy, video):
         np.testing.assert_allclose(cupy.asnumpy(a), b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["score: plain", "aggregate: plain", "scatter: plain", "stack: plain",
-                                  "score: fraction", "aggregate: fraction", "fold: fraction", "chain_flow: plain"])  # fmt: skip
+_PLAIN, _FRACTION = ("score", "aggregate", "scatter", "stack", "chain_flow"), ("score", "aggregate", "fold")
+
+
+@pytest.mark.parametrize("name", [*(f"{op}: plain" for op in _PLAIN), *(f"{op}: fraction" for op in _FRACTION)])
 def test_forward_and_backward_are_captured_in_a_graph(cupy, name):
     """Nothing of them waits for the device. Launched again, the graph computes with what the arrays then hold."""
     case, backend = next(case for case in CASES if case.name == name), _gpu()

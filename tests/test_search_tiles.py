@@ -79,7 +79,7 @@ CASES = [
     case("patch 1", 2, 3, 5, 9, 35, patch=1, topk=3, skip="own_frame", normal=True),
     case("even patch, half", dtype="half", patch=2, slide=False, strange=True),
     case("patch 15, zeros", 1, 3, 4, 15, 21, patch=15, window=3, border="zeros", strange=True),
-    case("dot, zeros, heads", 1, 3, 8, 17, 29, patch=6, metric="dot", border="zeros", heads=2, flow_heads=2, normal=True),
+    case("dot, heads", 1, 3, 8, 17, 29, patch=6, metric="dot", border="zeros", heads=2, flow_heads=2, normal=True),
     case("penalty", patch=3, penalty=0.3, strange=True),
     case("skip self, planes, bfloat", dtype="bfloat", patch=5, skip="self", layout="planes", normal=True),
     case("anchor self, two runs of channels", 1, 3, 17, 12, 27, patch=4, anchor="self", window=3, layout="mirrored"),
@@ -89,8 +89,8 @@ CASES = [
     case("wild in a corner, per frame", 1, 3, 4, 16, 62, wild="in a corner", window=3, per_frame=True, strange=True),
     case("little shared memory", memory=_SMALL, patch=7, topk=12),
     case("many kept", patch=5, window=6, topk=30),
-]  # fmt: skip
-SOME = [c for c in CASES if c.name in ("patch 1", "dot, zeros, heads", "penalty")]
+]
+SOME = [c for c in CASES if c.name in ("patch 1", "dot, heads", "penalty")]
 
 
 class _Device(emulate.Emulator):
@@ -175,15 +175,18 @@ def test_a_budget_of_nothing_leaves_all_tiles(searched, monkeypatch):
 # --- faults planted in the kernel ---------------------------------------------------------------------
 _STEP = "if (dx >= slot.reach.wide) dx = 0, ++dy;\n            __syncthreads();"
 _FAULTS = {  # by the case that catches them
-    "ties": [("return !(x >= than);", "return !(x > than);"), ("step.dy << 8 | (step.dx + d)", "step.dy << 8 | step.dx"),
-             ("stage(ring, dy + SS_ROWS,", "stage(ring, dy + SS_ROWS - 1,")],
+    "ties": [
+        ("return !(x >= than);", "return !(x > than);"),
+        ("step.dy << 8 | (step.dx + d)", "step.dy << 8 | step.dx"),
+        ("stage(ring, dy + SS_ROWS,", "stage(ring, dy + SS_ROWS - 1,"),
+    ],
     "patch 7": [(_STEP, _STEP.replace("__syncthreads();", ""))],
     "patch 15, zeros": [("if (!(exist & 4)) e2[i] = 0;", "")],
-    "dot, zeros, heads": [("a.groups > 1 ? tile.g : 0", "0")],
+    "dot, heads": [("a.groups > 1 ? tile.g : 0", "0")],
     "skip self, planes, bfloat": [("if (SS_SKIP == 1 && slot.own && dy == 0 && dx == 0) continue;", "")],
     "anchor self, two runs of channels": [("chunk > 0,", "false,"), ("if (SS_ANCHOR == 1 && slot.own && ", "if (")],
     "penalty": [("step.n ? 0 : SS_WAIT - SS_FLUSHED_BY", "step.n ? 1 : SS_WAIT - SS_FLUSHED_BY")],
-}  # fmt: skip
+}
 
 
 @pytest.mark.full

@@ -56,11 +56,16 @@ class Device:
     def about(self) -> dict[str, Any]:
         runtime, found = self.xp.cuda.runtime, self._properties
         return {
-            "device": found["name"].decode(), "capability": self.xp.cuda.Device().compute_capability,
-            "multiprocessors": found["multiProcessorCount"], "L2 bytes": found["l2CacheSize"],
-            "driver": runtime.driverGetVersion(), "CUDA": runtime.runtimeGetVersion(),
-            "NVRTC": ".".join(map(str, self.xp.cuda.nvrtc.getVersion())), "cupy": self.xp.__version__, **versions(),
-        }  # fmt: skip
+            "device": found["name"].decode(),
+            "capability": self.xp.cuda.Device().compute_capability,
+            "multiprocessors": found["multiProcessorCount"],
+            "L2 bytes": found["l2CacheSize"],
+            "driver": runtime.driverGetVersion(),
+            "CUDA": runtime.runtimeGetVersion(),
+            "NVRTC": ".".join(map(str, self.xp.cuda.nvrtc.getVersion())),
+            "cupy": self.xp.__version__,
+            **versions(),
+        }
 
     # --- time -------------------------------------------------------------------------------------
     def times(self, run: Callable[[], Any], seconds: float = 0.5) -> list[float]:
@@ -158,6 +163,8 @@ def versions() -> dict[str, Any]:
     except OSError:
         commit = ""
     return {
-        "numpy": np.__version__, "python": platform.python_version(), "shiftsearch": shiftsearch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "shiftsearch": shiftsearch.__version__,
         "commit": commit or None,
-    }  # fmt: skip
+    }

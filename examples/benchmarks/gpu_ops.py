@@ -38,30 +38,32 @@ def problems(backend, size, channels, patch, dtype):
     v, places, w = q[0], offsets[0, 0], weights[0, 0]
     arrive = xp.ones(places.shape[:-1], "float32")  # what `_both` sends backward
 
-    yield from _both(backend, SEARCH, search, {"q": q, "k": k, "flow": flow}, {
+    both = partial(_both, backend)
+    rivals = {
         "sort": lambda: sort.search(v, k[0], flow[0, 0], **options),
         "unfold": lambda: unfold.search(v, k[0], flow[0, 0], **options),
-    })  # fmt: skip
-    yield from _both(backend, MATCH, MATCH.specify(**options),
-                     {"q": q[:, 0], "k": k[:, 1], "flow": flow[:, :, 0, 0]})  # fmt: skip
-    yield from _both(backend, REFINE, REFINE.specify(patch=patch, topk=TOPK), {"q": q, "k": k, "offsets": offsets})
-    yield from _both(backend, SCORE, SCORE.specify(patch=patch), {"q": q, "k": k, "offsets": offsets},
-                     {"unfold": lambda: (unfold.score(v, k[0], places, patch),)},
-                     {"unfold": lambda: unfold.score_backward(v, k[0], places, arrive, patch)})  # fmt: skip
+    }
+    yield from both(SEARCH, search, {"q": q, "k": k, "flow": flow}, rivals)
+    yield from both(MATCH, MATCH.specify(**options), {"q": q[:, 0], "k": k[:, 1], "flow": flow[:, :, 0, 0]})
+    given = {"q": q, "k": k, "offsets": offsets}
+    yield from both(REFINE, REFINE.specify(patch=patch, topk=TOPK), given)
+    rivals = {"unfold": lambda: (unfold.score(v, k[0], places, patch),)}
+    rivals_backward = {"unfold": lambda: unfold.score_backward(v, k[0], places, arrive, patch)}
+    yield from both(SCORE, SCORE.specify(patch=patch), given, rivals, rivals_backward)
     given = {"v": q, "weights": weights, "offsets": offsets}
-    yield from _both(backend, AGGREGATE, AGGREGATE.specify(patch=patch), given,
-                     {"unfold": lambda: (unfold.aggregate(v, w, places, patch),)},
-                     {"unfold": lambda: unfold.aggregate_backward(v, w, places, xp.ones_like(v), patch)})  # fmt: skip
-    yield from _both(backend, SCATTER, SCATTER.specify(patch=patch), given)
-    yield from _both(backend, STACK, STACK.specify(patch=patch), given)
+    rivals = {"unfold": lambda: (unfold.aggregate(v, w, places, patch),)}
+    rivals_backward = {"unfold": lambda: unfold.aggregate_backward(v, w, places, xp.ones_like(v), patch)}
+    yield from both(AGGREGATE, AGGREGATE.specify(patch=patch), given, rivals, rivals_backward)
+    yield from both(SCATTER, SCATTER.specify(patch=patch), given)
+    yield from both(STACK, STACK.specify(patch=patch), given)
     few = offsets[..., :2, :]  # the baselines' patches of more would not fit on small devices
-    yield from _both(backend, GATHER, GATHER.specify(patch=patch), {"v": q, "offsets": few},
-                     {"unfold": lambda: (unfold.gather(v, few[0, 0], patch),)})  # fmt: skip
+    rivals = {"unfold": lambda: (unfold.gather(v, few[0, 0], patch),)}
+    yield from both(GATHER, GATHER.specify(patch=patch), {"v": q, "offsets": few}, rivals)
     patches = GATHER.forward(backend, GATHER.specify(patch=patch), v=q, offsets=few)["patches"]
-    yield from _both(backend, FOLD, FOLD.specify(size=(T, H, W)),
-                     {"patches": patches, "offsets": few, "weights": weights[..., :2]})  # fmt: skip
+    given = {"patches": patches, "offsets": few, "weights": weights[..., :2]}
+    yield from both(FOLD, FOLD.specify(size=(T, H, W)), given)
     forward = flow[:, 0, :, 0].astype(dtype)
-    yield from _both(backend, CHAIN_FLOW, CHAIN_FLOW.specify(radius=1), {"forward": forward, "backward": -forward})
+    yield from both(CHAIN_FLOW, CHAIN_FLOW.specify(radius=1), {"forward": forward, "backward": -forward})
 
 
 def inside_flow(rng, T, H, W):
@@ -76,8 +78,11 @@ def _both(backend, op, spec, inputs, rivals=None, rivals_backward=None):
     """Return forward and backward of an op, with gradients of 1 for its outputs."""
     outputs = op.forward(backend, spec, **inputs)
     moves = getattr(spec, "subpixel", True)
-    arrive = {name: backend.xp.ones_like(array) for name, array in outputs.items()
-              if op.outputs[name] != "index" and (moves or op.outputs[name] != "offset")}  # fmt: skip
+    arrive = {
+        name: backend.xp.ones_like(array)
+        for name, array in outputs.items()
+        if op.outputs[name] != "index" and (moves or op.outputs[name] != "offset")
+    }
 
     def forward():
         return tuple(op.forward(backend, spec, **inputs).values())

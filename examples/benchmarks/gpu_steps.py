@@ -106,9 +106,12 @@ def outcomes(log: str) -> Row:
     said = [line.split() for line in log.splitlines() if line.startswith("[gw")]
     found = {word: [words[-1] for words in said if word in words] for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
     return {
-        "passed": len(found["PASSED"]), "failed": len(found["FAILED"]), "errors": len(found["ERROR"]),
-        "skipped tests": len(found["SKIPPED"]), "first failures": [*found["FAILED"], *found["ERROR"]][:20],
-    }  # fmt: skip
+        "passed": len(found["PASSED"]),
+        "failed": len(found["FAILED"]),
+        "errors": len(found["ERROR"]),
+        "skipped tests": len(found["SKIPPED"]),
+        "first failures": [*found["FAILED"], *found["ERROR"]][:20],
+    }
 
 
 # --- fast and direct form -------------------------------------------------------------------------
