@@ -148,8 +148,8 @@ __device__ inline void produce(const char* k, int first, int n, const float* q, 
     }
 }
 
-// One step of a thread whose pixels are `four`, of strip `strip` in row `line`, into its half of the sums. Pixel (0, 0) of
-// the tile meets (from_y, from_x) of k at the first displacement of the reach.
+// One step of a thread whose pixels are `four`, of strip `strip` in row `line`, into its half of the sums. The
+// first pixel of the tile meets (from_y, from_x) of k at the first displacement of the reach.
 __device__ inline void produce_step(const Ring& ring, const Plane& mine, const Four& four, int strip, int line,
                                     const Step& now, int from_y, int from_x, float* q, float* sums, const Sizes& s) {
     const bool inside = !SS_ZEROS || (unsigned)(from_y + line + now.dy) < (unsigned)s.kH;
