@@ -173,7 +173,7 @@ def test_a_budget_of_nothing_leaves_all_tiles(searched, monkeypatch):
 
 
 # --- faults planted in the kernel ---------------------------------------------------------------------
-_STEP = "if (dx >= slot.reach.wide) dx = 0, ++dy;\n            __syncthreads();"
+_STEP = "if (dx >= slot.reach.wide) dx = 0, ++dy;\n        __syncthreads();"
 _FAULTS = {  # by the case that catches them
     "ties": [
         ("return !(x >= than);", "return !(x > than);"),
