@@ -15,7 +15,7 @@ from shiftsearch.backends.cuda.patches import collect
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
 SCORE = Kernel("score", "score.cu", registers=192, instances=(*PLACES, STACKED))
 AGGREGATE = Kernel("aggregate", "aggregate.cu", registers=192, instances=(*PLACES, STACKED))
-SLOPE = Kernel("slope", "slope.cu", registers=192, instances=(*_OF_FORM, *_OF_PATCHES))
+SLOPE = Kernel("slope", "slope.cu", registers=208, instances=(*_OF_FORM, *_OF_PATCHES))
 
 
 @primitive
