@@ -37,16 +37,18 @@ class Fault:
         return f"{self.file}: {self.wrong or 'without ' + self.right} - {self.case}"
 
 
+_TOWARDS_ZERO = "__float2{}_rn(__uint_as_float(__float_as_uint(x) & 0xffff{}u))"
 _DT = "return __float2int_rn(dt);"
 _FAR_DT = "rint(finite_or_zero((double)dt))"
 _FOLLOWED = "fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST);"
 _NEAREST = "rintf(fminf(fmaxf(isfinite(x) ? x : 0, (float)-SS_MOST), (float)SS_MOST))"
 FAULTS = [
     # numbers
-    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "gather: rounds", "half"),
-    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "aggregate: rounds", "half"),
-    Fault("number.cuh", "*p = __float2half_rn(x)", "*p = __float2half_rz(x)", "scatter: rounds", "half"),
-    Fault("number.cuh", "*p = __float2bfloat16_rn(x)", "*p = __float2bfloat16_rz(x)", "fold: rounds", "bfloat"),
+    *(
+        Fault("number.cuh", "__float2half_rn(x)", _TOWARDS_ZERO.format("half", "e000"), f"{op}: rounds", "half")
+        for op in ("gather", "aggregate", "scatter")
+    ),
+    Fault("number.cuh", "__float2bfloat16_rn(x)", _TOWARDS_ZERO.format("bfloat16", "0000"), "fold: rounds", "bfloat"),
     # frames
     *(
         Fault("place.cuh", _DT, wrong, f"{op}: fraction")
@@ -96,7 +98,8 @@ FAULTS = [
     Fault("scatter_tiles.cu", "weights[order[at[i]]]", "weights[at[i]]", "scatter: plain"),
     Fault("scatter_tiles.cu", "dphi_dk(theirs, mine)", "dphi_dk(mine, theirs)", "score: plain"),
     # heads and channels
-    Fault("video.cuh", "s.kH * s.kW * C + g * s.F", "s.kH * s.kW * C", "score: batch, heads, many channels"),
+    Fault("clip.cuh", " + (long long)g * s.F * m.k_c", "", "score: batch, heads, many channels"),
+    Fault("clip.cuh", " + (long long)g * s.F * m.q_c", "", "score: batch, heads, many channels"),
     Fault("search.cu", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
     Fault(
         "scatter.cu",
@@ -171,7 +174,6 @@ def _check_planted(fault: Fault) -> None:
 
 
 def _run(fault: Fault) -> None:
-    _check_planted(fault)
     case, run = next(c for c in CASES if c.name == fault.case), _FaultyRun("emulated", fault.precision, fault)
     forward = (
         test_ops.test_kept_candidates_are_those_of_the_definition
@@ -184,8 +186,10 @@ def _run(fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=Fault.name.fget)
 def test_fault_is_caught(fault):
-    with pytest.raises((AssertionError, emulate.EmulatorError)):
+    _check_planted(fault)
+    with pytest.raises((AssertionError, emulate.EmulatorError)) as caught:
         _run(fault)
+    assert ": error: " not in str(caught.value), "does not compile"
 
 
 @pytest.mark.parametrize("fault", IN_STACKED, ids=Fault.name.fget)
@@ -213,5 +217,6 @@ def test_race_is_seen(fault, planted):
     if not planted:
         _run(replace(fault, wrong=fault.right))
         return
+    _check_planted(fault)
     with pytest.raises(emulate.EmulatorError, match="data race"):
         _run(fault)

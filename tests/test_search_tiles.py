@@ -197,8 +197,9 @@ def test_fault_is_caught(name, fault, searched):
     case = next(c for c in CASES if c.name == name)
     assert kernels.text("search_tiles.cu", {}).count(fault[0]) == 1
     directly = searched(case, _DIRECTLY)
-    with pytest.raises((AssertionError, emulate.EmulatorError)):
+    with pytest.raises((AssertionError, emulate.EmulatorError)) as caught:
         same_bits(searched(case, fault=fault), directly)
+    assert ": error: " not in str(caught.value), "does not compile"
 
 
 @pytest.mark.skipif(os.environ.get("SHIFTSEARCH_EMULATOR_MODE") != "tsan", reason="run by test_sanitizers.py")
