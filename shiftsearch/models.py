@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn import ShiftedAttention, ShiftedSearch, check_video, zeroed
+from shiftsearch.nn import ShiftedAttention, ShiftedSearch
+from shiftsearch.nn.layers import check_video, zeroed
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
 

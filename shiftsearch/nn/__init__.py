@@ -1,0 +1,19 @@
+"""Modules of torch: ops that keep their options, and attention that is made of them.
+
+Videos are (B, T, C, H, W), flow and offsets as in `shiftsearch.search`.
+"""
+
+from shiftsearch.nn.attention import ShiftedAttention, attend
+from shiftsearch.nn.guided import GuidedDeformableAttention
+from shiftsearch.nn.ops import Aggregate, Attend, Refine, ShiftedSearch, Stack
+
+__all__ = [
+    "Aggregate",
+    "Attend",
+    "GuidedDeformableAttention",
+    "Refine",
+    "ShiftedAttention",
+    "ShiftedSearch",
+    "Stack",
+    "attend",
+]
