@@ -86,7 +86,7 @@ class Aggregate(_Kept):
 
     Example:
         >>> scores, offsets = ShiftedSearch(window=5, topk=4)(video, video)
-        >>> Aggregate()(video, torch.softmax(-scores, -1), offsets).shape
+        >>> Aggregate()(video, (-scores).softmax(-1), offsets).shape
         torch.Size([3, 4, 16, 24])
     """
 
