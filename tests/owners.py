@@ -54,8 +54,8 @@ def _inserted(case: Case) -> float:
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
     queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
-    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none
-        return [Role({"long long number = first": (queries, 0)})]
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
+        return [Role({"long long number = first": (0, 0)})]
     trips = {
         "long long number = first": (queries, 0),
         "int slot = 0": (windows, 0),
