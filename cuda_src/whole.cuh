@@ -35,6 +35,10 @@ __device__ inline int nearest(double x) { return (int)rint(fmin(fmax(finite_or_z
 __device__ inline int nearest(float x) {
     return (int)rintf(fminf(fmaxf(isfinite(x) ? x : 0, (float)-SS_MOST), (float)SS_MOST));
 }
+__device__ inline int nearest(long long x) {
+    const long long most = (long long)SS_MOST;
+    return (int)(x < -most ? -most : x > most ? most : x);
+}
 __device__ inline int nearest(int x) { return min(max(x, (int)-SS_MOST), (int)SS_MOST); }
 
 // The window around pixel `at` moved by flow, along an axis of n. With SS_SLIDE it slides into the frame.
