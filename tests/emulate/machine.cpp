@@ -27,6 +27,7 @@ namespace {
 constexpr unsigned MOST_THREADS = 1024, WARP = 32, MOST_WARPS = MOST_THREADS / WARP, MOST_MASKS = 8;
 constexpr size_t STATIC_LIMIT = 48 << 10, SHARED_LIMIT = 227 << 10;  // of a block on sm_90
 constexpr size_t PAGE = 4096, STACK = 128 << 10;
+constexpr size_t BELOW_STACK = 1 << 20;  // that is not there: a frame that is too large begins far below
 constexpr int UNWRITTEN = 0xff;  // as floats NaN, as integers -1
 
 enum class State { ready, at_barrier, at_collective, done };
@@ -262,10 +263,10 @@ bool in_kernel(unsigned long long instruction) {
            instruction < reinterpret_cast<uintptr_t>(launch->text_end);
 }
 
-// The thread whose stack ends at the page that was touched.
+// Whether what was touched lies below the stack of this thread.
 bool stack_overflow(const char* address) {
     const char* low = current()->context.stack;
-    return address >= low - PAGE && address < low;
+    return address >= low - BELOW_STACK && address < low;
 }
 
 // Says more of the address where it is one of the machine's own; Python knows the arguments.
@@ -478,9 +479,9 @@ void create_contexts() {
         Context& context = contexts[i];
         if (!context.stack) {
             const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-            char* mapped = static_cast<char*>(mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, flags, -1, 0));
-            mprotect(mapped, PAGE, PROT_NONE);
-            context.stack = mapped + PAGE;
+            void* const mapped = mmap(nullptr, BELOW_STACK + STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
+            mprotect(mapped, BELOW_STACK, PROT_NONE);
+            context.stack = static_cast<char*>(mapped) + BELOW_STACK;
         }
         if (under_tsan() && !context.tsan) context.tsan = __tsan_create_fiber(0);
     }
