@@ -4,6 +4,7 @@
 
 #include "clip.cuh"
 #include "video.cuh"
+#include "windows.cuh"
 
 #define SS_ALL 0xffffffffu
 #define SS_PIXELS 32  // of a row
@@ -28,10 +29,6 @@
 #define SS_BEST (SS_ENTRY * SS_TOPK)
 #define SS_REGISTERS (SS_COLUMN * SS_BEST > 4 * SS_CHANNELS ? SS_COLUMN * SS_BEST : 4 * SS_CHANNELS)
 
-struct Tile {
-    int b, g, t, top, left;
-};
-
 // Displacements of a tile in a slot.
 struct Reach {
     int y, x, tall, wide;
@@ -41,10 +38,5 @@ struct Reach {
 struct Step {
     int dy, dx, n, half;
 };
-
-__device__ inline Tile tile_of(int number, const Sizes& s, int across, int down) {
-    const int clip = number / (across * down), in_clip = number % (across * down);
-    return {clip / s.T / s.G, clip / s.T % s.G, clip % s.T, in_clip / across * SS_TILE_Y, in_clip % across * SS_TILE_X};
-}
 
 #endif

@@ -19,33 +19,9 @@
 // (displacements of a tile for each of the window, above which it is wild), SS_RANKED (1: some rank is not the score).
 #include "consume.cuh"
 #include "produce.cuh"
-
-struct Around {
-    int groups, slots, windows;
-};
+#include "windows.cuh"
 
 // --- windows --------------------------------------------------------------------------------------
-// The window of a query in a slot, as displacements. Without flow nothing moves.
-struct Window {
-    Span y, x;
-};
-
-__device__ inline Window window_of(const SS_AROUND* flow, int y, int x, const Sizes& s) {
-    const long long plane = (long long)s.h * s.w, at = (long long)y * s.w + x;
-    Window window = {span_around(y, flow ? flow[plane + at] : (SS_AROUND)0, s.kH),
-                     span_around(x, flow ? flow[at] : (SS_AROUND)0, s.kW)};
-    window.y.first -= y, window.x.first -= x;
-    return window;
-}
-
-__device__ inline const SS_AROUND* flow_of(const SS_AROUND* around, const Tile& tile, int slot, const Sizes& s,
-                                           const Around& a) {
-    const int in_clip = slot + SS_FIRST_SLOT, followed = 2 * SS_RADIUS + 1 - a.slots;
-    if (in_clip < followed) return 0;
-    const long long group = (long long)tile.b * a.groups + (a.groups > 1 ? tile.g : 0);
-    return around + ((group * s.T + tile.t) * a.slots + in_clip - followed) * 2 * s.h * s.w;
-}
-
 // The smallest and the largest displacement of queries, into `limits`: y, x, and the same negated. `exist`: a bit for
 // each.
 __device__ inline void widen(int* limits, const Window* windows, unsigned exist) {
