@@ -11,7 +11,7 @@ from shiftsearch._op import Op, specified
 
 
 def are_tensors(*arrays: object) -> bool:
-    """Return whether all are tensors of torch: none is one where torch was never imported."""
+    """Return whether all arrays are torch tensors; if torch was never imported, none is."""
     torch = sys.modules.get("torch")
     return torch is not None and all(isinstance(array, torch.Tensor) for array in arrays)
 
@@ -19,10 +19,9 @@ def are_tensors(*arrays: object) -> bool:
 def run(op: Op, arrays: Mapping[str, Any], *, caller: str | None = None, **options: Any) -> tuple[Any, ...]:
     """Return the outputs of `op`, as arrays of the library of its inputs. `options` are the fields of its spec.
 
-    A public function spells them: torch.compile traces no `locals()`, and a spec has no defaults, so that one which is left
-    out is an error.
-
-    Messages name the `caller`, which is the op itself unless another function makes the call for its user.
+    A public function passes every option: torch.compile cannot trace `locals()`, and as a spec has no defaults, a
+    forgotten option is an error. Messages name the `caller`, which is the op unless another function calls it for its
+    user.
     """
     options = {"caller": caller or op.name, **options}
     given = {name: array for name, array in arrays.items() if array is not None or not op.inputs[name].optional}

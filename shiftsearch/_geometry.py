@@ -1,7 +1,7 @@
-"""Where things are: reflection, frame order, query grid, search windows.
+"""Geometry: reflection, frame order, query grid, search windows.
 
-Each backend has these formulas in its own language, too. Positions are float64 on all of them, whatever the arrays are:
-two backends then look at the same places, bit for bit, and differ only in how they round sums.
+Each backend repeats these formulas in its own language. Positions are float64 on all of them, whatever the dtype of the
+arrays, so that all backends look at exactly the same places and differ only in how they round sums.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from shiftsearch._types import Native
 
-MOST = 2.0**30  # pixels that a search follows a flow: offsets must fit 32 bits
+MOST = 2.0**30  # pixels: a search follows flow no further, so that offsets fit 32 bits
 
 
 def reflect(x: Native, n: int) -> Native:
@@ -33,10 +33,10 @@ def mirror_sign(x: Native, n: int) -> Native:
 
 
 def frame_order(frames: int, radius: int, xp: Any = np) -> Native:
-    """Return the frames that each frame looks at, in slot order, (frames, 2 * radius + 1).
+    """Return the frames that each frame is searched in, in slot order, (frames, 2 * radius + 1).
 
     Its own frame, then forward in time, then backward from the frame before. At the ends of the
-    clip the range moves inside, so that there are always 2 * radius + 1 different frames.
+    clip the range is shifted inward, so that there are always 2 * radius + 1 different frames.
     """
     t = xp.arange(frames)[:, None]
     slot = xp.arange(2 * radius + 1)
@@ -45,7 +45,7 @@ def frame_order(frames: int, radius: int, xp: Any = np) -> Native:
 
 
 def query_grid(height: int, width: int, stride: int) -> tuple[int, int]:
-    """Return how many rows and columns of queries there are when every `stride`-th pixel asks."""
+    """Return the rows and columns of the query grid, which has every `stride`-th pixel."""
     return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
@@ -58,16 +58,16 @@ def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp
     """Return how many queries of one frame have a patch that covers each pixel, (height, width), in float64."""
 
     def along(n: int) -> Native:
-        query = xp.arange(n)[:, None] - patch_offsets(patch, dilation, xp)  # whose patch has this pixel, if it is one
+        query = xp.arange(n)[:, None] - patch_offsets(patch, dilation, xp)  # whose patch would have this pixel
         return ((query >= 0) & (query < n) & (query % stride == 0)).sum(1)
 
     return along(height)[:, None] * along(width).astype("float64")
 
 
 def window_offset(centre: Native, n: int, window: int, step: float, slide: bool) -> Native:
-    """Return the number of the centre in its window of `window` candidates along an axis of `n` pixels.
+    """Return the index of the centre in its window of `window` candidates along an axis of `n` pixels.
 
-    A window that sticks out slides inward by whole steps if `slide`; the centre stays a candidate.
+    With `slide`, a window that sticks out moves inward by whole steps; the centre stays one of its candidates.
     """
     half = (window - 1) // 2
     if not slide:
@@ -80,11 +80,11 @@ def window_offset(centre: Native, n: int, window: int, step: float, slide: bool)
 
 @dataclass(frozen=True)
 class Patches:
-    """How the patches of queries and keys lie and are compared.
+    """The layout of the patches of queries and keys, and how they are compared.
 
     A query (t, y, x) of the grid sits at pixel r = (y, x) * stride; a key patch sits at a place
-    n = r + offset. Reading the pixels of a patch, `border` says what lies outside the frame:
-    "reflect" mirrors (places first, then the pixels around them), "zeros" holds nothing.
+    n = r + offset. `border` says what is outside the frame: with "reflect" its mirror image (places are mirrored first,
+    then the pixels around them), with "zeros" nothing.
     """
 
     patch: int = 1

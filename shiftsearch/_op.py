@@ -1,4 +1,4 @@
-"""What an op is: data that the rest of the package reads. No array library is imported here."""
+"""Ops as data that the rest of the package reads. No array library is imported here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shiftsearch.errors import ShiftsearchError
 class Spec:
     """The options of a call, checked once, in `__post_init__`. Array sizes are not among them.
 
-    `caller` is the function that messages name. It decides nothing else.
+    `caller` is the name of the function in messages, and has no other effect.
     """
 
     caller: str
@@ -70,8 +70,8 @@ class Spec:
             self.check(isinstance(getattr(self, name), bool), name, "True or False")
 
 
-REMEMBERED = 1024  # calls of different options, and of different shapes
-_PLAIN = {int, float, bool, str, type(None)}  # types of options that never change, and say all that they are
+REMEMBERED = 1024  # how many different options, and how many plans of calls, are kept
+_PLAIN = {int, float, bool, str, type(None)}  # immutable types of options, which can be looked up by value
 
 
 def specified(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -79,7 +79,7 @@ def specified(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     return _remembered(kind, **options) if _PLAIN.issuperset(map(type, options.values())) else kind(**options)
 
 
-@lru_cache(REMEMBERED, typed=True)  # 1 is a window, True and 1.0 are none
+@lru_cache(REMEMBERED, typed=True)  # 1 is a valid window, True and 1.0 are not
 def _remembered(kind: Callable[..., Any], /, **options: Any) -> Any:
     return kind(**options)
 
@@ -90,8 +90,8 @@ class Kind:
     """What the numbers of an input mean, and so which dtypes it may have."""
 
     draw: Callable[[Any, tuple[int, ...]], Any]  # examples of such numbers, from a generator and a shape
-    value: bool = True  # has the dtype of the other values, in which the op computes; if not, any dtype of its own
-    halves: bool = False  # becomes a half under torch.autocast, as do the inputs of a matrix product
+    value: bool = True  # has the dtype of the other values, in which the op computes; otherwise it may have any
+    halves: bool = False  # cast to half precision under torch.autocast, like the inputs of a matrix product
     beside: bool = False  # may be float32 where the other values are halves
     whole: bool = False  # may be whole numbers
 
@@ -109,7 +109,7 @@ def _moves(rng: Any, shape: tuple[int, ...]) -> Any:
 
 
 VALUE = Kind(_normal, halves=True)  # pixels
-WEIGHT = Kind(_positive, beside=True)  # as a softmax gives them: float32 under torch.autocast
+WEIGHT = Kind(_positive, beside=True)  # as a softmax returns them: float32 under torch.autocast
 MOTION = Kind(_moves)  # flow that the op computes with
 FLOW = Kind(_moves, value=False)  # flow that leads to places
 OFFSET = Kind(_moves, value=False, whole=True)
@@ -119,8 +119,8 @@ OFFSET = Kind(_moves, value=False, whole=True)
 class Input:
     """An array that an op takes.
 
-    A letter is bound by the first array that has it, and every later one must agree. `B` may be missing in all
-    arrays of a call, a letter with "?" in one of them: both are then added with length 1.
+    The first array with a letter sets its size, and every later one must agree. `B` may be missing from all arrays of a
+    call, and a letter with "?" from any one of them. A missing axis is added with length 1.
     """
 
     axes: str  # a letter, word or number for each
@@ -138,7 +138,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Bound:
-    """What the shapes of a call's arrays say."""
+    """The sizes that the shapes of a call's arrays give."""
 
     sizes: dict[str, int]  # of all letters
     batched: bool  # whether `B` was given
@@ -156,7 +156,7 @@ _SIZES = {"B": 1, "T": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
 class Example:
     """A small call of an op, for `doctor` and the tests: its options, and sizes of letters that are not in `_SIZES`.
 
-    Every input should have a gradient in it, so places are fractions.
+    Places are fractional, so that every input has a gradient.
     """
 
     options: dict[str, Any]
@@ -169,7 +169,7 @@ _WATCHERS: list[Callable[[Op], None]] = []
 
 
 def for_each_op(do: Callable[[Op], None]) -> None:
-    """Call `do` with each op: with those that exist, and with each that is made later."""
+    """Call `do` with every op that exists, and with every one that is made later."""
     _WATCHERS.append(do)
     for op in OPS.values():
         do(op)
@@ -193,10 +193,10 @@ class Op:
     backward: Callable[..., dict[str, Native]]
     example: Example
     sizes: Callable[[Any, dict[str, int]], dict[str, int]] = lambda spec, sizes: {}  # of letters that the spec decides
-    check: Callable[[Any, dict[str, int]], None] = lambda spec, sizes: None  # what a spec asks of the sizes
+    check: Callable[[Any, dict[str, int]], None] = lambda spec, sizes: None  # checks the sizes against the spec
     keeps: tuple[str, ...] = ()  # outputs that backward reads
     hidden: tuple[str, ...] = ()  # outputs that only backward reads
-    # what follows from the others; plain fields, which compilers can read
+    # derived from the fields above; plain fields rather than properties, so that torch.compile can read them
     name: str = field(init=False)
     values: tuple[str, ...] = field(init=False)  # inputs that share one dtype, in which the op computes
     options: tuple[str, ...] = field(init=False)  # fields of the spec
@@ -267,7 +267,7 @@ def _match(caller: str, name: str, shape: tuple[int, ...], wanted: tuple[str, ..
         expected = ", ".join(_expected(wanted, known))
         raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected ({expected})")
     empty = [letter for n, letter in zip(shape, wanted, strict=True) if n == 0 and letter not in "BS"]
-    if empty:  # S may be 0: a search with radius 0 follows no flow. So may B: no clip gives no result
+    if empty:  # S may be 0, as a search with radius 0 follows no flow, and so may B
         raise ShiftsearchError(f"{caller}: {name} has shape {tuple(shape)}, expected at least 1 along {empty[0]}")
 
 

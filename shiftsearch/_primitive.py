@@ -1,7 +1,7 @@
 """Primitives: the functions that ops are composed of.
 
-`definition` says what each of them means, and every backend computes it, under the same name. A primitive is whatever
-function has the mark `@primitive` in a file of the package of one of those: no list names them, nor their files.
+`definition` says what each of them means, and every backend computes it, under the same name. Any function marked
+`@primitive` in a file of one of these packages is one: no list names them, nor their files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The ops as operators of torch, with gradients: made for each op, from what an `Op` says of itself.
+"""The ops as torch operators with gradients, made for each op from its `Op`.
 
 Each op is two operators, `shiftsearch::<op>` and `shiftsearch::<op>_backward`, whose arguments are its arrays and the
-fields of its spec. To torch.compile and torch.export they are single nodes with known shapes, so that nothing in
-this package is traced but the public functions. For backward, inputs and what the op `keeps` are saved, nothing else.
+fields of its spec. To torch.compile and torch.export they are single nodes with known shapes: of this package, only the
+public functions are traced. Backward needs the inputs and the outputs that the op `keeps`, and nothing else is saved.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def checked(spec: type[Spec], options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _under_autocast(op: Op, arrays: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """Return inputs in the dtype of torch.autocast, those for which it is precise enough."""
+    """Return the inputs; under torch.autocast, those for which its dtype is precise enough are cast to it."""
     kind = arrays[op.values[0]].device.type
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return arrays
@@ -61,7 +61,7 @@ class Operators:
         grads = [f"Tensor? grad_{name}" for name in self.returned]
         hints = typing.get_type_hints(op.spec)
         types = {name: _schema_type(hints[name]) for name in op.options}
-        self.lists = [name for name, kind in types.items() if "[]" in kind]  # which are tuples in a spec
+        self.lists = [name for name, kind in types.items() if "[]" in kind]  # options that are tuples in a spec
         options = [f"{kind} {name}" for name, kind in types.items()]
         self.forward = self._operator("", self._forward, [*arrays, *options], len(op.outputs))
         self.forward.register_fake(self._forward_shapes)
@@ -92,7 +92,7 @@ class Operators:
     def _forward(self, *arguments: Any) -> Any:
         inputs, spec = self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
         found = _arrays.forward(self.op, spec, inputs)
-        # NumPy has other strides for an array without numbers
+        # NumPy gives an empty array other strides
         return _returned({n: x if x.numel() else x.new_empty(x.shape) for n, x in found.items()})
 
     def _forward_shapes(self, *arguments: Any) -> Any:
@@ -111,7 +111,7 @@ class Operators:
         outputs = dict(zip(op.outputs, _several(output), strict=True))
         ctx.set_materialize_grads(False)
         moving = [name for name, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if needed]
-        if all(name in op.values for name in moving):  # kept offsets move with what leads there alone
+        if all(name in op.values for name in moving):  # offsets of whole pixels do not change when only values do
             ctx.mark_non_differentiable(*(outputs[name] for name, kind in op.outputs.items() if kind == "offset"))
         ctx.save_for_backward(*inputs[:count], *(outputs[name] for name in op.keeps))
         ctx.options = inputs[count:]
@@ -210,7 +210,7 @@ def _selected(n: int, x: torch.Tensor, d: int) -> torch.Tensor:
 
 
 def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return what the public function of this name does, by functions of torch and so with their gradients."""
+    """Upsample flow like the public function of this name, with torch functions, which have gradients."""
     if not flow.is_floating_point():
         raise ShiftsearchError(
             f"upsample_flow: flow is {_name(flow.dtype)}, expected float16, bfloat16, float32 or float64"
@@ -225,7 +225,7 @@ def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _check(op: Op, spec: Spec, tensors: dict[str, torch.Tensor]) -> None:
-    """Check what a compiler would not notice: operators run where their first tensor is."""
+    """Check devices and dtypes: an operator runs on the device of its first tensor, and a compiler accepts others."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
         found = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         raise ShiftsearchError(
@@ -239,7 +239,7 @@ def _given(names: Iterable[str], arguments: Iterable[Any]) -> dict[str, Any]:
 
 
 def _returned(found: dict[str, Any]) -> Any:
-    """Return tensors as an operator does: one alone is no tuple."""
+    """Return tensors as an operator does: a single one without a tuple."""
     results = tuple(found.values())
     return results if len(results) > 1 else results[0]
 

@@ -27,7 +27,7 @@ class AnyArray(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
-# What is returned comes from the library of the arguments, but not always with their dtype: offsets may be whole numbers.
+# Results belong to the library of the arguments, but may have another dtype: offsets may be integers.
 Array = TypeVar("Array", "npt.NDArray[Any]", "torch.Tensor", AnyArray)
 Native = Any  # an array of a backend's array module
 

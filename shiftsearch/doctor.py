@@ -1,6 +1,6 @@
 """Whether an installation works here: versions, devices, and the example of every op, on every backend.
 
-Examples are small: all of it takes seconds, most of them for compiling kernels the first time.
+The examples are small: all of it takes seconds, most of them for compiling kernels at the first run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 def examine(out: TextIO = sys.stdout) -> bool:
-    """Print what is found, and return whether all of it is well."""
+    """Print the results, and return whether all are right."""
     for line in _versions():
         print(line, file=out)
     backends: dict[str, Any] = {"cpu": cpu}
@@ -112,7 +112,7 @@ def _largest_error(backend: Any, op: Op) -> float:
     found = op.forward(backend, spec, **there)
     found_slopes = op.backward(backend, spec, there, _on(backend, kept), _on(backend, arrive), inputs.keys())
     pairs = [(found[name], wanted[name]) for name in wanted] + [(found_slopes[name], slopes[name]) for name in slopes]
-    # NumPy's maximum, because one of them may be no number: Python's max would pass over it
+    # NumPy's maximum, because Python's max may ignore NaN
     return float(np.max([_difference(_native(a), b) for a, b in pairs]))
 
 

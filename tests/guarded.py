@@ -50,13 +50,13 @@ def tighten() -> None:
     """Makes mistakes show: memory without the room that aligning it takes, as vectors may begin anywhere, and threads
     for calls that are too small for them.
     """
-    from shiftsearch.backends.cpu import margin, pool, simd, whole_places
+    from shiftsearch.backends.cpu import margin, memory, pool, whole_places
     from shiftsearch.video.denoise import spectra
 
     pool._SMALL = 0
     search = import_module("shiftsearch.backends.cpu.search")  # cpu.search is the primitive
     for module in (margin, search, spectra, whole_places):
-        assert module.aligned is simd.aligned
+        assert module.aligned is memory.aligned
         module.aligned = lambda size, dtype, new=np.zeros: new(size, dtype)
 
 

@@ -69,14 +69,14 @@ def test_torch_gives_torch_with_the_numbers_of_numpy(torch, dtype, rng):
 
 
 def test_torch_memory_is_not_copied_on_the_way_in(torch, video):
-    from shiftsearch import _arrays
+    from shiftsearch._homes import Torch
 
     tensor = torch.from_numpy(video)
     for strided in (tensor, tensor.transpose(3, 4), tensor[..., ::2], tensor[:, :, 0]):
-        array = _arrays._Torch(strided).take("search", "q", strided)
+        array = Torch(strided).take("search", "q", strided)
         assert array.ctypes.data == strided.data_ptr()
         assert array.strides == tuple(4 * n for n in strided.stride())
-    assert _arrays._Torch(None).give(video).data_ptr() == video.ctypes.data
+    assert Torch(None).give(video).data_ptr() == video.ctypes.data
 
 
 def test_half_precision_keeps_its_dtype_in_values_and_scores_in_single(rng):

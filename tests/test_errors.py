@@ -10,7 +10,7 @@ import pytest
 from test_ops import tolerance
 
 import shiftsearch as ss
-from shiftsearch import ShiftsearchError, _arrays, definition
+from shiftsearch import ShiftsearchError, _homes, definition
 
 V = np.zeros((1, 3, 4, 5, 6), np.float32)
 FLOW = np.zeros((1, 3, 2, 2, 5, 6), np.float32)
@@ -510,7 +510,7 @@ def test_ten_thousand_random_calls_are_right_or_say_why_not(monkeypatch):
         compared += 1
         dtypes = [a.dtype for a in arrays.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
         with monkeypatch.context() as patch, np.errstate(all="ignore"):
-            patch.setattr(_arrays._Cpu, "__init__", lambda self, _: vars(self).update(backend=definition))
+            patch.setattr(_homes.Cpu, "__init__", lambda self, _: vars(self).update(backend=definition))
             expected = function(**arrays, **options)
         _same(name, found, expected, dtypes[0] if dtypes else np.float64)
     assert min(right, wrong) > 2000

@@ -67,7 +67,7 @@ def test_nothing_warns_of_values(value, rng, monkeypatch):
     results = []
     for backend in (cpu, definition):
         monkeypatch.setattr(
-            ss._arrays._Cpu, "__init__", lambda self, _, backend=backend: vars(self).update(backend=backend)
+            ss._homes.Cpu, "__init__", lambda self, _, backend=backend: vars(self).update(backend=backend)
         )
         chained = ss.chain_flow(flow, flow, radius=1)
         patches = ss.gather(v, coordinates, patch=2)

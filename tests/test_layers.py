@@ -33,6 +33,7 @@ _RANKS = [
     "_primitive",
     "definition",
     "backends",
+    "_homes",
     "_arrays",
     "_torch",
     "_call",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_ops import tolerance
 
 import shiftsearch as ss
-from shiftsearch import _arrays, definition
+from shiftsearch import _homes, definition
 from shiftsearch._geometry import query_grid
 from shiftsearch.backends.cuda import Cuda
 from shiftsearch.ops.aggregate import AGGREGATE
@@ -31,7 +31,7 @@ def _backend(request, monkeypatch):
     if request.param == "emulated":
         emulated = Cuda(emulate.Emulator(seed=1))
         monkeypatch.setattr(
-            _arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first)
+            _homes.Cpu, "__init__", lambda self, first: vars(self).update(backend=emulated, first=first)
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 from device_arrays import Namespace
 
 import shiftsearch as ss
-from shiftsearch import ShiftsearchError, _arrays
+from shiftsearch import ShiftsearchError, _homes
 from shiftsearch.backends import cuda as cuda_backend
 from shiftsearch.backends.cuda import Cuda
 
@@ -705,13 +705,13 @@ def test_tensors_on_the_kernels_give_the_numbers_of_the_cpu(name, monkeypatch):
     device = emulate.Emulator()
     device.xp = Namespace()
     backend = Cuda(device)
-    monkeypatch.setattr(_arrays._Cpu, "__init__", lambda self, first: vars(self).update(backend=backend, first=first))
+    monkeypatch.setattr(_homes.Cpu, "__init__", lambda self, first: vars(self).update(backend=backend, first=first))
     monkeypatch.setattr(
-        _arrays._Torch,
+        _homes.Torch,
         "take",
         staticmethod(lambda op, name, tensor: device.xp.asarray(np.from_dlpack(tensor.detach()))),
     )
-    monkeypatch.setattr(_arrays._Torch, "give", staticmethod(lambda array: torch.from_numpy(array.get())))
+    monkeypatch.setattr(_homes.Torch, "give", staticmethod(lambda array: torch.from_numpy(array.get())))
     for found, wanted in zip(call(tensors), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     for key, grad in gradients(call, tensors).items():
@@ -743,7 +743,7 @@ def test_a_call_is_on_the_device_and_stream_of_its_tensors_in_memory_of_torch(mo
     monkeypatch.setattr(
         torch.cuda, "caching_allocator_alloc", lambda size, index, stream: (size, index, stream.cuda_stream)
     )
-    with _arrays._Cuda("search", "torch", "cuda:1", None).current():
+    with _homes.Cuda("search", "torch", "cuda:1", None).current():
         done.append("work")
     assert done == [
         ("device", 1),

@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 import shiftsearch as ss
-from shiftsearch import _arrays
+from shiftsearch import _homes
 from shiftsearch.backends import cuda
 
 CALLS, ROUNDS = 100, 30
@@ -90,13 +90,13 @@ def microseconds(call) -> float:
 def measure():
     """Yield the name of each call and its host time in microseconds."""
     load, backend = cuda.load, cuda.Cuda(Idle())
-    cuda.load, _arrays._LIBRARIES[Array] = (lambda: backend), "cupy"
+    cuda.load, _homes._LIBRARIES[Array] = (lambda: backend), "cupy"
     try:
         for name, call in calls(lambda array: array.view(Array)).items():
             yield name, microseconds(call)
     finally:
         cuda.load = load
-        del _arrays._LIBRARIES[Array]
+        del _homes._LIBRARIES[Array]
     pixel = np.zeros((1, 1, 1, 1, 1), np.float32)
     yield "search of a pixel on the CPU", microseconds(lambda: ss.search(pixel, pixel, window=1, radius=0, topk=1))
 

@@ -18,11 +18,11 @@ from shiftsearch._types import Native
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import finite, slots_ahead
 from shiftsearch.backends.cpu.jit import exact, kernel
+from shiftsearch.backends.cpu.memory import stopped
 from shiftsearch.backends.cpu.patch import between, bilinear
-from shiftsearch.backends.cpu.simd import stopped
 
 _BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
-_STEP = 40  # multiply-adds that one step of a trajectory is worth
+_STEP = 40  # multiply-adds that take as long as one step of a trajectory
 
 
 @exact
@@ -36,7 +36,7 @@ def _between(at, n):
     """Return the two pixels that a position lies between, and the weight of the second."""
     if abs(at) < 2.0**52:
         return between(at, n, True)
-    if n == 1 or not math.isfinite(at):  # endless flow: the sample is NaN, but its pixels must be there
+    if n == 1 or not math.isfinite(at):  # infinite flow: the sample is NaN, but the pixels that are read must exist
         return 0, 0, at - at
     return between(at % (2.0 * (n - 1)), n, True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from shiftsearch.backends.cpu.jit import helper, inline
-from shiftsearch.backends.cpu.simd import Pointer, after, get, put, put_fraction
+from shiftsearch.backends.cpu.memory import Pointer, after, get, put, put_fraction
 from shiftsearch.backends.cpu.topk import find_smallest
 from shiftsearch.backends.cpu.windows import Query, Task, Windows, position, window_at
 
@@ -22,15 +22,15 @@ class Options(NamedTuple):
     """
 
     topk: int
-    all: bool  # are kept: topk=None
+    all: bool  # topk=None: keep all candidates
     per_frame: bool
     penalty: float
     anchor_self: bool
     anchor_centre: bool
-    removes_self: bool  # from the candidates
-    hides_self: bool  # by an infinite score
-    finds_self: bool  # any of these
-    ranks: bool  # by more than the score
+    removes_self: bool  # the query itself is not a candidate
+    hides_self: bool  # the query itself gets an infinite score
+    finds_self: bool  # one of these needs to know which candidate the query itself is
+    ranks: bool  # not by the score alone
 
 
 class Results(NamedTuple):
@@ -167,7 +167,7 @@ def _rank(scores, own, at, windows, task, options, keys):
 
 @helper
 def _keep_all(keys, n, anchored, kept):
-    """Keep every candidate in order, behind those that are anchored."""
+    """Keep every candidate in order, the anchored ones first."""
     filled = 0
     for turn in range(2):
         for i in range(n):
@@ -194,7 +194,7 @@ def _choose_per_frame(keys, removed, each, slots, topk, codes, scratch, kept):
 # --- results --------------------------------------------------------------------------------------
 @inline
 def _put_score(score, dot, out, n):
-    score = score if score < np.inf else np.inf  # NaN was ranked as infinite
+    score = score if score < np.inf else np.inf  # NaN is ranked as infinite
     put(out, n, -score if dot else score)
 
 

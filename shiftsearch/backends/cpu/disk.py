@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, in the user's cache folder: one file each, whose name says all that it depends on.
+"""Compiled kernels on disk, in the user's cache folder: one file each, named by a hash of all that it depends on.
 
 numba's own cache would lie inside the package, where uninstalling leaves it. It would not notice when a function that a
 kernel calls has changed, and would run a damaged file, which ends the process. Here each file begins with a checksum of

@@ -1,4 +1,4 @@
-"""Positions and borders, for kernels: the formulas of shiftsearch/_geometry.py, which numba code has nowhere else.
+"""Positions and borders for numba kernels, all of them: the formulas of shiftsearch/_geometry.py.
 
 The twin of cuda_src/grid.cuh. Nothing here is computed with fast-math, so that all backends look at the same places,
 bit for bit.

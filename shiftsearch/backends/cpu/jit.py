@@ -44,7 +44,7 @@ class Compile(Protocol):
 
 _HELPER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 helper: Compile = numba.njit(**_HELPER)  # for functions that kernels call
-# for those called per query: a struct is handed over field by field
+# for functions called for each query: a call would pass every field of a record
 inline: Compile = numba.njit(forceinline=True, **_HELPER)
 # for positions, which are the same bit for bit on every backend
 exact: Compile = numba.njit(forceinline=True, **{**_HELPER, "fastmath": False})
@@ -133,7 +133,7 @@ def _type(argument, packed: bool):
 
 @contextlib.contextmanager
 def _quickly():
-    """Compile in haste. numba reads these settings while it compiles, under this lock: nobody else is affected."""
+    """Compile with fewer optimisations: numba reads these settings while it compiles, which is under this lock."""
     hasty = {"OPT": type(config.OPT)(1), "LOOP_VECTORIZE": 0, "SLP_VECTORIZE": 0}
     with global_compiler_lock:
         before = {name: getattr(config, name) for name in hasty}
@@ -180,7 +180,7 @@ def _announced():
 
 
 def _say(text: str):
-    """Print a line of its own, above the progress bars that are shown."""
+    """Print a line above the progress bars, if there are any."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     if tqdm is None or sys.stderr is None:
         print(text, file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from shiftsearch.backends.cpu.pool import spread
 
 
 def channels_last(video: Native) -> Native:
-    """Return contiguous (T, H, W, C) of (T, C, H, W), without a copy where memory has it so."""
+    """Return contiguous (T, H, W, C) of (T, C, H, W), without a copy if memory has this order already."""
     turned = video.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous:
         return turned

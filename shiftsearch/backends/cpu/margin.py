@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from shiftsearch._types import Native
-from shiftsearch.backends.cpu import places_code as code
+from shiftsearch.backends.cpu import margin_code as code
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import inline, kernel
-from shiftsearch.backends.cpu.simd import after, aligned, get, pointer, put, stopped
+from shiftsearch.backends.cpu.memory import after, aligned, get, pointer, put, stopped
 
 
 class Margined(NamedTuple):
@@ -47,9 +47,9 @@ def load(video: Native, v: Margined, heads: int, head: int, *, turn: int) -> Nat
     return out
 
 
-def store(sums: Native, v: Margined, out: Native, heads: int, head: int, endless: Native, *, turn: int) -> None:
-    """Write sums to one head of `out` (T, C, H, W); endless[0] gets 1 if any of them is not finite."""
-    work = partial(_empty, sums, out.reshape(-1), turn, v, v.channels * heads, v.channels * head, endless)
+def store(sums: Native, v: Margined, out: Native, heads: int, head: int, nonfinite: Native, *, turn: int) -> None:
+    """Write sums to one head of `out` (T, C, H, W); nonfinite[0] gets 1 if any of them is not finite."""
+    work = partial(_empty, sums, out.reshape(-1), turn, v, v.channels * heads, v.channels * head, nonfinite)
     pool.spread(work, v.frames * v.height, 4 * v.size)
 
 
@@ -87,9 +87,9 @@ def _fill(given, out, turn, v, all_channels, first_channel, stop, first, last):
 
 
 @kernel()
-def _empty(sums, out, turn, v, all_channels, first_channel, endless, stop, first, last):
+def _empty(sums, out, turn, v, all_channels, first_channel, nonfinite, stop, first, last):
     """Write rows of `out`, counted through all frames, from sums, whose mirrored margin is folded in."""
-    sums, out, endless = pointer(sums), pointer(out), pointer(endless)
+    sums, out, nonfinite = pointer(sums), pointer(out), pointer(nonfinite)
     for unit in range(first, last):
         if stopped(stop):
             return
@@ -108,4 +108,4 @@ def _empty(sums, out, turn, v, all_channels, first_channel, endless, stop, first
         to = ((t * all_channels + first_channel) * v.height + y) * v.width
         here = after(sums, first_pixel)
         if code.turn(turn, here, after(out, to), v.width, v.channels, v.channels, v.height * v.width) != 0:
-            put(endless, 0, 1)
+            put(nonfinite, 0, 1)

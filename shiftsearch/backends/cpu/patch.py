@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cpu.grid import finite, mirror, pixel
 from shiftsearch.backends.cpu.jit import exact, inline
-from shiftsearch.backends.cpu.simd import Pointer, after, like
+from shiftsearch.backends.cpu.memory import Pointer, after, like
 
 
 class Form(NamedTuple):

@@ -19,8 +19,8 @@ from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import whole_patches, whole_places
 from shiftsearch.backends.cpu.jit import inline
+from shiftsearch.backends.cpu.memory import after, get, like, put
 from shiftsearch.backends.cpu.patch import clear, collect, missing, product, read, slopes, subtract
-from shiftsearch.backends.cpu.simd import after, get, like, put
 from shiftsearch.backends.cpu.visit import Heads, Job, by_band_of_keys, by_band_of_queries, by_query, frame_of, values
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from shiftsearch.backends.cpu.choose import Options, Results, finish
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
+from shiftsearch.backends.cpu.memory import get, pointers, put, stopped
 from shiftsearch.backends.cpu.patch import Form, desk, lay, lay_query, pair, product, read, subtract
-from shiftsearch.backends.cpu.simd import get, pointers, put, stopped
 from shiftsearch.backends.cpu.visit import Clip, frame_of
 from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
 

@@ -15,8 +15,8 @@ from shiftsearch.errors import ShiftsearchError
 
 _Result = TypeVar("_Result")
 _VARIABLE = "SHIFTSEARCH_NUM_THREADS"
-_SMALL = 2_000_000  # multiply-adds that one thread does in the time in which others wake up
-_LONG = 100_000_000  # after which the main thread may be asked to stop
+_SMALL = 2_000_000  # multiply-adds: less work is done sooner than other threads wake up
+_LONG = 100_000_000  # multiply-adds: for more, the main thread only waits, so that Ctrl-C can stop the work
 _GLANCE = 0.2  # seconds: on some systems a signal does not end a longer wait
 _pool = None
 _lock = threading.Lock()
@@ -43,7 +43,7 @@ def threads() -> int:
 
 
 def parts(cost: float) -> int:
-    """Return into how many parts to cut work of so many multiply-adds if each part must look at all of it."""
+    """Return how many parts to split work of `cost` multiply-adds into if each part must read all of the input."""
     return 3 * threads() if threads() > 1 and cost >= _SMALL else 1
 
 
@@ -54,7 +54,7 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
     which range it is in: then results do not depend on the number of threads.
 
     Ctrl-C reaches the main thread only between two lines of Python. Long work is therefore left to other threads while
-    the main one waits. They often look whether stop[0] is set, and `work` then returns at once, finished or not.
+    the main one waits. They read stop[0] often, and where it is set `work` returns at once, finished or not.
     """
     stop, workers = np.zeros(1, np.int32), min(threads(), count)
     waits = cost >= _LONG and _in_main_thread()
@@ -73,7 +73,7 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
         stop[0] = 1
         for task in pending:
             task.cancel()
-        futures.wait(pending)  # until then threads write to memory that the caller gives up
+        futures.wait(pending)  # until they return, threads write to memory that belongs to the caller
         raise
 
 

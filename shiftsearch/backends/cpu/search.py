@@ -2,7 +2,7 @@
 
 Tiles of 8 x 8 queries are searched by vector code, see `tiles`. What that does not cover - dilation, borders of zeros,
 very large windows and patches - is done by plain loops, see `plain`. Which form is taken depends on the options and on
-the flow around the tile, never on the size of the call, so that a part of a video gives what the whole gives.
+the flow around the tile, never on the size of the call, so that a part of a video gets the results of the whole.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from shiftsearch._types import Native
 from shiftsearch.backends.cpu import patch, search_code, simd, topk, topk_code
 from shiftsearch.backends.cpu.choose import Options, Results
 from shiftsearch.backends.cpu.layout import channels_last
+from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.backends.cpu.plain import search_plainly
 from shiftsearch.backends.cpu.pool import spread
 from shiftsearch.backends.cpu.search_code import ROW
-from shiftsearch.backends.cpu.simd import aligned
 from shiftsearch.backends.cpu.tiles import Shape, Strides, Videos, box_is_cheaper, packing, search_tiles
 from shiftsearch.backends.cpu.topk_code import FEW
 from shiftsearch.backends.cpu.visit import Clip
@@ -46,7 +46,7 @@ class Codes(NamedTuple):
 class Scratch(NamedTuple):
     """Scratch memory of one thread."""
 
-    keys: np.ndarray  # what ranks the candidates of a query
+    keys: np.ndarray  # by which the candidates of a query are ranked
     part: np.ndarray  # the keys of one frame, the scores of a part of a window
     scores: np.ndarray  # of all queries of a tile
     q_planes: np.ndarray  # the pixels of a tile: [row, channel, column]
@@ -59,7 +59,7 @@ class Scratch(NamedTuple):
     kept: np.ndarray
     topk: topk.Scratch
     desk: patch.Scratch  # of plain loops
-    most: int  # displacements that there is room for
+    most: int  # displacements that fit
 
 
 @primitive
@@ -190,13 +190,13 @@ def _search(q, k, around, order, task: Task, form: patch.Form, options: Options 
 
 
 def _cells(task: Task):
-    """Return the slot, row and column of each candidate, to be looked up because divisions are slow."""
+    """Return a table of the slot, row and column of each candidate: looking them up is faster than dividing."""
     return np.moveaxis(np.indices((task.slots, task.window, task.window), np.int32), 0, -1).reshape(-1)
 
 
 # --- scratch memory -------------------------------------------------------------------------------
 def _most_boxes(task: Task, dtype) -> int:
-    """Return for how many displacements box sums can be cheaper than comparing each query."""
+    """Return the most displacements for which box sums can be cheaper than comparing each query."""
     most, lanes = 16, simd.lanes(dtype.name)
     while most < 4096 and box_is_cheaper.py_func(most, TILE * TILE, task, lanes):
         most += 16

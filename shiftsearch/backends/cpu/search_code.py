@@ -1,7 +1,7 @@
 """The loops that decide the speed of a search, as vector code: distances of patches, and box sums.
 
-What each builder makes is compiled once per (dtype, metric, sizes of the inner loops) and returns an address.
-With "dot" distances are negative products, so that smaller is better everywhere.
+Each builder compiles a function for one dtype, metric and size of the inner loops, and returns its address. With "dot" a
+distance is the negative product, so that smaller is better everywhere.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-
-from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
 from shiftsearch.backends.cpu.windows import TILE
@@ -51,37 +50,40 @@ def build_wide(dtype: str, metric: str, window: int) -> int:
     """
     f = simd.Function("wide", dtype, "pppplllll")
     q, k, out, scratch, rows, run, q_stride, k_stride, channels = f.arguments
+
+    def along(q_row, k_row, shifts, e, *sums):
+        vector, at = f.load(q, f.add(q_row, e)), f.add(k_row, e)
+        keys = [f.load(k, f.add(at, shift)) for shift in shifts]
+        return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
+
+    def patch_row(i, shifts, r, *sums):
+        q_row, k_row = f.mul(r, q_stride), f.mul(f.add(i, r), k_stride)
+        return f.loop(run, sums, partial(along, q_row, k_row, shifts), step=f.lanes)
+
+    def window_row(columns, shifts, i):
+        sums = f.loop(rows, [f.zeros()] * len(columns), partial(patch_row, i, shifts))
+        at = f.mul(f.add(f.mul(i, window), columns[0]), f.lanes)
+        for n, total in enumerate(sums):
+            f.store(total, scratch, f.add(at, n * f.lanes))
+
     for columns in _parts(window, simd.registers() - 4):
-        shifts = [f.mul(j, channels) for j in columns]
+        f.loop(window, [], partial(window_row, columns, [f.mul(j, channels) for j in columns]))
+    _write_lane_sums(f, scratch, out, window * window)
+    return f.compile()
 
-        def window_row(i, columns=columns, shifts=shifts):
-            def patch_row(r, *sums):
-                q_row, k_row = f.mul(r, q_stride), f.mul(f.add(i, r), k_stride)
 
-                def along(e, *sums):
-                    vector, at = f.load(q, f.add(q_row, e)), f.add(k_row, e)
-                    keys = [f.load(k, f.add(at, shift)) for shift in shifts]
-                    return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
-
-                return f.loop(run, sums, along, step=f.lanes)
-
-            sums = f.loop(rows, [f.zeros()] * len(columns), patch_row)
-            at = f.mul(f.add(f.mul(i, window), columns[0]), f.lanes)
-            for n, total in enumerate(sums):
-                f.store(total, scratch, f.add(at, n * f.lanes))
-
-        f.loop(window, [], window_row)
-    count, n = window * window, f.lanes
+def _write_lane_sums(f, vectors, out, count: int) -> None:
+    """Write the sum of the lanes of each of `count` vectors, which lie in memory one after another."""
+    n, whole = f.lanes, count // f.lanes * f.lanes
 
     def reduce(i):
-        vectors = [f.load(scratch, f.mul(f.add(i, lane), n)) for lane in range(n)]
-        f.store(f.lane_sums(vectors), out, i)
+        some = [f.load(vectors, f.mul(f.add(i, lane), n)) for lane in range(n)]
+        f.store(f.lane_sums(some), out, i)
 
-    f.loop(count // n * n, [], reduce, step=n)
-    for i in range(count // n * n, count):
-        total = f.tree(f.b.extract_element(f.load(scratch, i * n), ir.IntType(32)(lane)) for lane in range(n))
+    f.loop(whole, [], reduce, step=n)
+    for i in range(whole, count):
+        total = f.tree(f.b.extract_element(f.load(vectors, i * n), simd.INT32(lane)) for lane in range(n))
         f.b.store(total, f._at(out, i))
-    return f.compile()
 
 
 @functools.cache
@@ -125,9 +127,9 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
     """Build the distances of all patches of a tile, for a range of displacements, by box sums over those of its pixels.
 
     (q, k, scratch, out, displacements down, across, channels, row stride of q, channel stride of q, row stride of
-    k, channel stride of k, top, bottom): out[dy * across + dx, TILE, TILE]. Rows top ... bottom - 1 of k, counted from
-    its address, are in memory: no other one is read, and sums that need one hold anything. Up to 4 channels are no
-    loop: `few` says how many.
+    k, channel stride of k, top, bottom): out[dy * across + dx, TILE, TILE]. Of k only rows top ... bottom - 1, counted
+    from its address, are in memory and are read; sums that would need another row are undefined. `few` is the number of
+    channels if they are at most 4, which are done without a loop, or else 5.
     """
     f = simd.Function("boxes", dtype, "pppplllllllll")
     q, k, scratch, out, down, across, channels, q_row, q_channel, k_row, k_channel, top, bottom = f.arguments
@@ -135,49 +137,44 @@ def build_boxes(dtype: str, metric: str, patch: int, few: int) -> int:
     per_row = ROW // f.lanes or 1
     widths = [n for n in (12, 9, 6, 3, 1) if n * per_row <= simd.registers() * 3 // 4]
 
-    def pixels(n, q_at, k_at, to, dx):
+    def channel(q_at, k_at, dx, c, *sums):
+        vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
+        keys = f.shifted(k, at, len(sums), ROW)
+        return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
+
+    def pixels(n, row, k_at, to, dx):
         """Write one row of the distances of pixels, for n displacements across, which share the loads of q."""
-
-        def channel(c, *sums):
-            vector, at = f.load(q, f.add(q_at, f.mul(c, q_channel)), ROW), f.add(k_at, f.mul(c, k_channel), dx)
-            keys = f.shifted(k, at, n, ROW)
-            return [_accumulate(f, metric, vector, key, total) for key, total in zip(keys, sums, strict=True)]
-
-        sums = [f.zeros(ROW)] * n
+        q_at, sums = f.mul(row, q_row), [f.zeros(ROW)] * n
         if few < 5:
             for c in range(few):
-                sums = channel(c, *sums)
+                sums = channel(q_at, k_at, dx, c, *sums)
         else:
-            sums = f.loop(channels, sums, channel)
+            sums = f.loop(channels, sums, partial(channel, q_at, k_at, dx))
         for i, total in enumerate(sums):
             f.store(total, scratch, f.mul(f.add(to, f.mul(f.add(dx, i), rows)), ROW))
 
+    def displacement(y, k_at, dy):
+        """Write the distances of row y of k at one displacement down, for all displacements across."""
+        row, dx = f.b.sub(y, dy), f.int(0)
+        to = f.add(f.mul(f.mul(dy, across), rows), row)
+        for n in widths:  # as many as fit, the widest first
+            last = f.add(dx, f.mul(f.b.sdiv(f.b.sub(across, dx), f.int(n)), n))
+            f.loop(last, [], partial(pixels, n, row, k_at, to), step=n, start=dx)
+            dx = last
+
+    def key_row(first, count, y):
+        low, high = f.most(f.b.sub(y, f.int(rows - 1)), 0), f.least(f.add(y, 1), count)
+        f.loop(high, [], partial(displacement, y, f.mul(f.add(first, y), k_row)), start=low)
+
+    def sums(to, i):
+        _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out, f.mul(f.add(to, i), TILE * TILE))
+
     def some_rows(first):
-        """Do `_DOWN` displacements: rows of k are then used several times while they are near, and scratch stays near."""
+        """Do `_DOWN` displacements: rows of k and scratch are then used several times while they are in the cache."""
         count = f.b.sub(f.least(f.add(first, _DOWN), down), first)
-
-        def key_row(y):
-            low, high = f.most(f.b.sub(y, f.int(rows - 1)), 0), f.least(f.add(y, 1), count)
-            k_at = f.mul(f.add(first, y), k_row)
-
-            def displacement(dy):
-                row, dx = f.b.sub(y, dy), f.int(0)
-                to = f.add(f.mul(f.mul(dy, across), rows), row)
-                for n in widths:  # as many as fit, the widest first
-                    last = f.add(dx, f.mul(f.b.sdiv(f.b.sub(across, dx), f.int(n)), n))
-                    f.loop(last, [], lambda at, n=n: pixels(n, f.mul(row, q_row), k_at, to, at), step=n, start=dx)
-                    dx = last
-
-            f.loop(high, [], displacement, start=low)
-
         there = f.most(f.b.sub(top, first), 0), f.least(f.b.sub(bottom, first), f.add(count, rows - 1))
-        f.loop(there[1], [], key_row, start=there[0])
-        to = f.mul(first, across)
-
-        def sums(i):
-            _box_sums(f, patch, scratch, f.mul(i, rows * ROW), out, f.mul(f.add(to, i), TILE * TILE))
-
-        f.loop(f.mul(count, across), [], sums)
+        f.loop(there[1], [], partial(key_row, first, count), start=there[0])
+        f.loop(f.mul(count, across), [], partial(sums, f.mul(first, across)))
 
     f.loop(down, [], some_rows, step=_DOWN)
     return f.compile()
@@ -239,27 +236,27 @@ def build_interpolate(dtype: str, metric: str) -> int:
     rests = {part: f.minus(f.full(1.0), part) for part in (down, across)}
 
     def between(x, y, part):
-        if metric == "dot":  # what is infinite must stay so
+        if metric == "dot":  # an infinite pixel must stay infinite
             return f.fma(part, y, b.fmul(rests[part], x))
         return f.fma(part, f.minus(y, x), x)  # exact where x and y are the same
 
-    def row(r, moves_down, moves_across):
-        def sample(at):
-            here = f.load(k, at)
-            return between(here, f.load(k, f.add(at, step)), across) if moves_across else here
+    def sample_across(at, moves_across):
+        here = f.load(k, at)
+        return between(here, f.load(k, f.add(at, step)), across) if moves_across else here
 
-        def along(e):
-            at = f.add(f.mul(r, k_row), e)
-            here = sample(at)
-            if moves_down:
-                here = between(here, sample(f.add(at, k_row)), down)
-            f.store(here, out, f.add(f.mul(r, out_row), e))
+    def sample(r, moves_down, moves_across, e):
+        at = f.add(f.mul(r, k_row), e)
+        here = sample_across(at, moves_across)
+        if moves_down:
+            here = between(here, sample_across(f.add(at, k_row), moves_across), down)
+        f.store(here, out, f.add(f.mul(r, out_row), e))
 
-        f.loop(run, [], along, step=f.lanes)
+    def row(wanted, r):
+        f.loop(run, [], partial(sample, r, *wanted), step=f.lanes)
 
     for wanted in ((True, True), (True, False), (False, True)):  # a pixel of weight 0 is not read
         here = b.and_(*(move if asked else b.not_(move) for move, asked in zip(moves, wanted, strict=True)))
-        f.loop(b.select(here, rows, f.int(0)), [], lambda r, wanted=wanted: row(r, *wanted))
+        f.loop(b.select(here, rows, f.int(0)), [], partial(row, wanted))
     return f.compile()
 
 

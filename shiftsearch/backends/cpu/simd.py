@@ -1,40 +1,28 @@
 """A small assembler of vector code: LLVM IR in SSA form, compiled in milliseconds to a function pointer.
 
-numba needs seconds for what LLVM needs milliseconds, because it infers types first. The few loops
-that decide the speed are therefore written here, one `Function` each, and numba code calls them by
-address with `call`. Nothing needs optimising afterwards: values live in registers because they are
-SSA values, loops carry them in phi nodes, multiply-adds are asked for by name.
+numba infers types before it compiles, which takes seconds where LLVM takes milliseconds. The few loops that decide the
+speed are therefore built with this module, one `Function` each, and numba code calls them by address, see `caller`. They
+need no optimiser: values live in registers because they are SSA values, loops carry them in phi nodes, and fused
+multiply-adds are called by name.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
+from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
+from shiftsearch.backends.cpu.memory import intrinsic
+
 INT: ir.IntType = ir.IntType(64)
+INT32: ir.IntType = ir.IntType(32)
 Integer: TypeAlias = "int | ir.Value"  # known when the code is built, or only when it runs
 Count = int  # under another name, as `int` is a method of `Function`
-Pointer = Any  # memory in a kernel, see `pointer`; in Python an array
-Intrinsic = tuple[Any, Callable[..., Any]]  # its signature, and what generates its code
-_P = ParamSpec("_P")
-
-
-class _Declare(Protocol):
-    """A decorator that makes a function of a typing context and types one of values, for kernels."""
-
-    def __call__(self, function: Callable[Concatenate[Any, _P], Intrinsic], /) -> Callable[_P, Any]: ...
-
-
-intrinsic: _Declare = cast(Any, extending.intrinsic)
 _ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
 
 
@@ -93,7 +81,7 @@ class Function:
     def __init__(self, name: str, dtype: str, arguments: str):
         self.element, self._suffix, self.bytes = _ELEMENTS[dtype]
         self.lanes = lanes(dtype)
-        kinds = {"p": self.element.as_pointer(), "i": ir.IntType(32).as_pointer(), "l": INT}
+        kinds = {"p": self.element.as_pointer(), "i": INT32.as_pointer(), "l": INT}
         self.module = ir.Module(name)
         self.module.triple = llvm.get_default_triple()
         signature = ir.FunctionType(INT, [kinds[kind] for kind in arguments])
@@ -159,14 +147,24 @@ class Function:
     def full(self, value: float, n: Count | None = None) -> ir.Constant:
         return ir.Constant(self.vector(n), [value] * (n or self.lanes))
 
-    def numbers(self, n: Count) -> ir.Constant:
-        return ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n)))
+    @staticmethod
+    def integers(values: Iterable[Count]) -> ir.Constant:
+        """Return a vector of 32-bit integers."""
+        values = list(values)
+        return ir.Constant(ir.VectorType(INT32, len(values)), values)
+
+    def count_from(self, start: ir.Value, n: Count) -> ir.Value:
+        """Return the vector start, start + 1, ..., start + n - 1 of 32-bit integers."""
+        return self.b.add(self.splat(self.b.trunc(start, INT32), n), self.integers(range(n)))
 
     def splat(self, x: ir.Value, n: Count | None = None) -> ir.Value:
         n = n or self.lanes
         undefined = ir.Constant(ir.VectorType(x.type, n), ir.Undefined)
-        one = self.b.insert_element(undefined, x, ir.IntType(32)(0))
-        return self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n))
+        return self.shuffle(self.b.insert_element(undefined, x, INT32(0)), undefined, [0] * n)
+
+    def shuffle(self, x: ir.Value, y: ir.Value, lanes: Iterable[Count]) -> ir.Value:
+        """Return the vector of these lanes of x and y; those of y are counted behind those of x."""
+        return self.b.shuffle_vector(x, y, self.integers(lanes))
 
     def _at(self, pointer, index, kind=None):
         address = self.b.gep(pointer, [self.int(index)])
@@ -185,8 +183,7 @@ class Function:
             return [self.load(pointer, self.add(index, i), n) for i in range(count)]
         # nearly every load that is not aligned crosses a cache line and takes two turns: moving lanes takes one
         here, behind = self.load(pointer, index, n), self.load(pointer, self.add(index, n), n)
-        number = ir.VectorType(ir.IntType(32), n)
-        return [self.b.shuffle_vector(here, behind, ir.Constant(number, list(range(i, i + n)))) for i in range(count)]
+        return [self.shuffle(here, behind, range(i, i + n)) for i in range(count)]
 
     def store(self, value: ir.Value, pointer: ir.Value, index: Integer) -> None:
         self.b.store(value, self._at(pointer, index, value.type), align=4)
@@ -194,17 +191,17 @@ class Function:
     def first(self, count: Integer, n: Count | None = None) -> ir.Value:
         """Return the mask of the first `count` lanes."""
         n = n or self.lanes
-        limit = self.splat(self.b.trunc(self.int(count), ir.IntType(32)), n)
-        return self.b.icmp_signed("<", self.numbers(n), limit)
+        limit = self.splat(self.b.trunc(self.int(count), INT32), n)
+        return self.b.icmp_signed("<", self.integers(range(n)), limit)
 
     def store_masked(self, value: ir.Value, pointer: ir.Value, index: Integer, mask: ir.Value) -> None:
         address = self._at(pointer, index, value.type)
         function = self._declare(
             f"llvm.masked.store.v{self.lanes}{self._suffix}.p0",
             ir.VoidType(),
-            [value.type, address.type, ir.IntType(32), mask.type],
+            [value.type, address.type, INT32, mask.type],
         )
-        self.b.call(function, [value, address, ir.IntType(32)(self.bytes), mask])
+        self.b.call(function, [value, address, INT32(self.bytes), mask])
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         function = self._declare(f"llvm.fma.v{x.type.count}{self._suffix}", x.type, [x.type] * 3)
@@ -227,33 +224,27 @@ class Function:
     def shift(self, x: ir.Value, by: Count) -> ir.Value:
         """Return lanes moved down by `by`, zeros behind."""
         n = x.type.count
-        picks = [min(i + by, n) for i in range(n)]
-        return self.b.shuffle_vector(
-            x, ir.Constant(x.type, [0.0] * n), ir.Constant(ir.VectorType(ir.IntType(32), n), picks)
-        )
+        return self.shuffle(x, ir.Constant(x.type, [0.0] * n), [min(i + by, n) for i in range(n)])
 
     def low(self, x: ir.Value, n: Count) -> ir.Value:
-        return self.b.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n))))
+        """Return the first n lanes."""
+        return self.shuffle(x, x, range(n))
 
     def lane_sums(self, vectors: list[ir.Value]) -> ir.Value:
         """Return one vector whose lane i is the sum of the lanes of `vectors[i]`; as many vectors as lanes."""
-        n = self.lanes
-        index = ir.VectorType(ir.IntType(32), n)
-        even, odd = ir.Constant(index, list(range(0, 2 * n, 2))), ir.Constant(index, list(range(1, 2 * n, 2)))
+        even, odd = range(0, 2 * self.lanes, 2), range(1, 2 * self.lanes, 2)
         while len(vectors) > 1:
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            vectors = [self.plus(self.b.shuffle_vector(x, y, even), self.b.shuffle_vector(x, y, odd)) for x, y in pairs]
+            vectors = [self.plus(self.shuffle(x, y, even), self.shuffle(x, y, odd)) for x, y in pairs]
         return vectors[0]
 
     def rotate(self, x: ir.Value, by: Count) -> ir.Value:
         """Return lanes moved down by `by`, the first ones behind the last."""
         n = x.type.count
-        return self.b.shuffle_vector(
-            x, x, ir.Constant(ir.VectorType(ir.IntType(32), n), [(i + by) % n for i in range(n)])
-        )
+        return self.shuffle(x, x, [(i + by) % n for i in range(n)])
 
-    def no_number(self, x: ir.Value) -> ir.Value:
-        """Return 0 if all lanes are numbers."""
+    def has_nan(self, x: ir.Value) -> ir.Value:
+        """Return an integer that is 0 if no lane is NaN."""
         return self.b.zext(self.b.bitcast(self.b.fcmp_unordered("uno", x, x), ir.IntType(x.type.count)), INT)
 
     def compress(self, x: ir.Value, mask: ir.Value) -> ir.Value:
@@ -298,106 +289,3 @@ def caller(kinds: str) -> Callable[..., Any]:
     scope: dict[str, Any] = {"types": types, "generate": generate}
     exec(f"def call(context, address, {names}):\n    return types.int64(types.int64, {names}), generate", scope)
     return intrinsic(scope["call"])
-
-
-def _element(context, builder, kinds, values):
-    return builder.gep(values[0], [context.cast(builder, values[1], kinds[1], types.intp)])
-
-
-@intrinsic
-def pointer(context: Any, array: Any) -> Intrinsic:
-    """Return the memory of an array, without its owner: the caller keeps the array alive.
-
-    numba counts references to arrays that are passed around, with atomic operations, and looks at
-    each index whether it is negative. A pointer is one number.
-    """
-
-    def generate(context, builder, signature, values):
-        return cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data
-
-    return types.CPointer(array.dtype)(array), generate
-
-
-@intrinsic
-def pointers(context: Any, record: Any) -> Intrinsic:
-    """Return the same record with a `pointer` in the place of each array, in records that are part of it, too."""
-
-    def opened(kind):
-        if isinstance(kind, types.Array):
-            return types.CPointer(kind.dtype)
-        if isinstance(kind, types.BaseTuple):
-            return types.BaseTuple.from_types(list(map(opened, kind.types)), getattr(kind, "instance_class", None))
-        return kind
-
-    def convert(context, builder, kind, value):
-        if isinstance(kind, types.Array):
-            return cgutils.create_struct_proxy(kind)(context, builder, value).data
-        if isinstance(kind, types.BaseTuple):
-            parts = cgutils.unpack_tuple(builder, value, len(kind.types))
-            parts = [convert(context, builder, *part) for part in zip(kind.types, parts, strict=True)]
-            return context.make_tuple(builder, opened(kind), parts)
-        return value
-
-    return opened(record)(record), lambda c, b, s, values: convert(c, b, record, values[0])
-
-
-@intrinsic
-def get(context: Any, memory: Any, index: Any) -> Intrinsic:
-    """Return memory[index]."""
-    return memory.dtype(memory, index), lambda c, b, s, v: b.load(_element(c, b, s.args, v))
-
-
-@intrinsic
-def put(context: Any, memory: Any, index: Any, value: Any) -> Intrinsic:
-    """Write memory[index] = value."""
-
-    def generate(context, builder, signature, values):
-        value = context.cast(builder, values[2], signature.args[2], signature.args[0].dtype)
-        builder.store(value, _element(context, builder, signature.args, values))
-        return context.get_dummy_value()
-
-    return types.void(memory, index, value), generate
-
-
-@intrinsic
-def like(context: Any, memory: Any, value: Any) -> Intrinsic:
-    """Return `value` as a number of the kind that `memory` holds."""
-    return memory.dtype(memory, value), lambda c, b, s, v: c.cast(b, v[1], s.args[1], s.return_type)
-
-
-@intrinsic
-def put_fraction(context: Any, memory: Any, index: Any, value: Any) -> Intrinsic:
-    """Write memory[index] = the bits of `value`, as a float of as many bits as the whole numbers of `memory`."""
-    fraction = types.float64 if memory.dtype.bitwidth == 64 else types.float32
-
-    def generate(context, builder, signature, values):
-        value = context.cast(builder, values[2], signature.args[2], fraction)
-        bits = builder.bitcast(value, context.get_value_type(signature.args[0].dtype))
-        builder.store(bits, _element(context, builder, signature.args, values))
-        return context.get_dummy_value()
-
-    return types.void(memory, index, value), generate
-
-
-@intrinsic
-def stopped(context: Any, stop: Any) -> Intrinsic:
-    """Return whether stop[0] is set, which the waiting main thread does: see `pool.spread`."""
-
-    def generate(context, builder, signature, values):
-        memory = cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data
-        asked = builder.load_atomic(memory, "monotonic", stop.dtype.bitwidth // 8)  # which is read anew each time
-        return builder.icmp_signed("!=", asked, asked.type(0))
-
-    return types.boolean(stop), generate
-
-
-@intrinsic
-def after(context: Any, memory: Any, index: Any) -> Intrinsic:
-    """Return the memory from an index on."""
-    return memory(memory, index), lambda c, b, s, v: _element(c, b, s.args, v)
-
-
-def aligned(size: int, dtype: npt.DTypeLike, new: Callable[..., np.ndarray] = np.zeros) -> np.ndarray:
-    """Return memory that begins where a vector may: one that crosses a cache line costs two."""
-    memory = new(size + 16, dtype)
-    return memory[-memory.ctypes.data % 64 // memory.itemsize :][:size]

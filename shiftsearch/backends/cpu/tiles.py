@@ -1,8 +1,8 @@
 """search by vector code: windows of tiles of 8 x 8 queries.
 
 Where the windows of a tile overlap enough, the distances of single pixels are computed once for all displacements that
-any of its queries needs, and summed over patches (the box form); where they do not, each query is compared directly, a
-window at a time, or, where candidates are not one pixel apart, a candidate at a time.
+any of its queries needs, and summed over patches (box sums). Otherwise each query is compared directly, a window at a
+time, or a candidate at a time if candidates are not one pixel apart.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shiftsearch.backends.cpu import search_code as code
 from shiftsearch.backends.cpu.choose import Options, Results, finish
 from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
+from shiftsearch.backends.cpu.memory import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.search_code import ROW
-from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.topk_code import FEW
 from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
 
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 class Videos(NamedTuple):
-    """q as it is, and k twice: its planes, and with the channels of a pixel side by side. Either copy may be empty."""
+    """q as it is, and two copies of k, of which one may be empty: by planes of channels, and channels last."""
 
     q: np.ndarray
     strides: Strides
@@ -161,7 +161,7 @@ def _span_of(s, tile, windows, task):
 
 @helper
 def box_is_cheaper(displacements: int, queries: int, task: Task, lanes: int) -> bool:
-    """Return whether one pass over all displacements beats comparing each query, in nanoseconds as once measured."""
+    """Return whether box sums take less time than comparing each query, by nanoseconds that were measured once."""
     patch, C, window = task.patch, task.channels, task.window
     per_row = ROW // lanes if lanes < ROW else 1
     by_displacement = 0.6 * (TILE + patch - 1) * C * per_row + 4 * patch * per_row + 7
@@ -177,7 +177,7 @@ def _box_scores(s, tile, span, windows, task, videos, codes, scratch):
     """Write the scores of slot s of all queries of a tile, by box sums over all displacements."""
     shape, pack = videos.shape, packing(task)
     corner, frame = shape.pad - task.patch // 2, get(windows.frame, first_of(tile.u, 0, tile.x0, task) + s)
-    # where one query reaches the first row in memory, the queries above it would read rows before that
+    # if the window of one query begins at the first row in memory, those of queries above it begin before
     top = tile.y0 + span.top + corner
     at = frame * shape.frame + top * shape.row + tile.x0 + span.left + corner
     keys, pixels, boxes, C = after(videos.k, at), scratch.pixels, scratch.boxes, task.channels

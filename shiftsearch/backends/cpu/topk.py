@@ -8,7 +8,7 @@ import numpy as np
 
 from shiftsearch.backends.cpu import topk_code as code
 from shiftsearch.backends.cpu.jit import helper, inline
-from shiftsearch.backends.cpu.simd import Pointer, get, put
+from shiftsearch.backends.cpu.memory import Pointer, get, put
 from shiftsearch.backends.cpu.topk_code import FEW
 
 

@@ -1,14 +1,19 @@
-"""The K best of the candidates of a query, as vector code. Smaller values are better, and of equal ones the first."""
+"""The K best candidates of a query, as vector code. Smaller values are better, and of equal ones the first is.
+
+NaN counts as infinite in all of it.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
+from shiftsearch.backends.cpu.simd import INT, INT32
 
 FEW = 16  # the most that `shortlist` finds
 
@@ -17,87 +22,88 @@ ranks: Callable[..., Any] = simd.caller("pil")
 smallest: Callable[..., Any] = simd.caller("pil")
 
 
+def _infinite(f, n: int = FEW) -> ir.Constant:
+    return f.full(float("inf"), n)
+
+
+def _smaller(f, x, y):
+    """Return the smaller of each two lanes, and y where x is NaN."""
+    return f.b.select(f.b.fcmp_ordered("<", x, y), x, y)
+
+
 @functools.cache
 def build_shortlist(dtype: str) -> int:
     """Build which of n values can be among the K smallest: (values, found, positions, n, K) -> how many.
 
-    NaN becomes infinite in `found`.
-
-    The K-th smallest of 16 lane minima bounds the K-th smallest of all; what is not above it is packed
-    together, in order. n is a multiple of 16, K at most 16.
+    The K-th smallest of 16 lane minima bounds the K-th smallest of all; the values that are not above this bound are
+    written side by side, in order. n is a multiple of 16, K at most 16.
     """
     f = simd.Function("shortlist", dtype, "ppill")
     values, found, positions, n, k = f.arguments
-    b, lanes, i32 = f.b, FEW, ir.IntType(32)
-    smaller = lambda x, y: b.select(b.fcmp_ordered("<", x, y), x, y)  # noqa: E731
-    infinite = f.full(float("inf"), lanes)
-
-    def lane_minimum(i, low):
-        return [smaller(f.load(values, i, lanes), low)]
-
-    (minima,) = f.loop(n, [infinite], lane_minimum, step=lanes)
-    below = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
-    for lane in range(lanes):
-        one = b.shuffle_vector(minima, minima, ir.Constant(below.type, [lane] * lanes))
-        below = b.add(below, b.zext(b.fcmp_ordered("<=", one, minima), below.type))
-    enough = b.icmp_signed(">=", below, f.splat(b.trunc(k, i32), lanes))
-    least = b.select(enough, minima, infinite)
-    for by in (8, 4, 2, 1):
-        least = smaller(least, f.rotate(least, by))
-    lanes = f.lanes
-    bound = f.low(least, lanes)
+    (minima,) = f.loop(n, [_infinite(f)], lambda i, low: [_smaller(f, f.load(values, i, FEW), low)], step=FEW)
+    bound = f.low(_kth_smallest(f, minima, k), f.lanes)
 
     def keep(i, count):
-        vector = smaller(f.load(values, i), f.low(infinite, f.lanes))
+        b, lanes = f.b, f.lanes
+        vector = _smaller(f, f.load(values, i), f.low(_infinite(f), lanes))
         mask = b.fcmp_ordered("<=", vector, bound)
-        where = b.add(f.splat(b.trunc(i, i32), lanes), f.numbers(lanes))
-        bits = b.zext(b.bitcast(mask, ir.IntType(lanes)), simd.INT)
+        where = f.count_from(i, lanes)
+        bits = b.zext(b.bitcast(mask, ir.IntType(lanes)), INT)
         if simd.has_compress():
             f.store(f.compress(vector, mask), found, count)
             f.store(f.compress(where, mask), positions, count)
             return [f.add(count, b.ctpop(bits))]
-
-        def one(lane, count):  # always written; the count moves on only if the value is one of them
-            at = f.add(i, lane)
-            value = f.scalar(values, at)
-            value = b.select(b.fcmp_ordered("<", value, f.element(float("inf"))), value, f.element(float("inf")))
-            b.store(value, f._at(found, count))
-            b.store(b.trunc(at, i32), f._at(positions, count))
-            return [f.add(count, b.and_(b.lshr(bits, lane), f.int(1)))]
-
         nothing = b.icmp_unsigned("==", bits, f.int(0))
-        return f.loop(b.select(nothing, f.int(0), f.int(lanes)), [count], one)
+        to = f, values, found, positions
+        return f.loop(b.select(nothing, f.int(0), f.int(lanes)), [count], partial(_keep_one, *to, i, bits))
 
-    (count,) = f.loop(n, [f.int(0)], keep, step=lanes)
+    (count,) = f.loop(n, [f.int(0)], keep, step=f.lanes)
     return f.compile(count)
+
+
+def _kth_smallest(f, minima, k):
+    """Return the k-th smallest of 16 values, in all lanes: the least that at least k of them are not above."""
+    b, count = f.b, f.integers([0] * FEW)
+    for lane in range(FEW):
+        one = f.shuffle(minima, minima, [lane] * FEW)
+        count = b.add(count, b.zext(b.fcmp_ordered("<=", one, minima), count.type))
+    enough = b.icmp_signed(">=", count, f.splat(b.trunc(k, INT32), FEW))
+    return _least(f, b.select(enough, minima, _infinite(f)))
+
+
+def _least(f, values):
+    """Return the least of 16 values, in all lanes."""
+    for by in (8, 4, 2, 1):
+        values = _smaller(f, values, f.rotate(values, by))
+    return values
+
+
+def _keep_one(f, values, found, positions, i, bits, lane, count):
+    """Write value i + lane, always: `count` moves on only if its bit says that it is kept."""
+    b, infinite, at = f.b, f.element(float("inf")), f.add(i, lane)
+    b.store(_smaller(f, f.scalar(values, at), infinite), f._at(found, count))
+    b.store(b.trunc(at, INT32), f._at(positions, count))
+    return [f.add(count, b.and_(b.lshr(bits, lane), f.int(1)))]
 
 
 @functools.cache
 def build_ranks(dtype: str) -> int:
-    """Build (values, ranks, n): how many of n values come before each one; equal values in their order.
-
-    NaN counts as infinite. Whole vectors are read and written.
-    """
+    """Build (values, ranks, n): how many of n values come before each one. Whole vectors are read and written."""
     f = simd.Function("ranks", dtype, "pil")
     values, ranks, n = f.arguments
-    b, i32 = f.b, ir.IntType(32)
-    integers = ir.VectorType(i32, FEW)
-
-    def finite(value):
-        infinite = f.full(float("inf"), FEW)
-        return b.select(b.fcmp_ordered("<", value, infinite), value, infinite)
+    b, infinite = f.b, _infinite(f)
 
     def block(i):
-        mine = finite(f.load(values, i, FEW))
-        where = b.add(f.splat(b.trunc(i, i32), FEW), f.numbers(FEW))
+        mine = _smaller(f, f.load(values, i, FEW), infinite)
+        where = f.count_from(i, FEW)
 
         def other(j, before):
-            value = finite(f.splat(f.scalar(values, j), FEW))
-            earlier = b.icmp_signed("<", f.splat(b.trunc(j, i32), FEW), where)
+            value = _smaller(f, f.splat(f.scalar(values, j), FEW), infinite)
+            earlier = b.icmp_signed("<", f.splat(b.trunc(j, INT32), FEW), where)
             tie = b.and_(b.fcmp_ordered("==", value, mine), earlier)
-            return [b.add(before, b.zext(b.or_(b.fcmp_ordered("<", value, mine), tie), integers))]
+            return [b.add(before, b.zext(b.or_(b.fcmp_ordered("<", value, mine), tie), before.type))]
 
-        (before,) = f.loop(n, [ir.Constant(integers, [0] * FEW)], other)
+        (before,) = f.loop(n, [f.integers([0] * FEW)], other)
         f.store(before, ranks, i)
 
     f.loop(n, [], block, step=FEW)
@@ -106,27 +112,21 @@ def build_ranks(dtype: str) -> int:
 
 @functools.cache
 def build_smallest(dtype: str) -> int:
-    """Build (values, position, n): position[0] is that of the first of n values that none is below; NaN counts as infinite."""
+    """Build (values, position, n): position[0] is that of the first of n values that none is below."""
     f = simd.Function("smallest", dtype, "pil")
     values, position, n = f.arguments
-    b, i32 = f.b, ir.IntType(32)
-    infinite, integers = f.full(float("inf"), FEW), ir.VectorType(i32, FEW)
+    b, infinite = f.b, _infinite(f)
 
     def lanes(i, least, where):
         value = f.load(values, i, FEW)
         value = b.select(f.first(b.sub(n, i), FEW), value, infinite)
         below = b.fcmp_ordered("<", value, least)
-        here = b.add(f.splat(b.trunc(i, i32), FEW), f.numbers(FEW))
-        return [b.select(below, value, least), b.select(below, here, where)]
+        return [b.select(below, value, least), b.select(below, f.count_from(i, FEW), where)]
 
-    least, where = f.loop(n, [infinite, ir.Constant(integers, [0] * FEW)], lanes, step=FEW)
-    low = least
-    for by in (8, 4, 2, 1):
-        other = f.rotate(low, by)
-        low = b.select(b.fcmp_ordered("<", other, low), other, low)
-    where = b.select(b.fcmp_ordered("==", least, low), where, ir.Constant(integers, [2**31 - 1] * FEW))
+    least, where = f.loop(n, [infinite, f.integers([0] * FEW)], lanes, step=FEW)
+    where = b.select(b.fcmp_ordered("==", least, _least(f, least)), where, f.integers([2**31 - 1] * FEW))
     for by in (8, 4, 2, 1):
         other = f.rotate(where, by)
         where = b.select(b.icmp_signed("<", other, where), other, where)
-    b.store(b.extract_element(where, i32(0)), f._at(position, 0))
+    b.store(b.extract_element(where, INT32(0)), f._at(position, 0))
     return f.compile()

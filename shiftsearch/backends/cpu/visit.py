@@ -1,8 +1,8 @@
 """Visiting pairs of patches: the loops of all kernels for any place, written once, and the threads that share them.
 
 Every output element has one owner: the row of queries whose result it is, or the band of rows of a frame that it lies in.
-All that is added to an element is added by its owner, in the order of queries and kept candidates, so results do not
-depend on the number of threads or bands.
+Only the owner adds to an element, in the order of queries and kept candidates, so results do not depend on the number
+of threads or bands.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from shiftsearch.backends.cpu import patch, pool
 from shiftsearch.backends.cpu.grid import frame_of_place
 from shiftsearch.backends.cpu.jit import Compiled, inline, kernel
 from shiftsearch.backends.cpu.layout import channels_last, copy_rows
+from shiftsearch.backends.cpu.memory import Pointer, after, get, like, pointers, put, stopped
 from shiftsearch.backends.cpu.patch import Frame, desk, lay_key, lay_query, own, pair, read, write
-from shiftsearch.backends.cpu.simd import Pointer, after, get, like, pointers, put, stopped
 
-_BAND = 32  # rows at least: bands look at all candidates of query rows that reach them, so they should not be many
+_BAND = 32  # least rows: each band reads all candidates of the query rows that reach it
 
 
 class Clip(NamedTuple):
@@ -62,7 +62,7 @@ def values(patches: Native) -> Values:
 
 
 class Job(NamedTuple):
-    """One head of a call. What takes the place of q and out differs from primitive to primitive."""
+    """One head of a call. What q and out are differs from primitive to primitive."""
 
     q: Any  # mostly a Clip
     k: Clip | None
@@ -71,7 +71,7 @@ class Job(NamedTuple):
 
 
 class Here(NamedTuple):
-    """A place whose axes are laid: its frame, and the signs with which it moves."""
+    """A place whose patch is laid on its axes: its frame, and the signs with which it moves."""
 
     frame: Frame
     sign_y: float
@@ -93,7 +93,7 @@ def _read_query(q, t, x, desk, p):
 
 @inline
 def _pair_axes(desk, compares, p):
-    """Leave out what has no partner in the patch of the query, if there is one."""
+    """Leave out the samples that have no partner in the patch of the query, if there is one."""
     pair(desk.rows, desk.query_rows if compares else desk.rows, p)
     pair(desk.columns, desk.query_columns if compares else desk.columns, p)
 
@@ -116,7 +116,7 @@ def _band(number, bands, height):
 
 
 def _named(visit, *hooks):
-    """Return a visitor under the names of what it calls: compiled kernels are told apart by name."""
+    """Return a visitor, named after the functions that it calls: the cache on disk tells kernels apart by name."""
     visit.__name__ = visit.__qualname__ = "".join(hook.py_func.__name__ for hook in hooks)
     visit.__module__ = hooks[0].py_func.__module__
     return visit
@@ -186,7 +186,7 @@ def by_band_of_queries(body: Compiled[..., None]) -> Callable[..., None]:
 
 
 def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: bool) -> Callable[..., None]:
-    """Return a kernel for bands of rows of the keys' frames: what `body` gives, a weight and a patch, is added to them."""
+    """Return a kernel for bands of rows of the keys' frames, to which it adds a weight times a patch, by `body`."""
 
     def visit(job, reach, bands, scratch, p, stop, first, last):
         job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
@@ -206,13 +206,8 @@ def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: boo
                     is_read = False
                     for n in range(places.kept):
                         number = (row * places.columns + x) * places.kept + n
-                        offset = after(places.offsets, 3 * number)
-                        if get(places.weights, number) == 0 or frame_of_place(t + p.t, get(offset, 0), out.frames) != s:
+                        if not _find_owned(job, number, t, y, x, s, top, bottom, at, p):
                             continue
-                        lay_key(at.rows, get(offset, 1), y + p.y, out.rows, p)
-                        if not own(at.rows, top, bottom, p):
-                            continue
-                        lay_key(at.columns, get(offset, 2), x + p.x, out.columns, p)
                         if compares and not is_read:
                             is_read = True
                             _read_query(job.q, t, x, at, p)
@@ -221,6 +216,19 @@ def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: boo
                         write(frame_of(out, s), at.rows, at.columns, values, weight, top, bottom, p)
 
     return kernel()(_named(visit, body))
+
+
+@inline
+def _find_owned(job, number, t, y, x, s, top, bottom, desk, p):
+    """Lay the axes of a place as far as it lies in rows top ... bottom - 1 of frame s; return whether any of it does."""
+    offset, out = after(job.places.offsets, 3 * number), job.out
+    if get(job.places.weights, number) == 0 or frame_of_place(t + p.t, get(offset, 0), out.frames) != s:
+        return False
+    lay_key(desk.rows, get(offset, 1), y + p.y, out.rows, p)
+    if not own(desk.rows, top, bottom, p):
+        return False
+    lay_key(desk.columns, get(offset, 2), x + p.x, out.columns, p)
+    return True
 
 
 @inline
@@ -243,14 +251,14 @@ def _find_reach(places, reach, frames, height, p, stop, first, last):
             to = 2 * (row * frames + frame_of_place(t + p.t, get(offset, 0), frames))
             middle, _ = patch.place(get(offset, 1), (y + p.y) * p.stride, height, p)
             top, bottom = math.floor(middle) - above, math.floor(middle) + below
-            # what sticks out is mirrored back in
+            # rows outside the frame are mirrored into it
             put(reach, to, min(get(reach, to), max(top, 0), 2 * (height - 1) - bottom))
             put(reach, to + 1, max(get(reach, to + 1), min(bottom, height - 1), -top))
 
 
 # --- heads and threads ----------------------------------------------------------------------------
 class Heads:
-    """The heads of a call, one after another, and the threads that work on each."""
+    """The heads of a call, done one after another, and the threads that share each of them."""
 
     shape: tuple[int, ...]
     channels: int

@@ -1,8 +1,8 @@
 """gather and fold at whole places: rows of patches are copied or added as they are.
 
-Tables say which pixel each row and column of a patch is, mirrored or missing ones too. Most patches lie inside the frame,
-where the pixels of a row follow one another. Each output element has one owner, who adds in the order of queries and
-candidates, as in `visit`.
+Tables give the pixel of each row and column of a patch, also where it is mirrored or missing. Most patches lie inside
+the frame, where the pixels of a row follow one another. One thread owns each output element and adds in the order of
+queries and candidates, as in `visit`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from shiftsearch import _geometry
 from shiftsearch._geometry import Patches
 from shiftsearch._types import Native
-from shiftsearch.backends.cpu import places_code as code
+from shiftsearch.backends.cpu import patches_code as code
 from shiftsearch.backends.cpu import pool
 from shiftsearch.backends.cpu.grid import reflect
 from shiftsearch.backends.cpu.jit import inline, kernel
+from shiftsearch.backends.cpu.memory import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.patch import form
-from shiftsearch.backends.cpu.simd import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.visit import Places, values
 
-_BAND = 32  # rows at least that one thread adds to: each thread looks at all candidates
+_BAND = 32  # least rows of one thread: each thread reads all candidates
 
 
 class Frames(NamedTuple):
@@ -122,12 +122,11 @@ def _copy_pixels(patch, video, to, p):
 @kernel(calls_vector_code=True)
 def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
     """Add patches to parts of frames: some frames, a band of rows of each. The patches are one number each if `same`."""
-    values, places, video, P = pointers(values), pointers(places), pointers(video), p.patch
-    by_frame, by_row, by_column, by_place, by_channel, down, across = values.strides
+    values, places, video = pointers(values), pointers(places), pointers(video)
     for unit in range(first, last):
         i, j = unit // parts[1], unit % parts[1]
         first_frame, end_frame = i * video.frames // parts[0], (i + 1) * video.frames // parts[0]
-        first_row, end_row = j * video.height // parts[1], (j + 1) * video.height // parts[1]
+        rows = j * video.height // parts[1], (j + 1) * video.height // parts[1]
         for row in range(places.frames * places.rows):
             t, y = row // places.rows, row % places.rows
             for x in range(places.columns):
@@ -141,24 +140,32 @@ def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
                     frame = reflect(t + p.t + np.int64(get(offset, 0)), video.frames)
                     if not first_frame <= frame < end_frame:
                         continue
-                    patch = _patch(offset, frame, y, x, video, p)
+                    patch, weight = _patch(offset, frame, y, x, video, p), after(places.weights, number)
+                    by_frame, by_row, by_column, by_place, by_channel, down, across = values.strides
                     given = after(values.numbers, t * by_frame + y * by_row + x * by_column + n * by_place)
-                    if not ((same or across == 1) and _lies_inside(patch, video, p)):
-                        _add_pixels(given, values.strides, places.weights, number, patch, video, first_row, end_row, p)
-                        continue
-                    weight = after(places.weights, number)
-                    above = max(first_row - (patch.top - 2 * P), 0)  # rows that others add
-                    mine = min(end_row - (patch.top - 2 * P), P) - above
-                    for f in range(p.channels):
-                        at = _row_at(patch, f, patch.top - 2 * P + above, video) + patch.left - 2 * P
-                        rows = after(given, f * by_channel + above * down)
-                        code.accumulate(accumulate, rows, weight, after(video.numbers, at), mine, down, video.width)
+                    steps = by_channel, down, across
+                    if (same or across == 1) and _lies_inside(patch, video, p):
+                        _add_rows(given, steps, weight, patch, video, rows, accumulate, p)
+                    else:
+                        _add_pixels(given, steps, weight, patch, video, rows, p)
 
 
 @inline
-def _add_pixels(given, strides, weights, number, patch, video, first_row, end_row, p):
-    """Add the rows first_row ... end_row - 1 of a patch pixel by pixel."""
-    _, _, _, _, by_channel, down, across = strides
+def _add_rows(given, steps, weight, patch, video, rows, accumulate, p):
+    """Add a patch that lies inside the frame, as far as it lies in a band of rows, row by row."""
+    (by_channel, down, _), P, (first_row, end_row) = steps, p.patch, rows
+    top, left = patch.top - 2 * P, patch.left - 2 * P
+    above = max(first_row - top, 0)  # rows of the patch that lie in other bands
+    mine = min(end_row - top, P) - above
+    for f in range(p.channels):
+        values, to = after(given, f * by_channel + above * down), _row_at(patch, f, top + above, video) + left
+        code.accumulate(accumulate, values, weight, after(video.numbers, to), mine, down, video.width)
+
+
+@inline
+def _add_pixels(given, steps, weight, patch, video, rows, p):
+    """Add a patch, as far as it lies in a band of rows, pixel by pixel."""
+    (by_channel, down, across), (first_row, end_row) = steps, rows
     for i in range(p.patch):
         row = get(video.rows, patch.top + i)
         if not first_row <= row < end_row:
@@ -169,13 +176,13 @@ def _add_pixels(given, strides, weights, number, patch, video, first_row, end_ro
                 column = get(video.columns, patch.left + j)
                 if column >= 0:
                     total = get(video.numbers, to + column)
-                    total += get(weights, number) * get(given, at + j * across)
+                    total += get(weight, 0) * get(given, at + j * across)
                     put(video.numbers, to + column, total)
 
 
 # --- the whole ------------------------------------------------------------------------------------
 def covers(offsets: Native, p: Patches) -> bool:
-    """Return whether this is for these places and patches."""
+    """Return whether this module does these places and patches."""
     return offsets.dtype == np.int32 and p.dilation == 1
 
 

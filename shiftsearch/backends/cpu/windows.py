@@ -9,7 +9,7 @@ import numpy as np
 from shiftsearch._geometry import MOST
 from shiftsearch.backends.cpu.grid import frame_of_place, mirror
 from shiftsearch.backends.cpu.jit import exact, inline, kernel
-from shiftsearch.backends.cpu.simd import get, pointers, put
+from shiftsearch.backends.cpu.memory import get, pointers, put
 
 TILE = 8  # queries per side of a tile
 

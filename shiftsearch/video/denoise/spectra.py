@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
-from shiftsearch.backends.cpu.simd import aligned
+from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.video.denoise.cosines import dct
 
 _SIDE = 8  # of a patch
