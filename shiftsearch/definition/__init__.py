@@ -1,19 +1,19 @@
 """What every primitive means, in plain NumPy and float64. All backends are tested against it.
 
-Loops are over what is small (window, patch, kept candidates), and NumPy does what is large (frames, pixels, channels), so
-that it works on real video, slowly. A primitive is a function with the mark `@primitive` in any file here.
+Python loops over what is small (window, patch, kept candidates) and NumPy over what is large (frames, pixels,
+channels), so real video can be computed, slowly. Every function marked `@primitive` in a file here is a primitive.
 
 Everything is one form, S(q, k, weights, offsets) = sum of weights * phi(q(r + u), k(r + offset + u)): `score` is dS/dweights,
 `aggregate` dS/dq, `scatter` dS/dk and `slope` dS/doffsets.
 
-Values that are not finite are values like others, and cause no warning: they reach what reads them, and nothing else. One
-rule says what reads them, forward and backward, for whole places and for fractions: what has weight 0 is not there.
+Infinity and NaN are values like others, and cause no warning: they reach every result that reads them, and no other.
+One rule says what is read, forward and backward, at whole places and at fractions: a value of weight 0 is not read.
 
 - A sample is made of the pixels around a position that have a weight and exist. Outside a border of zeros no pixel
   exists. A derivative of a sample has weights of its own: those of a whole position read the next pixel.
-- A sample without a pixel does not exist, nor does a pair with such a member. It adds nothing, whatever the other
-  member and the weight of the pair are.
-- A pair whose weight is 0 adds nothing, whatever its members are. In a backward pass, the weight of a pair is the gradient
+- A sample without a pixel does not exist, nor does a pair with such a member. Such a pair adds nothing, whatever its
+weight and its other member are. - A pair whose weight is 0 adds nothing, whatever its members are. In a backward pass,
+the weight of a pair is the gradient
   that arrives at a score, or the weight that the user gave: a score that no loss depends on has no gradient.
 - Along an axis of one pixel a place does not move: its derivative by the offset is 0.
 

@@ -15,7 +15,7 @@ from shiftsearch.definition.places import queries, sample, sample_slopes, silent
 @primitive
 @silent()
 def chain_flow(forward: Native, backward: Native, *, radius: int, stride: int) -> Native:
-    """Return the flow from each frame along its trajectory to the frames it looks at, (B, T, 2 * radius, 2, h, w)."""
+    """Return the flow from each frame along its trajectory to the frames around it, (B, T, 2 * radius, 2, h, w)."""
     out, _ = _chain(forward, backward, radius, stride)
     return out
 

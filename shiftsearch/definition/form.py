@@ -27,9 +27,9 @@ from shiftsearch.definition.places import (
 )
 
 
-# q may be stacked, (B, K, T, C, H, W): kept candidate n then belongs to q[:, n], and there are K queries in one.
+# q may be stacked, (B, K, T, C, H, W): the n-th kept candidate is then compared with q[:, n].
 def _queries_of(q: Native, heads: int) -> Any:
-    """Return the split video that each kept candidate belongs to, by its number: the same for all, unless q is stacked."""
+    """Return, by the number of a kept candidate, its video of queries, split: the same for all unless q is stacked."""
     return _Same(split(q, heads)) if q.ndim == 5 else [split(q[:, n], heads) for n in range(q.shape[1])]
 
 
@@ -81,9 +81,9 @@ def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
 def aggregate(
     q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None, stacked: bool = False
 ) -> Native:
-    """Return dS/dq, for each kept candidate apart if `stacked`.
+    """Return dS/dq, separately for each kept candidate if `stacked`.
 
-    With "dot" this is the weighted sum of patches of k, and instead of q its `size` is enough.
+    With "dot" this is the weighted sum of patches of k; q may then be None, if its `size` is given.
     """
     heads = offsets.shape[1]
     shape = (k.shape[0], *([offsets.shape[-2]] if stacked else []), *size) if q is None else q.shape
@@ -99,7 +99,7 @@ def aggregate(
 @primitive
 @silent()
 def scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None) -> Native:
-    """Return dS/dk. With "dot" the patches of q are added at their places, and instead of k its `size` is enough."""
+    """Return dS/dk. With "dot" the patches of q are added at their places, and k may be None if its `size` is given."""
     heads = offsets.shape[1]
     out = np.zeros((q.shape[0], *size) if k is None else k.shape)
     out = split(out, heads)
@@ -113,16 +113,16 @@ def scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, 
 
 @primitive
 def aggregate_and_scatter(q: Native, k: Native, weights: Native, offsets: Native, p: Patches) -> tuple[Native, Native]:
-    """Return both, which share their work on other backends."""
+    """Return both derivatives, which share their work on other backends."""
     return aggregate(q, k, weights, offsets, p), scatter(q, k, weights, offsets, p)
 
 
 @primitive
 @silent()
 def slope(q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, patches: Native = None) -> Native:
-    """Return dS/d(dt, dy, dx), (B, G, T, h, w, K, 3); frames do not move, so that by dt is 0.
+    """Return dS/d(dt, dy, dx), (B, G, T, h, w, K, 3). The derivative by dt is 0, as frames are whole numbers.
 
-    With `patches` the same for sum(patches * gather(k, offsets)): they take the place of q and its weights.
+    With `patches`, which replace q and weights, return the derivative of sum(patches * gather(k, offsets)).
     """
     if patches is not None:
         return slope_of_patches(k, patches, offsets, p)

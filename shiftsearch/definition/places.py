@@ -60,7 +60,7 @@ def _corners(y: Native, x: Native) -> Iterator[tuple[Native, Native, Native, Nat
 
 
 def outside(video: Native, y: Native, x: Native, border: str) -> Native:
-    """Return where a sample has no pixel with a weight: it does not exist, nor does its slope."""
+    """Return where a sample has no pixel with a weight: neither it nor its slope exists."""
     H, W = video.shape[-2:]
     if border == "reflect":
         return np.zeros(np.shape(y), bool)

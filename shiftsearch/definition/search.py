@@ -35,7 +35,7 @@ def search(
 
 
 def _centres(k: Native, spec: Any, p: Native, flow: Native, seeds: Native, batch: int) -> tuple[Any, ...]:
-    """Return the slots that are searched, and per query and slot the frame and the centre of the window."""
+    """Return the slots that are searched, and for each query and slot the frame and the centre of the window."""
     T, (H, W) = k.shape[1], k.shape[-2:]
     if seeds is not None:
         seeds = np.where(np.isfinite(seeds), seeds, 0).astype(float)
@@ -133,7 +133,7 @@ class _Window:
 
 def _kept(ranks: Native, itself: Native, spec: Any, slots: Any) -> Native:
     """Return the indices of the kept candidates: best first, ties by the smallest index."""
-    if spec.topk is None:  # the order of the windows, behind what is anchored
+    if spec.topk is None:  # all, in the order of the windows, after the anchored ones
         ranks = np.where((ranks == -np.inf) & (spec.anchor is not None), -1.0, 0.0)
     left_out = itself if spec.removes_self else np.zeros_like(itself)
     parts = slots if spec.per_frame and spec.topk is not None else 1

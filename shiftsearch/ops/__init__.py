@@ -1,1 +1,1 @@
-"""The ops, a file each: public functions, their options, and what they do in terms of a backend's primitives."""
+"""The ops, one file each: public functions, their options, and what they do in terms of a backend's primitives."""

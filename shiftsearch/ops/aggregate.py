@@ -1,4 +1,4 @@
-"""aggregate and stack: patches at the places that were found, summed or side by side; coverage: how many are averaged."""
+"""aggregate and stack: patches at places, summed or side by side; coverage: how many patches are averaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shiftsearch.ops.patches import MOST_PATCH, PatchSpec, check_divides, grid_o
 @dataclass(frozen=True, kw_only=True)
 class AggregateSpec(PatchSpec):
     def patches(self) -> Patches:
-        # what a query's patch covers outside the frame is dropped: there is no pixel to write or read
+        # pixels of a query's patch that lie outside the frame are dropped
         return patches_of(self.patch, self.stride, self.dilation, self.border, query_border="zeros")
 
 
@@ -31,7 +31,7 @@ def check_channels(spec: AggregateSpec, sizes: dict[str, int]) -> None:
 
 
 def covered(xp: Any, spec: AggregateSpec, video: Native) -> Native:
-    """Return what each pixel's sum is divided by; 1 where nothing is summed, and None where no two patches overlap."""
+    """Return the divisor of each pixel's sum, 1 where nothing is summed; None if no two patches overlap."""
     if spec.patch == 1:
         return None
     height, width = video.shape[-2:]
@@ -55,8 +55,8 @@ def aggregate(
     out(x) = mean over the queries whose patch covers x, with u = x - r, of
         sum over K of weights * v(place + u)
 
-    A pixel that no patch covers, as happens where stride > patch, is 0; see `coverage`. What a patch
-    covers outside the frame is dropped.
+    A pixel that no patch covers, as happens if stride > patch, is 0; see `coverage`. Pixels of a patch that lie outside
+    the frame are dropped.
 
     Args:
         v: values (B, T, C, H, W)
@@ -112,7 +112,7 @@ def stack(
     dilation: int = 1,
     border: Border = "reflect",
 ) -> Array:
-    """Return the K patches that `aggregate` would sum, each in a video of its own: K videos warped to the query.
+    """Return the K patches that `aggregate` would sum in K separate videos, each warped to the query.
 
     Args:
         v: values (B, T, C, H, W)

@@ -1,4 +1,4 @@
-"""chain_flow and its helpers: from flow between neighbouring frames to flow between all that look at each other."""
+"""chain_flow and its helpers: from flow between neighbouring frames to flow between all frames that are searched."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _FramesSpec(Spec):
 
 
 def check_clip(caller: str, frames: int, radius: int) -> None:
-    """Check that a clip has as many frames as each of its frames looks at."""
+    """Check that a clip has the 2 * radius + 1 frames that each of its frames is searched in."""
     if frames < 2 * radius + 1:
         raise ShiftsearchError(
             f"{caller}: radius is {radius}, expected at most {(frames - 1) // 2} for {frames} frames: "
@@ -39,9 +39,9 @@ def check_clip(caller: str, frames: int, radius: int) -> None:
 
 
 def neighbours(frames: int, radius: int) -> npt.NDArray[np.int32]:
-    """Return the frames that each frame looks at, in slot order: itself, then later ones, then earlier ones.
+    """Return the frames that each frame is searched in, in slot order: itself, then later ones, then earlier ones.
 
-    At the ends of a clip the range moves inside, so that every frame has 2 * radius + 1 of them.
+    At the ends of a clip the range is shifted inward, so that every frame has 2 * radius + 1 of them.
 
     Args:
         frames: length of the clip, at least 2 * radius + 1
@@ -74,7 +74,7 @@ class ChainFlowSpec(Spec):
 
 
 def chain_flow(forward: Array, backward: Array, *, radius: int, stride: int = 1) -> Array:
-    """Return the flow from each frame to the frames it looks at, following the trajectory frame by frame.
+    """Return the flow from each frame to the frames around it, following the trajectory frame by frame.
 
     The position c starts at the query and moves by c <- c + flow(c), forward in time with `forward`,
     backward with `backward`; the flow is bilinear on the reflected frame. The position itself may
@@ -84,7 +84,7 @@ def chain_flow(forward: Array, backward: Array, *, radius: int, stride: int = 1)
         forward: flow from frame t to t + 1 in pixels, (B, T, 2, H, W), channel 0 = dx, 1 = dy; the last is not used
         backward: flow from frame t to t - 1, the same shape; the first is not used
         radius: frames each way
-        stride: only every `stride`-th row and column asks
+        stride: only every `stride`-th row and column is a query
 
     Returns:
         flow (B, T, 2 * radius, 2, h, w); slot s leads to frame `neighbours(T, radius)[t, s + 1]`
@@ -95,14 +95,14 @@ def chain_flow(forward: Array, backward: Array, *, radius: int, stride: int = 1)
         >>> flow = chain_flow(forward, -forward, radius=1)
         >>> flow.shape
         (3, 2, 2, 4, 5)
-        >>> flow[0, :, 0, 0, 0]  # frame 0 looks one and two frames ahead
+        >>> flow[0, :, 0, 0, 0]  # from frame 0 to frames 1 and 2
         array([1., 2.], dtype=float32)
     """
     return chain("chain_flow", forward, backward, radius=radius, stride=stride)
 
 
 def chain(caller: str, forward: Any, backward: Any, *, radius: int, stride: int) -> Any:
-    """Return `chain_flow` on behalf of `caller`, which messages name."""
+    """Return `chain_flow`, called by `caller`, which messages name."""
     arrays = {"forward": forward, "backward": backward}
     return run(CHAIN_FLOW, arrays, caller=caller, radius=radius, stride=stride)[0]
 
@@ -150,15 +150,15 @@ class _SizeSpec(Spec):
 
 
 def upsample_flow(flow: Array, size: tuple[int, int]) -> Array:
-    """Return flow that was measured on a coarse grid as flow on a grid of `size`, in the pixels of that grid.
+    """Return flow of a coarse grid as flow on a grid of `size`, in the pixels of that grid.
 
-    A flow network that works at 1/8 of the resolution gives vectors in its own pixels; here they
+    A flow network that works at 1/8 of the resolution returns vectors in its own pixels; here they
     become 8 times longer. Pixels are areas: the first coarse vector belongs to the middle of the
     first 8 x 8 pixels. Between grid points it is bilinear, beyond the outermost it is constant.
 
     Args:
         flow: (..., 2, h, w), channel 0 = dx, 1 = dy, floats
-        size: (H, W) to come
+        size: (H, W) of the result
 
     Returns:
         flow (..., 2, H, W)
@@ -204,7 +204,7 @@ def _upsample(xp: Any, flow: Native, spec: _SizeSpec) -> Native:
 
 
 def _between(coarse: int, fine: int) -> tuple[Native, Native, Native]:
-    """Return, for each of `fine` pixel centres, the two of `coarse` around it and how far it is from the first."""
+    """Return, for each of `fine` pixel centres, the two `coarse` ones around it and the distance to the first."""
     x = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
     low = np.minimum(np.floor(x).astype(int), max(coarse - 2, 0))
     return low, np.minimum(low + 1, coarse - 1), x - low

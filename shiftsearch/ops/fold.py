@@ -33,7 +33,7 @@ class FoldSpec(QueriesSpec):
 
 
 def _whole_number(n: Any) -> Any:
-    """Return `n` as an int, 0 if it is none. A size that a compiler has not fixed yet stays as it is."""
+    """Return `n` as an int, 0 if it is no whole number. A symbolic size of torch.compile stays as it is."""
     if isinstance(n, Integral):
         return int(n) if not isinstance(n, bool) and n < 2**31 else 0
     return n if hasattr(n, "__index__") else 0
@@ -50,7 +50,7 @@ def fold(
     border: Border = "reflect",
     queries: Queries | None = None,
 ) -> tuple[Array, Array]:
-    """Return patches added back where they came from, the transpose of `gather`, and how often each pixel was hit.
+    """Return patches added back where they came from, the transpose of `gather`, and how often each pixel was covered.
 
     sums / coverage is the weighted mean of all patches at each pixel. Parts of the query grid may be
     folded one by one, and the results added.
@@ -59,7 +59,7 @@ def fold(
         patches: (B, heads, T, h, w, K, C / heads, patch, patch), with T, h, w those of `queries`
         offsets: (B, heads, T, h, w, K, 3) of all queries
         weights: (B, heads, T, h, w, K) of all queries, or None for 1
-        size: (T, H, W) of the video to come
+        size: (T, H, W) of the result
         stride, dilation, border, queries: as in `gather`
 
     Returns:
@@ -69,8 +69,8 @@ def fold(
         >>> video = np.random.default_rng(0).standard_normal((3, 4, 16, 24), np.float32)
         >>> _, offsets = search(video, video, window=5, patch=3, topk=4)
         >>> sums, coverage = fold(gather(video, offsets, patch=3), offsets, size=(3, 16, 24))
-        >>> hit = coverage[:, 0] > 0
-        >>> np.allclose((sums / coverage)[:, 0][hit], video[:, 0][hit], atol=1e-5)
+        >>> covered = coverage[:, 0] > 0
+        >>> np.allclose((sums / coverage)[:, 0][covered], video[:, 0][covered], atol=1e-5)
         True
     """
     arrays = {"patches": patches, "offsets": offsets, "weights": weights}
@@ -109,7 +109,7 @@ def _forward(
     part = Part(backend, spec, offsets, patches.shape[-1])
     here, p = part.offsets, part.patches
     c = None if weights is None else part.of(weights)
-    sums = np.result_type(patches.dtype, np.float32)  # a half counts to 2048 only
+    sums = np.result_type(patches.dtype, np.float32)  # half precision counts to 2048 only
     ones = backend.xp.broadcast_to(backend.xp.ones((), sums), (*here.shape[:-1], 1, p.patch, p.patch))
     return {
         "sums": backend.fold(patches, c, here, p, size=spec.size),
@@ -125,7 +125,7 @@ def _backward(
     grads: dict[str, Native],
     wanted: Set[str],
 ) -> dict[str, Native]:
-    """Both outputs are linear in patches and weights: these gradients are `gather`s of those that arrive."""
+    """Return gradients by `gather` of the incoming ones: both outputs are linear in patches and weights."""
     patches, offsets, weights, xp = inputs["patches"], inputs["offsets"], inputs.get("weights"), backend.xp
     part = Part(backend, spec, offsets, patches.shape[-1])
     here, p = part.offsets, part.patches

@@ -1,9 +1,8 @@
 """One form, S(q, k, weights, offsets) = sum of weights * phi(q(r + u), k(r + offset + u)), and its derivatives.
 
 `score` is dS/dweights, `aggregate` dS/dq, `scatter` dS/dk: each is the derivative by the slot of S that is missing among
-its inputs. Its gradients need no formulas of their own. A loss depends on an op's output through the sum of output *
-gradient that arrives, which is S again, with that gradient in the missing slot: the other slots' gradients are the
-derivatives of S by them.
+its inputs. Its gradients need no further formulas: sum(output * incoming gradient) is S again, with the incoming
+gradient in the missing slot, and the gradients of the other slots are the derivatives of S by them.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def differentiate(
 ) -> dict[str, Native]:
     """Return dS/dslot for each of the `wanted` slots, but none for offsets that are whole.
 
-    A slot by which S is linear may be None, if it is the one that is wanted: q and k are then as large as each other.
-    With `stacked` the derivative by q is kept apart for each of the offsets of a query.
+    If S is linear in a slot, that slot may be None when only its derivative is wanted; q and k then have one size.
+    With `stacked` the derivative by q is returned separately for each of the offsets of a query.
     """
     found = {}
-    if wanted >= {"q", "k"}:  # which share their work
+    if wanted >= {"q", "k"}:  # they share their work
         found["q"], found["k"] = backend.aggregate_and_scatter(q, k, weights, offsets, p)
     elif "q" in wanted:
         size = (k if q is None else q).shape[-4:]
@@ -86,7 +85,7 @@ class Derivative:
         return {name: found[self.slots[name]] for name in names if self.slots[name] in found}
 
     def _given(self, xp: Any, inputs: dict[str, Native]) -> dict[str, Native]:
-        """Return the slots that are given; weights that are left out are 1."""
+        """Return the slots that are given; missing weights are 1."""
         given = {self.slots[name]: array for name, array in inputs.items()}
         if self.by != "weights" and "weights" not in given:
             values = given["k" if self.by == "q" else "q"]

@@ -1,4 +1,4 @@
-"""gather: the patches at given places as an array, which group filters are made of."""
+"""gather: the patches at given places as an array, for filters of groups of patches."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def gather(
         v: values (B, T, C, H, W)
         offsets: (B, heads, T, h, w, K, 3), (dt, dy, dx) from query to place; for floats v is sampled bilinearly
         patch, heads, stride, dilation, border: as in `search`
-        queries: only this part of the query grid, to bound memory: a slice of rows, (rows, columns) or
-            (frames, rows, columns); `offsets` are still those of all queries
+        queries: return only this part of the query grid, to bound memory: a slice of rows, (rows, columns) or (frames,
+            rows, columns); `offsets` are still those of all queries
 
     Returns:
         patches (B, heads, T, h, w, K, C / heads, patch, patch), with T, h, w those of the part

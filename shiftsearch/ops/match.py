@@ -1,4 +1,4 @@
-"""match: a search from one frame into one other."""
+"""match: a search from one frame in another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, to_f
 class MatchSpec(WindowSpec):
     """One window, around where the flow leads."""
 
-    radius: ClassVar[int] = 0  # for backends, this is a search in the own frame of a clip of one frame
+    radius: ClassVar[int] = 0  # for backends, this is a search of a clip of one frame in that frame
     anchors: ClassVar[tuple[str | None, ...]] = (None, "flow")
 
     def search_slots(self) -> int:
@@ -94,7 +94,7 @@ def match(
 
 
 def _sizes(spec: MatchSpec, sizes: dict[str, int]) -> dict[str, int]:
-    return {"G": spec.heads, **(grid_of(spec, sizes) if "H" in sizes else {})}  # which k has, not q
+    return {"G": spec.heads, **(grid_of(spec, sizes) if "H" in sizes else {})}  # of k, not q
 
 
 def _check(spec: MatchSpec, sizes: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ MOST_PATCH = 129  # pixels per side
 
 @dataclass(frozen=True, kw_only=True)
 class GridSpec(Spec):
-    """Which pixels ask, and how the pixels of a patch lie."""
+    """Which pixels are queries, and the layout of a patch."""
 
     stride: int
     dilation: int
@@ -28,7 +28,7 @@ class GridSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSpec(GridSpec):
-    """The same, and how large a patch is."""
+    """The grid and layout, and the size of a patch."""
 
     patch: int
 
@@ -38,13 +38,13 @@ class PatchSpec(GridSpec):
 
 
 def grid_of(spec: GridSpec, sizes: dict[str, int]) -> dict[str, int]:
-    """Return the rows and columns of queries."""
+    """Return the sizes h and w of the query grid."""
     h, w = query_grid(sizes["H"], sizes["W"], spec.stride)
     return {"h": h, "w": w}
 
 
 def check_divides(spec: Spec, heads: int, channels: int, named: str = "heads is {}") -> None:
-    """Check that `heads` divides the channels; `named` says it in the message."""
+    """Check that `heads` divides the channels; `named` is how the message names it."""
     if channels % heads:
         said = named.format(heads)
         raise ShiftsearchError(f"{spec.caller}: {said}, expected a divisor of the {channels} channels")

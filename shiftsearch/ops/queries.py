@@ -18,12 +18,12 @@ Queries = slice | tuple[slice, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesSpec(GridSpec):
-    """Which part of the query grid is meant: first and last + 1 of frames, rows and columns, as `bounds` writes them."""
+    """A part of the query grid: first and last + 1 of frames, rows and columns, as `bounds` returns them."""
 
     queries: tuple[int, ...] | None
 
     def part(self, grid: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return that part of a query grid of so many frames, rows and columns."""
+        """Return the slices of the part in a query grid of these sizes."""
         if self.queries is None:
             return tuple(slice(0, n) for n in grid)
         ends = [_inside(end, n) for end, n in zip(self.queries, (n for n in grid for _ in range(2)), strict=True)]
@@ -36,7 +36,7 @@ class QueriesSpec(GridSpec):
         return patches_of(patch, self.stride, self.dilation, self.border, origin=origin)
 
 
-_END = 2**62  # a slice that names no end
+_END = 2**62  # the end of a slice without one
 
 
 def bounds(caller: str, queries: Any) -> tuple[int, ...] | None:
@@ -62,7 +62,7 @@ def _in_steps_of_one(part: slice) -> bool:
 
 
 def _inside(end: int, n: int) -> int:
-    """Return an end as slices mean it: negative ones count from the end, and none is outside."""
+    """Return a bound by the rules of slices: negative ones count from the end, and all are limited to the axis."""
     if end == _END:
         return n
     end = end + n if end < 0 else end
@@ -70,7 +70,7 @@ def _inside(end: int, n: int) -> int:
 
 
 class Part:
-    """The queries of a call: what of the arrays of all queries is theirs, and back."""
+    """The queries of a call, as a part of the arrays of all queries."""
 
     def __init__(self, backend: Any, spec: QueriesSpec, offsets: Native, patch: int):
         part = spec.part(offsets.shape[2:5])
@@ -84,13 +84,13 @@ class Part:
         return array[self.at]
 
     def whole(self, values: Native, shape: tuple[int, ...]) -> Native:
-        """Return gradients of the part as gradients of all."""
+        """Return gradients of the part as gradients of all queries."""
         out = self.backend.xp.zeros(shape, values.dtype)
         out[self.at] = values
         return out
 
     def moves(self) -> bool:
-        """Return whether offsets have a gradient: they are no whole numbers."""
+        """Return whether offsets have a gradient: if they are floats."""
         return np.issubdtype(self.all.dtype, np.floating)
 
     def slope(self, v: Native, patches: Native) -> Native:

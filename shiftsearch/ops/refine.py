@@ -19,7 +19,7 @@ from shiftsearch.ops.window import OUTPUTS, WindowSpec, along, differentiate_kep
 class RefineSpec(WindowSpec):
     """A window around each seed."""
 
-    radius: ClassVar[int] = 0  # for backends: seeds name their frames themselves
+    radius: ClassVar[int] = 0  # for backends: offsets of seeds include the frame
 
 
 def refine(
@@ -45,15 +45,15 @@ def refine(
 ) -> tuple[Array, Array]:
     """Return the places most like each query around given ones: each offset is the centre of a window.
 
-    It is `search` with centres that are given, instead of one in each frame, where the flow leads.
+    It is `search` with given centres, instead of the one in each frame where the flow leads.
 
     Args:
         q: queries (B, T, C, H, W)
         k: keys, the same shape
-        offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them; 2**30 rows or
-            columns at most are followed, so that what is returned fits int32
+        offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them; they are limited to
+            2**30 rows or columns, so that the results fit int32
         window: candidates per side around each seed
-        topk: how many to keep of the S * window**2; None gives all, in seed, row, column order
+        topk: how many to keep of the S * window**2; None returns all, in seed, row, column order
         anchor: "flow" puts the centre of each seed's window first, per seed; "self" puts offset (0, 0, 0) first where
             it is a candidate
         skip: "self" scores offset (0, 0, 0) infinite, which puts it last
@@ -124,7 +124,7 @@ def _backward(
 
 
 def _to_seeds(xp: Any, spec: RefineSpec, seeds: Native, origin: Native, moved: Native, size: tuple[int, int]) -> Native:
-    """Return the gradient of the seeds: that of a kept offset goes to the seed that it came from."""
+    """Return the gradient of the seeds: the gradient of a kept offset is added to the seed that it came from."""
     (H, W), (_, y, x) = size, query_positions(xp, spec.stride, *seeds.shape[2:5])
     grad = xp.zeros(seeds.shape, moved.dtype)
     for axis, at, n in ((1, y[..., None], H), (2, x[:, None], W)):

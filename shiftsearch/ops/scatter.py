@@ -1,4 +1,4 @@
-"""scatter: patches added at the places that were found."""
+"""scatter: patches added at places."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scatter(
     dilation: int = 1,
     border: Border = "reflect",
 ) -> Array:
-    """Return each query's patch of v, added with its weights at the places that were found: the transpose of `aggregate`.
+    """Return the patches of v at the queries, weighted and added at the places that were found.
 
     out(place + u) += weights * v(r + u), for all queries, places and patch pixels inside the frame.
     It is the exact transpose of `aggregate` before that divides by `coverage`.

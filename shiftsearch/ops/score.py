@@ -1,4 +1,4 @@
-"""score: how alike are a query and given places?"""
+"""score: how alike queries and given places are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""search: where are the places most like this one?"""
+"""search: the places that are most like each query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, to_f
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpec(WindowSpec):
-    """Windows in the own frame, around the query, and in those around it, where the flow leads."""
+    """Windows around the query in its own frame, and where the flow leads in the frames around it."""
 
     radius: int
 
@@ -61,31 +61,31 @@ def search(
 ) -> tuple[Array, Array]:
     """Return the `topk` places most like each query, searched in its own frame and in `radius` frames each way.
 
-    In its own frame a query at pixel r looks at a window of places around r, in a neighbouring frame at one around
-    a = r + flow, mirrored into the frame. The candidates of a window, n = a + step * (i, j), are compared with the
-    query patch by patch: a score is the sum over patch pixels u and channels of (q(r + u) - k(n + u))**2, or of the
-    product for "dot".
+    A query at pixel r is searched in a window of places around r in its own frame, and around a = r + flow, mirrored
+    into the frame, in its neighbours. The candidates of a window, n = a + step * (i, j), are compared with the query
+    patch by patch: a score is the sum over patch pixels u and channels of (q(r + u) - k(n + u))**2, or of the product
+    for "dot".
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
         k: keys, the same shape
-        flow: where things went, in pixels, channel 0 = dx, 1 = dy: an array (B, T, 2 * radius, 2, h, w), whose
-            slot s leads to frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow
-            per head; or a pair (forward, backward) of (B, T, 2, H, W), which is chained; or None for no motion.
-            A component that is not finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
+        flow: motion in pixels, channel 0 = dx, 1 = dy: an array (B, T, 2 * radius, 2, h, w), whose slot s leads to
+            frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow per head; or a pair
+            (forward, backward) of (B, T, 2, H, W), which is chained; or None for no motion. A component that is not
+            finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
         window: candidates per side; an even window reaches one further down and right
         patch: pixels per side that one comparison sums over; an even patch reaches one further up and left
         radius: frames each way; the clip needs 2 * radius + 1
-        topk: how many to keep, best first, equal ones in window order; None gives all, in slot, row, column order
-        heads: channels are split into so many parts, each searched on its own
-        stride: every stride-th row and column asks: h = (H - 1) // stride + 1
+        topk: how many to keep, best first, equal ones in window order; None returns all, in slot, row, column order
+        heads: channels are split into this number of parts, each searched separately
+        stride: every stride-th row and column is a query: h = (H - 1) // stride + 1
         step: pixels between candidates; a fraction needs `subpixel`
         dilation: pixels between the pixels of a patch
         metric: "l2", a distance, or "dot", a similarity
-        border: "reflect" mirrors what lies outside; with "zeros" nothing is there: a pair of pixels with a member
-            outside adds nothing, and windows may lie outside
-        subpixel: False rounds the flow (half to even) and gives int32 offsets; True keeps its fraction, samples
-            keys bilinearly and gives offsets that are floats: float64 if q is, else float32
+        border: "reflect" mirrors the frame; with "zeros" it is empty outside: a pair of pixels with a member outside
+            adds nothing, and windows may lie outside
+        subpixel: False rounds the flow (half to even) and returns int32 offsets; True keeps its fraction, samples keys
+            bilinearly and returns float offsets, float64 if q is, else float32
         slide: a window that sticks out of the frame moves inward by whole steps; False leaves it there, and
             candidates outside score inf (l2) or -inf (dot)
         penalty: candidates rank by score + penalty * |n - a|**2 (l2; minus for dot); the score is returned without it
@@ -101,7 +101,7 @@ def search(
         >>> scores, offsets = search(video, video, window=5, patch=3, topk=4)
         >>> scores.shape, offsets.shape
         ((1, 3, 16, 24, 4), (1, 3, 16, 24, 4, 3))
-        >>> bool((offsets[..., 0, :] == 0).all())  # nothing is more like a pixel than itself
+        >>> bool((offsets[..., 0, :] == 0).all())  # each pixel is most like itself
         True
     """
     if isinstance(flow, (tuple, list)):
@@ -130,7 +130,7 @@ def search(
 
 
 def chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int) -> Any:
-    """Return the flow to each frame of a search from that between neighbouring frames, forward and backward."""
+    """Return the flow to each frame of a search, from forward and backward flow between neighbouring frames."""
     if len(pair) != 2:
         raise ShiftsearchError(
             f"{caller}: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)"
@@ -138,7 +138,7 @@ def chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int,
     shape = getattr(q, "shape", None)
     for name, flow in zip(("forward", "backward"), pair, strict=True):
         found = getattr(flow, "shape", None)
-        # what is no array, and a q without the axes of a video, are found later
+        # arrays of other types, and a q without the axes of a video, are reported later
         if isinstance(shape, tuple) and isinstance(found, tuple) and len(shape) > 3:
             expected = (*shape[:-3], 2, *shape[-2:])
             if found != expected:
@@ -181,7 +181,7 @@ def _backward(
 
 
 def _to_flow_of_slots(xp: Any, spec: SearchSpec, flow: Native, offsets: Native, moved: Native, k: Native) -> Native:
-    """Return the gradient of the flow: that of a kept offset goes to the slot that leads to its frame."""
+    """Return the gradient of the flow: the gradient of a kept offset is added to the slot that leads to its frame."""
     T, dt = k.shape[1], xp.rint(offsets[..., 0])
     slots = frame_order(T, spec.radius, xp)[:, 1:] - xp.arange(T)[:, None]
     grad = xp.zeros(flow.shape, moved.dtype)

@@ -1,6 +1,6 @@
 """The CPU backend: numba and vector code, on all cores that the process may use.
 
-Its primitives are the functions with the mark `@primitive` in the files here.
+Its primitives are the functions marked `@primitive` in the files here.
 """
 
 import numpy as xp  # noqa: F401 (the array module of this backend)

@@ -1,7 +1,7 @@
 """The CUDA backend: kernels of `cuda_src/`, compiled when first needed.
 
-Its primitives are the functions with the mark `@primitive` in the files here. Each takes the device to launch on first: a
-GPU, or its stand-in in the tests. Its kernels stand beside them, as `Kernel(...)`.
+Its primitives are the functions marked `@primitive` in the files here, and its kernels the `Kernel(...)` beside them.
+The first argument of a primitive is the device to launch on: a GPU, or its stand-in in the tests.
 """
 
 from __future__ import annotations

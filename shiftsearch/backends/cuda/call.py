@@ -1,7 +1,7 @@
 """What the launches of a primitive have in common: constants, arrays as kernels read them, and sizes.
 
-Kernels read videos with any strides. Those that read patches here and there are much faster with the channels of a pixel
-behind one another: for them other videos are copied.
+Kernels read videos with any strides. Those that read scattered patches are much faster if the channels of a pixel are
+adjacent in memory: for them, other videos are copied.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
 
-MOST_SIDE = 2**29  # pixels of a frame: all that is near it has a number of 32 bits, as grid.cuh says
-MOST_PLANS = 1024  # that are remembered, by the options, shapes and dtypes of calls
+MOST_SIDE = 2**29  # pixels: places in and near a frame then have indices of 32 bits, see grid.cuh
+MOST_PLANS = 1024  # that are kept, by the options, shapes and dtypes of calls
 Pairs = tuple[tuple[str, int], ...]  # names and numbers
 
 # what tests compile of the kernels that are given places
@@ -47,7 +47,7 @@ class Call:
         q_shape=None,
         k_shape=None,
     ):
-        """Prepare a call on arrays, as far as there are any."""
+        """Prepare a call on the arrays that are given."""
         xp = device.xp
         self.device, self.patches, self.dtype, self.sums = device, p, dtype, sums(dtype)
         self.candidates = offsets.size // 3
@@ -64,21 +64,21 @@ class Call:
         self.sizes, self.stacked, self.whole = self.options.sizes, self.options.stacked, self.options.whole
 
     def _find_options(self) -> None:
-        """Find them by what is given and how the videos lie."""
+        """Find the options from the shapes and dtypes of the arrays, and from how the videos lie in memory."""
         videos, heads = [self.arrays[video] for video in "qk"], self._given[1][1]
         strides = tuple((0,) * 5 if video is None else video.strides for video in videos)
         vectors = all(video is None or in_vectors(self.device, heads, video) for video in videos)
         self.options = _options(*self._given, strides, vectors)
 
     def with_channels_last(self) -> Call:
-        """Put the channels of a pixel behind one another, where they are not."""
+        """Copy videos so that the channels of a pixel are adjacent, unless they are already."""
         for video in "qk":
             self.arrays[video] = _channels_last(self.device.xp, self.arrays[video])
         self._find_options()
         return self
 
     def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
-        """Launch a kernel that has `times` threads for each kept candidate, in rows as video.cuh says."""
+        """Launch a kernel that has `times` threads for each kept candidate, in rows as described in video.cuh."""
         s = self.sizes
         across = s["w"] * s["K"] * times
         if across >= 2**31:
@@ -89,13 +89,13 @@ class Call:
         self.run(kernel, blocks, constants=constants, numbers=(("across", across),), **arrays)
 
     def run_for_video(self, kernel: Kernel, out, *, constants: Pairs = (), **arrays) -> None:
-        """Launch a kernel that has a thread for each pixel of `out` and part of its channels, in rows likewise."""
+        """Launch a kernel that has a thread for each pixel of `out` and group of its channels, in the same rows."""
         *rows, W = out.shape
         blocks = prod(rows) // channels_at_a_time(self.sizes["F"]) * -(-W // kernel.threads)
         self.run(kernel, blocks, constants=constants, out=out, **arrays)
 
     def run(self, kernel: Kernel, blocks: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
-        """Launch so many blocks. These `constants` and `numbers` are those that other kernels do not have."""
+        """Launch `blocks` blocks; `constants` and `numbers` are those that only this kernel has."""
         if blocks:
             plan = _plan(kernel, blocks, self.options, constants, numbers)
             plan.launch(self.device, {**self.arrays, **arrays})
@@ -103,12 +103,12 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class _Options:
-    """What launches of a call have in common, one object for each set of options, shapes and dtypes."""
+    """What the launches of a call have in common: one object for each set of options, shapes and dtypes."""
 
     sizes: dict[str, int]
     constants: Constants
-    stacked: bool  # whether each kept candidate has a video of queries of its own
-    whole: bool  # whether places are whole
+    stacked: bool  # whether each kept candidate has its own video of queries
+    whole: bool  # whether places are at whole pixels
     vectors: int  # bytes of a number if videos are read 16 bytes at a time, else 0
 
 
@@ -130,19 +130,19 @@ def _plan(kernel: Kernel, blocks: int, options: _Options, constants: Pairs, numb
 
 @cache
 def channels_at_a_time(channels: int, most: int = 8) -> int:
-    """Return how many channels of a head a thread has."""
+    """Return how many channels of a head one thread computes."""
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
 def _channels_last(xp, video):
-    """Return a video whose channels lie behind one another: the same, or a copy."""
+    """Return a video with adjacent channels: the same one, or a copy."""
     if video is None or video.shape[2] == 1 or video.strides[2] == video.dtype.itemsize:
         return video
     return xp.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 
 def in_vectors(device, heads: int, video) -> bool:
-    """Say whether the channels of a head lie in whole runs of 16 bytes, at multiples of 16."""
+    """Return whether the channels of a head fill units of 16 bytes, aligned to 16."""
     return not device.address(video) % 16 and _in_runs(heads, video.dtype.itemsize, video.shape, video.strides)
 
 

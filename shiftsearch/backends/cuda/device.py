@@ -21,7 +21,7 @@ _ALWAYS_ALLOWED = 48 * 1024  # bytes of shared memory of a block, on every devic
 _LOG_LINES = 12
 
 _NO_DRIVER_OR_OLD, _NO_DEVICE = 35, 100  # error codes of CUDA's runtime
-_DOES_NOT_LOAD = (200, 209, 222)  # and of its driver: no binary, none for this device, made by a later compiler
+_DOES_NOT_LOAD = (200, 209, 222)  # error codes of its driver: no binary, none for this device, one of a later compiler
 
 
 class Gpu:
@@ -36,7 +36,7 @@ class Gpu:
 
     @property
     def most_shared(self) -> int:
-        """How many bytes of shared memory a block of the current device may have."""
+        """The most bytes of shared memory that a block may have on the current device."""
         return self._most_shared()
 
     def _ask_most_shared(self) -> int:
@@ -68,7 +68,7 @@ class Gpu:
             return _Function(self.xp.RawModule(code=program.text, options=OPTIONS).get_function(program.kernel.name))
         except self.xp.cuda.compiler.CompileException as error:
             raise _not_compiled(self.xp, file, constants, str(error)) from None
-        except self.xp.cuda.runtime.CUDARuntimeError:  # the device fails, perhaps because of an earlier kernel
+        except self.xp.cuda.runtime.CUDARuntimeError:  # the device failed, perhaps in an earlier kernel
             raise
         except self.xp.cuda.driver.CUDADriverError as error:
             if error.status not in _DOES_NOT_LOAD:
@@ -173,7 +173,7 @@ def _not_loaded(cupy, file: str, error) -> ShiftsearchError:
 
 
 def _not_compiled(cupy, file: str, constants: tuple[tuple[str, str], ...], log: str) -> ShiftsearchError:
-    if 'cannot open source file "cuda_' in log:  # headers, which CuPy 13 does not look for beforehand
+    if 'cannot open source file "cuda_' in log:  # headers are missing, which CuPy 13 does not check
         return _no_compiler(cupy, log.splitlines()[0])
     if "invalid value for --gpu-architecture" in log:
         version = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))

@@ -1,8 +1,8 @@
 """What a CUDA kernel is: its file, how it is launched, and what it may cost.
 
 The text of a kernel is its file with the options of a call in front, as constants with the prefix SS_. Sizes of arrays
-are arguments, so that a new resolution compiles nothing. Arguments are bound by the names in the kernel's own signature
-and in the structs that it takes: there is no second list of them.
+are arguments, so that a new resolution compiles nothing. Arguments are bound by name: the names are read from the
+kernel's signature and from the structs that it takes, and are written nowhere else.
 
 This module imports no array library but NumPy, and no CUDA: the tests run the same text without a GPU.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from shiftsearch import _source
 
-Constants = dict[str, Any]  # names and numbers that are written into a text
+Constants = dict[str, Any]  # names and numbers that are written in front of a text
 
 _DTYPES = {
     "float": "float32",
@@ -48,15 +48,15 @@ class Kernel:
 
     name: str
     file: str
-    threads: int = 128  # of a block, where no constant THREADS says it
+    threads: int = 128  # of a block, unless there is a constant THREADS
     registers: int = 64  # the most that it may use on any architecture
-    frame: int = 0  # and the most bytes of local memory
+    frame: int = 0  # the most bytes of local memory, likewise
     dtypes: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")  # of the values
     shared: Callable[[Constants], int] = _no_shared_memory  # dynamic bytes of a block
     instances: tuple[Constants, ...] = ()  # what tests compile, for each dtype
 
     def parameters(self, constants: Constants) -> tuple[Parameter, ...]:
-        """Return its parameters as the signature spells them, with types in place of the constants that name them."""
+        """Return the parameters in the signature, with types for the constants that stand for them."""
         return _parameters(self.file, self.name, tuple(sorted(constants.items())))
 
 
@@ -119,13 +119,11 @@ def _fields(struct: str, source: str) -> tuple[Parameter, ...]:
 
 
 # --- launches -------------------------------------------------------------------------------------
-Binder = Callable[
-    [Mapping[str, Any]], Any
-]  # takes the arguments that there are by name, returns the one of a parameter
+Binder = Callable[[Mapping[str, Any]], Any]  # from all arguments by name to that of one parameter
 
 
 class Program:
-    """A kernel with the options of a call: its text, and how arguments are bound. Equal ones have the same text."""
+    """A kernel with the options of a call: its text, and how arguments are bound. Equal programs have equal texts."""
 
     def __init__(self, kernel: Kernel, constants: Constants):
         self.kernel, self.constants, self.shared = kernel, constants, kernel.shared(constants)
@@ -154,13 +152,13 @@ class Program:
 
     @cached_property
     def binders(self) -> tuple[tuple[Parameter, Binder], ...]:
-        """Its parameters, and for each what finds its argument."""
+        """The parameters, each with the function that finds its argument."""
         known = {name for parameter in self.parameters for name in parameter.names}
         return tuple((p, _binder(self.kernel, p, strided=f"{p.name}_x" in known)) for p in self.parameters)
 
 
 class Plan:
-    """A launch of a program on so many blocks, with all its numbers: what is left to give are arrays."""
+    """A launch of a program whose blocks and numbers are known, and only arrays are missing."""
 
     def __init__(self, program: Program, blocks: int, numbers: Mapping[str, Any]):
         """Bind those of the `numbers` that the kernel has, as NumPy scalars, and structs as arrays of shape ()."""
@@ -170,7 +168,7 @@ class Plan:
         self._values = self._filled([None] * len(program.binders), others, numbers)
 
     def bind(self, arrays: Mapping[str, Any]) -> list[Any]:
-        """Return the arguments of a launch in the order of its parameters, with those of the arrays that it has."""
+        """Return the arguments of a launch in the order of the parameters. Arrays that it does not have are ignored."""
         return self._filled(self._values.copy(), self._arrays, arrays)
 
     def launch(self, device: Any, arrays: Mapping[str, Any]) -> None:
@@ -197,7 +195,7 @@ def _binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
 def _struct_binder(kernel: Kernel, p: Parameter) -> Binder:
     dtype = np.dtype(p.dtype)
     pack = Struct(_format(dtype)).pack
-    take = itemgetter(*p.names, p.names[0])  # one more, so that it is a tuple where there is one field
+    take = itemgetter(*p.names, p.names[0])  # one more, because itemgetter of a single name returns no tuple
 
     def bound(known: Mapping[str, Any]) -> Any:
         try:
@@ -223,7 +221,7 @@ def _array_binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
 
     def bound(known: Mapping[str, Any]) -> Any:
         array = known[name]
-        if array is None:  # an option left it out, and the kernel does not look at it
+        if array is None:  # the options leave it out, and the kernel does not read it
             return None
         if _name(array.dtype) != dtype:
             raise TypeError(f"kernel {kernel.name}: {name} is {array.dtype}, expected {dtype}")
