@@ -1,4 +1,4 @@
-"""Modules of torch: ops that keep their options, and attention that is made of them.
+"""Torch modules: ops with fixed options, and attention layers made of them.
 
 Videos are (B, T, C, H, W), flow and offsets as in `shiftsearch.search`.
 """

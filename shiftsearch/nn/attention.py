@@ -1,4 +1,4 @@
-"""Attention: `attend` with a scale that can be learnt, and ShiftedAttention, which has linear maps around it."""
+"""Attention: `attend` with a scale that can be learnt, and the layer ShiftedAttention, which adds linear maps."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def attend(
 ) -> Tensor | Attention:
     """Return what each query gets by attending to the `topk` places most like it, or to all places of its windows.
 
-    This is `shiftsearch.attend` for tensors, with a scale that may be one for each head, and learnt. Memory is that of
-    inputs, results, and K weights and offsets per query; with topk=None there are none.
+    This is `shiftsearch.attend` for tensors, with a scale that may differ between heads and may be learnt. It takes
+    memory for inputs, results, and K weights and offsets per query; with topk=None, without those.
 
     Args:
         q: queries (B, T, C, H, W)
@@ -109,7 +109,7 @@ def _check_scale(scale: Any, heads: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _AttentionSpec(Spec):
-    """The options of `ShiftedAttention` that its search does not have."""
+    """The options of `ShiftedAttention` beside those of its search."""
 
     dim: int
     heads: int
@@ -129,22 +129,22 @@ class _AttentionSpec(Spec):
 
 
 class ShiftedAttention(nn.Module):
-    """Attention over space and time where the keys of a query are the best places around where the flow leads.
+    """Attention over space and time: the keys of a query are the best places around where the flow leads.
 
-    Linear maps of each pixel give q, k and v; `search` finds the `topk` keys most like each query; a softmax over their
-    scores weighs what is then summed, or stacked and convolved; a last map gives the output.
+    Linear maps of each pixel give q, k and v; `search` finds the `topk` keys most like each query; their values,
+    weighted by a softmax over the scores, are summed, or stacked and convolved; a last linear map gives the output.
 
     Args:
         dim: channels of the input and of the output
-        heads: parts of the channels that are searched on their own
+        heads: parts of the channels that are searched separately
         window, topk, radius, patch, stride, metric, subpixel: as in `shiftsearch.search`. With subpixel=True the flow has
             a gradient
         key_dim: channels of q and k; None is `dim`
-        refine: what forward gets is not flow but the offsets that an earlier layer found, and `window` lies around each
-            of those; `radius` has no meaning then
+        refine: forward takes the offsets that an earlier layer found instead of flow, and `window` lies around each of
+            them; `radius` is ignored then
         scale: of the scores, the same for all heads; None is 1 / sqrt(n), see `attend`
-        learn_scale: the scale of each head is a parameter, and begins at `scale`
-        conv: instead of summing, a convolution over the `topk` videos, weighted, mixes them: patch x patch pixels wide
+        learn_scale: the scale of each head is a parameter, initially `scale`
+        conv: combine the `topk` weighted videos by a convolution of patch x patch pixels instead of summing them
         options: other options of `shiftsearch.search`, or of `shiftsearch.refine`
 
     State dict: `q.weight`, `k.weight`, `v.weight`, each with `.bias`; `out.weight` and `out.bias`; `log_scale` (heads,) if
@@ -220,7 +220,7 @@ class ShiftedAttention(nn.Module):
         self.mix = _mixer(topk * dim, dim, patch) if conv and topk is not None else None
 
     def forward(self, x: Tensor, flow: Flow = None, *, return_attention: bool = False) -> Tensor | Attention:
-        """Return what the pixels of x get, (B, T, C, H, W); with return_attention also weights and offsets.
+        """Return the output, (B, T, C, H, W); with return_attention also weights and offsets.
 
         Args:
             x: (B, T, C, H, W)
@@ -254,7 +254,7 @@ _OF_PATCHES = tuple(AGGREGATE.defaults)
 
 
 def _of_patches(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a search that `aggregate` has, too."""
+    """Return the options that a search shares with `aggregate`."""
     return {name: options[name] for name in _OF_PATCHES}
 
 
@@ -266,7 +266,7 @@ def _scale(scale: float | Tensor | None, channels: int, options: Mapping[str, An
 
 
 def _weights(scores: Tensor, scale: float | Tensor, metric: Metric) -> Tensor:
-    """Return a softmax over what was kept, in single precision at least. Places outside the frame have weight 0."""
+    """Return a softmax over the kept places, at least in single precision. Places outside the frame have weight 0."""
     scores = scores.clamp(-FAR, FAR)
     if isinstance(scale, torch.Tensor):
         scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # of each head

@@ -43,16 +43,16 @@ class _GuidedSpec(Spec):
 class GuidedDeformableAttention(nn.Module):
     """Attention of frames to a few points of supporting frames, around where the flow leads; as in RVRT.
 
-    The points of a query lie at flow + offset in each supporting frame, and differ from head to head. Two ways to get
-    the offsets share everything else, q, k, v, attention and output:
-    "predict": a small network sees the frame, the supporting frame warped by the flow, and the flow. Its points are a
+    The points of a query lie at flow + offset in each supporting frame, and differ between heads. There are two ways to
+    find the offsets; q, k, v, attention and output are the same for both: "predict": a small network sees the frame,
+    the supporting frame warped by the flow, and the flow. Its points are a
         square grid around the flow, each moved by at most `reach` pixels;
     "search": the points are the best of a `window` in steps of `step` pixels around the flow, compared by their keys: the
         shifted search, which needs no network.
 
     Args:
         dim: channels
-        heads: groups of channels with points of their own
+        heads: groups of channels, each with its own points
         points: per supporting frame; with "predict" a square number
         offsets: "predict" or "search"
         window, step: of the search
@@ -112,7 +112,7 @@ class GuidedDeformableAttention(nn.Module):
         self.predict = _predictor(dim, hidden, 2 * heads * points) if offsets == "predict" else None
 
     def forward(self, x: Tensor, support: Tensor, flow: Tensor) -> Tensor:
-        """Return what the pixels of x get, (B, T, C, H, W).
+        """Return the output, (B, T, C, H, W).
 
         Args:
             x: (B, T, C, H, W)
@@ -161,7 +161,7 @@ class GuidedDeformableAttention(nn.Module):
         return _in_own_frame(offsets)
 
     def _predicted(self, predict: nn.Module, x: Tensor, support: Tensor, flow: Tensor) -> Tensor:
-        """Return a square of points around the flow, each moved as the network says."""
+        """Return a square of points around the flow, each moved by the offset that the network predicts."""
         N, _, H, W = x.shape
         around = flow.flip(1).movedim(1, -1)[:, None, :, :, None]  # (dy, dx)
         warped = aggregate(support[:, None], support.new_ones(N, 1, 1, H, W, 1), _in_own_frame(around))[:, 0]
@@ -183,7 +183,7 @@ def _in_own_frame(offsets: Tensor) -> Tensor:
 
 
 def _predictor(dim: int, hidden: int, out: int) -> nn.Sequential:
-    """Return a network that begins by predicting no motion but the flow's."""
+    """Return the predicting network, whose offsets are 0 before training."""
     layers: list[nn.Module] = [nn.Conv2d(2 * dim + 2, hidden, 3, padding=1), nn.LeakyReLU(0.1)]
     for _ in range(2):
         layers += [nn.Conv2d(hidden, hidden, 3, padding=1), nn.LeakyReLU(0.1)]

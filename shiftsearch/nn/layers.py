@@ -12,7 +12,7 @@ from shiftsearch.errors import ShiftsearchError
 
 
 def shown(options: Mapping[str, Any]) -> str:
-    """Return options as a module shows them."""
+    """Return options as text for a module's `extra_repr`."""
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
@@ -31,7 +31,7 @@ def per_pixel(layer: nn.Module, video: Tensor) -> Tensor:
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution that begins as nothing."""
+    """Return a convolution with all its parameters set to 0."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -1,4 +1,4 @@
-"""The ops as modules that keep their options."""
+"""The ops as modules with fixed options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shiftsearch.ops.search import SEARCH
 
 
 class _Kept(nn.Module):
-    """An op with its options. It has no parameters: its state dict is empty."""
+    """An op with fixed options. It has no parameters: its state dict is empty."""
 
     op: ClassVar[Op]
     __signature__: ClassVar[inspect.Signature]  # what `help` shows
@@ -36,7 +36,7 @@ class _Kept(nn.Module):
                     f"{type(self).__name__}: {name} is no option, expected some of {', '.join(known)}"
                 )
         self.options = {**known, **options}
-        self.op.specify(**self.options)  # an error now, not at the first call, if they are wrong
+        self.op.specify(**self.options)  # wrong options raise an error here, not at the first call
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
         return type(self).op.function(*tensors, **named, **self.options)

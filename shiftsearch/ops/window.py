@@ -1,4 +1,4 @@
-"""What search, match and refine share: options of a window, and gradients through the places that were kept."""
+"""Shared by search, match and refine: options of a window, and gradients through the places that were kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shiftsearch.ops.score import ScoreSpec
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSpec(ScoreSpec):
-    """Which candidates there are around a centre, and which of them are kept."""
+    """The candidates around a centre, and which of them are kept."""
 
     window: int
     topk: int | None
@@ -47,14 +47,14 @@ class WindowSpec(ScoreSpec):
 
     @property
     def removes_self(self) -> bool:
-        """Whether each query has exactly one candidate that is itself, and it is left out.
+        """Whether each query has exactly one candidate that is itself, which is left out.
 
-        Around seeds or a flow in the own frame there may be none or several: they score infinite instead.
+        Around seeds there may be none or several: they get an infinite score instead.
         """
         return False
 
     def stays_inside(self, height: int, width: int) -> bool:
-        """Return whether no window sticks out of a frame: those that would slide inward, and have room to."""
+        """Return whether no window sticks out of a frame, because windows slide inward and fit into it."""
         return self.slide and min(height, width) - 1 >= self.window * self.step
 
     def kept(self, slots: int) -> int:
@@ -68,7 +68,7 @@ class WindowSpec(ScoreSpec):
         return self.topk * slots if self.per_frame else self.topk
 
     def results(self, sizes: dict[str, int], slots: int, *axes: str) -> dict[str, tuple[int, ...]]:
-        """Return shapes of what is found in `slots` windows of each query, which has these axes beside batch and heads."""
+        """Return the shapes of the results of `slots` windows of each query; `axes` come after batch and heads."""
         scores = (sizes["B"], self.heads, *(sizes[axis] for axis in axes), self.kept(slots))
         return {"scores": scores, "offsets": (*scores, len(axes))}
 
@@ -85,7 +85,7 @@ def differentiate_kept(
     grads: dict[str, Native],
     wanted: Set[str],
 ) -> dict[str, Native]:
-    """Return the wanted gradients of q and k through the kept scores, and of the kept "offsets", which may move.
+    """Return the wanted gradients of q and k through the kept scores, and of the kept "offsets" unless they are whole.
 
     Nothing moves where offsets are whole.
     """
@@ -94,7 +94,7 @@ def differentiate_kept(
     reached: Any = None
     if spec.border == "reflect" and not spec.stays_inside(
         H, W
-    ):  # candidates outside scored infinite: they carry no gradient
+    ):  # candidates outside have infinite scores and no gradient
         _, y, x = query_positions(xp, spec.stride, *offsets.shape[2:5])
         y, x = y[..., None] + offsets[..., 1], x[:, None] + offsets[..., 2]
         reached = (y >= 0) & (y <= H - 1) & (x >= 0) & (x <= W - 1)
@@ -114,7 +114,8 @@ def query_positions(xp: Any, stride: int, T: int, h: int, w: int) -> tuple[Nativ
 def along(xp: Any, moves: Native, by: Native, at: Native, n: int, border: str) -> Native:
     """Return the gradient of `moves`, the way along an axis of `n` pixels from `at` to the centre of a window.
 
-    `by` is the gradient of the centre. What was mirrored moves it backward, and what is not finite not at all.
+    `by` is the gradient of the centre. Its sign is reversed in mirror images, and it is 0 where the motion is not
+    finite.
     """
     sign = finite = xp.isfinite(moves)
     if border == "reflect":

@@ -8,5 +8,6 @@
 | `scenes`, `chunks` | finds where scenes begin; splits long clips into pieces |
 | `io` | reads and writes video files |
 | `cli` | the commands that take video files |
-| `frames`, `noise`, `streams`, `types` | what these share: layouts, levels of noise, iterables, types of arguments |
+| `frames`, `noise`, `streams`, `types` | shared by the others: layouts, levels of noise, iterables, types of arguments
+|
 """

@@ -50,14 +50,13 @@ def chunks(frames: int, size: int, overlap: int, cuts: Iterable[int] = ()) -> li
     Args:
         frames: how many frames the clip has
         size: the most results to keep of a chunk; the sizes of the chunks of a scene differ by at most one
-        overlap: how many frames to read before and after those that are kept, where the scene has them. Searches with
-            a `radius` look 2 * radius frames back at the end of a clip, and ahead at its start
+        overlap: how many frames to read before and after those that are kept, where the scene has them. Searches with a
+            `radius` read up to 2 * radius frames back at the end of a clip, and ahead at its start
         cuts: numbers of the frames that begin a scene, as `scene_cuts` finds them: no chunk reads across one
 
     Returns:
         list of (start, stop, keep_start, keep_stop): read frames start to stop, and keep the results of frames
-        keep_start to keep_stop. Both are there as slices: `chunk.read` is for the clip, `chunk.keep` for the results
-        that were computed from it
+        keep_start to keep_stop. As slices, `chunk.read` is for the clip and `chunk.keep` for the results of a chunk
 
     Example:
         >>> for chunk in chunks(10, size=4, overlap=1, cuts=[7]):

@@ -38,7 +38,7 @@ def planar(op: str, name: str, array: Any) -> Any:
 
 
 def restored(xp: Any, result: Any, like: Any) -> Any:
-    """Return (T', C', H', W') on the scale 0..1 in the layout and dtype of `like`, in memory of its own.
+    """Return (T', C', H', W') on the scale 0..1 as a new array in the layout and dtype of `like`.
 
     The axes of time and channels are dropped if `like` has none and their length is 1. Integers are rounded to the
     nearest (half to even) and clipped, NaN becomes 0.
@@ -47,7 +47,7 @@ def restored(xp: Any, result: Any, like: Any) -> Any:
     kind = like.dtype.name
     if kind in WHITE:
         result = xp.rint(xp.fmin(xp.fmax(result * WHITE[kind], 0), WHITE[kind]))
-    with np.errstate(over="ignore"):  # float16 ends at 65504
+    with np.errstate(over="ignore"):  # float16 holds up to 65504
         result = result.transpose(0, 2, 3, 1).astype(kind, order="C")
     result = result if colour or result.shape[3] > 1 else result[..., 0]
     return result if clip or len(result) > 1 else result[0]

@@ -1,8 +1,8 @@
-"""Frames warped onto another frame: flow leads there roughly, a search around it finds the place.
+"""Frames warped onto another frame: a search around where the flow leads finds the exact places.
 
-Under noise, a search also finds what only noise makes look alike. Two terms keep it where the flow leads unless leaving
-pays, both in units of what noise of standard deviation sigma does to a comparison of the N = channels * patch**2 values
-of two patches:
+In noisy frames a search also finds places that only look alike because of the noise. Two terms keep the result where
+the flow leads unless another place is clearly better. Both depend on sigma, the standard deviation of the noise, and on
+the number N = channels * patch**2 of values that are compared:
 
     1. a candidate o pixels from where the flow leads ranks by its distance + penalty * N * sigma**2 * |o|**2
     2. the best candidate is taken if its distance is smaller than that of the flow's own place by

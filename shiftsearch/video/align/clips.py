@@ -1,4 +1,4 @@
-"""Clips in memory: warped onto a reference, or each frame onto its neighbour or one frame of the clip."""
+"""Clips in memory, warped onto a reference, or each frame onto its neighbour or onto one frame of the clip."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def align(
     max_memory: int | str = AlignSpec.max_memory,
     progress: Progress = None,
 ) -> Any:
-    """Warp frames onto a reference: each pixel shows what the frame has where the reference's pixel went.
+    """Warp frames onto a reference: each pixel shows the place in the frame that matches the reference there.
 
     Args:
         reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames; uint8, uint16 or floats,
@@ -79,12 +79,12 @@ def align(
             function of (reference, frames) returns such an array
         window: candidates per side around where the flow leads; 1 warps by the flow alone
         patch: pixels per side of the patches that are compared
-        penalty: how strongly noise speaks against leaving the flow, see the module `shiftsearch.video.align`
+        penalty: how strongly noise makes places far from the flow rank behind others, see `shiftsearch.video.align`
         sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; 0 trusts the frames,
             None estimates it for each pair of frames, see `shiftsearch.video.noise.noise_level`
         subpixel: keep the fraction of the flow; False searches and shows whole pixels only
-        output: "patch" shows at each pixel the mean of the patches that overlap there, "pixel" shows the pixel alone
-        interp: "bicubic" or "bilinear" interpolation of what is shown; the search is always bilinear
+        output: "patch" shows at each pixel the mean of the patches that overlap there, "pixel" only its own place
+        interp: "bicubic" or "bilinear" interpolation of the result; the search is always bilinear
         return_offsets: also return where the pixels were found
         max_memory: limit of the memory for one computation beside the frames: a number of bytes, or text such as
             "500MB". Frames that need more are computed in tiles, with the same result
@@ -178,7 +178,7 @@ def align_clip(
 ) -> Any:
     """Warp each frame of a clip onto the one before it, onto the one after it, or onto one frame of the clip.
 
-    With "previous" and "next", a frame that has no such neighbour in its scene stays as it is: see `scene_cuts`.
+    With "previous" and "next", a frame that has no such neighbour in its scene is left unchanged, see `scene_cuts`.
 
     Args:
         frames: a clip, (T, H, W) or (T, H, W, C)
@@ -218,7 +218,7 @@ def _check_target(to: Any) -> None:
 
 
 def _references(frames: Any, to: Onto | int, count: int) -> list[int | None]:
-    """Return for each frame the number of the frame that it is warped onto, None where it stays as it is."""
+    """Return for each frame the number of the frame that it is warped onto, or None if it is left unchanged."""
     if not isinstance(to, str):
         if not -count <= to < count:
             raise ShiftsearchError(f"align_clip: to is {to}, expected the number of one of the {count} frames")

@@ -1,4 +1,4 @@
-"""The arguments of `align` and its relatives, checked."""
+"""The checked arguments of `align`, `align_clip`, `align_stream` and `align_planes`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Progress = Callable[..., Any] | None
 
 
 class AlignOptions(TypedDict, total=False):
-    """The options that `align` shares with its relatives."""
+    """The options that all functions for alignment share."""
 
     window: int
     patch: int
@@ -57,7 +57,7 @@ class AlignSpec(Spec):
 
 
 def spec_of(op: str, frames: Any, sigma: Any = None, **options: Any) -> AlignSpec:
-    """Return the checked options of a call. The dtype of `frames` tells the scale of sigma."""
+    """Return the checked options of a call. The dtype of `frames` decides the scale of sigma."""
     known = [field.name for field in fields(AlignSpec)][1:]
     for name in options:
         if name not in known:

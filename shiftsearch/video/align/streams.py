@@ -58,7 +58,7 @@ def align_stream(
     """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
 
     Args:
-        frames: frames (H, W) or (H, W, C) of one shape and dtype, each an array of its own
+        frames: frames (H, W) or (H, W, C) of one shape and dtype, each a separate array
         to: "previous" or "next"
         flow: "dis", "farneback", None or a function, as in `align`
         return_offsets: as in `align`; the iterator then gives pairs (frame, offsets)
@@ -93,9 +93,9 @@ def align_planes(
     flow: Method | Measure | None = "dis",
     **options: Unpack[AlignOptions],
 ) -> Iterator[Planes]:
-    """Run `align_stream` on frames whose planes may differ in size, as those of YUV.
+    """Run `align_stream` on frames whose planes may differ in size, like those of YUV.
 
-    Only the first plane is searched; the others move as it does.
+    Only the first plane is searched, and the others are moved by the same offsets.
 
     Args:
         frames: an iterator over tuples of planes (H, W), as for `denoise_planes`, or over tuples of one frame each, as

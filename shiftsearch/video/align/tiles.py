@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shiftsearch.video.align.spec import AlignSpec
 
-_SMALLEST = 64  # pixels per side of a tile, which is computed even if it needs more memory than there should be
+_SMALLEST = 64  # pixels per side; a tile is made no smaller, even if it needs more than the limit of memory
 
 
 class Box(NamedTuple):
@@ -60,7 +60,7 @@ class Box(NamedTuple):
 
 
 def tiles(spec: AlignSpec, xp: Any, flow: Any, channels: int, keep: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield tiles that make up `keep`, each with the box of all pixels that its result depends on.
+    """Yield tiles that cover `keep`, each with the box of all pixels that its result depends on.
 
     The pixels of a tile are means over the patches of queries around them. Their windows lie where the flow leads, and
     decide which part of the target is read.

@@ -1,4 +1,4 @@
-"""The commands and their arguments, as argparse knows them."""
+"""The commands and their arguments, for argparse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands align and denoise: frames of a file, through a function of iterators, to another file."""
+"""The commands align and denoise: a function of iterators applied to the frames of a file."""
 
 from __future__ import annotations
 
@@ -56,11 +56,12 @@ def _convert(
     onto: str | Planes = "before",
     noise: Any = "",
 ) -> int:
-    """Write the frames of the input, after `function`, to the output and the preview, and return the exit code.
+    """Write the results of `function` for the frames of the input, and the preview; return the exit code.
 
     Args:
-        function: of frames to as many frames, each of which depends on those up to `overlap` before and after
-        onto: what a frame should look like afterwards, for the preview: itself "before", the "previous" or "next" one,
+        function: takes an iterator of frames and returns one of as many results, each of which depends on the frames up
+        to `overlap` before and after onto: what a frame should look like afterwards, for the preview: itself "before",
+        the "previous" or "next" one,
             or one frame
         noise: text for the end of the summary
     """

@@ -71,6 +71,6 @@ class _Npy:
         self._head()
 
     def _head(self) -> None:
-        """Write the header, in which NumPy leaves room for more digits of the first axis."""
+        """Write the header, which has room for more digits of the first axis."""
         about = {"descr": self._kind, "fortran_order": False, "shape": (self.count, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, about)

@@ -15,7 +15,7 @@ from shiftsearch.video.io import Reader
 
 
 def report(args: Namespace, clip: Reader, out: Any, watch: Watch, noise: Any = "") -> int:
-    """Print what is good to know, and return the exit code: 1 if the result lacks a part of the input."""
+    """Print remarks and a summary, and return the exit code: 1 if a part of the input is missing from the result."""
     remarks = []
     if clip.damaged:
         remarks.append(f"{clip.path}: damaged frames, taken as the decoder mended them: {clip.damaged}")
@@ -57,7 +57,7 @@ class Noise:
         self._count = 0
 
     def add(self, levels: list[float]) -> None:
-        """Add those of a frame, one for each plane on the scale 0..1."""
+        """Add the standard deviations of a frame, one for each plane, on the scale 0..1."""
         self._total, self._count = self._total + 255 * np.array(levels), self._count + 1
 
     def __str__(self) -> str:

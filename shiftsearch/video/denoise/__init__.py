@@ -1,7 +1,7 @@
 """Denoising without training: groups of similar patches are found by search, filtered together, and put back.
 
-Frames go through stages one after another: first motion is measured, then each pass filters groups and hands its result
-to the next one as a guide. `qualities` lists the passes, `running` takes the frames of a scene through one of them.
+First motion is measured; then passes filter groups, each with the result of the pass before as its guide. `qualities`
+lists the passes, and `running` applies one of them to the frames of a scene.
 """
 
 from shiftsearch.video.denoise.clips import denoise, denoise_overlap

@@ -1,4 +1,4 @@
-"""Bands of queries: their groups are read, filtered and put back together, a few rows at a time."""
+"""Bands of a few rows of queries, whose groups are read, filtered and put back together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shiftsearch.ops.gather import gather
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
-_AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: what fits the cache, what fills the device
+_AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: enough to fit the cache, or to fill the device
 
 Part = tuple[slice, slice]  # rows and columns of queries
 
@@ -30,7 +30,7 @@ def bands(xp: Any, offsets: Any, pass_: Pass) -> list[Part]:
 def filter_band(
     xp: Any, frames: list[Frame], here: int, offsets: Any, still: Any, pass_: Pass, part: Part
 ) -> tuple[tuple[int, int], Any, Any]:
-    """Filter the groups of a band and return the rows (top, bottom) that it reaches, with what it adds to them.
+    """Filter the groups of a band and return the rows (top, bottom) that they reach, with the sums for these rows.
 
     These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
     """
@@ -51,7 +51,7 @@ def filter_band(
 
 @dataclass(frozen=True)
 class _Band:
-    """What the groups of some queries are read from: rows top to bottom of spans of frames."""
+    """The rows that the groups of some queries are read from: top to bottom, in spans of frames."""
 
     pass_: Pass
     spans: list[list[Frame]]
@@ -70,12 +70,12 @@ class _Band:
         top, bottom = first * pass_.stride, min(max(int(at.max()), rows.stop * pass_.stride) + pass_.patch + 1, H)
         queries = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
         last = first + query_grid(bottom - top, W, pass_.stride)[0]
-        read = offsets[first:last]  # only those of `queries` are used
+        read = offsets[first:last]  # only the offsets of `queries` are used
         read = xp.broadcast_to(read, (channels, len(spans), *read.shape))  # the same for each channel
         return cls(pass_, spans, top, bottom, queries, read)
 
     def groups(self, xp: Any, name: str) -> tuple[Any, tuple[int, ...]]:
-        """Return the groups (channels, q, n, pixels) of the planes of this name, and their shape as `gather` has it."""
+        """Return the groups (channels, q, n, pixels) of the planes of this name, and their shape before that."""
         pass_, (channels, *_, n, _) = self.pass_, self.offsets.shape
         planes = [[getattr(frame, name)[:, self.top : self.bottom] for frame in span] for span in self.spans]
         planes = xp.stack([xp.stack(span, axis=1) for span in planes])
@@ -87,7 +87,7 @@ class _Band:
 
 
 def _shrink(xp: Any, noisy: Any, guide: Any, sigma: Sequence[float], pass_: Pass) -> Any:
-    """Overwrite the groups `noisy` by their estimates and return weights (channels, q)."""
+    """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
     for n in range(0, noisy.shape[1], some):

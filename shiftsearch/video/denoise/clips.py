@@ -1,4 +1,4 @@
-"""Clips in memory, denoised, and how far a result reaches."""
+"""Clips in memory, denoised, and how many frames a result depends on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def denoise(
 ) -> Array:
     """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
 
-    It is made for white noise: equally strong everywhere, and independent from pixel to pixel.
+    The noise should be white: equally strong everywhere, and independent from pixel to pixel.
 
     Args:
         frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
@@ -39,8 +39,8 @@ def denoise(
             estimates it, frame by frame
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
-            components, in two more passes. It takes some 60 times as long
-        radius: frames each way to look at, where the scene has them
+            components, in two more passes. It takes about 60 times as long
+        radius: frames each way to search in, where the scene has them
         flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
             motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
             in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)

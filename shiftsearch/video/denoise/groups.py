@@ -1,4 +1,4 @@
-"""Groups of patches that look alike: where they are, in the frames around."""
+"""Groups of patches that look alike: their places in the frames around."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EACH = 48  # candidates of each frame among which large groups are chosen
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
 
-    Where the best patch of a frame does not show the same thing, the next best of frame `here` takes its place.
+    If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`.
     """
     others = [s for s in range(len(frames) - pass_.depth + 1) if s != here]
     _, (own,) = _candidates(xp, frames, here, [here], pass_, min(len(frames), pass_.window**2))
@@ -72,7 +72,7 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_
 # --- where flow leads -------------------------------------------------------------------------------
 def _flow_to(xp: Any, frames: list[Frame], here: int, others: list[int], grid: tuple[int, int], stride: int) -> Any:
     """Return flow (n - 1, 2, h, w) from the queries of frame `here` to the other frames, chained frame by frame."""
-    ways = frames[here].ways.setdefault((here, len(frames), stride), {})  # the same in each pass
+    ways = frames[here].ways.setdefault((here, len(frames), stride), {})  # computed once for all passes
     if not ways:
         y, x = (xp.arange(n) * stride for n in grid)
         start = xp.stack(xp.broadcast_arrays(x, y[:, None])).astype(np.float32)
@@ -87,7 +87,7 @@ def _flow_to(xp: Any, frames: list[Frame], here: int, others: list[int], grid: t
 
 
 def _flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
-    """Return flow at places (2, h, w), x first, in pixels of a frame of `size`: that of the cells they lie in."""
+    """Return the flow of the cells that places (2, h, w) lie in; places are x, y in pixels of a frame of `size`."""
     cells = []
     for at, n, count in zip(places[::-1], size, flow.shape[1:], strict=True):
         cells.append(xp.clip(xp.floor((at + 0.5) * (count / n)), 0, count - 1).astype(np.int32))

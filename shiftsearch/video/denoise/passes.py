@@ -1,4 +1,4 @@
-"""What goes through the passes of the denoiser, and what a pass is."""
+"""The passes of the denoiser, and the frames that they work on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Frame:
-    """A frame on its way through the passes. Planes are (C, H, W)."""
+    """A frame and what the passes compute of it. Planes are (C, H, W)."""
 
     noisy: Any
     sigma: Sequence[float]  # standard deviation of each plane's noise
-    mix: Sequence[float]  # weights of the planes in what is searched, or 1 for the first plane alone
+    mix: Sequence[float]  # weights of the planes in the plane that is searched, or 1 for the first plane alone
     white: float  # in the first plane
     alpha: Any  # planes that are not denoised
     guide: Any = None  # the result of the pass before
@@ -21,10 +21,10 @@ class Frame:
     level: float  # standard deviation of the noise there
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
-    ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from its queries to other frames, kept for the next pass
+    ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
     coverage: Any = None  # sum of weights
-    small: Any = None  # what motion is measured on
+    small: Any = None  # a smaller plane, on which motion is measured
 
     def __init__(
         self, noisy: Any, sigma: Sequence[float], mix: Sequence[float] = (1,), white: float = 1.0, alpha: Any = None
@@ -47,9 +47,9 @@ class Pass:
     find: Callable[..., Any]  # (xp, frames, here, this) to offsets (n, h, w, 3) of groups of n patches, see `groups`
     window: int
     guided: bool  # whether the filter uses the guide, or only the search does
-    worst: float = math.inf  # mean square difference of patches of the same thing, in variances of noise, at most
+    worst: float = math.inf  # largest mean square difference of patches of the same thing, in variances of the noise
     searched: bool = True  # whether the next pass searches in the result of this one
-    count: int = 0  # patches of a group, if that is not the number of frames
+    count: int = 0  # patches of a group, 0 for the number of frames
     patch: int = 8
     stride: int = 4
     depth: int = 1  # frames that a patch spans, where they show the same thing at the same place

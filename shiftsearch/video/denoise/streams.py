@@ -60,8 +60,8 @@ def denoise_planes(
 ) -> Iterator[Planes]:
     """Run `denoise_stream` on frames whose planes differ in noise, and perhaps in size, as those of YUV.
 
-    The motion of all planes is that of the first. Patches of the others are searched in their sum with the first plane,
-    made as coarse as they are.
+    All planes have the motion of the first. Patches of the others are searched in their sum with the first plane, which
+    is averaged to their size.
 
     Args:
         frames: an iterator over tuples of arrays: planes (H, W), of which those after the first share one size, which
@@ -116,7 +116,7 @@ def denoised(
 
 
 class _Stages:
-    """A scene that takes and gives frames as the caller has them."""
+    """A scene whose frames are given and returned in the caller's form."""
 
     def __init__(self, spec: DenoiseSpec, scene: Scene, flow: Any, noted: Callable[[list[float]], object] | None):
         self._op, self._sigma, self._scene, self._flow, self._noted = spec.caller, spec.sigma, scene, flow, noted
@@ -130,7 +130,7 @@ class _Stages:
         return self._whole(transform(self._op, self._push, DTYPES, **self._named(frame), **flow))
 
     def finish(self) -> Iterator[Planes]:
-        """Yield the frames that are left, in the form of the last one."""
+        """Yield the remaining frames, in the form of the last one."""
         return self._whole(transform(self._op, self._finish, DTYPES, **self._named(self._last)))
 
     def _flow_between(self, number: int, before: Any, frame: Any) -> dict[str, Any]:

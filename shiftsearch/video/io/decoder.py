@@ -16,7 +16,7 @@ from shiftsearch.video.io.header import Tracks
 
 
 class Decoder:
-    """The frames of the video of a container, and counts of what they are like."""
+    """The decoded frames of a container, and counts of their kinds."""
 
     path: Path
     first: int  # frames before this one are not wanted
@@ -24,18 +24,18 @@ class Decoder:
     damaged: int
     interlaced: int
     aside: deque[Any]  # packets of sound and subtitles that are not written yet
-    followed: bool = False  # whether somebody writes those
+    followed: bool = False  # whether a writer takes those packets
 
     def __init__(self, path: Path, container: Any, tracks: Tracks, first: int):
         self.path, self.first = path, first
         self.count = self.damaged = self.interlaced = 0
         self.aside = deque()
         self._tracks, self._used = tracks, 0
-        self._torn = False  # whether the last frame may be a part of one
+        self._torn = False  # whether the last frame may be incomplete
         self._packets = container.demux([tracks.video, *tracks.others])
 
     def frames(self) -> Iterator[Any]:
-        """Yield frames in order, each once it is known that it is complete: the last of a cut file may not be."""
+        """Yield frames in order, each once it is known to be complete: the last one of a cut file may not be."""
         frames, held, error = self._decoded(), None, None
         while True:
             try:
@@ -51,7 +51,7 @@ class Decoder:
             held = frame
 
     def _decoded(self) -> Iterator[Any]:
-        """Yield frames, skipping what is broken before the first one: recordings begin anywhere."""
+        """Yield frames, skipping broken packets before the first one: recordings may begin anywhere."""
         frame = None
         for packet in self._demuxed():
             try:

@@ -1,4 +1,4 @@
-"""The end of a video file: most formats tell where it should be."""
+"""The end of a video file: most formats store where it should be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 
 
 def cut_off(path: str | Path, used: int) -> bool:
-    """Return whether a video file is shorter than it says.
+    """Return whether a video file is shorter than its header says.
 
-    Matroska, MP4, AVI, Ogg, GIF and Y4M tell their length. MPEG-TS does not, but has packets of one size.
+    Matroska, MP4, AVI, Ogg, GIF and Y4M store their length. MPEG-TS does not, but has packets of one size.
 
     Args:
         path: the file
@@ -53,7 +53,7 @@ def _end_of_boxes(file: BinaryIO) -> int:
         if length < 8:  # the last one may have no size
             return end
         start += length
-        if head[4:8] in _BOXES:  # anything else may be appended to a file
+        if head[4:8] in _BOXES:  # other data may be appended to a file
             end = start
 
 
@@ -91,7 +91,7 @@ def _end_of_riff(file: BinaryIO) -> int:
 
 def _last_of_ogg(file: BinaryIO, size: int) -> bool:
     """Return whether the last page is complete, and every stream with a page near the end has its last one there."""
-    file.seek(max(0, size - (1 << 17)))  # a page is half as long at most
+    file.seek(max(0, size - (1 << 17)))  # a page is at most half as long
     ended, page = {}, b""
     for page in re.split(b"(?=OggS)", file.read())[1:]:
         ended[page[14:18]] = len(page) > 5 and page[5] & 4

@@ -1,4 +1,4 @@
-"""FFmpeg through PyAV: imported when first needed, opened with care, its errors in one line."""
+"""FFmpeg through PyAV: imported when first needed, kept from opening other files, its errors in one line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def opened_to_read(path: Path, format: str | None) -> Any:
 
 
 def _refused(name: Any, options: dict[str, str]) -> str | None:
-    """Return the format that made FFmpeg refuse to open a file; only its log tells."""
+    """Return the format that made FFmpeg refuse to open a file, which only its log says."""
     log, level = library().logging, library().logging.get_level()
     log.set_level(log.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""What kinds of files and codecs can hold, as far as FFmpeg does not tell or tells wrongly."""
+"""Facts about kinds of files and codecs that FFmpeg does not report, or reports wrongly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24, "libvpx
 _WORST = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63, "libvpx": 63}
 _SCALED = {"mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "msmpeg4", "wmv2", "flv"}  # their quality is a number 1..31
 
-# what can be read again from kinds of files of which FFmpeg does not know it, the usual codec first
+# codecs that can be read again from kinds of files for which FFmpeg has no list, the usual one first
 _HELD = {
     "mpegts": "h264 hevc mpeg2video mpeg1video mpeg4 aac aac_latm ac3 eac3 dts truehd mp2 mp3 opus pcm_bluray s302m "
     "dvb_subtitle dvb_teletext hdmv_pgs_subtitle",
@@ -22,9 +22,9 @@ _HELD = {
     "yuv4mpegpipe": "rawvideo wrapped_avframe",
 }
 _HELD |= dict.fromkeys(("vob", "svcd", "dvd", "vcd"), _HELD["mpeg"]) | {"ogv": _HELD["ogg"]}
-_UNHELD = {("flv", "mpeg4")}  # what FFmpeg wrongly thinks possible
+_UNHELD = {("flv", "mpeg4")}  # pairs that FFmpeg wrongly accepts
 _UNHELD |= {("mov", codec) for codec in ("vp8", "vp9", "av1", "rawvideo", "opus", "flac", "truehd")}
-_USUAL = {"flv": "h264", "3gp": "h264"}  # better than what FFmpeg takes by default
+_USUAL = {"flv": "h264", "3gp": "h264"}  # better than FFmpeg's defaults
 _PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have another name than their files
 
 # names of codecs and of kinds of files
@@ -32,13 +32,13 @@ NOTE_COLOURS = {"libx264", "libx265", "libvpx-vp9", "libsvtav1", "matroska", "we
 NOTE_MATRIX = {"mpeg2video", "prores", "prores_ks", "dnxhd"}  # but not the range
 NOTE_SHAPE = {"libx264", "libx265", "mpeg4", "mpeg2video", "mov"}  # of pixels
 NOTE_CHAPTERS = {"matroska", "webm", "mov", "mp4", "ipod"}
-MPEG2_SHAPES = {Fraction(4, 3), Fraction(16, 9), Fraction(221, 100)}  # of whole frames; it would round to these
+MPEG2_SHAPES = {Fraction(4, 3), Fraction(16, 9), Fraction(221, 100)}  # the encoder would round other shapes to these
 EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so frames are counted
 
 
 def check_held(kind: str, codec: str) -> None:
-    """Raise ValueError unless what is written can be read again."""
+    """Raise ValueError unless this codec can be read again from this kind of file."""
     if (kind, codec) in _UNHELD or (kind in _HELD and codec not in _HELD[kind].split()):
         raise ValueError(f"such a file cannot hold {codec}")
 

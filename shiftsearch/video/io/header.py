@@ -1,4 +1,4 @@
-"""What a video file says about itself, and its first frame, which says more."""
+"""The header of a video file, and what its first frame adds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tracks(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a video before its frames are read."""
+    """The properties of a video that are known before its frames are read."""
 
     number: int  # of the first picture, if the file is pictures by number
     codec: str | None  # None for pictures
@@ -60,11 +60,11 @@ class Header:
     turns: int  # quarter turns that make frames upright
     shape: Fraction  # of upright pixels, width by height
     form: Form | None  # how upright samples of YUV are to be read
-    apart: list[str]  # what comes with the frames and cannot be kept
+    apart: list[str]  # data that comes with the frames and cannot be kept
 
     @classmethod
     def of(cls, path: Path, container: Any, tracks: Tracks, head: Any) -> Header:
-        """Gather it from a container and its first frame."""
+        """Read it from a container and its first frame."""
         stream, context, form = tracks.video, tracks.video.codec_context, head.format
         pictures = container.format.name == "image2" or container.format.name.endswith("_pipe")
         matrix = context.colorspace if head.colorspace == 2 else head.colorspace  # 2: not specified
@@ -94,7 +94,7 @@ def _apart(container: Any, tracks: Tracks, head: Any, chapters: bool) -> list[st
     found = []
     if any(part.is_alpha for part in head.format.components):
         found.append("alpha")
-    with suppress(ValueError):  # raised if PyAV does not know the kind of any one thing that comes with the frame
+    with suppress(ValueError):  # raised if PyAV does not know one kind of the data that comes with the frame
         if _HDR & {part.type.name for part in head.side_data}:
             found.append("HDR metadata")
     for stream in container.streams:

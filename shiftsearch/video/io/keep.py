@@ -1,4 +1,4 @@
-"""What a written file keeps of its source beside the frames."""
+"""What a written file keeps of its source besides the frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _METADATA = ("title", "artist", "date", "comment", "copyright")
 
 
 def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
-    """Note the colour properties of the source where the file can; return the matrix and range of what is written.
+    """Store the colour properties of the source, as far as the file can; return the matrix and range that are written.
 
     These are FFmpeg's numbers; (2, 0) stands for not specified.
     """
@@ -34,7 +34,7 @@ def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
     if like.header.format.startswith(RGB) or not (
         target.notes(NOTE_COLOURS | NOTE_MATRIX) or (matrix, range_) == (2, 0)
     ):
-        matrix, range_ = 6, 1  # BT.601 and limited range: what is expected of a file that notes nothing
+        matrix, range_ = 6, 1  # BT.601 and limited range, which players assume if a file stores neither
     elif not target.notes(NOTE_COLOURS) and range_:
         range_ = 1
     if context.pix_fmt.startswith("yuvj"):
@@ -44,7 +44,7 @@ def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
 
 
 def keep_shape(target: Target, like: Reader) -> list[str]:
-    """Note the shape of pixels, and return what is left out: it, if the file cannot note it."""
+    """Store the shape of pixels; return it as left out if the file cannot store it."""
     shape = like.header.shape
     notes = bool({target.encoder.name, target.kind} & NOTE_SHAPE)
     if target.encoder.name == "mpeg2video":
@@ -56,7 +56,7 @@ def keep_shape(target: Target, like: Reader) -> list[str]:
 
 
 def keep_chapters(target: Target, like: Reader) -> list[str]:
-    """Copy the chapters of the frames that are written, and return what is left out: them, if the file has none."""
+    """Copy the chapters of the frames that are written; return them as left out if the file cannot store chapters."""
     begin = like.begin
     end = float("inf") if like.end is None else begin + (like.end - like.first) / like.rate
     kept = []

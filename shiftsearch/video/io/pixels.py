@@ -19,7 +19,7 @@ EXACT = {"interpolation": 0x10 | 0x40000, "threads": 1}
 
 
 def is_planar(name: str) -> bool:
-    """Return whether each plane of YUV is an array of its own in this pixel format, with alpha last."""
+    """Return whether this pixel format stores each plane of YUV separately, with alpha last."""
     return re.fullmatch(r"yuv[aj]?4\d\dp(\d+le)?", name) is not None
 
 

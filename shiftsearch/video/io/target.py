@@ -1,4 +1,4 @@
-"""The file to be written: its kind, its encoder and its pixel format."""
+"""The file to be written: its kind, encoder and pixel format."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Target:
         crf: int | None,
     ):
         self.path, self._header = Path(path), header
-        alone = not numbered(part)  # for pictures: there is one, and its name has no number
+        alone = not numbered(part)  # for pictures: write a single one, whose name has no number
         options = {"update": "1"} if alone else {"start_number": str(first)}
         options["strict"] = "-1"  # for Y4M of more than 8 bits
         try:
@@ -56,7 +56,7 @@ class Target:
         self.encoder, self.stream = self._chosen(rate, codec, crf)
 
     def _chosen(self, rate: Fraction, codec: str | None, crf: int | None) -> tuple[Any, Any]:
-        """Return the first encoder that works, of those that are wanted, and its stream."""
+        """Return the first of the wanted encoders that works, and its stream."""
         if self.container.default_video_codec in ("none", "png"):  # sound with a cover
             raise ShiftsearchError(
                 f'{self.path}: this kind of file holds no video, expected a name such as "{self.path.stem}.mp4"'
@@ -81,7 +81,7 @@ class Target:
         )
 
     def _wanted(self, codec: str | None) -> list[str]:
-        """Return the codec that the caller wants, or that of the source and what is usual for this kind of file."""
+        """Return the wanted codec, or else that of the source and the usual one for this kind of file."""
         if codec is not None:
             return [codec]
         if self.kind == "image2":
@@ -90,8 +90,8 @@ class Target:
         return [name for name in (of_source, usual_codec(self.container)) if name is not None]
 
     def notes(self, names: set[str]) -> bool:
-        """Return whether the codec or the kind of file is among these, which can note something in the file."""
-        fixed = self.encoder.name in ("libvpx", "mjpeg")  # VP8 and JPEG have one kind of colours only
+        """Return whether the codec or the kind of file is among these."""
+        fixed = self.encoder.name in ("libvpx", "mjpeg")  # VP8 and JPEG have only one kind of colours
         return not fixed and (self.encoder.name in names or self.kind in names)
 
     def pixels(self, width: int, height: int, form: str) -> str:
@@ -113,7 +113,7 @@ class Target:
         if wanted.startswith(RGB) and self.kind == "yuv4mpegpipe":
             wanted = "yuv444p16le" if deep else "yuv444p"
         if wanted not in offered and wanted.startswith(RGB) and self.encoder.lossy:
-            plain = "yuv420p10le" if deep else "yuv420p"  # what every player shows
+            plain = "yuv420p10le" if deep else "yuv420p"  # which every player can show
             wanted = plain if plain in offered else wanted
         if self.encoder.name in EVEN and (width % 2 or height % 2):
             offered = [name for name in offered if "444" in name or name.startswith(("gray", *RGB))] or offered

@@ -1,4 +1,4 @@
-"""Files that appear when they are complete, and not before."""
+"""Files that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except ImportError:  # on systems without such locks, folders of killed runs sta
 
 @contextmanager
 def whole(path: str | Path, read: str | Path | None = None) -> Iterator[Path]:
-    """Yield where to write what is to become the file `path`, which is replaced when the block ends well.
+    """Yield the name to write to: the file there becomes `path` if the block ends without an error.
 
     It lies in a folder beside the target, under the target's name, so that moving it is one step. Several files may be
     written there. After an error or Ctrl-C nothing is left, and an older file stays as it was. A file that is replaced
@@ -54,7 +54,7 @@ def whole(path: str | Path, read: str | Path | None = None) -> Iterator[Path]:
 
 
 def same(one: str | Path, other: str | Path) -> bool:
-    """Return whether two names are of one file, or will be."""
+    """Return whether two names are of the same file, or will be."""
     if os.path.exists(one) and os.path.exists(other):
         return os.path.samefile(one, other)
     return os.path.realpath(one) == os.path.realpath(other)
@@ -68,7 +68,7 @@ def _folder(beside: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=beside))
         try:
             lock = _lock(folder).open("w")
-        except FileNotFoundError:  # another run took it for one that was left behind
+        except FileNotFoundError:  # another run removed it, as if it had been left behind
             continue
         _hold(lock)
         if _lock(folder).exists():

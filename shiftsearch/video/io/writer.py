@@ -34,7 +34,7 @@ def write(
     """Open a video file to write frames to, in a `with` statement. The file appears when it is complete, or not at all.
 
     Args:
-        path: its ending tells which kind of file it becomes; a file of this name is replaced at the end. Pictures by
+        path: its ending decides the kind of file; a file of this name is replaced at the end. Pictures by
             number such as "shot.%04d.png" are possible: the number is that of the frame in the source, from 0 on
         like: the Reader that the frames come from. Times, rate, colour properties, sound, subtitles and, where the file
             can hold it, the codec are then kept; frames must be written in the order they were read
@@ -73,7 +73,7 @@ class Writer:
 
     path: Path
     count: int  # of frames that were written
-    left_out: list[str]  # what the source has and this file cannot hold
+    left_out: list[str]  # parts of the source that this file cannot hold
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Writer:
             picture = self._picture(planes)
             time = self._like.times.popleft() if self._like is not None else self.count / self._rate
             begin = self._like.begin if self._like is not None else 0
-            self._last = max(self._last + 1, round((time - begin) / self._tick))  # counts on where ticks are too coarse
+            self._last = max(self._last + 1, round((time - begin) / self._tick))  # counts on if ticks are too coarse
             picture.time_base, picture.pts = self._tick, self._last
             self._target.container.mux(stream.encode(picture))
             self._copy_packets(time)
@@ -131,7 +131,7 @@ class Writer:
             )
 
     def _picture(self, planes: Planes) -> Any:
-        """Return what is encoded: the samples of planes that have the file's form, or else of their colours."""
+        """Return the samples to encode: those of the planes if they have the file's form, else converted ones."""
         source: Any = self._like.header.form if self._like is not None else None
         form, name = self._form, self._target.stream.pix_fmt
         if form is None:
@@ -174,7 +174,7 @@ class Writer:
         self._form = form_of(stream.pix_fmt, self._matrix, self._range)
 
     def _keep(self, like: Reader) -> None:
-        """Take over what belongs to the frames of the source."""
+        """Take over the properties of the source."""
         self._matrix, self._range = keep_colours(self._target, like)
         shape, chapters = keep_shape(self._target, like), keep_chapters(self._target, like)
         self._copies, others = keep_streams(self._target, like)
@@ -201,7 +201,7 @@ class Writer:
             raise ShiftsearchError(f"{self.path}: no frame was written, expected at least one")
         with told(self.path, "cannot be written"):
             rest = self._target.stream.encode(None)
-            for packet in rest if self.count <= 2 else ():  # so few are in order, and libx265 gives them any dts
+            for packet in rest if self.count <= 2 else ():  # so few are in order; libx265 gives them any dts
                 packet.dts = packet.pts
             self._target.container.mux(rest)
             until = self._like.until if self._like is not None else None
@@ -212,5 +212,5 @@ class Writer:
 
     def abandon(self) -> None:
         """Close the file, whatever is in it."""
-        with suppress(Exception):  # its end may not fit on the disk
+        with suppress(Exception):  # the disk may be full
             self._target.container.close()
