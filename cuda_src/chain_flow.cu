@@ -1,10 +1,11 @@
-// Flow from each frame along its trajectory to the frames it looks at, from flow to the next and to the last frame:
+// Flow from each frame along its trajectory to the frames around it, from flow between neighbouring frames:
 // chained[slot] = chained[slot before] + flow(r + chained[slot before]), in the frame that the slot before leads to.
 //
-//   forward, backward  (B, T, 2, H, W), channel 0 = dx, 1 = dy; what is not finite counts as 0
+//   forward, backward  (B, T, 2, H, W), channel 0 = dx, 1 = dy; components that are not finite count as 0
 //   chained, grad      (B, T, SS_SLOTS, 2, h, w)
 //
-// Constants: SS_RADIUS, SS_STRIDE. One thread per query (b, t, y, x), which walks along its slots, there or back.
+// Constants: SS_RADIUS, SS_STRIDE. One thread per query (b, t, y, x), which does its slots forward, or backward for
+// gradients.
 #define SS_SLOTS (2 * SS_RADIUS)
 #define SS_ZEROS 0
 #define SS_QUERY_ZEROS 0
@@ -95,8 +96,9 @@ chain_flow(const SS_SCALAR* forward, const SS_SCALAR* backward, double* chained,
     }
 }
 
-// From grad of `chained` to what arrives at each step's sample of flow. `scatter` brings it to the flow: offsets (B, 1,
-// T, h, w, SS_SLOTS, 3), where it was read, arrived (..., SS_SLOTS, 2), and 1 in forwards or backwards (..., SS_SLOTS).
+// From the gradient of `chained` to the gradient of the sample of flow that each step reads, `arrived` (B, 1, T, h, w,
+// SS_SLOTS, 2). `scatter` adds it to the flow, by offsets (..., SS_SLOTS, 3), where flow was read, and the weights
+// forwards and backwards (..., SS_SLOTS), 1 for the flow that was read and 0 for the other.
 extern "C" __global__ void __launch_bounds__(128, 1)
 chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SCALAR* backward, const double* chained,
                     double* offsets, double* arrived, double* forwards, double* backwards, const Flows s,
@@ -105,7 +107,7 @@ chain_flow_backward(const SS_SCALAR* grad, const SS_SCALAR* forward, const SS_SC
     if (i >= count) return;
     const Start r = start_of(i, s);
     const long long plane = (long long)s.h * s.w;
-    double later_x = 0, later_y = 0;  // what arrives from the next step, if it went on from this one
+    double later_x = 0, later_y = 0;  // gradient from the next step, if that went on from this one
     for (int slot = SS_SLOTS; slot >= 1; --slot) {
         const Step step = step_to(r.t, slot, s.T);
         const long long here = r.at + (slot - 1) * 2 * plane, at = i * SS_SLOTS + slot - 1;

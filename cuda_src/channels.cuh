@@ -1,4 +1,4 @@
-// Channels of a pixel, SS_CHANNELS of them at a time: the work that finds a place is shared by all of them.
+// Channels of a pixel, SS_CHANNELS of them at a time, which share the work of finding a place.
 //
 // SS_CHANNELS divides the channels of a head. With SS_VECTORS a thread's channels are loaded 16 bytes at a time: see
 // clip.cuh.
@@ -85,7 +85,7 @@ __device__ inline bool all_finite(const SS_SCALAR* numbers, long long plane) {
     return all;
 }
 
-// With SS_REPAIR only what is not finite is written anew.
+// With SS_REPAIR only numbers that are not finite are overwritten.
 __device__ inline void store_values(SS_SCALAR* numbers, const Values& v, long long plane) {
 #pragma unroll
     for (int c = 0; c < SS_CHANNELS; ++c)

@@ -1,19 +1,18 @@
 // Frames of q and k as kernels read them: with any strides, 16 bytes at a time where they allow it.
 //
-// Constants: SS_VECTORS (1: the channels of a head lie one behind another, in whole runs of 16 bytes at multiples of
-// 16).
+// Constants: SS_VECTORS (1: the channels of a head are adjacent, fill units of 16 bytes and are aligned to 16).
 #ifndef SS_CLIP_CUH
 #define SS_CLIP_CUH
 
 #include "video.cuh"
 
-// How far apart neighbours lie, counted in numbers: batches, frames, channels, rows and columns of q and of k.
+// Strides in numbers, not bytes: of batches, frames, channels, rows and columns of q and of k.
 struct Strides {
     long long q_b, q_t, k_b, k_t;
     int q_c, q_y, q_x, k_c, k_y, k_x;
 };
 
-// A frame as a head sees it: H x W pixels, whose first channel is at first + y * row + x * column.
+// The channels of a head in a frame: H x W pixels, whose first channel is at first + y * row + x * column.
 struct Plane {
     const SS_SCALAR* first;
     int H, W, row, column, channel;

@@ -6,8 +6,7 @@
 //   scatter.cu     dS/dk          with the product: patches of q added at their places
 //   slope.cu       dS/doffsets    how the score changes as a place moves
 //
-// A pair of which one pixel is outside of a border of zeros does not exist, and what has weight 0 is not there: both
-// add nothing, even where the other pixel is infinite.
+// A pair with a pixel outside a border of zeros, or of weight 0, adds nothing, even where its other pixel is infinite.
 #ifndef SS_FORM_CUH
 #define SS_FORM_CUH
 

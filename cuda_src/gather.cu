@@ -1,7 +1,7 @@
 // patches (B, G, T, h, w, K, F, SS_PATCH, SS_PATCH) = k(n + u), the patches at the places n of the kept candidates.
 // Other arrays: video.cuh.
 //
-// One thread per pixel of a patch, for all channels.
+// One thread per pixel of a patch, which copies all channels.
 #include "channels.cuh"
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)

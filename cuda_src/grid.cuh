@@ -1,23 +1,22 @@
-// Positions: reflection, mirror images, borders and the order of frames. It is what shiftsearch/_geometry.py says, and
-// no other file of CUDA has a formula for it.
+// Positions: reflection, mirror images, borders and the order of frames: the formulas of shiftsearch/_geometry.py.
 //
-// Pixels are 32-bit numbers: a side of a frame has fewer than SS_FAR of them, and so has the way to whatever is looked
-// at. Positions that are fractions, and those farther away, are doubles. Sums and products of doubles are asked for one
-// by one (__dadd_rn, __dmul_rn): a compiler that joined them would round elsewhere, and two backends would look at
+// Indices of pixels are 32-bit numbers: a frame has fewer than SS_FAR pixels per side, and places are nearer than that.
+// Fractional positions, and those farther away, are doubles. Sums and products of doubles are written with __dadd_rn
+// and __dmul_rn: if a compiler contracted them, they would be rounded differently, and two backends would look at
 // different places.
 #ifndef SS_GRID_CUH
 #define SS_GRID_CUH
 
-#define SS_MOST 1073741824.0  // pixels that a search follows a flow
-#define SS_FAR (1 << 29)  // sums and doubles of numbers that are smaller fit into 32 bits
+#define SS_MOST 1073741824.0  // pixels: a search follows flow no further
+#define SS_FAR (1 << 29)  // the sum of two smaller numbers fits 32 bits
 
-// x without whole periods, in [0, period). Few positions need it, and it is long: there is one of it in a program.
+// x modulo period, in [0, period). Few positions need it, and its code is long, so it is not inlined.
 __device__ __noinline__ double within_period(double x, double period) {
     x = fmod(x, period);
     return x < 0 ? __dadd_rn(x, period) : x;
 }
 
-// The same for pixels. Hardly any is farther away than a period.
+// The same for pixels, which are seldom more than one period away.
 __device__ inline int within_period(int x, int period) {
     if (x < 0) x += period;
     if (x >= period) x -= period;
@@ -47,8 +46,8 @@ __device__ inline double mirror(double x, int n, int* sign) {
     return __dadd_rn(period, -x);
 }
 
-// The position in [first, last] whose mirror image is pixel y. There is at most one of each kind (mirrored: 0 or 1), as
-// the range is at most n long. Outside of a border of zeros nothing has an image.
+// The position in [first, last] that is shown at pixel y: mirrored (1) or not (0). There is at most one of each kind,
+// as the range is at most n long. A frame with a border of zeros has no mirror images.
 __device__ inline bool image(int y, int n, bool zeros, int mirrored, int first, int last, int* position) {
     if (zeros || n == 1) {
         *position = n == 1 && !zeros ? first : y;
@@ -60,19 +59,20 @@ __device__ inline bool image(int y, int n, bool zeros, int mirrored, int first, 
     return *position <= last;
 }
 
-// How many kinds of images of pixel y can lie up to `reach` outside of the frame: away from its border there is none.
+// The number of kinds of positions that are shown at pixel y, up to `reach` outside the frame: pixels far from the
+// border have no mirrored one.
 __device__ inline int kinds_of_images(int y, int n, bool zeros, int reach) {
     return zeros || n == 1 || (y > reach && y < n - 1 - reach) ? 1 : 2;
 }
 
-// The frame that frame t of a clip looks at in a slot: itself, then forward in time, then backward.
+// The frame that frame t of a clip is searched in for a slot: itself, then forward in time, then backward.
 __device__ inline int frame_of_slot(int t, int slot, int frames, int radius) {
     const int reach = t + radius > 2 * radius ? t + radius : 2 * radius;
     const int last = reach < frames - 1 ? reach : frames - 1;
     return t + slot <= last ? t + slot : last - slot;
 }
 
-// 0 in place of what is not finite. (`finite` itself is a function of C.)
+// x, or 0 if it is not finite. (`finite` is a function of C.)
 __device__ inline double finite_or_zero(double x) { return isfinite(x) ? x : 0.0; }
 
 #endif

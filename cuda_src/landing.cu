@@ -1,12 +1,12 @@
-// The kept candidates sorted by the cells that they land at, those of a cell by their numbers: `order` and `ends` of
-// landing.cuh, by a counting sort. One launch follows the other, and nobody waits for what they find.
+// The kept candidates sorted by the cells that they land in, and by their numbers within a cell: `order` and `ends` of
+// landing.cuh, by a counting sort. The host launches all kernels without waiting for results.
 //
-//   count_landings   ends = how many candidates land at each cell
-//   sum_cells        sums = how many land at the cells of each block
+//   count_landings   ends = how many candidates land in each cell
+//   sum_cells        sums = how many land in the cells of each block
 //   add_sums         sums = how many land before each block
 //   begin_cells      ends = where the candidates of each cell begin
-//   fill_cells       order = the candidates of each cell as threads happen to come; ends = where they end
-//   sort_cells       order = the same by their numbers
+//   fill_cells       order = the candidates of each cell in the order of the threads; ends = where they end
+//   sort_cells       order = the same, sorted by their numbers
 //
 // A candidate without weight lands nowhere.
 #include "landing.cuh"
@@ -112,8 +112,9 @@ __device__ inline void sort_alone(int* numbers, int count) {
     }
 }
 
-// All threads of a block, by a network in which each pair leaves the smaller number in front: as if infinite ones
-// followed up to a power of two. `mirrored`: the first pairs of sorted halves are as far from the middle.
+// All threads of a block sort by a network of pairs, each of which moves the smaller number to the front, as if
+// infinite numbers filled the array up to a power of two. With `mirrored` a pair lies symmetrically around the middle
+// of a run.
 __device__ inline void sort_pairs(int* numbers, int count, unsigned pairs, unsigned step, bool mirrored) {
     for (unsigned i = threadIdx.x; i < pairs; i += SS_THREADS) {
         const unsigned low = i / step * 2 * step + i % step;
@@ -132,7 +133,7 @@ __device__ inline void sort_together(int* numbers, int count) {
         for (unsigned step = half; step > 0; step /= 2) sort_pairs(numbers, count, pairs, step, step == half);
 }
 
-// A thread per cell. Where many candidates land, the block helps.
+// One thread per cell, or the whole block for a cell in which many candidates land.
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 sort_cells(const int* ends, int* order, long long cells) {
     __shared__ int begins[SS_THREADS];

@@ -1,8 +1,8 @@
-// Places in a video and the patches around them: the one file that reads pixels.
+// Places in a video, and how the pixels of the patches around them are read.
 //
-// Constants: SS_OFFSET type of offsets, SS_WHOLE (1: they are whole numbers), SS_ZEROS (1: nothing lies outside of
-// the frame; 0: it is mirrored), SS_QUERY_ZEROS (the same for the frames of queries), SS_PATCH, SS_DILATION, SS_STRIDE,
-// SS_SCALE (pixels of q for one of k), SS_STACKED of video.cuh.
+// Constants: SS_OFFSET type of offsets, SS_WHOLE (1: they are integers), SS_ZEROS (1: the frame is empty outside; 0: it
+// is mirrored), SS_QUERY_ZEROS (the same for the frames of queries), SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels
+// of q for one of k), SS_STACKED of video.cuh.
 #ifndef SS_PLACE_CUH
 #define SS_PLACE_CUH
 
@@ -10,8 +10,8 @@
 #include "grid.cuh"
 #include "video.cuh"
 
-// A position along an axis: a pixel, the shares of it and of the next pixel, and the sign of its mirror image. Both
-// shares are known to full precision, also where the other one is nearly 1.
+// A position along an axis: a pixel, the weights of it and of the next pixel, and the sign of its mirror image. Each
+// weight has full precision, even if the other one is nearly 1.
 struct Along {
     int at;
     SS_ACC share, next;
@@ -25,7 +25,7 @@ struct Place {
 };
 
 // --- from positions to places ----------------------------------------------------------------------
-// Position x of an axis of n as it is, perhaps outside of the frame.
+// Position x of an axis of n pixels, which may lie outside the frame.
 __device__ inline Along along(double x, int n, int sign) {
     if (SS_ZEROS) x = fmin(fmax(x, -(double)SS_FAR), 2.0 * SS_FAR);  // outside of every frame
     else if (n == 1 && fabs(x) >= SS_FAR) x = 0;
@@ -34,14 +34,14 @@ __device__ inline Along along(double x, int n, int sign) {
     return {(int)before, (SS_ACC)(1 - past), (SS_ACC)past, sign};
 }
 
-// The same mirrored into the frame, unless nothing lies outside of it.
+// The same, mirrored into the frame unless its border is empty.
 __device__ inline Along along_in(double x, int n) {
     int sign = 1;
     if (!SS_ZEROS) x = mirror(x, n, &sign);
     return along(x, n, sign);
 }
 
-// The same for what lies `past` pixel x, by half a pixel at most in either direction.
+// The same for the position x + past, where |past| is at most half a pixel.
 __device__ inline Along along_in(int x, SS_ACC past, int n) {
     int sign = SS_ZEROS || n > 1;
     const int last = n - 1;
@@ -57,8 +57,8 @@ __device__ inline Along along_in(int x, SS_ACC past, int n) {
     return {x, 1 - past, past, sign};
 }
 
-// Where an offset leads to from pixel `at` of an axis of n: exactly where the sum of both in doubles is. Whole steps
-// need no doubles, nor do floats, unless they are so small that the sum would lose digits of them.
+// The position that an offset leads to from pixel `at` of an axis of n pixels: the sum of both, rounded as in double.
+// Integers are added without doubles, and so are floats, unless they are so small that the sum would lose digits.
 template <class Whole> __device__ inline Along moved(int at, Whole d, int n) {
     if (d > -SS_FAR && d < SS_FAR) return along_in(at + (int)d, (SS_ACC)0, n);
     return along_in(__dadd_rn((double)at, (double)d), n);
@@ -74,7 +74,7 @@ __device__ inline Along moved(int at, float d, int n) {
     return moved(at, (double)d, n);
 }
 
-// Frames are whole: rounded, half to even.
+// Offsets of frames are rounded, half to even.
 template <class Whole> __device__ inline int rounded(Whole dt) { return (int)dt; }
 __device__ inline int rounded(float dt) { return __float2int_rn(dt); }
 __device__ inline int rounded(double dt) { return __double2int_rn(dt); }
@@ -86,12 +86,12 @@ template <class Offset> __device__ inline int frame_after(int t, Offset dt, cons
     return (int)mirror(__dadd_rn((double)t, rint(finite_or_zero((double)dt))), s.kT, &sign);
 }
 
-// Position (y, x) mirrored into the frame, unless nothing lies outside of it.
+// Position (y, x), mirrored into the frame unless its border is empty.
 __device__ inline Place place_in(int frame, double y, double x, const Sizes& s) {
     return {frame, along_in(y, s.kH), along_in(x, s.kW)};
 }
 
-// The place that an offset leads to from a query. What is not finite counts as 0.
+// The place that an offset leads to from a query. Components that are not finite count as 0.
 __device__ inline Place place_of(const SS_OFFSET* offset, const Query& r, const Sizes& s) {
     return {frame_after(r.t, offset[0], s), moved(r.y, offset[1], s.kH), moved(r.x, offset[2], s.kW)};
 }
@@ -111,22 +111,23 @@ __device__ inline int pixel_or_none(int x, int n) {
     return reflect(x, n);
 }
 
-// The pixels at distance d from a position. Of a whole offset's the second one has no weight and is not looked at.
+// The pixels at distance d from a position. With integer offsets the second one has no weight and is not read.
 __device__ inline Line line_at(const Along& p, int d, int n) {
     const int x = p.at + d;
     return {{pixel_or_none(x, n), SS_WHOLE ? -1 : pixel_or_none(x + 1, n)}, {p.share, p.next}};
 }
 
-// Whether a pixel of it has a weight: without one the sample does not exist.
+// Whether a pixel of the line has a weight: otherwise the sample does not exist.
 __device__ inline bool exists(const Line& line) {
     if (SS_WHOLE) return line.at[0] >= 0;
     return !SS_ZEROS || (line.at[0] >= 0 && line.weight[0] != 0) || (line.at[1] >= 0 && line.weight[1] != 0);
 }
 
-// Its derivative: at whole positions towards the next pixel.
+// The derivative, at whole positions towards the next pixel.
 __device__ inline Line slope_of(const Line& line) { return {{line.at[0], line.at[1]}, {-1, 1}}; }
 
-// Up to four pixels of a frame with weights: one bilinear sample. Corners without weight or pixel are not there.
+// One bilinear sample: up to four pixels of a frame and their weights. `at` is 0 for corners without a weight or a
+// pixel.
 struct Sample {
     const SS_SCALAR* at[4];
     SS_ACC weight[4];
@@ -163,7 +164,7 @@ __device__ inline Plane frame_of_q(const SS_SCALAR* q, const Query& r, int n, co
     return plane_of_q(q, SS_STACKED ? r.b * s.K + n : r.b, r.g, r.t, s, m);
 }
 
-// Pixel (dy, dx) of the patch of a query, or nothing: q has SS_SCALE pixels for one of k.
+// Pixel (dy, dx) of the patch of a query, or 0 if it does not exist. q has SS_SCALE pixels for one of k.
 __device__ inline const SS_SCALAR* patch_pixel(const Plane& frame, const Query& r, int dy, int dx) {
     const int y = query_line(SS_SCALE * r.y + dy, frame.H), x = query_line(SS_SCALE * r.x + dx, frame.W);
     return y >= 0 && x >= 0 ? frame.at(y, x) : 0;

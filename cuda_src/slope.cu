@@ -1,6 +1,6 @@
 // slopes (B, G, T, h, w, K, 3) = dS/d(dt, dy, dx) of form.cuh: how S changes as the place of each kept candidate moves.
-// Frames do not move. With SS_PATCHES the same for sum(patches * gather(k)): patches (B, G, T, h, w, K, F, SS_PATCH,
-// SS_PATCH) take the place of q and weights. Other arrays: video.cuh.
+// The derivative by dt is 0. With SS_PATCHES the same for sum(patches * gather(k)): patches (B, G, T, h, w, K, F,
+// SS_PATCH, SS_PATCH) replace q and weights. Other arrays: video.cuh.
 //
 // One thread per kept candidate.
 #include "channels.cuh"
@@ -10,8 +10,8 @@ struct Slope {
     SS_ACC by_y, by_x;
 };
 
-// What part of the channels adds at one pixel of the patch, which lies between lines y and x. `mine`: channel f of q,
-// or of the given patch, and how far apart their channels are.
+// Add the channels f ... f + SS_CHANNELS - 1 of one pixel of the patch, at lines y and x. `mine` is channel f of q, or
+// of the given patch, and `apart` the distance from channel to channel there.
 __device__ inline void add_slope(Slope& sum, const SS_SCALAR* mine, long long apart, const Plane& frame,
                                  const Line& y, const Line& x, int f) {
     const Sample theirs = sample_at(frame, y, x);

@@ -1,13 +1,13 @@
-// The top-k of a stream of candidates: the SS_TOPK of the smallest rank, kept by one warp.
+// The top-k of a stream of candidates: the SS_TOPK of smallest rank, kept by one warp.
 //
 // Each lane adds one candidate at a time. They come in the order of their numbers, and of equal ranks the smaller
-// number is better, so that what is kept does not depend on which warp runs when. There are two forms of it:
+// number is better, so the result does not depend on the order in which warps run. There are two forms:
 //
 // - Few (SS_REGISTERS > 0, up to 32 * SS_REGISTERS): a sorted list in registers, entry e in register e / 32 of lane
-//   e % 32. One candidate after another is inserted, and moves what is worse by one entry.
+//   e % 32. Candidates are inserted one by one, and worse ones move by one entry.
 // - Many: a buffer in shared or global memory with room for SS_ROOM, more than SS_TOPK. Candidates are written behind
-//   each other; a full buffer is sorted and cut to the best SS_TOPK. From then on only what is better than the last of
-//   these is added, so that it is seldom full again.
+//   each other; a full buffer is sorted and cut to the best SS_TOPK. From then on only candidates better than
+//   the last of these are added, so that it is seldom full again.
 #ifndef SS_TOPK_CUH
 #define SS_TOPK_CUH
 
@@ -56,7 +56,7 @@ struct TopK {
 
     __device__ void sort(int) {}  // it always is
 
-    // All lanes give the same candidate.
+    // All lanes pass the same candidate.
     __device__ void insert(const Candidate& c, int lane) {
         int place = 0;
         for (int r = 0; r < SS_REGISTERS; ++r)
@@ -78,8 +78,8 @@ __device__ inline bool better(const Candidate& a, const Candidate& b) {
     return a.rank < b.rank || (a.rank == b.rank && a.number < b.number);
 }
 
-// Sorts the first n of a buffer: a bitonic sort whose comparisons all point one way, so that what lies behind n is as
-// if it were worse than all, and n may be any number.
+// Sorts the first n of a buffer by a bitonic sort whose comparisons all point one way: entries from n on would stay
+// there if they were worse than all others, so n need not be a power of two.
 __device__ inline void sort_buffer(Candidate* buffer, int n, int lane) {
     for (int run = 1; run < n; run *= 2) {  // pairs of sorted runs become one
         for (int apart = run; apart > 0; apart /= 2) {
@@ -100,7 +100,7 @@ __device__ inline void sort_buffer(Candidate* buffer, int n, int lane) {
 struct TopK {
     Candidate* buffer;  // of this warp, SS_ROOM long
     int count;
-    bool full;  // there were SS_TOPK when it was last sorted, the last of them of rank `worst`
+    bool full;  // it has been cut to SS_TOPK, of which the last has rank `worst`
     SS_ACC worst;
 
     __device__ void start(Candidate* mine) { buffer = mine, count = 0, full = false, worst = infinity(); }
@@ -116,7 +116,7 @@ struct TopK {
         if (count > SS_ROOM - 32) sort(lane);
     }
 
-    // Also cuts it to the best.
+    // Sort, and cut to the best SS_TOPK.
     __device__ void sort(int lane) {
         sort_buffer(buffer, count, lane);
         if (count < SS_TOPK) return;

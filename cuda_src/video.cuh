@@ -3,7 +3,7 @@
 //   q        (B, qT, G * F, qH, qW) queries' video, with any strides; with SS_STACKED (B * K, qT, G * F, qH, qW), where
 //            kept candidate n of a query belongs to video n of its batch
 //   k        (B, kT, G * F, kH, kW) keys' video, with any strides
-//   weights  (B, G, T, h, w, K), as scores and whatever else each kept candidate has
+//   weights  (B, G, T, h, w, K), like scores and all else that each kept candidate has one of
 //   offsets  (B, G, T, h, w, K, 3), (dt, dy, dx) from a query to the place of each kept candidate
 //
 // Videos that kernels write are channels first, (B, T, G * F, H, W).
@@ -16,12 +16,12 @@
 struct Sizes {
     int G, F, K;  // heads, channels of a head, kept candidates of a query
     int T, h, w;  // frames, rows and columns of queries
-    int t0, y0, x0;  // the first of them, where only a part of the grid is asked for
+    int t0, y0, x0;  // the first of them, if only a part of the grid is computed
     int qT, qH, qW;  // frames, rows and columns of q
     int kT, kH, kW;  // and of k
 };
 
-// A query: its batch and head, and the frame t and pixel (y, x) of k where it stands.
+// A query: its batch and head, and its frame t and pixel (y, x), in pixels of k.
 struct Query {
     int b, g, t, y, x;
 };
@@ -36,8 +36,8 @@ __device__ inline Query query_of(long long i, const Sizes& s) {
     return r;
 }
 
-// Threads are dealt out to rows, and whole blocks to each row of `across`: numbers of a row fit into 32 bits, those of
-// an array need not, and a block divides its own number only.
+// Each row of `across` items has whole blocks of its own. So indices fit 32 bits, as those of a whole array may not,
+// and only the number of the block has to be divided.
 struct Item {
     unsigned row;
     int at;
