@@ -37,16 +37,19 @@ def places(
     return frame, y, x, *signs
 
 
-def _index(video: Native, frame: Native, y: Native, x: Native, border: str) -> tuple[Any, Native]:
-    """Return the index of the pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w), and which of them exist."""
-    H, W = video.shape[-2:]
-    inside = np.ones(np.shape(y), bool)
-    if border == "zeros":
-        inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
+def _index(video: Native, frame: Native, y: Native, x: Native) -> Any:
+    """Return the index of the pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w)."""
+    (B, G), (H, W) = video.shape[:2], video.shape[-2:]
     y, x = (np.nan_to_num(reflect(i, n)).astype(int) for i, n in ((y, H), (x, W)))
-    b, g = np.ix_(range(video.shape[0]), range(video.shape[1]))
-    extra = (1,) * (y.ndim - 2)
-    return (b.reshape(-1, 1, *extra), g.reshape(1, -1, *extra), frame, slice(None), y, x), inside
+    b, g = np.arange(B).reshape(B, *[1] * (y.ndim - 1)), np.arange(G).reshape(G, *[1] * (y.ndim - 2))
+    return b, g, frame, slice(None), y, x
+
+
+def _read(video: Native, y: Native, x: Native, border: str, weights: Native) -> Native:
+    """Return which pixels of `video` at whole positions have a weight and exist."""
+    H, W = video.shape[-2:]
+    weigh = weights != 0
+    return weigh if border == "reflect" else weigh & (y >= 0) & (y < H) & (x >= 0) & (x < W)
 
 
 def _corners(y: Native, x: Native) -> Iterator[tuple[Native, Native, Native, Native, Native]]:
@@ -74,11 +77,10 @@ def times(weights: Native, values: Native, exists: Any = True) -> Native:
 
 def _weighted(video: Native, frame: Native, y: Native, x: Native, border: str, weights: Native) -> Native:
     """Return pixels of `video` times `weights`, (B, G, T, h, w, F), but 0 where the weight is 0 or no pixel exists."""
-    index, inside = _index(video, frame, y, x, border)
-    read = inside & (weights != 0)
+    read = _read(video, y, x, border, weights)
     if not read.any():
         return 0.0
-    pixels = video[index] * weights[..., None]
+    pixels = video[_index(video, frame, y, x)] * weights[..., None]
     return pixels if read.all() else np.where(read[..., None], pixels, 0)
 
 
@@ -99,10 +101,9 @@ def sample_slopes(video: Native, frame: Native, y: Native, x: Native, border: st
 def spread(out: Native, frame: Native, y: Native, x: Native, border: str, values: Native) -> None:
     """Add to a video, as the transpose of `sample`, `values` (B, G, T, h, w, F) to `out`."""
     for v, u, w, _, _ in _corners(y, x):
-        index, inside = _index(out, frame, v, u, border)
-        read = inside & (w != 0)
+        read = _read(out, v, u, border, w)
         if read.any():
-            np.add.at(out, index, np.where(read[..., None], w[..., None] * values, 0))
+            np.add.at(out, _index(out, frame, v, u), np.where(read[..., None], w[..., None] * values, 0))
 
 
 def split(video: Native, heads: int) -> Native:
