@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,8 +18,6 @@ from shiftsearch.backends.cuda import Cuda
 _DTYPES = {"double": np.float64, "single": np.float32, "half": np.float16, "bfloat": ml_dtypes.bfloat16}
 # thread schedule, and at which end of an array there is no memory: another for each dtype
 _SCHEDULES = {"double": (0, "end"), "single": (1, "start"), "half": (2, "end"), "bfloat": (3, "start")}
-# "ubsan" is "fast" and sees more, in a quarter more time; "single" is run by both (test_sanitizers.py)
-_MODES = {"double": "ubsan", "half": "ubsan", "bfloat": "ubsan"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ class Run:
 @cache
 def _emulated(precision: str) -> Cuda:
     seed, guard = _SCHEDULES[precision]
-    asked = os.environ.get("SHIFTSEARCH_EMULATOR_MODE")
-    device = emulate.Emulator(asked or _MODES.get(precision), seed=seed, guard=guard)
+    device = emulate.Emulator(seed=seed, guard=guard)
     device.xp = Namespace()
     return Cuda(device)
 
@@ -85,10 +81,9 @@ def _runs():
     for precision in _DTYPES:
         marks = [pytest.mark.emulated, pytest.mark.skipif(reason is not None, reason=str(reason))]
         yield pytest.param(Run("emulated", precision), id=f"emulated-{precision}", marks=marks)
-    reason = _no_gpu()
-    for precision in _DTYPES:
-        marks = [pytest.mark.gpu, pytest.mark.skipif(reason is not None, reason=str(reason))]
-        yield pytest.param(Run("gpu", precision), id=f"gpu-{precision}", marks=marks)
+    for precision in _DTYPES if NO_GPU is None else ():
+        yield pytest.param(Run("gpu", precision), id=f"gpu-{precision}", marks=pytest.mark.gpu)
 
 
+NO_GPU = _no_gpu()
 RUNS = list(_runs())

@@ -76,7 +76,7 @@ def test_mode_of_the_environment(monkeypatch):
 )
 def test_arguments(arguments, message):
     with pytest.raises(EmulatorError, match=message):
-        Emulator().launch_text(_FILL, "fill", 1, 32, list(arguments))
+        Emulator("fast").launch_text(_FILL, "fill", 1, 32, list(arguments))
 
 
 _PAIR = """

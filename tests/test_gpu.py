@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from backends import RUNS, _gpu
+from backends import NO_GPU, _gpu
 from cases import CASES
 
 import shiftsearch as ss
 
-pytestmark = list(next(run.marks for run in RUNS if run.values[0].backend == "gpu"))
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=str(NO_GPU))]
 
 # Holds its stream up until the host says so, or for some seconds, and copies then.
 _LATE = r"""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from backends import RUNS, Run
 from cases import CASES, Case
+from quick import cover, options
 
 from shiftsearch import definition
 from shiftsearch._geometry import Patches
@@ -20,8 +21,37 @@ WITH_OFFSETS = [case for case in CASES if case.op.outputs.keys() >= {"scores", "
 
 def each(cases):
     """One process runs all that is asked of a case: it then needs the definition's answer once."""
-    marks = pytest.mark.xdist_group
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=marks(c.name)) for c in cases])
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=_together(c)) for c in cases])
+
+
+def _together(case: Case):
+    return pytest.mark.xdist_group(case.name)
+
+
+def on_each_backend(cases: list[Case]):
+    """Each case on each backend: emulated in single precision, and in other dtypes where it shows there what is new.
+
+    A kernel is another text in each dtype, and all are compiled: with all of them this would take twice the time.
+    """
+    new = _shown_in_other_dtypes(cases)
+    return pytest.mark.parametrize(
+        ("case", "run"),
+        [
+            pytest.param(case, run, id=f"{case.name}-{parameter.id}", marks=[*parameter.marks, _together(case)])
+            for case in cases
+            for parameter in RUNS
+            for run in parameter.values
+            if run.backend != "emulated" or run.precision == "single" or (case, run.precision) in new
+        ],
+    )
+
+
+def _shown_in_other_dtypes(cases: list[Case]) -> set[tuple[Case, str]]:
+    """Choose pairs that show each option in doubles and in a half, each op in both halves, and rounding everywhere."""
+    pairs = [(case, dtype) for i, case in enumerate(cases) for dtype in ("double", ("half", "bfloat")[i % 2])]
+    shown = [{(dtype == "double", *o) for o in options(case)} | {(case.op.name, dtype)} for case, dtype in pairs]
+    rounded = {(case, dtype) for case in cases if case.exact for dtype in ("double", "half", "bfloat")}
+    return rounded | {pairs[place] for place in cover(shown)}
 
 
 _TIES = 0.02  # of the kept candidates may be others that score the same but for rounding
@@ -96,8 +126,7 @@ def _dtype_of(case: Case, output: str, dtype) -> np.dtype:
     return case.arrays(dtype)[case.op.values[0]].dtype if case.op.outputs[output] == "value" else sums(dtype)
 
 
-@pytest.mark.parametrize("run", RUNS)
-@each([c for c in CASES if c not in WITH_OFFSETS])
+@on_each_backend([c for c in CASES if c not in WITH_OFFSETS])
 def test_outputs_are_those_of_the_definition(case, run: Run):
     found, (wanted, _) = run.forward(case), reference(case, run.dtype)
     assert found.keys() == wanted.keys()
@@ -109,8 +138,7 @@ def test_outputs_are_those_of_the_definition(case, run: Run):
             np.testing.assert_array_equal(output.astype(float), rounded.astype(float), f"{name}, rounded once")
 
 
-@pytest.mark.parametrize("run", RUNS)
-@each(WITH_OFFSETS)
+@on_each_backend(WITH_OFFSETS)
 def test_kept_candidates_are_those_of_the_definition(case, run: Run):
     found, (wanted, _) = run.forward(case), reference(case, run.dtype)
     assert found["offsets"].dtype == (sums(run.dtype) if case.spec.subpixel else np.int32)
@@ -140,8 +168,7 @@ def _scores_at(case: Case, dtype, offsets):
 
 
 @pytest.mark.options_on("cpu")
-@pytest.mark.parametrize("run", RUNS)
-@each([c for c in CASES if c.values != "nan"])
+@on_each_backend([c for c in CASES if c.values != "nan"])
 def test_gradients_are_those_of_the_definition(case, run: Run):
     """Both at the outputs of the definition, so that it does not matter which of two equal candidates was kept."""
     wanted, slopes = reference(case, run.dtype)
