@@ -14,8 +14,7 @@ from shiftsearch import ShiftsearchError
 torch = pytest.importorskip("torch")
 from torch.nn import functional as F  # noqa: E402 - torch may be missing
 
-from shiftsearch import models  # noqa: E402
-from shiftsearch.models import ShiftedUNet, estimate_flow  # noqa: E402
+from shiftsearch.models import ShiftedUNet, estimate_flow, unet  # noqa: E402
 
 SMALL = {"depths": (1, 2), "heads": (1, 2), "head_dim": 4, "key_dim": 4, "window": 3, "keep": 5, "topk": 3}
 
@@ -255,7 +254,7 @@ def test_exported_it_takes_other_sizes():
 
 def test_sizes_of_padded_frames_may_be_symbols():
     def coarse(flow):
-        whole = F.pad(flow, models._margin(*flow.shape[-2:], 2))
+        whole = F.pad(flow, unet._margin(*flow.shape[-2:], 2))
         return ss.upsample_flow(whole, (whole.shape[-2] // 2, whole.shape[-1] // 2))
 
     torch._dynamo.reset()
@@ -331,6 +330,6 @@ def test_the_noise_level_is_checked(video):
 
 
 def test_examples_in_docstrings():
-    result = doctest.testmod(models, extraglobs={"torch": torch, "shiftsearch": ss})
+    result = doctest.testmod(unet, extraglobs={"torch": torch, "shiftsearch": ss})
     assert result.attempted > 0
     assert result.failed == 0

@@ -1,4 +1,4 @@
-"""Networks of torch that are made of the modules in `shiftsearch.nn`."""
+"""ShiftedUNet, a denoiser of video that is made of the modules in `shiftsearch.nn`, and a rough estimate of flow."""
 
 from __future__ import annotations
 
