@@ -1,0 +1,67 @@
+"""What every model asks of its options and of its clips."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shiftsearch.errors import ShiftsearchError
+
+
+def expect(ok: bool, model: str, name: str, found: object, expected: str) -> None:
+    """Raise an error that names the model, the argument, what it was and what was expected."""
+    if not ok:
+        raise ShiftsearchError(f"{model}: {name} is {found}, expected {expected}")
+
+
+def whole(model: str, **options: Any) -> None:
+    """Check that options are whole numbers of at least 1."""
+    for name, value in options.items():
+        fits = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        expect(fits, model, name, repr(value), "a whole number of at least 1")
+
+
+def switch(model: str, **options: Any) -> None:
+    """Check that options are True or False."""
+    for name, value in options.items():
+        expect(isinstance(value, bool), model, name, repr(value), "True or False")
+
+
+def share(model: str, **options: Any) -> None:
+    """Check that options are numbers from 0 up to, but not, 1."""
+    for name, value in options.items():
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+        expect(fits, model, name, repr(value), "a number from 0 to less than 1")
+
+
+def choice(model: str, name: str, value: Any, *choices: object) -> None:
+    """Check that an option is one of some values."""
+    expect(value in choices, model, name, repr(value), "one of " + ", ".join(map(repr, choices)))
+
+
+def multiple(model: str, name: str, value: int, of: str, unit: int) -> None:
+    """Check that a number is a multiple of another, which has a name."""
+    expect(value % unit == 0, model, name, repr(value), f"a multiple of {of}, which is {unit}")
+
+
+def floats(model: str, name: str, value: Any, letters: str, **sizes: int) -> None:
+    """Check that a value is a tensor of floats whose axes have these letters, and sizes where one is given for a letter.
+
+    No axis is empty: attention to nothing has no meaning.
+    """
+    axes = letters.split()
+    shape = "(" + ", ".join(str(sizes.get(axis, axis)) for axis in axes) + ("," if len(axes) == 1 else "") + ")"
+    expect(isinstance(value, torch.Tensor), model, name, f"a {type(value).__name__}", "a torch tensor")
+    fits = value.is_floating_point() and value.ndim == len(axes)
+    fits = fits and all(sizes.get(axis, n) == n and n > 0 for axis, n in zip(axes, value.shape, strict=True))
+    found = f"{value.dtype} of shape {tuple(value.shape)}"
+    expect(fits, model, name, found, f"floats of shape {shape}, none of them 0")
+
+
+def clip(model: str, video: Any, channels: int, patch: int = 1) -> None:
+    """Check that a clip is (B, T, channels, H, W) of floats, and that whole patches cover its frames."""
+    floats(model, "video", video, "B T C H W", C=channels)
+    height, width = video.shape[-2:]
+    fits = height % patch == 0 and width % patch == 0
+    expect(fits, model, "video", f"of {height} x {width} pixels", f"multiples of the patch, {patch} x {patch}")

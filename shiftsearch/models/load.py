@@ -1,0 +1,212 @@
+"""Weights that others have published, or saved, for the models of this package."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shiftsearch.errors import ShiftsearchError
+
+Names = Mapping[str, "str | Callable[[re.Match[str]], str]"]
+_WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
+_PREFIXES = ("module.", "model.")
+_SHOWN = 20  # names of a list in an error
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How the files of a system name what is in them."""
+
+    system: str  # as messages call it
+    models: Collection[str]  # classes that take such files
+    marker: str  # what some name in them, and in no file of a format further down, matches
+    names: Names = field(default_factory=dict)  # what to replace, in this order
+    unused: str = r"(?!)"  # names of what no model needs
+    transposed: str = r"(?!)"  # names, as in the file, of matrices that are stored the other way round
+    image: bool = False  # weights of a network for images, of which the model makes its own
+
+
+_HUGGING_FACE: Names = {
+    r"^timesformer\.": "",
+    r"^embeddings\.cls_token": "cls_token",
+    r"^embeddings\.position_embeddings": "pos_embed",
+    r"^embeddings\.time_embeddings": "time_embed",
+    r"^embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"^encoder\.layer\.": "blocks.",
+    r"\.temporal_layernorm\.": ".temporal_norm1.",
+    r"\.temporal_dense\.": ".temporal_fc.",
+    r"\.layernorm_before\.": ".norm1.",
+    r"\.layernorm_after\.": ".norm2.",
+    r"\.intermediate\.dense\.": ".mlp.fc1.",
+    r"attention\.attention\.qkv\.": "attention.qkv.",
+    r"attention\.output\.dense\.": "attention.proj.",
+    r"\.output\.dense\.": ".mlp.fc2.",
+    r"attention\.(?=qkv|proj)": "attn.",
+    r"^layernorm\.": "norm.",
+    r"^classifier\.": "head.",
+}
+_FORMATS = (
+    _Format("Hugging Face's TimeSformer", ["TimeSformer"], r"\.attention\.attention\.qkv\.", _HUGGING_FACE),
+    _Format("StarVQA", ["StarVQA"], r"^head\.fc1\.", unused=r"temporal_temporal"),
+    _Format("TimeSformer", ["TimeSformer"], r"^time_embed$|\.temporal_fc\.", unused=r"temporal_temporal"),
+    _Format(
+        "a vision transformer of images", ["ViT", "TimeSformer", "StarVQA"], r"^blocks\.\d+\.attn\.qkv\.", image=True
+    ),
+)
+
+
+def load(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, skip: Sequence[str] = ()
+) -> nn.Module:
+    """Load weights that a system's authors published, or that were saved here, into a model of this package.
+
+    Files are read without running code from them. What wraps the weights is taken off, their names become those of the
+    model, and what is learnt for each place or frame is repeated or interpolated to the sizes of the model. Nothing is
+    loaded unless everything fits.
+
+    =================  =======================================================================================
+    model              takes weights of
+    =================  =======================================================================================
+    `TimeSformer`      its authors, Hugging Face, and vision transformers of images
+    `StarVQA`          its authors, and vision transformers of images
+    `ViT`              timm: vision transformers of images, without their classifier
+    =================  =======================================================================================
+
+    What is missing in the weights of a network for images, what is learnt over time and the classifier, stays as it was.
+
+    Args:
+        model: of this package
+        source: a file of `torch.save` or of safetensors, or the mapping that it holds
+        skip: beginnings of names of the model, such as "head": what stays as it was, whatever the file has for it
+
+    Returns:
+        the model
+
+    Example:
+        >>> from shiftsearch.models import TimeSformer
+        >>> small = {"size": 32, "patch": 16, "dim": 8, "depth": 1, "heads": 2}
+        >>> published = {"model_state": {f"model.{k}": v for k, v in TimeSformer(classes=9, **small).state_dict().items()}}
+        >>> network = load(TimeSformer(classes=5, **small), published, skip=["head"])
+    """
+    state = _stripped(_unwrapped(_read(source)))
+    system = next((c.__name__ for c in type(model).__mro__ if any(c.__name__ in f.models for f in _FORMATS)), None)
+    if system is None:
+        raise ShiftsearchError(f"load: model is a {type(model).__name__}, expected one of shiftsearch.models")
+    same_names = state.keys() == model.state_dict().keys()
+    form = _Format(system, [system], "") if same_names else _format_of(state)
+    if system not in form.models:
+        raise ShiftsearchError(f"load: source is of {form.system}, expected weights for the model, {system}")
+    found = _renamed(state, form)
+    if form.image:
+        inflated: Any = model
+        found = inflated.inflated(found)
+    found = {name: _fitted(model, name, value) for name, value in found.items() if not name.startswith(tuple(skip))}
+    _check(model, found, form, skip)
+    model.load_state_dict(found, strict=False)
+    return model
+
+
+def _read(source: Any) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        return source
+    try:
+        path = os.fspath(source)
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except TypeError:
+        raise ShiftsearchError(f"load: source is a {type(source).__name__}, expected a file or a mapping") from None
+    except OSError as error:
+        raise ShiftsearchError(f"load: source cannot be read: {error}") from error
+    except ImportError as error:
+        raise ShiftsearchError(f"load: {source} needs the package safetensors") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ShiftsearchError(
+            f"load: {source} has no weights that can be read without running code: {reason}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ShiftsearchError(f"load: {source} has a {type(content).__name__}, expected a mapping of names to tensors")
+    return content
+
+
+def _unwrapped(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors by their names, out of what was saved beside them: settings, optimizer, counters."""
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrapped(content[key])
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return names without what they all begin with, where it says nothing."""
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return _stripped({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
+
+
+def _format_of(state: Mapping[str, Tensor]) -> _Format:
+    for form in _FORMATS:
+        if any(re.search(form.marker, name) for name in state):
+            return form
+    raise ShiftsearchError(f"load: source is of no known system, it has {_listed(state) or 'no tensors'}")
+
+
+def _renamed(state: Mapping[str, Tensor], form: _Format) -> dict[str, Tensor]:
+    found = {}
+    for name, value in state.items():
+        if re.search(form.unused, name):
+            continue
+        value = value.t() if re.search(form.transposed, name) else value
+        for pattern, new in form.names.items():
+            name = re.sub(pattern, new, name)
+        found[name] = value
+    return found
+
+
+def _fitted(model: nn.Module, name: str, value: Tensor) -> Tensor:
+    """Return a tensor in the shape that the part of the model which uses it can make of it."""
+    owner, _, own = name.rpartition(".")
+    try:
+        part: Any = model.get_submodule(owner)
+    except AttributeError:
+        return value  # listed as unexpected
+    wanted = getattr(part, own, None)
+    if wanted is None or wanted.shape == value.shape or not hasattr(part, "fitted"):
+        return value
+    return part.fitted(own, value.float())
+
+
+def _check(model: nn.Module, found: Mapping[str, Tensor], form: _Format, skip: Sequence[str]) -> None:
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(skip))}
+    own: Any = model
+    may_miss = own.not_of_images if form.image else r"(?!)"
+    missing = [name for name in wanted if name not in found and not re.search(may_miss, name)]
+    unexpected = [name for name in found if name not in wanted]
+    shapes = [
+        f"{name} {tuple(value.shape)}, expected {tuple(wanted[name].shape)}"
+        for name, value in found.items()
+        if name in wanted and wanted[name].shape != value.shape
+    ]
+    lists = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    wrong = [f"{len(names)} {what}: {_listed(names)}" for what, names in lists.items() if names]
+    if wrong:
+        raise ShiftsearchError(
+            f"load: source, of {form.system}, does not fit {type(model).__name__}; {'; '.join(wrong)}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(names)
+    more = f" and {len(first) - _SHOWN} more" if len(first) > _SHOWN else ""
+    return ", ".join(first[:_SHOWN]) + more

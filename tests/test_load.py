@@ -1,0 +1,173 @@
+"""Files as their authors publish them: of the names and shapes that they have, loaded into the models, or told."""
+
+from __future__ import annotations
+
+import pytest
+
+from shiftsearch import ShiftsearchError
+
+torch = pytest.importorskip("torch")
+
+from shiftsearch import models  # noqa: E402
+
+VIT = {"size": 16, "patch": 8, "dim": 12, "depth": 2, "heads": 2}
+DIM, PATCHES = 12, 4
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def drawn(shapes):
+    """Random weights of these names and shapes."""
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def linear(name, into, out, bias=True):
+    return {f"{name}.weight": (into, out), **({f"{name}.bias": (into,)} if bias else {})}
+
+
+def norm(name, dim=DIM):
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
+
+
+def vit_block(at, bias=True):
+    attention = {
+        **norm(f"{at}.norm1"),
+        **linear(f"{at}.attn.qkv", 3 * DIM, DIM, bias),
+        **linear(f"{at}.attn.proj", DIM, DIM),
+    }
+    return {
+        **attention,
+        **norm(f"{at}.norm2"),
+        **linear(f"{at}.mlp.fc1", 4 * DIM, DIM),
+        **linear(f"{at}.mlp.fc2", DIM, 4 * DIM),
+    }
+
+
+def vit(at="", patches=PATCHES):
+    shapes = {f"{at}cls_token": (1, 1, DIM), f"{at}pos_embed": (1, 1 + patches, DIM)}
+    shapes |= {f"{at}patch_embed.proj.weight": (DIM, 3, 8, 8), f"{at}patch_embed.proj.bias": (DIM,)}
+    return {**shapes, **vit_block(f"{at}blocks.0"), **vit_block(f"{at}blocks.1"), **norm(f"{at}norm")}
+
+
+def over_time(at):
+    temporal = {**norm(f"{at}.temporal_norm1"), **linear(f"{at}.temporal_attn.qkv", 3 * DIM, DIM)}
+    return {**temporal, **linear(f"{at}.temporal_attn.proj", DIM, DIM), **linear(f"{at}.temporal_fc", DIM, DIM)}
+
+
+def timesformer(frames=3, patches=PATCHES, head=5):
+    shapes = {**vit("model.", patches), "model.time_embed": (1, frames, DIM), **linear("model.head", head, DIM)}
+    return shapes | over_time("model.blocks.0") | over_time("model.blocks.1")
+
+
+def own_timesformer(**options):
+    return models.TimeSformer(3, classes=5, **{**VIT, **options})
+
+
+# --- what fits --------------------------------------------------------------------------------------
+def test_timesformer_as_published(tmp_path):
+    weights = drawn(timesformer())
+    junk = drawn(linear("model.blocks.0.temporal_temporal_attn.qkv", 36, 12))
+    saved = {"epoch": 15, "model_state": {**weights, **junk}, "optimizer_state": {"state": {}}, "cfg": "TRAIN: ..."}
+    torch.save(saved, tmp_path / "TimeSformer_divST_8x32_224_K400.pyth")
+    network = models.load(own_timesformer(), tmp_path / "TimeSformer_divST_8x32_224_K400.pyth")
+    own = network.state_dict()
+    assert own.keys() == {name.removeprefix("model.") for name in weights}
+    assert all((own[name.removeprefix("model.")] == value).all() for name, value in weights.items())
+
+
+def test_positions_of_other_sizes_are_the_nearest_along_each_axis():
+    """Along the flattened frame, as the released code has it, places of different rows would be mixed."""
+    saved = drawn(timesformer(frames=2))
+    network = models.load(own_timesformer(size=(32, 16)), saved)
+    old, new = saved["model.pos_embed"][0], network.pos_embed.detach()[0]
+    assert (new[0] == old[0]).all()
+    assert (new[1:].reshape(4, 2, DIM) == old[1:].reshape(2, 2, DIM)[[0, 0, 1, 1]]).all()
+    times, positions = saved["model.time_embed"][0], network.time_embed.detach()[0]
+    assert (positions == times[[0, 0, 1]]).all()
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict"])
+def test_image_weights_begin_attention_over_time_too(wrap):
+    image = drawn({**vit(), **linear("head", 1000, DIM)})
+    network = own_timesformer()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    own = models.load(network, {wrap: image} if wrap else image).state_dict()
+    for n in range(2):
+        assert (own[f"blocks.{n}.temporal_attn.qkv.weight"] == image[f"blocks.{n}.attn.qkv.weight"]).all()
+        assert (own[f"blocks.{n}.temporal_norm1.bias"] == image[f"blocks.{n}.norm1.bias"]).all()
+        assert (own[f"blocks.{n}.mlp.fc1.weight"] == image[f"blocks.{n}.mlp.fc1.weight"]).all()
+    assert all(
+        (own[name] == before[name]).all() for name in ("head.weight", "time_embed", "blocks.1.temporal_fc.weight")
+    )
+
+
+def test_parts_can_stay_as_they_were():
+    network = own_timesformer()
+    head = network.head.weight.clone()
+    models.load(network, drawn(timesformer(head=400)), skip=["head"])
+    assert (network.head.weight == head).all()
+
+
+def test_safetensors_are_read(tmp_path):
+    pytest.importorskip("safetensors")
+    from safetensors.torch import save_file
+
+    weights = drawn(timesformer())
+    save_file(weights, tmp_path / "model.safetensors")
+    assert (
+        models.load(own_timesformer(), tmp_path / "model.safetensors").cls_token == weights["model.cls_token"]
+    ).all()
+
+
+# --- what does not ----------------------------------------------------------------------------------
+def refused(network, source, message, **options):
+    """Nothing is loaded, and the error says why."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ShiftsearchError, match=message):
+        models.load(network, source, **options)
+    assert all((value == before[name]).all() for name, value in network.state_dict().items())
+
+
+def test_one_error_lists_all_that_does_not_fit():
+    saved = drawn(timesformer(head=400))
+    del saved["model.norm.bias"], saved["model.blocks.1.temporal_fc.weight"]
+    saved["model.extra"] = torch.zeros(1)
+    message = (
+        r"does not fit TimeSformer; 2 missing: blocks.1.temporal_fc.weight, norm.bias; 1 unexpected: extra; 2 of another "
+        r"shape: head.weight \(400, 12\), expected \(5, 12\), head.bias \(400,\), expected \(5,\)"
+    )
+    refused(own_timesformer(), saved, message)
+
+
+def test_images_must_have_all_that_images_have():
+    image = drawn(vit())
+    del image["blocks.0.norm1.weight"]
+    missing = "2 missing: blocks.0.norm1.weight, blocks.0.temporal_norm1.weight"
+    refused(own_timesformer(), image, missing)
+    refused(own_timesformer(depth=1), drawn(vit()), "unexpected: blocks.1")
+
+
+def test_files_of_no_system_are_told(tmp_path):
+    refused(own_timesformer(), {"conv1.weight": torch.zeros(1)}, "source is of no known system, it has conv1.weight")
+    refused(own_timesformer(), {}, "source is of no known system, it has no tensors")
+    refused(own_timesformer(), 7, "source is a int, expected a file or a mapping")
+    refused(own_timesformer(), tmp_path / "none.pt", "source cannot be read: .*none.pt")
+    with pytest.raises(ShiftsearchError, match=r"model is a Linear, expected one of shiftsearch\.models"):
+        models.load(torch.nn.Linear(2, 2), drawn(timesformer()))
+
+
+def test_files_that_would_run_code_and_broken_files_are_not_read(tmp_path):
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "code.pt")
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 no archive")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    for name, message in {
+        "code.pt": "no weights that can be read without running code",
+        "broken.pt": "no weights that can be read",
+        "empty.pt": "no weights that can be read",
+        "list.pt": "has a list, expected a mapping of names to tensors",
+    }.items():
+        refused(own_timesformer(), tmp_path / name, message)

@@ -1,0 +1,83 @@
+"""Models of other libraries with the same weights, loaded by `load`, give the same."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from oracles import library  # noqa: E402 - torch may be missing
+
+from shiftsearch import models  # noqa: E402
+
+SMALL = {"size": 32, "patch": 8, "dim": 24, "depth": 2, "heads": 3}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def randomly(network: torch.nn.Module) -> torch.nn.Module:
+    """Give every weight a random value, so that none hides that it is used wrongly."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def hugging_face(attention="divided_space_time", frames=4):
+    kinds = library("transformers.models.timesformer.modeling_timesformer")
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 24, "intermediate_size": 96}
+    depths = {"num_hidden_layers": 2, "num_attention_heads": 3, "num_frames": frames, "drop_path_rate": 0}
+    return kinds, library("transformers").TimesformerConfig(**sizes, **depths, attention_type=attention, num_labels=5)
+
+
+@pytest.mark.parametrize(("attention", "theirs"), [("divided", "divided_space_time"), ("joint", "joint_space_time")])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_timesformer_is_that_of_hugging_face(attention, theirs, size):
+    kinds, config = hugging_face(theirs)
+    reference = randomly(kinds.TimesformerForVideoClassification(config))
+    ours = models.TimeSformer(4, classes=5, attention=attention, **SMALL).eval()
+    models.load(ours, reference.state_dict())
+    video = torch.randn(2, 4, 3, *size)
+    torch.testing.assert_close(ours(video), reference(video).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_those_of_the_model_without_a_head():
+    kinds, config = hugging_face()
+    reference = randomly(kinds.TimesformerModel(config))
+    ours = models.TimeSformer(4, classes=5, **SMALL).eval()
+    models.load(ours, reference.state_dict(), skip=["head"])
+    video = torch.randn(2, 4, 3, 32, 32)
+    torch.testing.assert_close(ours.features(video), reference(video).last_hidden_state[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_joint_attention_takes_the_nearest_positions_in_time():
+    kinds, config = hugging_face("joint_space_time")
+    reference = randomly(kinds.TimesformerForVideoClassification(config))
+    ours = models.load(models.TimeSformer(4, classes=5, attention="joint", **SMALL), reference.state_dict()).eval()
+    video = torch.randn(1, 7, 3, 32, 32)
+    torch.testing.assert_close(ours(video), reference(video).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_space_attention_is_that_of_single_frames():
+    kinds, config = hugging_face("space_only")
+    reference = randomly(kinds.TimesformerModel(config))
+    reference.layernorm = torch.nn.Identity()  # which follows the mean over frames, that they leave out
+    ours = models.TimeSformer(4, classes=5, attention="space", **SMALL).eval()
+    state = {**reference.state_dict(), "layernorm.weight": torch.rand(24), "layernorm.bias": torch.rand(24)}
+    models.load(ours, state, skip=["head"])
+    video = torch.randn(2, 3, 3, 32, 32)
+    tokens = reference(video).last_hidden_state[:, 0].unflatten(0, (2, 3)).mean(1)
+    torch.testing.assert_close(ours.features(video), ours.norm(tokens), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_the_trunk_is_the_vision_transformer_of_timm(size):
+    build = library("timm").models.vision_transformer.VisionTransformer
+    sizes = {"img_size": size, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
+    reference = randomly(build(**sizes, dynamic_img_size=True))
+    ours = models.load(models.ViT(**{**SMALL, "size": size}).eval(), reference.state_dict())
+    video = torch.randn(2, 3, 3, size, size)
+    torch.testing.assert_close(ours(video).flatten(0, 1), reference(video.flatten(0, 1)), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,185 @@
+"""What all systems of attention over space and time have in common: sizes as published, and good manners with torch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from shiftsearch import ShiftsearchError
+
+torch = pytest.importorskip("torch")
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402 - torch may be missing
+
+from shiftsearch import models  # noqa: E402
+from shiftsearch.models import _attention  # noqa: E402
+
+VIT = {"size": 16, "patch": 8, "dim": 12, "depth": 2, "heads": 2}
+SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the batch
+    "vit": (lambda **more: models.ViT(**VIT, **more), [(3, 3, 16, 16)]),
+    "divided": (lambda **more: models.TimeSformer(3, classes=5, **VIT, **more), [(3, 3, 16, 16)]),
+    "joint": (lambda **more: models.TimeSformer(3, classes=5, attention="joint", **VIT, **more), [(3, 3, 16, 16)]),
+    "space": (lambda **more: models.TimeSformer(3, classes=5, attention="space", **VIT, **more), [(3, 3, 16, 16)]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def made(name, **more):
+    """A small network whose weights are all random, none of them 0, and two inputs for it."""
+    build, shapes = SYSTEMS[name]
+    network = build(**more)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval(), [torch.randn(2, *shape) for shape in shapes]
+
+
+def tensors(result):
+    """What a network returns, as a list."""
+    return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+def close(found, expected, **tolerance):
+    torch.testing.assert_close(tensors(found), tensors(expected), **tolerance)
+
+
+def loss(result):
+    return sum(one.square().sum() for one in tensors(result))
+
+
+# --- as published -----------------------------------------------------------------------------------
+PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with this many frames of 224 x 224
+    (models.TimeSformer, {}, "121.57", 8, "195.8"),
+    (models.TimeSformer, {"classes": 174}, "121.39", None, None),
+    (models.TimeSformer, {"frames": 16, "size": 448}, "122.02", None, None),
+    (models.TimeSformer, {"frames": 96}, "121.63", None, None),
+    (models.TimeSformer, {"attention": "joint"}, "86.11", 8, "179.6"),
+    (models.TimeSformer, {"attention": "space"}, "86.11", 8, "140.5"),
+    (models.TimeSformer, {"attention": "space", "classes": 174}, "85.93", None, None),
+    (models.ViT, {}, "85.80", None, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "millions", "frames", "billions"), PUBLISHED)
+def test_parameters_and_operations_are_those_published(kind, options, millions, frames, billions):
+    with torch.device("meta"), torch.no_grad():
+        network = kind(**options).eval()
+        assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}" == millions
+        if billions:
+            with FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, frames, 3, 224, 224))
+            assert f"{counter.get_total_flops() / 2e9:.1f}" == billions
+
+
+# --- manners ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_weight_learns_and_the_clips_of_a_batch_are_independent(name):
+    network, inputs = made(name)
+    result = network(*inputs)
+    loss(result).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    alone = network(*(x[1:] for x in inputs))
+    close(alone, [one[1:] for one in tensors(result)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_copies_and_saved_weights_give_the_same(name, tmp_path):
+    network, inputs = made(name)
+    expected = network(*inputs)
+    close(copy.deepcopy(network)(*inputs), expected, rtol=0, atol=0)
+    torch.save({"model": network.state_dict()}, tmp_path / "saved.pt")
+    fresh = SYSTEMS[name][0]().eval()
+    assert models.load(fresh, tmp_path / "saved.pt") is fresh
+    close(fresh(*inputs), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "audio_visual"])
+def test_blocks_that_are_computed_again_have_the_same_gradients(name):
+    network, inputs = made(name)
+    again = SYSTEMS[name][0](recompute=True).eval()
+    again.load_state_dict(network.state_dict())
+    for one in (network, again):
+        loss(one(*inputs)).backward()
+    close([p.grad for p in again.parameters()], [p.grad for p in network.parameters()])
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_autocast_is_nearly_the_same(name):
+    network, inputs = made(name)
+    expected = tensors(network(*inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tensors(network(*inputs))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.float() - other).abs().max() < 0.1 * other.abs().max()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_one_graph_has_it_all(name):
+    network, inputs = made(name)
+    torch.compiler.reset()
+    close(torch.compile(network, fullgraph=True, backend="aot_eager")(*inputs), network(*inputs))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_exported_programs_take_any_batch(name):
+    network, inputs = made(name)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(network, tuple(inputs), dynamic_shapes=tuple({0: batch} for _ in inputs))
+    more = [torch.cat((x, -x, 2 * x)) for x in inputs]
+    close(program.module()(*more), network(*more))
+
+
+def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
+    drop = _attention.DropPath(0.25)
+    kept = drop(torch.ones(4000, 2, 3))
+    assert (kept == kept[:, :1, :1]).all()
+    assert set(kept.unique().tolist()) == {0, torch.tensor(1 / 0.75).item()}
+    assert abs(kept.mean() - 1) < 0.05
+    assert (drop.eval()(kept) == kept).all()
+
+
+# --- bad input --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (
+            "divided",
+            (2, 3, 4, 16, 16),
+            r"TimeSformer: video is torch.float32 of shape .*, expected .* \(B, T, 3, H, W\)",
+        ),
+        ("divided", (3, 3, 16, 16), r"TimeSformer: video is .* expected floats of shape \(B, T, 3, H, W\)"),
+        ("joint", (1, 0, 3, 16, 16), "TimeSformer: video is .* none of them 0"),
+        ("space", (1, 3, 3, 16, 20), "TimeSformer: video is of 16 x 20 pixels, expected multiples of the patch, 8 x 8"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_told(name, shape, message):
+    with pytest.raises(ShiftsearchError, match=message):
+        SYSTEMS[name][0]()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (models.TimeSformer, {"attention": "time"}, "TimeSformer: attention is 'time', expected one of 'divided', 'jo"),
+        (
+            models.TimeSformer,
+            {"dim": 10, "heads": 4},
+            "TimeSformer: dim is 10, expected a multiple of heads, which is 4",
+        ),
+        (
+            models.TimeSformer,
+            {"size": (224, 100)},
+            "TimeSformer: size is 100, expected a multiple of patch, which is 16",
+        ),
+        (models.TimeSformer, {"size": "224"}, r"TimeSformer: size is '224', expected a number or \(height, width\)"),
+        (models.TimeSformer, {"frames": 0}, "TimeSformer: frames is 0, expected a whole number of at least 1"),
+        (models.TimeSformer, {"drop_path": 1.5}, "TimeSformer: drop_path is 1.5, expected a number from 0"),
+        (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(kind, options, message):
+    with torch.device("meta"), pytest.raises(ShiftsearchError, match=message):
+        kind(**options)
