@@ -62,6 +62,16 @@ def timesformer(frames=3, patches=PATCHES, head=5):
     return shapes | over_time("model.blocks.0") | over_time("model.blocks.1")
 
 
+def xvit(frames=8):
+    """With the linear layer that the released code makes and never uses."""
+    block = {
+        name.replace("at.", "consensus.temporal_encoder.0."): shape for name, shape in vit_block("at", False).items()
+    }
+    head = {"consensus.cls_token": (1, 1, DIM), **block, **norm("consensus.mlp_head.0")}
+    head |= {**linear("consensus.mlp_head.1", DIM, DIM), **linear("consensus.mlp_head.4", 5, DIM)}
+    return {**vit("base_model."), "base_model.temp_embed": (1, frames, 1, DIM), **linear("new_fc", 5, DIM), **head}
+
+
 def own_timesformer(**options):
     return models.TimeSformer(3, classes=5, **{**VIT, **options})
 
@@ -87,6 +97,17 @@ def test_positions_of_other_sizes_are_the_nearest_along_each_axis():
     assert (new[1:].reshape(4, 2, DIM) == old[1:].reshape(2, 2, DIM)[[0, 0, 1, 1]]).all()
     times, positions = saved["model.time_embed"][0], network.time_embed.detach()[0]
     assert (positions == times[[0, 0, 1]]).all()
+
+
+def test_xvit_as_published_repeats_its_positions_in_time():
+    saved = drawn(xvit())
+    network = models.load(models.XViT(12, classes=5, n_div=4, **VIT), {"epoch": 1, "model_state": saved, "cfg": ""})
+    assert (network.temp_embed[:, :8] == saved["base_model.temp_embed"]).all()
+    assert (network.temp_embed[:, 8:] == saved["base_model.temp_embed"][:, :4]).all()
+    assert (network.head.cls_token == saved["consensus.cls_token"]).all()
+    assert (network.head.fc2.weight == saved["consensus.mlp_head.4.weight"]).all()
+    assert (network.head.block.attn.qkv.weight == saved["consensus.temporal_encoder.0.attn.qkv.weight"]).all()
+    assert (network.blocks[1].mlp.fc2.bias == saved["base_model.blocks.1.mlp.fc2.bias"]).all()
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict"])
@@ -140,6 +161,12 @@ def test_one_error_lists_all_that_does_not_fit():
         r"shape: head.weight \(400, 12\), expected \(5, 12\), head.bias \(400,\), expected \(5,\)"
     )
     refused(own_timesformer(), saved, message)
+
+
+def test_files_of_another_system_are_told():
+    refused(own_timesformer(), drawn(xvit()), "source is of X-ViT, expected weights for the model, TimeSformer")
+    network = models.XViT(8, classes=5, n_div=4, **VIT)
+    refused(network, drawn(timesformer()), "source is of TimeSformer, expected weights for the model, XViT")
 
 
 def test_images_must_have_all_that_images_have():

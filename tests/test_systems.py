@@ -20,6 +20,7 @@ SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the
     "divided": (lambda **more: models.TimeSformer(3, classes=5, **VIT, **more), [(3, 3, 16, 16)]),
     "joint": (lambda **more: models.TimeSformer(3, classes=5, attention="joint", **VIT, **more), [(3, 3, 16, 16)]),
     "space": (lambda **more: models.TimeSformer(3, classes=5, attention="space", **VIT, **more), [(3, 3, 16, 16)]),
+    "xvit": (lambda **more: models.XViT(3, classes=5, n_div=4, **VIT, **more), [(3, 3, 16, 16)]),
 }
 
 
@@ -60,6 +61,7 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
     (models.TimeSformer, {"attention": "space"}, "86.11", 8, "140.5"),
     (models.TimeSformer, {"attention": "space", "classes": 174}, "85.93", None, None),
     (models.ViT, {}, "85.80", None, None),
+    (models.XViT, {}, "93.79", 8, "140.6"),
 ]
 
 
@@ -152,6 +154,7 @@ def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
         ),
         ("divided", (3, 3, 16, 16), r"TimeSformer: video is .* expected floats of shape \(B, T, 3, H, W\)"),
         ("joint", (1, 0, 3, 16, 16), "TimeSformer: video is .* none of them 0"),
+        ("xvit", (1, 3, 1, 16, 16), r"XViT: video is .* expected floats of shape \(B, T, 3, H, W\)"),
         ("space", (1, 3, 3, 16, 20), "TimeSformer: video is of 16 x 20 pixels, expected multiples of the patch, 8 x 8"),
     ],
 )
@@ -177,6 +180,9 @@ def test_a_clip_that_does_not_fit_is_told(name, shape, message):
         (models.TimeSformer, {"size": "224"}, r"TimeSformer: size is '224', expected a number or \(height, width\)"),
         (models.TimeSformer, {"frames": 0}, "TimeSformer: frames is 0, expected a whole number of at least 1"),
         (models.TimeSformer, {"drop_path": 1.5}, "TimeSformer: drop_path is 1.5, expected a number from 0"),
+        (models.XViT, {"layout": "heads"}, "XViT: layout is 'heads', expected one of 'flat', 'per_head'"),
+        (models.XViT, {"n_div": 1}, "XViT: n_div is 1, expected None or a whole number from 2 to the 768 channels"),
+        (models.XViT, {"n_div": 65, "layout": "per_head"}, "XViT: n_div is 65, expected .* to the 64 channels"),
         (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
     ],
 )

@@ -52,13 +52,21 @@ _HUGGING_FACE: Names = {
     r"^layernorm\.": "norm.",
     r"^classifier\.": "head.",
 }
+_XVIT: Names = {
+    r"^base_model\.": "",
+    r"^consensus\.temporal_encoder\.0\.": "head.block.",
+    r"^consensus\.mlp_head\.0\.": "head.norm.",
+    r"^consensus\.mlp_head\.1\.": "head.fc1.",
+    r"^consensus\.mlp_head\.4\.": "head.fc2.",
+    r"^consensus\.": "head.",
+}
+_IMAGE = ["ViT", "TimeSformer", "StarVQA", "XViT"]
 _FORMATS = (
     _Format("Hugging Face's TimeSformer", ["TimeSformer"], r"\.attention\.attention\.qkv\.", _HUGGING_FACE),
+    _Format("X-ViT", ["XViT"], r"(^|\.)temp_embed$", _XVIT, unused=r"(^|\.)new_fc\."),
     _Format("StarVQA", ["StarVQA"], r"^head\.fc1\.", unused=r"temporal_temporal"),
     _Format("TimeSformer", ["TimeSformer"], r"^time_embed$|\.temporal_fc\.", unused=r"temporal_temporal"),
-    _Format(
-        "a vision transformer of images", ["ViT", "TimeSformer", "StarVQA"], r"^blocks\.\d+\.attn\.qkv\.", image=True
-    ),
+    _Format("a vision transformer of images", _IMAGE, r"^blocks\.\d+\.attn\.qkv\.", image=True),
 )
 
 
@@ -76,6 +84,7 @@ def load(
     =================  =======================================================================================
     `TimeSformer`      its authors, Hugging Face, and vision transformers of images
     `StarVQA`          its authors, and vision transformers of images
+    `XViT`             its authors, and vision transformers of images
     `ViT`              timm: vision transformers of images, without their classifier
     =================  =======================================================================================
 
