@@ -72,6 +72,27 @@ def xvit(frames=8):
     return {**vit("base_model."), "base_model.temp_embed": (1, frames, 1, DIM), **linear("new_fc", 5, DIM), **head}
 
 
+def swin():
+    """Two stages of a block each, of 4 and 8 channels, with windows of (2, 3, 3)."""
+    shapes = {"backbone.patch_embed.proj.weight": (4, 3, 2, 4, 4), "backbone.patch_embed.proj.bias": (4,)}
+    shapes |= {**norm("backbone.patch_embed.norm", 4), **norm("backbone.norm", 8), **linear("cls_head.fc_cls", 5, 8)}
+    for stage, (dim, heads) in enumerate(((4, 1), (8, 2))):
+        at = f"backbone.layers.{stage}.blocks.0"
+        shapes |= {
+            f"{at}.attn.relative_position_bias_table": (75, heads),
+            f"{at}.attn.relative_position_index": (18, 18),
+        }
+        shapes |= {**norm(f"{at}.norm1", dim), **norm(f"{at}.norm2", dim), **linear(f"{at}.attn.qkv", 3 * dim, dim)}
+        shapes |= {**linear(f"{at}.attn.proj", dim, dim), **linear(f"{at}.mlp.fc1", 4 * dim, dim)}
+        shapes |= linear(f"{at}.mlp.fc2", dim, 4 * dim)
+    at = "backbone.layers.0.downsample"
+    return {**shapes, f"{at}.reduction.weight": (8, 16), **norm(f"{at}.norm", 16)}
+
+
+def own_swin(**options):
+    return models.VideoSwin(classes=5, **{"dim": 4, "depths": (1, 1), "heads": (1, 2), "window": (2, 3, 3), **options})
+
+
 def own_timesformer(**options):
     return models.TimeSformer(3, classes=5, **{**VIT, **options})
 
@@ -108,6 +129,16 @@ def test_xvit_as_published_repeats_its_positions_in_time():
     assert (network.head.fc2.weight == saved["consensus.mlp_head.4.weight"]).all()
     assert (network.head.block.attn.qkv.weight == saved["consensus.temporal_encoder.0.attn.qkv.weight"]).all()
     assert (network.blocks[1].mlp.fc2.bias == saved["base_model.blocks.1.mlp.fc2.bias"]).all()
+
+
+def test_video_swin_as_published():
+    saved = drawn(swin())
+    network = models.load(own_swin(), {"state_dict": saved, "meta": {"epoch": 30}})
+    own = network.state_dict()
+    assert (own["head.weight"] == saved["cls_head.fc_cls.weight"]).all()
+    named = {f"backbone.{name}": value for name, value in own.items() if not name.startswith("head")}
+    assert {name for name in saved if name[:8] == "backbone" and "index" not in name} == named.keys()
+    assert all((value == saved[name]).all() for name, value in named.items())
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict"])
@@ -165,6 +196,9 @@ def test_one_error_lists_all_that_does_not_fit():
 
 def test_files_of_another_system_are_told():
     refused(own_timesformer(), drawn(xvit()), "source is of X-ViT, expected weights for the model, TimeSformer")
+    refused(own_swin(), drawn(timesformer()), "source is of TimeSformer, expected weights for the model, VideoSwin")
+    refused(own_timesformer(), drawn(swin()), "source is of Video Swin, expected weights for the model, TimeSformer")
+    refused(own_swin(window=(4, 3, 3)), drawn(swin()), r"bias_table \(75, 1\), expected \(175, 1\)")
     network = models.XViT(8, classes=5, n_div=4, **VIT)
     refused(network, drawn(timesformer()), "source is of TimeSformer, expected weights for the model, XViT")
 

@@ -34,7 +34,7 @@ def hugging_face(attention="divided_space_time", frames=4):
 
 
 @pytest.mark.parametrize(("attention", "theirs"), [("divided", "divided_space_time"), ("joint", "joint_space_time")])
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("size", [(32, 32), (48, 32)])
 def test_timesformer_is_that_of_hugging_face(attention, theirs, size):
     kinds, config = hugging_face(theirs)
     reference = randomly(kinds.TimesformerForVideoClassification(config))
@@ -81,3 +81,54 @@ def test_the_trunk_is_the_vision_transformer_of_timm(size):
     ours = models.load(models.ViT(**{**SMALL, "size": size}).eval(), reference.state_dict())
     video = torch.randn(2, 3, 3, size, size)
     torch.testing.assert_close(ours(video).flatten(0, 1), reference(video.flatten(0, 1)), rtol=1e-5, atol=1e-5)
+
+
+SWIN = {"dim": 12, "depths": (2, 2), "heads": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        ((2, 3, 3), (6, 24, 32)),
+        ((2, 3, 4), (5, 21, 30)),  # everything filled up
+        ((4, 3, 3), (3, 30, 24)),  # fewer frames than a window has
+        ((2, 5, 6), (6, 16, 20)),  # smaller frames than a window
+    ],
+)
+def test_video_swin_is_that_of_torchvision(window, size):
+    build = library("torchvision.models.video.swin_transformer").SwinTransformer3d
+    sizes = {"patch_size": [2, 4, 4], "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "num_classes": 5}
+    reference = randomly(build(**sizes, window_size=list(window)))
+    ours = models.load(models.VideoSwin(classes=5, window=window, **SWIN), reference.state_dict()).eval()
+    T, H, W = size
+    video = torch.randn(2, T, 3, H, W)
+    torch.testing.assert_close(ours(video), reference(video.transpose(1, 2)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_tiny_video_swin_is_that_of_torchvision():
+    reference = library("torchvision.models.video.swin_transformer").swin3d_t().eval()
+    with torch.device("meta"):
+        ours = models.VideoSwin("tiny").eval()
+    models.load(ours.to_empty(device="cpu"), reference.state_dict())
+    video = torch.randn(1, 2, 3, 64, 32)
+    torch.testing.assert_close(ours(video), reference(video.transpose(1, 2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (36, 28)])
+def test_windows_of_one_frame_are_those_of_images(size):
+    build = library("torchvision.models.swin_transformer").SwinTransformer
+    sizes = {"patch_size": [4, 4], "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "num_classes": 5}
+    reference = randomly(build(**sizes, window_size=[3, 3]))
+    names = {"features.0.0.": "patch_embed.proj.", "features.0.2.": "patch_embed.norm."}
+    state = {}
+    for name, value in reference.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if name.startswith("features."):
+            _, n, rest = name.split(".", 2)
+            name = f"features.{int(n) - 1}.{rest}"
+        state[name] = value[:, :, None] if name == "patch_embed.proj.weight" else value
+    ours = models.VideoSwin(classes=5, window=(1, 3, 3), patch=(1, 4, 4), **SWIN).eval()
+    models.load(ours, state)
+    video = torch.randn(2, 1, 3, *size)
+    torch.testing.assert_close(ours(video), reference(video[:, 0]), rtol=1e-5, atol=1e-5)

@@ -22,19 +22,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     return out.unflatten(0, q.shape[:-3])
 
 
-class Attention(nn.Module):
-    """Self-attention of many heads among the N tokens of (..., N, dim).
-
-    Keys and values may change between their projection and their use, which is all in which some systems differ: `mix`
-    is called with k and v, each (..., heads, N, dim / heads), and returns what is attended to.
+class Heads(nn.Module):
+    """The linear layers of attention of many heads: what makes queries, keys and values, and what joins the heads.
 
     State dict: `qkv` and `proj`, each with `.weight` and `.bias`; `qkv` has no bias with bias=False.
     """
 
-    def __init__(self, dim: int, heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=bias), nn.Linear(dim, dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return q, k, v of (..., N, dim), each (..., heads, N, dim / heads)."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Return (..., N, dim) of what the heads found."""
+        return self.proj(x.transpose(-2, -3).flatten(-2))
+
+
+class Attention(Heads):
+    """Attention among the N tokens of (..., N, dim).
+
+    Keys and values may change between their projection and their use, which is all in which some systems differ: `mix`
+    is called with k and v, each (..., heads, N, dim / heads), and returns what is attended to.
+    """
+
+    def __init__(self, dim: int, heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__(dim, heads, bias=bias)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, *, causal: bool = False, mix: Mix | None = None) -> Tensor:
         q, k, v = self.project(x)
@@ -42,14 +59,6 @@ class Attention(nn.Module):
             k, v = mix(k, v)
         dropout = self.dropout if self.training else 0.0
         return self.joined(attend(q, k, v, is_causal=causal, dropout_p=dropout))
-
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return q, k, v, each (..., heads, N, dim / heads)."""
-        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
-
-    def joined(self, x: Tensor) -> Tensor:
-        """Return the projection of all heads side by side."""
-        return self.proj(x.transpose(-2, -3).flatten(-2))
 
 
 class Mlp(nn.Module):

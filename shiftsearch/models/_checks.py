@@ -22,6 +22,15 @@ def whole(model: str, **options: Any) -> None:
         expect(fits, model, name, repr(value), "a whole number of at least 1")
 
 
+def wholes(model: str, count: int, **options: Any) -> None:
+    """Check that options are so many whole numbers of at least 1."""
+    for name, value in options.items():
+        fits = isinstance(value, (tuple, list)) and len(value) == count
+        expect(fits, model, name, repr(value), f"{count} whole numbers")
+        for one in value:
+            whole(model, **{name: one})
+
+
 def switch(model: str, **options: Any) -> None:
     """Check that options are True or False."""
     for name, value in options.items():

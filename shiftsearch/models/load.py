@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class _Format:
     names: Names = field(default_factory=dict)  # what to replace, in this order
     unused: str = r"(?!)"  # names of what no model needs
     transposed: str = r"(?!)"  # names, as in the file, of matrices that are stored the other way round
-    image: bool = False  # weights of a network for images, of which the model makes its own
+    image: bool = False  # weights of a network of images, of which the model makes its own
 
 
 _HUGGING_FACE: Names = {
@@ -60,10 +60,20 @@ _XVIT: Names = {
     r"^consensus\.mlp_head\.4\.": "head.fc2.",
     r"^consensus\.": "head.",
 }
+_SWIN: Names = {r"^backbone\.": "", r"^cls_head\.fc_cls\.": "head."}
+_TORCHVISION: Names = {
+    r"^features\.(\d*[02468])\.": lambda found: f"layers.{int(found[1]) // 2}.blocks.",
+    r"^features\.(\d*[13579])\.": lambda found: f"layers.{int(found[1]) // 2}.downsample.",
+    r"\.mlp\.0\.": ".mlp.fc1.",
+    r"\.mlp\.3\.": ".mlp.fc2.",
+}
+_BUFFERS = r"relative_position_index$|attn_mask$"  # follow from the sizes
 _IMAGE = ["ViT", "TimeSformer", "StarVQA", "XViT"]
 _FORMATS = (
     _Format("Hugging Face's TimeSformer", ["TimeSformer"], r"\.attention\.attention\.qkv\.", _HUGGING_FACE),
     _Format("X-ViT", ["XViT"], r"(^|\.)temp_embed$", _XVIT, unused=r"(^|\.)new_fc\."),
+    _Format("torchvision's Video Swin", ["VideoSwin"], r"^features\.0\.0\.attn\.relative", _TORCHVISION, _BUFFERS),
+    _Format("Video Swin", ["VideoSwin"], r"layers\.0\.blocks\.0\.attn\.relative", _SWIN, _BUFFERS),
     _Format("StarVQA", ["StarVQA"], r"^head\.fc1\.", unused=r"temporal_temporal"),
     _Format("TimeSformer", ["TimeSformer"], r"^time_embed$|\.temporal_fc\.", unused=r"temporal_temporal"),
     _Format("a vision transformer of images", _IMAGE, r"^blocks\.\d+\.attn\.qkv\.", image=True),
@@ -85,6 +95,7 @@ def load(
     `TimeSformer`      its authors, Hugging Face, and vision transformers of images
     `StarVQA`          its authors, and vision transformers of images
     `XViT`             its authors, and vision transformers of images
+    `VideoSwin`        its authors, torchvision, and Swin transformers of images
     `ViT`              timm: vision transformers of images, without their classifier
     =================  =======================================================================================
 
@@ -108,8 +119,7 @@ def load(
     system = next((c.__name__ for c in type(model).__mro__ if any(c.__name__ in f.models for f in _FORMATS)), None)
     if system is None:
         raise ShiftsearchError(f"load: model is a {type(model).__name__}, expected one of shiftsearch.models")
-    same_names = state.keys() == model.state_dict().keys()
-    form = _Format(system, [system], "") if same_names else _format_of(state)
+    form = _Format(system, [system], "") if _same(state, model.state_dict()) else _format_of(state)
     if system not in form.models:
         raise ShiftsearchError(f"load: source is of {form.system}, expected weights for the model, {system}")
     found = _renamed(state, form)
@@ -164,10 +174,17 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether these have the same names and shapes: what was saved here, whatever it looks like."""
+    return one.keys() == other.keys() and all(value.shape == other[name].shape for name, value in one.items())
+
+
 def _format_of(state: Mapping[str, Tensor]) -> _Format:
+    """Return the first format that a file fits; it is of images if patches of one frame become tokens."""
     for form in _FORMATS:
         if any(re.search(form.marker, name) for name in state):
-            return form
+            flat = form.system == "Video Swin" and state.get("patch_embed.proj.weight", torch.empty(5 * (0,))).ndim == 4
+            return replace(form, system="a Swin transformer of images", image=True) if flat else form
     raise ShiftsearchError(f"load: source is of no known system, it has {_listed(state) or 'no tensors'}")
 
 

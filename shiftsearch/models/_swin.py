@@ -1,0 +1,173 @@
+"""Attention in windows that shift from block to block, in two dimensions (frame by frame) and in three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shiftsearch.models import _checks
+from shiftsearch.models._attention import Block, Heads, attend, rising, through
+
+Three = tuple[int, int, int]
+
+
+class WindowAttention(Heads):
+    """Attention among the tokens of each window of (B, T, H, W, dim), with a bias for each offset between two tokens.
+
+    Windows start at multiples of their size, or half a window before where `shifted`. Along an axis that is no longer than a
+    window there is one window, and no shift. A clip that windows do not divide is filled up with zeros behind its end, which
+    are attended to: they are tokens like others. A window over an end of the shifted clip is cut there in two, and tokens of
+    one part do not see the other. A window of one frame is that of a Swin transformer of images.
+
+    Published weights for frames smaller than a window read the table of biases as if the window were whole: token n of the
+    smaller window is taken for token n of the whole one. That is kept, since such weights are used with it; `exact` reads
+    the offset that there is.
+
+    State dict: `relative_position_bias_table` (offsets, heads), `qkv`, `proj`.
+    """
+
+    def __init__(self, dim: int, heads: int, window: Three, *, shifted: bool, exact: bool) -> None:
+        super().__init__(dim, heads)
+        self.window, self.shifted, self.exact = window, shifted, exact
+        t, h, w = window
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * t - 1) * (2 * h - 1) * (2 * w - 1), heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[1:4]
+        window, shift = self.laid_over(size)
+        padding = [n for side, w in zip(reversed(size), reversed(window), strict=True) for n in (0, -side % w)]
+        x = F.pad(x, (0, 0, *padding))
+        whole = x.shape[1:4]
+        x = x.roll([-s for s in shift], (1, 2, 3)) if any(shift) else x
+        q, k, v = self.project(split(x, window))
+        out = self.joined(self._by_kind(q, k, v, window=window, shift=shift, cut=()))
+        out = merged(out, window, whole)
+        out = out.roll(shift, (1, 2, 3)) if any(shift) else out
+        return out[:, : size[0], : size[1], : size[2]]
+
+    def laid_over(self, size: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the window for a clip of this size, and its shift."""
+        window = [min(n, w) for n, w in zip(size, self.window, strict=True)]
+        shift = [w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True)]
+        return window, shift
+
+    def _by_kind(
+        self, q: Tensor, k: Tensor, v: Tensor, *, window: list[int], shift: list[int], cut: tuple[bool, ...]
+    ) -> Tensor:
+        """Attend in all windows; `cut` says along each axis so far whether they are cut in two, which the last ones are.
+
+        Those of a kind share one mask: one for all windows would take more memory than all else.
+        """
+        axis = len(cut)
+        if axis == 3:
+            return attend(q, k, v, attn_mask=self.bias(window, shift, cut).to(q.dtype))
+        if not shift[axis]:
+            return self._by_kind(q, k, v, window=window, shift=shift, cut=(*cut, False))
+        inner, last = zip(*(x.split((q.shape[axis + 1] - 1, 1), axis + 1) for x in (q, k, v)), strict=True)
+        inside = self._by_kind(*inner, window=window, shift=shift, cut=(*cut, False))
+        return torch.cat((inside, self._by_kind(*last, window=window, shift=shift, cut=(*cut, True))), axis + 1)
+
+    def bias(self, window: Sequence[int], shift: Sequence[int], cut: Sequence[bool]) -> Tensor:
+        """Return what is added to the logits of windows (heads, n, n): -infinity between the parts of one that is cut."""
+        device = self.relative_position_bias_table.device
+        at = torch.cartesian_prod(*(torch.arange(n, device=device) for n in window)).reshape(-1, 3)
+        behind = torch.tensor([w - s if c else w for w, s, c in zip(window, shift, cut, strict=True)], device=device)
+        parts = at >= behind
+        apart = (parts[:, None] != parts).any(-1)
+        table = self.relative_position_bias_table[self._offsets(at)].movedim(-1, 0)
+        return table.masked_fill(apart, float("-inf")) if any(cut) else table
+
+    def _offsets(self, at: Tensor) -> Tensor:
+        """Return the row of the table for each pair of the tokens that lie at these places of a window."""
+        _, h, w = self.window
+        if not self.exact:
+            n = torch.arange(at.shape[0], device=at.device)
+            at = torch.stack((n // (h * w), n // w % h, n % w), -1)
+        offsets = at[:, None] - at + torch.tensor(self.window, device=at.device) - 1
+        return (offsets[..., 0] * (2 * h - 1) + offsets[..., 1]) * (2 * w - 1) + offsets[..., 2]
+
+    def fitted(self, name: str, value: Tensor) -> Tensor:
+        """Return a saved table of another window: bicubic over space, repeated over time where it has one frame only."""
+        if name != "relative_position_bias_table" or value.ndim != 2:
+            return value
+        own = [2 * w - 1 for w in self.window]
+        side = round(value.shape[0] ** 0.5)
+        if side * side == value.shape[0]:  # of images
+            image = value.T.unflatten(1, (side, side))
+            if [side, side] != own[1:]:
+                image = F.interpolate(image[None], own[1:], mode="bicubic", align_corners=False)[0]
+            return image.flatten(1).T.repeat(own[0], 1)
+        return value
+
+
+def split(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Return the windows of (B, T, H, W, C), whose sizes divide it: (B, windows along T, H, W, tokens, C)."""
+    for axis, n in zip((3, 2, 1), reversed(window), strict=True):
+        x = x.unflatten(axis, (-1, n))
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6)
+
+
+def merged(x: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Return the clip of this size whose windows these are."""
+    return x.unflatten(4, tuple(window)).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *size, x.shape[-1])
+
+
+class Merging(nn.Module):
+    """Four neighbours in space become one token of twice the channels. Odd sizes are filled up with zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm, self.reduction = nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:4]
+        x = F.pad(x, (0, 0, 0, -W % 2, 0, -H % 2))
+        corners = [x[:, :, y::2, z::2] for z in (0, 1) for y in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, -1)))
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, every second of which has shifted windows, and what leads to the next resolution.
+
+    State dict: `blocks.<n>`, as in `Block`; all stages but the last have `downsample.norm` and `downsample.reduction`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: Three,
+        drop_path: Sequence[float],
+        *,
+        last: bool,
+        exact: bool,
+        recompute: bool,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.blocks = nn.ModuleList(
+            Block(dim, WindowAttention(dim, heads, window, shifted=n % 2 == 1, exact=exact), eps=1e-5, drop_path=share)
+            for n, share in enumerate(drop_path)
+        )
+        self.downsample = None if last else Merging(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = through(self.blocks, x, self.recompute)
+        return x if self.downsample is None else self.downsample(x)
+
+
+def stages(
+    dim: int, depths: Sequence[int], heads: Sequence[int], window: Three, drop_path: float, exact: bool, recompute: bool
+) -> Iterator[Stage]:
+    """Yield stages of so many blocks and heads, each with twice the channels of the one before."""
+    shares = iter(rising(drop_path, sum(depths)))
+    for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        _checks.multiple("VideoSwin", "dim of a stage", dim * 2**n, "its heads", count)
+        last = n == len(depths) - 1
+        own = list(islice(shares, depth))
+        yield Stage(dim * 2**n, count, window, own, last=last, exact=exact, recompute=recompute)
