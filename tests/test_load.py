@@ -72,6 +72,11 @@ def xvit(frames=8):
     return {**vit("base_model."), "base_model.temp_embed": (1, frames, 1, DIM), **linear("new_fc", 5, DIM), **head}
 
 
+def star_vqa():
+    own = {name: shape for name, shape in timesformer(frames=52).items() if "head" not in name}
+    return {**own, **linear("model.head.fc1", DIM, DIM), **linear("model.head.fc2", 6, DIM)}
+
+
 def swin():
     """Two stages of a block each, of 4 and 8 channels, with windows of (2, 3, 3)."""
     shapes = {"backbone.patch_embed.proj.weight": (4, 3, 2, 4, 4), "backbone.patch_embed.proj.bias": (4,)}
@@ -129,6 +134,13 @@ def test_xvit_as_published_repeats_its_positions_in_time():
     assert (network.head.fc2.weight == saved["consensus.mlp_head.4.weight"]).all()
     assert (network.head.block.attn.qkv.weight == saved["consensus.temporal_encoder.0.attn.qkv.weight"]).all()
     assert (network.blocks[1].mlp.fc2.bias == saved["base_model.blocks.1.mlp.fc2.bias"]).all()
+
+
+def test_star_vqa_as_published():
+    saved = drawn(star_vqa())
+    own = models.load(models.StarVQA(52, **VIT), {"model_state": saved}).state_dict()
+    assert own.keys() == {name.removeprefix("model.") for name in saved}
+    assert all((own[name.removeprefix("model.")] == value).all() for name, value in saved.items())
 
 
 def test_video_swin_as_published():
@@ -199,6 +211,8 @@ def test_files_of_another_system_are_told():
     refused(own_swin(), drawn(timesformer()), "source is of TimeSformer, expected weights for the model, VideoSwin")
     refused(own_timesformer(), drawn(swin()), "source is of Video Swin, expected weights for the model, TimeSformer")
     refused(own_swin(window=(4, 3, 3)), drawn(swin()), r"bias_table \(75, 1\), expected \(175, 1\)")
+    refused(own_timesformer(), drawn(star_vqa()), "source is of StarVQA, expected weights for the model, TimeSformer")
+    refused(models.StarVQA(3, **VIT), drawn(timesformer()), "source is of TimeSformer, .* the model, StarVQA")
     network = models.XViT(8, classes=5, n_div=4, **VIT)
     refused(network, drawn(timesformer()), "source is of TimeSformer, expected weights for the model, XViT")
 

@@ -53,6 +53,20 @@ def test_features_are_those_of_the_model_without_a_head():
     torch.testing.assert_close(ours.features(video), reference(video).last_hidden_state[:, 0], rtol=1e-5, atol=1e-5)
 
 
+def test_star_vqa_is_the_body_of_timesformer():
+    kinds, config = hugging_face(frames=5)
+    reference = randomly(kinds.TimesformerModel(config))
+    body = models.load(models.TimeSformer(5, **SMALL), reference.state_dict(), skip=["head"]).state_dict()
+    ours = models.StarVQA(5, **SMALL).eval()
+    head = {name: value for name, value in ours.state_dict().items() if name.startswith("head")}
+    models.load(ours, {**{k: v for k, v in body.items() if not k.startswith("head")}, **head})
+    video = torch.randn(1, 5, 3, 32, 32)
+    cls = reference(video).last_hidden_state[:, 0]
+    hidden = torch.nn.functional.gelu(cls @ head["head.fc1.weight"].T + head["head.fc1.bias"])
+    vector = (hidden @ head["head.fc2.weight"].T + head["head.fc2.bias"]).softmax(-1)
+    torch.testing.assert_close(ours(video), vector, rtol=1e-5, atol=1e-5)
+
+
 def test_joint_attention_takes_the_nearest_positions_in_time():
     kinds, config = hugging_face("joint_space_time")
     reference = randomly(kinds.TimesformerForVideoClassification(config))

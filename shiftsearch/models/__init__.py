@@ -2,9 +2,10 @@
 
 from shiftsearch.models._vit import ViT
 from shiftsearch.models.load import load
+from shiftsearch.models.star_vqa import Codebook, StarVQA
 from shiftsearch.models.timesformer import TimeSformer
 from shiftsearch.models.unet import ShiftedUNet, estimate_flow
 from shiftsearch.models.video_swin import VideoSwin
 from shiftsearch.models.xvit import XViT
 
-__all__ = ["ShiftedUNet", "TimeSformer", "ViT", "VideoSwin", "XViT", "estimate_flow", "load"]
+__all__ = ["Codebook", "ShiftedUNet", "StarVQA", "TimeSformer", "ViT", "VideoSwin", "XViT", "estimate_flow", "load"]

@@ -64,9 +64,9 @@ class Attention(Heads):
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, each token by itself."""
 
-    def __init__(self, dim: int, hidden: int, gelu: str) -> None:
+    def __init__(self, dim: int, hidden: int, out: int, gelu: str = "none") -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(gelu), nn.Linear(hidden, dim)
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(gelu), nn.Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -105,7 +105,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
-        self.attn, self.mlp = attention, Mlp(dim, mlp_ratio * dim, gelu)
+        self.attn, self.mlp = attention, Mlp(dim, mlp_ratio * dim, dim, gelu)
         self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:

@@ -1,0 +1,121 @@
+"""StarVQA: space-time attention for video quality assessment (Xing et al., 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shiftsearch.models import _checks
+from shiftsearch.models._attention import Mlp
+from shiftsearch.models._vit import Sizes
+from shiftsearch.models.timesformer import TimeSformer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Codebook(nn.Module):
+    """Scores as vectors of probabilities, and back: how near a score is to each of some anchors.
+
+    A score m, moved to the range of the anchors, has p_i = softmax(-(m - anchor_i)^2).
+
+    Args:
+        anchors: at least two, rising
+        scores: (lowest, highest), which become the first and the last anchor
+
+    Example:
+        >>> codebook = Codebook()
+        >>> codebook.decode(codebook.encode(torch.tensor([0.0, 37.5, 100.0])))
+        tensor([  0.0000,  37.5000, 100.0000])
+    """
+
+    anchors: Tensor
+
+    def __init__(self, anchors: Sequence[float] = (0, 1, 2, 3, 4, 5), scores: tuple[float, float] = (0, 100)) -> None:
+        super().__init__()
+        rising = len(anchors) > 1 and all(a < b for a, b in pairwise(anchors))
+        _checks.expect(rising, "Codebook", "anchors", repr(anchors), "at least two rising numbers")
+        fits = len(scores) == 2 and scores[0] < scores[1]
+        _checks.expect(fits, "Codebook", "scores", repr(scores), "(lowest, highest)")
+        self.scores = tuple(map(float, scores))
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
+
+    def _slope(self) -> Tensor:
+        low, high = self.scores
+        return (self.anchors[-1] - self.anchors[0]) / (high - low)
+
+    def encode(self, scores: Tensor) -> Tensor:
+        """Return the vectors (..., anchors) of scores (...)."""
+        m = self.anchors[0] + (scores.double() - self.scores[0]) * self._slope()
+        return (-((m[..., None] - self.anchors) ** 2)).softmax(-1).to(_floats(scores))
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Return the scores (...) of vectors (..., anchors), exactly those of `encode` where they come from there.
+
+        Two neighbouring anchors a < b say it alone: log(p_b / p_a) = (b - a) (2 m - a - b). For other vectors each pair
+        says something else, and counts by the root of p_a p_b; one anchor alone has the score that it stands for. No
+        score is outside of the range.
+        """
+        p, (a, b) = vectors.double(), (self.anchors[:-1], self.anchors[1:])
+        logs = p.clamp_min(torch.finfo(torch.float32).tiny).log()
+        each = ((logs[..., 1:] - logs[..., :-1]) / (b - a) + a + b) / 2
+        weights = (p[..., 1:] * p[..., :-1]).sqrt()
+        total = weights.sum(-1)
+        m = torch.where(total > 0, (weights * each).sum(-1) / total.clamp_min(1e-300), self.anchors[p.argmax(-1)])
+        scores = (m - self.anchors[0]) / self._slope() + self.scores[0]
+        return scores.clamp(*self.scores).to(_floats(vectors))
+
+    def loss(self, vectors: Tensor, scores: Tensor) -> Tensor:
+        """Return the mean of 1 - cos between vectors (B, anchors) and those of scores (B,)."""
+        return (1 - F.cosine_similarity(vectors, self.encode(scores).to(vectors.dtype), dim=-1)).mean()
+
+
+def _floats(x: Tensor) -> torch.dtype:
+    return x.dtype if x.is_floating_point() else torch.get_default_dtype()
+
+
+class StarVQA(TimeSformer):
+    """A judge of the quality of clips: TimeSformer whose class token says how near the score is to each anchor.
+
+    Args:
+        frames: for which positions in time are learnt; clips of another length get the nearest of them
+        anchors, scores: of the `Codebook`
+        sizes: of the transformer, as in `TimeSformer`
+
+    State dict: that of `TimeSformer`, but `head.fc1` and `head.fc2`. `load` reads published weights.
+
+    Example:
+        >>> network = StarVQA(4, size=32, patch=8, dim=24, depth=2, heads=2)
+        >>> vectors = network(torch.rand(2, 4, 3, 32, 32))
+        >>> vectors.shape, network.codebook.decode(vectors).shape
+        (torch.Size([2, 6]), torch.Size([2]))
+        >>> loss = network.codebook.loss(vectors, torch.tensor([20.0, 80.0]))
+    """
+
+    def __init__(
+        self,
+        frames: int = 52,
+        *,
+        anchors: Sequence[float] = (0, 1, 2, 3, 4, 5),
+        scores: tuple[float, float] = (0, 100),
+        **sizes: Unpack[Sizes],
+    ) -> None:
+        codebook = Codebook(anchors, scores)
+        super().__init__(frames, classes=len(anchors), **sizes)
+        self.codebook = codebook
+
+    def make_head(self, dim: int, classes: int) -> nn.Module:
+        return Mlp(dim, dim, classes)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Return the vectors (B, anchors) of clips (B, T, channels, H, W), each of which sums to 1."""
+        return self.head(self.features(video)).softmax(-1)
+
+    def score(self, video: Tensor) -> Tensor:
+        """Return the scores (B,) of clips."""
+        return self.codebook.decode(self(video))
