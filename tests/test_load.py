@@ -77,6 +77,29 @@ def star_vqa():
     return {**own, **linear("model.head.fc1", DIM, DIM), **linear("model.head.fc2", 6, DIM)}
 
 
+def avt(dim=8):
+    """With what the release of transformers that wrote such files keeps beside the weights."""
+    at = "future_predictor.gpt_model"
+    shapes = {**vit("backbone.model."), **linear("classifiers.action", 5, DIM), "cls_map_action": (3, 5)}
+    shapes |= {"future_predictor.encoder.weight": (dim, DIM), "future_predictor.decoder.weight": (DIM, dim)}
+    shapes |= {f"{at}.wpe.weight": (6, dim), **norm(f"{at}.ln_f", dim)}
+    for n in range(2):
+        shapes |= {**norm(f"{at}.h.{n}.ln_1", dim), **norm(f"{at}.h.{n}.ln_2", dim)}
+        shapes |= {f"{at}.h.{n}.attn.bias": (1, 1, 6, 6), f"{at}.h.{n}.attn.masked_bias": ()}
+        for layer, out, into in (
+            ("attn.c_attn", 3, 1),
+            ("attn.c_proj", 1, 1),
+            ("mlp.c_fc", 4, 1),
+            ("mlp.c_proj", 1, 4),
+        ):
+            shapes |= {f"{at}.h.{n}.{layer}.weight": (into * dim, out * dim), f"{at}.h.{n}.{layer}.bias": (out * dim,)}
+    return shapes
+
+
+def own_avt():
+    return models.AVT(5, head={"dim": 8, "depth": 2, "heads": 2, "positions": 6}, **VIT)
+
+
 def swin():
     """Two stages of a block each, of 4 and 8 channels, with windows of (2, 3, 3)."""
     shapes = {"backbone.patch_embed.proj.weight": (4, 3, 2, 4, 4), "backbone.patch_embed.proj.bias": (4,)}
@@ -141,6 +164,28 @@ def test_star_vqa_as_published():
     own = models.load(models.StarVQA(52, **VIT), {"model_state": saved}).state_dict()
     assert own.keys() == {name.removeprefix("model.") for name in saved}
     assert all((own[name.removeprefix("model.")] == value).all() for name, value in saved.items())
+
+
+def test_avt_as_published_with_matrices_the_other_way_round():
+    saved = drawn(avt())
+    own = models.load(own_avt(), {"model": saved, "optimizer": {"state": {}}, "epoch": 3}).state_dict()
+    at = "future_predictor.gpt_model"
+    assert (own["head.blocks.1.attn.qkv.weight"] == saved[f"{at}.h.1.attn.c_attn.weight"].T).all()
+    assert (own["head.blocks.0.mlp.fc2.weight"] == saved[f"{at}.h.0.mlp.c_proj.weight"].T).all()
+    assert (own["head.blocks.0.attn.proj.bias"] == saved[f"{at}.h.0.attn.c_proj.bias"]).all()
+    assert (own["head.positions"] == saved[f"{at}.wpe.weight"]).all()
+    assert (own["head.encoder.weight"] == saved["future_predictor.encoder.weight"]).all()
+    assert (own["backbone.blocks.1.norm2.weight"] == saved["backbone.model.blocks.1.norm2.weight"]).all()
+    assert (own["classifier.bias"] == saved["classifiers.action.bias"]).all()
+
+
+def test_avt_begins_with_a_network_of_images():
+    image, network = drawn({**vit(), **linear("head", 1000, DIM)}), own_avt()
+    encoder = network.head.encoder.weight.clone()
+    models.load(network, image)
+    assert (network.backbone.norm.weight == image["norm.weight"]).all()
+    assert (network.head.encoder.weight == encoder).all()
+    refused(models.AVT(5, features=4, head={"dim": 8}), image, "source is of images, expected features: the model, AVT")
 
 
 def test_video_swin_as_published():
@@ -213,6 +258,7 @@ def test_files_of_another_system_are_told():
     refused(own_swin(window=(4, 3, 3)), drawn(swin()), r"bias_table \(75, 1\), expected \(175, 1\)")
     refused(own_timesformer(), drawn(star_vqa()), "source is of StarVQA, expected weights for the model, TimeSformer")
     refused(models.StarVQA(3, **VIT), drawn(timesformer()), "source is of TimeSformer, .* the model, StarVQA")
+    refused(own_timesformer(), drawn(avt()), "source is of AVT, expected weights for the model, TimeSformer")
     network = models.XViT(8, classes=5, n_div=4, **VIT)
     refused(network, drawn(timesformer()), "source is of TimeSformer, expected weights for the model, XViT")
 

@@ -146,3 +146,19 @@ def test_windows_of_one_frame_are_those_of_images(size):
     models.load(ours, state)
     video = torch.randn(2, 1, 3, *size)
     torch.testing.assert_close(ours(video), reference(video[:, 0]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_head_of_avt_is_gpt_2():
+    transformers = library("transformers")
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 4, "n_positions": 12, "vocab_size": 1}
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    reference = randomly(library("transformers.models.gpt2.modeling_gpt2").GPT2Model(config))
+    ours = models.AVT(5, features=16, head={"dim": 16, "depth": 2, "heads": 4, "positions": 12}).eval()
+    saved = {f"future_predictor.gpt_model.{name}": value for name, value in reference.state_dict().items()}
+    saved |= {f"future_predictor.{name}.weight": torch.eye(16) for name in ("encoder", "decoder")}
+    saved |= {"classifiers.action.weight": torch.randn(5, 16), "classifiers.action.bias": torch.randn(5)}
+    models.load(ours, saved)
+    x = torch.randn(2, 7, 16)
+    expected = reference(inputs_embeds=x).last_hidden_state
+    torch.testing.assert_close(ours.head(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x).future, ours.classifier(expected[:, -1]), rtol=1e-5, atol=1e-5)

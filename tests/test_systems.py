@@ -16,6 +16,7 @@ from shiftsearch.models import _attention  # noqa: E402
 
 VIT = {"size": 16, "patch": 8, "dim": 12, "depth": 2, "heads": 2}
 SWIN = {"dim": 6, "depths": (2, 1), "heads": (1, 2), "window": (2, 2, 3), "patch": (1, 2, 2)}
+HEAD = {"dim": 8, "depth": 2, "heads": 2, "positions": 6}
 SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the batch
     "vit": (lambda **more: models.ViT(**VIT, **more), [(3, 3, 16, 16)]),
     "divided": (lambda **more: models.TimeSformer(3, classes=5, **VIT, **more), [(3, 3, 16, 16)]),
@@ -23,6 +24,7 @@ SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the
     "space": (lambda **more: models.TimeSformer(3, classes=5, attention="space", **VIT, **more), [(3, 3, 16, 16)]),
     "xvit": (lambda **more: models.XViT(3, classes=5, n_div=4, **VIT, **more), [(3, 3, 16, 16)]),
     "star_vqa": (lambda **more: models.StarVQA(3, **VIT, **more), [(3, 3, 16, 16)]),
+    "avt": (lambda **more: models.AVT(5, head=HEAD, **VIT, **more), [(3, 3, 16, 16)]),
     "swin": (lambda **more: models.VideoSwin(classes=5, **SWIN, **more), [(2, 3, 4, 13)]),
 }
 
@@ -65,6 +67,9 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
     (models.TimeSformer, {"attention": "space", "classes": 174}, "85.93", None, None),
     (models.ViT, {}, "85.80", None, None),
     (models.XViT, {}, "93.79", 8, "140.6"),
+    (models.AVT, {}, "396", None, None),
+    (models.AVTHead, {}, "307.40", None, None),
+    (models.AVTHead, {"features": 1024}, "308.4", None, None),
     (models.StarVQA, {}, "121.89", 52, "1281"),
     (models.VideoSwin, {}, "28.16", 32, "87.8"),
     (models.VideoSwin, {"variant": "small"}, "49.82", None, None),
@@ -78,12 +83,16 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
 def test_parameters_and_operations_are_those_published(kind, options, millions, frames, billions):
     with torch.device("meta"), torch.no_grad():
         network = kind(**options).eval()
-        assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}" == millions
+        assert rounded(sum(p.numel() for p in network.parameters()) / 1e6, millions) == millions
         if billions:
             with FlopCounterMode(display=False) as counter:
                 network(torch.empty(1, frames, 3, 224, 224))
-            digits = len(billions.partition(".")[2])
-            assert f"{counter.get_total_flops() / 2e9:.{digits}f}" == billions
+            assert rounded(counter.get_total_flops() / 2e9, billions) == billions
+
+
+def rounded(number, like):
+    """As text, with as many digits as another."""
+    return f"{number:.{len(like.partition('.')[2])}f}"
 
 
 # --- manners ----------------------------------------------------------------------------------------
@@ -170,6 +179,7 @@ def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
         ("divided", (3, 3, 16, 16), r"TimeSformer: video is .* expected floats of shape \(B, T, 3, H, W\)"),
         ("joint", (1, 0, 3, 16, 16), "TimeSformer: video is .* none of them 0"),
         ("xvit", (1, 3, 1, 16, 16), r"XViT: video is .* expected floats of shape \(B, T, 3, H, W\)"),
+        ("avt", (1, 9, 3, 16, 16), "AVTHead: the number of frames, past and predicted, is 9, expected at most 6"),
         ("space", (1, 3, 3, 16, 20), "TimeSformer: video is of 16 x 20 pixels, expected multiples of the patch, 8 x 8"),
     ],
 )
@@ -212,6 +222,12 @@ def test_a_clip_that_does_not_fit_is_told(name, shape, message):
         ),
         (models.StarVQA, {"anchors": (1,)}, r"Codebook: anchors is \(1,\), expected at least two rising numbers"),
         (models.StarVQA, {"scores": (5, 1)}, r"Codebook: scores is \(5, 1\), expected \(lowest, highest\)"),
+        (
+            models.AVT,
+            {"features": 8, "dim": 8},
+            "AVT: features is 8, expected None beside sizes of a vision transformer",
+        ),
+        (models.AVTHead, {"dim": 9}, "AVTHead: dim is 9, expected a multiple of heads, which is 4"),
         (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
     ],
 )

@@ -1,6 +1,7 @@
 """Networks of torch, for clips (B, T, C, H, W)."""
 
 from shiftsearch.models._vit import ViT
+from shiftsearch.models.avt import AVT, Anticipation, AVTHead
 from shiftsearch.models.load import load
 from shiftsearch.models.star_vqa import Codebook, StarVQA
 from shiftsearch.models.timesformer import TimeSformer
@@ -8,4 +9,17 @@ from shiftsearch.models.unet import ShiftedUNet, estimate_flow
 from shiftsearch.models.video_swin import VideoSwin
 from shiftsearch.models.xvit import XViT
 
-__all__ = ["Codebook", "ShiftedUNet", "StarVQA", "TimeSformer", "ViT", "VideoSwin", "XViT", "estimate_flow", "load"]
+__all__ = [
+    "AVT",
+    "AVTHead",
+    "Anticipation",
+    "Codebook",
+    "ShiftedUNet",
+    "StarVQA",
+    "TimeSformer",
+    "ViT",
+    "VideoSwin",
+    "XViT",
+    "estimate_flow",
+    "load",
+]

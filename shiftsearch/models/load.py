@@ -60,6 +60,20 @@ _XVIT: Names = {
     r"^consensus\.mlp_head\.4\.": "head.fc2.",
     r"^consensus\.": "head.",
 }
+_AVT: Names = {
+    r"^backbone\.model\.": "backbone.",
+    r"^future_predictor\.gpt_model\.wpe\.weight$": "head.positions",
+    r"^future_predictor\.gpt_model\.h\.": "head.blocks.",
+    r"^future_predictor\.gpt_model\.ln_f\.": "head.norm.",
+    r"^future_predictor\.": "head.",
+    r"\.ln_([12])\.": r".norm\1.",
+    r"\.attn\.c_attn\.": ".attn.qkv.",
+    r"\.attn\.c_proj\.": ".attn.proj.",
+    r"\.mlp\.c_fc\.": ".mlp.fc1.",
+    r"\.mlp\.c_proj\.": ".mlp.fc2.",
+    r"^classifiers\.action\.": "classifier.",
+}
+_NOT_OF_AVT = r"gpt_model\.h\.\d+\.attn\.(masked_)?bias$|gpt_model\.wte\.|^cls_map_|^classifiers\.(?!action\.)"
 _SWIN: Names = {r"^backbone\.": "", r"^cls_head\.fc_cls\.": "head."}
 _TORCHVISION: Names = {
     r"^features\.(\d*[02468])\.": lambda found: f"layers.{int(found[1]) // 2}.blocks.",
@@ -68,12 +82,13 @@ _TORCHVISION: Names = {
     r"\.mlp\.3\.": ".mlp.fc2.",
 }
 _BUFFERS = r"relative_position_index$|attn_mask$"  # follow from the sizes
-_IMAGE = ["ViT", "TimeSformer", "StarVQA", "XViT"]
+_IMAGE = ["ViT", "TimeSformer", "StarVQA", "XViT", "AVT"]
 _FORMATS = (
     _Format("Hugging Face's TimeSformer", ["TimeSformer"], r"\.attention\.attention\.qkv\.", _HUGGING_FACE),
     _Format("X-ViT", ["XViT"], r"(^|\.)temp_embed$", _XVIT, unused=r"(^|\.)new_fc\."),
     _Format("torchvision's Video Swin", ["VideoSwin"], r"^features\.0\.0\.attn\.relative", _TORCHVISION, _BUFFERS),
     _Format("Video Swin", ["VideoSwin"], r"layers\.0\.blocks\.0\.attn\.relative", _SWIN, _BUFFERS),
+    _Format("AVT", ["AVT"], r"^future_predictor\.|^head\.encoder\.", _AVT, _NOT_OF_AVT, r"\.c_(attn|proj|fc)\.weight$"),
     _Format("StarVQA", ["StarVQA"], r"^head\.fc1\.", unused=r"temporal_temporal"),
     _Format("TimeSformer", ["TimeSformer"], r"^time_embed$|\.temporal_fc\.", unused=r"temporal_temporal"),
     _Format("a vision transformer of images", _IMAGE, r"^blocks\.\d+\.attn\.qkv\.", image=True),
@@ -96,6 +111,7 @@ def load(
     `StarVQA`          its authors, and vision transformers of images
     `XViT`             its authors, and vision transformers of images
     `VideoSwin`        its authors, torchvision, and Swin transformers of images
+    `AVT`              its authors, and vision transformers of images
     `ViT`              timm: vision transformers of images, without their classifier
     =================  =======================================================================================
 

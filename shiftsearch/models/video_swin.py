@@ -54,6 +54,7 @@ class VideoSwin(nn.Module):
     `mlp.fc2`, and `layers.<i>.downsample` with `norm` and `reduction.weight`. `load` reads published weights.
 
     Example:
+        >>> import torch
         >>> network = VideoSwin(classes=5, dim=8, depths=(2, 2), heads=(1, 2), window=(2, 3, 3))
         >>> network(torch.rand(1, 5, 3, 30, 41)).shape
         torch.Size([1, 5])
