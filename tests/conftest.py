@@ -84,6 +84,17 @@ def rng():
 
 
 @pytest.fixture
+def in_doubles():
+    """Let torch make tensors of float64, the same ones each time."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def on_device(monkeypatch):
     """Called with a module, makes arrays of `on_device.put` be for it what arrays on a GPU are: not to be mixed with others.
 

@@ -25,6 +25,7 @@ SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the
     "xvit": (lambda **more: models.XViT(3, classes=5, n_div=4, **VIT, **more), [(3, 3, 16, 16)]),
     "star_vqa": (lambda **more: models.StarVQA(3, **VIT, **more), [(3, 3, 16, 16)]),
     "avt": (lambda **more: models.AVT(5, head=HEAD, **VIT, **more), [(3, 3, 16, 16)]),
+    "audio_visual": (lambda: models.AudioVisualAttention(4, 5, 3, dim=6, heads=2), [(3, 4, 2, 3), (6, 5)]),
     "swin": (lambda **more: models.VideoSwin(classes=5, **SWIN, **more), [(2, 3, 4, 13)]),
 }
 
@@ -189,6 +190,24 @@ def test_a_clip_that_does_not_fit_is_told(name, shape, message):
 
 
 @pytest.mark.parametrize(
+    ("audio", "sounds", "message"),
+    [
+        ((2, 7, 5), None, "audio is 7 frames long, expected a multiple of the 3 frames of video"),
+        ((1, 6, 5), None, r"audio is torch.float32 of shape \(1, 6, 5\), expected floats of shape \(2, n\*T, 5\)"),
+        (
+            (2, 6, 5),
+            torch.ones(2, 6),
+            r"sounds is torch.float32 of shape \(2, 6\), expected torch.bool of shape \(2, 6\)",
+        ),
+    ],
+)
+def test_sound_that_does_not_fit_is_told(audio, sounds, message):
+    network, (video, _) = made("audio_visual")
+    with pytest.raises(ShiftsearchError, match=f"AudioVisualAttention: {message}"):
+        network(video, torch.zeros(audio), sounds)
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
         (models.TimeSformer, {"attention": "time"}, "TimeSformer: attention is 'time', expected one of 'divided', 'jo"),
@@ -228,6 +247,7 @@ def test_a_clip_that_does_not_fit_is_told(name, shape, message):
             "AVT: features is 8, expected None beside sizes of a vision transformer",
         ),
         (models.AVTHead, {"dim": 9}, "AVTHead: dim is 9, expected a multiple of heads, which is 4"),
+        (models.AudioVisualAttention, {"dim": 9, "heads": 2}, "AudioVisualAttention: dim is 9, expected a multiple of"),
         (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
     ],
 )

@@ -1,6 +1,7 @@
 """Networks of torch, for clips (B, T, C, H, W)."""
 
 from shiftsearch.models._vit import ViT
+from shiftsearch.models.audio_visual import AudioVisualAttention, Explanation
 from shiftsearch.models.avt import AVT, Anticipation, AVTHead
 from shiftsearch.models.load import load
 from shiftsearch.models.star_vqa import Codebook, StarVQA
@@ -13,7 +14,9 @@ __all__ = [
     "AVT",
     "AVTHead",
     "Anticipation",
+    "AudioVisualAttention",
     "Codebook",
+    "Explanation",
     "ShiftedUNet",
     "StarVQA",
     "TimeSformer",

@@ -1,0 +1,156 @@
+"""Where and when a clip shows what it sounds like.
+
+The idea is that of "Where and When: Space-Time Attention for Audio-Visual Explanations" (Chen et al., 2021). Its text could
+not be had, and its authors have published no code: the equations are our own, inspired by what its summary says. They are no
+reproduction, and there are no weights to load but those saved here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shiftsearch.models import _checks
+from shiftsearch.models._attention import Mlp
+
+
+class Explanation(NamedTuple):
+    """What `AudioVisualAttention` says of clips, and the attention by which it came to say so."""
+
+    joint: Tensor  # (B, classes): logits by both
+    audio: Tensor  # (B, classes): by sound alone
+    visual: Tensor  # (B, classes): by what is seen alone
+    where: Tensor  # (B, T, H, W): sums to 1 over each frame that sounds
+    when_heard: Tensor  # (B, T): sums to 1
+    when_seen: Tensor  # (B, T): sums to 1
+    evidence: Tensor  # (B, T, H, W): where and when it is seen; sums to 1
+
+    def enlarged(self, height: int, width: int) -> Tensor:
+        """Return the evidence in each pixel of the frames, (B, T, height, width), to be shown."""
+        return F.interpolate(self.evidence, (height, width), mode="bilinear", align_corners=False)
+
+
+class AudioVisualAttention(nn.Module):
+    """A classifier of clips with sound, that says where and when it sees, and when it hears, what they show.
+
+    With sound a_t and places v_tp of frame t, both mapped to `dim` channels and normed:
+
+    - where: S_t = softmax over p of (q a_t) . (k v_tp), and s_t = sum over p of S_tp * (value of v_tp)
+    - when: heard = softmax over t of (q' mean s) . (k' a_t), seen = softmax over t of (q' mean a) . (k' s_t)
+    - evidence: E_tp = seen_t * S_tp, whose sum with the values of places is what is classified, beside the sound that is
+      heard. With more than one head, maps are means over heads.
+
+    Frames that are silent or that are not there have weight 0 in all of them, and a clip of such frames only has no weight
+    anywhere.
+
+    Args:
+        video, audio: channels of the features of both
+        classes: of the result
+        dim: channels of attention
+        heads: groups of these channels, with weights of their own
+
+    State dict: `video`, `audio` (linear layers), `video_norm`, `audio_norm`, `where.q`, `where.k`, `where.v`, `when.q`,
+    `when.k`, `when.v`, `cls_av.fc1`, `cls_av.fc2`, `cls_a`, `cls_v`; `where.k` and `when.k` have no bias.
+
+    Example:
+        >>> network = AudioVisualAttention(6, 5, classes=3, dim=8)
+        >>> found = network(torch.rand(1, 4, 6, 7, 7), torch.rand(1, 8, 5))
+        >>> found.joint.shape, found.enlarged(56, 56).shape
+        (torch.Size([1, 3]), torch.Size([1, 4, 56, 56]))
+    """
+
+    def __init__(
+        self, video: int = 512, audio: int = 512, classes: int = 28, *, dim: int = 512, heads: int = 1
+    ) -> None:
+        super().__init__()
+        _checks.whole("AudioVisualAttention", video=video, audio=audio, classes=classes, dim=dim, heads=heads)
+        _checks.multiple("AudioVisualAttention", "dim", dim, "heads", heads)
+        self.heads = heads
+        self.video, self.audio = nn.Linear(video, dim), nn.Linear(audio, dim)
+        self.video_norm, self.audio_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.where, self.when = _projections(dim), _projections(dim)
+        self.cls_av, self.cls_a, self.cls_v = (
+            Mlp(2 * dim, dim, classes),
+            nn.Linear(dim, classes),
+            nn.Linear(dim, classes),
+        )
+
+    def forward(self, video: Tensor, audio: Tensor, sounds: Tensor | None = None) -> Explanation:
+        """Return the classes of clips, where and when.
+
+        Args:
+            video: features (B, T, channels, H, W)
+            audio: features (B, n * T, channels): the same number for each frame, of which the mean is taken
+            sounds: which of these are there and not silent, (B, n * T) of bool; None is all
+        """
+        self._check(video, audio, sounds)
+        height, width = video.shape[-2:]
+        a, there = per_frame(audio, sounds, video.shape[1])
+        a = self.audio_norm(self.audio(a))
+        v = self.video_norm(self.video(video.flatten(3).transpose(2, 3)))
+        places = self.split(self.where["v"](v)).transpose(2, 3)  # (B, T, heads, P, d)
+        keys = self.split(self.where["k"](v)).transpose(2, 3)
+        where = weights(self.split(self.where["q"](a)), keys, there[:, :, None, None])  # (B, T, heads, P)
+        s = torch.einsum("bthp,bthpd->bthd", where, places)
+        heard = self._when(s.flatten(2), a, there)
+        seen = self._when(a, s.flatten(2), there)
+        sound = torch.einsum("bht,bthd->bhd", heard, self.split(self.when["v"](a))).flatten(1)
+        evidence = seen.transpose(1, 2)[..., None] * where
+        sight = torch.einsum("bthp,bthpd->bhd", evidence, places).flatten(1)
+        joint = self.cls_av(torch.cat((sound, sight), -1))
+        maps = [one.mean(2).unflatten(-1, (height, width)) for one in (where, evidence)]
+        return Explanation(joint, self.cls_a(sound), self.cls_v(sight), maps[0], heard.mean(1), seen.mean(1), maps[1])
+
+    def _when(self, asking: Tensor, asked: Tensor, there: Tensor) -> Tensor:
+        """Return the weight of each frame for the mean of others, (B, heads, T)."""
+        count = there.sum(1, keepdim=True).clamp_min(1)
+        mean = (asking * there[..., None]).sum(1) / count
+        keys = self.split(self.when["k"](asked)).transpose(1, 2)
+        return weights(self.split(self.when["q"](mean)), keys, there[:, None])
+
+    def split(self, x: Tensor) -> Tensor:
+        """Return the channels of each head, (..., heads, dim / heads)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def loss(self, found: Explanation, classes: Tensor, share: float = 1.0) -> Tensor:
+        """Return the cross-entropy by both, plus a share of those by sound and by sight alone."""
+        joint, audio, visual = (F.cross_entropy(logits, classes) for logits in found[:3])
+        return joint + share * (audio + visual)
+
+    def _check(self, video: Tensor, audio: Tensor, sounds: Tensor | None) -> None:
+        name = type(self).__name__
+        _checks.clip(name, video, self.video.in_features)
+        _checks.floats(name, "audio", audio, "B n*T C", B=video.shape[0], C=self.audio.in_features)
+        n, frames = audio.shape[1], video.shape[1]
+        _checks.expect(
+            n % frames == 0, name, "audio", f"{n} frames long", f"a multiple of the {frames} frames of video"
+        )
+        if sounds is not None:
+            fits = isinstance(sounds, Tensor) and sounds.dtype == torch.bool and sounds.shape == audio.shape[:2]
+            found = f"{getattr(sounds, 'dtype', type(sounds).__name__)} of shape {tuple(getattr(sounds, 'shape', ()))}"
+            _checks.expect(fits, name, "sounds", found, f"torch.bool of shape {tuple(audio.shape[:2])}")
+
+
+def _projections(dim: int) -> nn.ModuleDict:
+    """Return the layers of attention; a bias of keys would change no weight."""
+    return nn.ModuleDict({"q": nn.Linear(dim, dim), "k": nn.Linear(dim, dim, bias=False), "v": nn.Linear(dim, dim)})
+
+
+def per_frame(audio: Tensor, sounds: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of what sounds in each frame, (B, T, C), and which frames sound at all, (B, T)."""
+    if sounds is None:
+        sounds = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
+    bins = (frames, audio.shape[1] // frames)
+    sounds = sounds.unflatten(1, bins)
+    total = audio.unflatten(1, bins).masked_fill(~sounds[..., None], 0).sum(2)
+    return total / sounds.sum(2).clamp_min(1)[..., None], sounds.any(2)
+
+
+def weights(q: Tensor, keys: Tensor, there: Tensor) -> Tensor:
+    """Return softmax(q . keys / sqrt(d)) over the keys (..., N, d) that are there, exactly 0 for others, and if none is."""
+    logits = (keys @ q[..., None])[..., 0] / q.shape[-1] ** 0.5
+    least = torch.finfo(logits.dtype).min
+    return logits.masked_fill(~there, least).softmax(-1) * there

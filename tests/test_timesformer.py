@@ -1,0 +1,92 @@
+"""TimeSformer: what each attention is, and what it does not see."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from loops import VIT, attention, randomly, same, sees  # noqa: E402 - torch may be missing
+
+from shiftsearch import models  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("in_doubles")
+
+
+def timesformer(attention="divided", frames=3, **more):
+    return randomly(models.TimeSformer(frames, classes=4, attention=attention, **{**VIT, **more}))
+
+
+def test_divided_attention_is_over_time_at_a_place_then_over_space_in_a_frame():
+    block = timesformer(depth=1).blocks[0]
+    T, N, x = 3, 4, torch.randn(13, 12)
+    cls, patches = x[:1], x[1:].reshape(T, N, 12).clone()
+    z = block.temporal_norm1(patches)
+    for n in range(N):
+        patches[:, n] += block.temporal_fc(attention(block.temporal_attn, z[:, n], z[:, n]))
+    of_cls = 0
+    for t in range(T):
+        tokens = block.norm1(torch.cat((cls, patches[t])))
+        out = attention(block.attn, tokens, tokens)
+        patches[t] += out[1:]
+        of_cls += out[:1] / T
+    y = torch.cat((cls + of_cls, patches.flatten(0, 1)))
+    same(block(x[None], frames=T)[0], y + block.mlp(block.norm2(y)))
+
+
+def test_joint_attention_is_among_all_tokens():
+    block, x = timesformer("joint").blocks[0], torch.randn(13, 12)
+    z = block.norm1(x)
+    y = x + attention(block.attn, z, z)
+    same(block(x[None])[0], y + block.mlp(block.norm2(y)))
+
+
+@pytest.mark.parametrize("attention", ["joint", "divided", "space"])
+def test_without_positions_in_time_the_order_of_frames_says_nothing(attention):
+    network, video = timesformer(attention), torch.randn(1, 3, 3, 16, 16)
+    shuffled = video[:, [2, 0, 1]]
+    if network.time_embed is not None:
+        assert (network(video) - network(shuffled)).abs().max() > 1e-3
+        torch.nn.init.zeros_(network.time_embed)
+    same(network(shuffled), network(video))
+
+
+def image_of(network):
+    """The same network of images: spatial attention of one frame alone."""
+    image = models.TimeSformer(classes=4, attention="space", **VIT).eval()
+    own = image.state_dict()
+    image.load_state_dict({name: value for name, value in network.state_dict().items() if name in own})
+    return image
+
+
+def test_a_frame_that_stands_still_gets_what_an_image_gets_before_training_over_time():
+    network, frame = timesformer(), torch.randn(1, 1, 3, 16, 16)
+    for block in network.blocks:
+        for parameter in block.temporal_fc.parameters():
+            torch.nn.init.zeros_(parameter)
+    torch.nn.init.zeros_(network.time_embed)
+    same(network(frame.expand(-1, 3, -1, -1, -1)), image_of(network)(frame))
+    fresh = models.TimeSformer(classes=4, **VIT).eval()
+    assert all((block.temporal_fc.weight == 0).all() and (block.temporal_fc.bias == 0).all() for block in fresh.blocks)
+    assert (fresh.time_embed == 0).all()
+
+
+def test_one_frame_is_an_image_to_joint_attention():
+    network, frame = timesformer("joint", frames=1), torch.randn(1, 1, 3, 16, 16)
+    torch.nn.init.zeros_(network.time_embed)
+    same(network(frame), image_of(network)(frame))
+
+
+def test_a_patch_sees_all_frames_at_its_place_only_through_attention_over_time():
+    """Attention over space mixes what is in one frame: without it a token knows the frames at its own place."""
+    network, video = timesformer(depth=1), torch.randn(1, 3, 3, 16, 16)
+    torch.nn.init.zeros_(network.blocks[0].attn.proj.weight)
+
+    def tokens(net, clip):
+        x = net.tokens(clip)
+        return net.through(torch.cat((x[:, 0, :1], x[:, :, 1:].flatten(1, 2)), 1), frames=3)
+
+    seen = sees(network, video, tokens, (0, 1 + 1 * 4 + 2))  # frame 1, patch 2: the lower left
+    expected = torch.zeros(3, 16, 16, dtype=torch.bool)
+    expected[:, 8:, :8] = True
+    assert (seen == expected).all()
+    assert not sees(network, video, tokens, (0, 0)).any()  # the class token, which attention over time leaves out
