@@ -133,6 +133,7 @@ def test_optional_libraries_have_one_home(path):
         "cupy": "backends.cuda",
         "av": "video.io",
         "tqdm": "video.cli",
+        "safetensors": "models.load",
         "skimage": "video.cli",
         "vapoursynth": "vapoursynth",
         "cv2": "video.flow.measure",
