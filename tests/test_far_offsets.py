@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from backends import RUNS, Run
+from backends import Run
 from cases import Case, row
-from test_ops import close
+from test_ops import close, on_each_backend
 
 from shiftsearch import _arrays, definition
 
@@ -127,12 +127,10 @@ def test_far_places_are_mirrored_exactly(op):
         _compare(case, found, wanted)
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("border", ["reflect", "zeros"])
-@pytest.mark.parametrize("op", _OPS)
-def test_backends_agree_on_far_places(op, border, run: Run):
+@on_each_backend([_case(op, border) for op in _OPS for border in ("reflect", "zeros")])
+def test_backends_agree_on_far_places(case, run: Run):
     for dtype in ("int64", "float64"):
-        case = _case(op, border, dtype)
+        case = replace(case, as_dtype=dtype)
         arrays = {n: a.astype(float) for n, a in case.arrays(run.dtype).items()}
         outputs = case.op.forward(definition, case.spec, **arrays)
         for name, output in run.forward(case).items():

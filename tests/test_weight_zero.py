@@ -8,9 +8,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from backends import RUNS, Run
+from backends import Run
 from cases import Case, row
-from test_ops import close, sums
+from test_ops import close, on_each_backend, sums
 
 import shiftsearch as ss
 from shiftsearch import _arrays, definition
@@ -101,8 +101,7 @@ def _exact(case: Case, dtype):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=pytest.mark.xdist_group(c.name)) for c in ROWS])
+@on_each_backend(ROWS)
 def test_the_rule_holds(case, run: Run):
     with np.errstate(all="ignore"):
         _check(case, run)
@@ -149,14 +148,25 @@ _WEIGHTED = {
     "stack": "v offsets",
     "fold": "patches offsets",
 }
-_FRACTIONS = pytest.mark.parametrize("offsets", ["int", "wild"])
 
 
-@pytest.mark.parametrize("run", RUNS)
-@_FRACTIONS
-@pytest.mark.parametrize("op", _WEIGHTED)
-def test_pairs_of_weight_0_add_nothing(op, offsets, run: Run):
-    case = Strange(**vars(row(f"{op}: nothing", offsets=offsets, patch=2)))
+def _strange(name: str, weight: float = 0.0, away: bool = False, **options) -> Strange:
+    return Strange(**vars(row(name, patch=2, **options)), weight=weight, away=away)
+
+
+_FRACTIONS = ("int", "wild")
+_NOTHING = [_strange(f"{op}: nothing, {offsets}", offsets=offsets) for op in _WEIGHTED for offsets in _FRACTIONS]
+_OUTSIDE = [
+    _strange(f"{op}: {weight} outside, {offsets}, {options}", weight, True, offsets=offsets, border="zeros", **options)
+    for op, options in [*((op, {}) for op in _WEIGHTED), ("score", {"metric": "dot"})]
+    for weight in (np.nan, np.inf)
+    for offsets in _FRACTIONS
+]
+
+
+@on_each_backend(_NOTHING)
+def test_pairs_of_weight_0_add_nothing(case, run: Run):
+    op = case.op.name
     found = run.forward(case)
     grads = {name: np.full_like(output, 0 if op == "score" else np.nan) for name, output in found.items()}
     if op != "score":
@@ -168,16 +178,10 @@ def test_pairs_of_weight_0_add_nothing(op, offsets, run: Run):
         assert (back.get(name, 0) == np.float32(0)).all(), name  # whole offsets have no gradient
 
 
-@pytest.mark.parametrize("run", RUNS)
-@_FRACTIONS
-@pytest.mark.parametrize("weight", [np.nan, np.inf])
-@pytest.mark.parametrize("op", [*_WEIGHTED, "score dot"])
-def test_what_is_outside_of_a_border_of_zeros_is_not_there(op, weight, offsets, run: Run):
-    op, metric = op.split()[0], {"metric": "dot"} if "dot" in op else {}
-    case = row(f"{op}: outside", offsets=offsets, border="zeros", patch=2, **metric)
-    case = Strange(**vars(case), weight=weight, away=True)
+@on_each_backend(_OUTSIDE)
+def test_what_is_outside_of_a_border_of_zeros_is_not_there(case, run: Run):
     found = run.forward(case)
-    grads = {name: np.full_like(output, weight) for name, output in found.items()}
+    grads = {name: np.full_like(output, case.weight) for name, output in found.items()}
     with np.errstate(invalid="ignore"):
         back = run.backward(case, found, grads)
     for name, output in [*found.items(), *back.items()]:

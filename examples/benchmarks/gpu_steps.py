@@ -81,7 +81,7 @@ def _doctor(bench: Bench) -> Row:
         return {"passed": int(doctor.examine(log)), "log": log.name}
 
 
-_GPU = re.compile(r"\bRUNS\b|\bmark\.gpu\b")  # what a file has whose tests run on one
+_GPU = re.compile(r"\b(RUNS|on_each_backend|mark\.gpu)\b")  # what a file has whose tests run on one
 
 
 def _pytest(bench: Bench) -> Row:
