@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import shiftsearch
-from shiftsearch import _source
+from shiftsearch import _source, definition
 from shiftsearch._primitive import primitive, primitives
 
 HERE = Path(__file__).parent
@@ -70,7 +70,7 @@ def test_a_primitive_has_one_home():
     def score():
         """Is named like another one in its folder."""
 
-    score.__module__ = "shiftsearch.definition.scoring"
+    score.__module__ = f"{definition.__name__}.scoring"
     both = "shiftsearch.definition.form and shiftsearch.definition.scoring both define the primitive score"
     with pytest.raises(ImportError, match=both):
         primitive(score)
