@@ -642,7 +642,7 @@ const Deposits& collect(unsigned mask, const char* what, Place place, Bits value
         fail("%s at %s:%d: the calling lane is not in its mask %08x", what, place.file, place.line, mask);
     }
     Group& group = find_group(warp, mask, what, place);
-    if (group.arrived && (group.place.line != place.line || strcmp(group.what, what) != 0)) {
+    if (group.arrived && (group.place.line != place.line || (group.what != what && strcmp(group.what, what) != 0))) {
         fail("%s at %s:%d while lanes %08x wait in %s at %s:%d", what, place.file, place.line, group.arrived,
              group.what, group.place.file, group.place.line);
     }
