@@ -10,14 +10,17 @@ requested before it. Requests in order cost least: a group is computed once whil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.align.spec import ONTO, Onto
 from shiftsearch.video.denoise import denoise_planes
-from shiftsearch.video.types import Measure, Method, Quality
+from shiftsearch.video.denoise.spec import DenoiseSpec
+from shiftsearch.video.flow.measure import METHODS
+from shiftsearch.video.types import METHOD, Measure, Method, Quality
 
 Frame = Sequence[np.ndarray]  # planes of floats
 
@@ -25,10 +28,10 @@ Frame = Sequence[np.ndarray]  # planes of floats
 def Denoise(
     clip: Any,
     sigma: float | list[float | None] | tuple[float | None, ...] | None = None,
-    radius: int = 2,
+    radius: int = DenoiseSpec.radius,
     planes: int | Sequence[int] | None = None,
-    quality: Quality = "fast",
-    flow: Method | Measure | None = "dis",
+    quality: Quality = DenoiseSpec.quality,
+    flow: Method | Measure | None = METHOD,
 ) -> Any:
     """Remove the noise of a clip. RGB is denoised as a whole; other formats plane by plane, by the motion of the first.
 
@@ -66,8 +69,8 @@ def Denoise(
 
 def Align(
     clip: Any,
-    to: Literal["previous", "next"] | int = "previous",
-    flow: Literal["dis", "farneback"] | None = "dis",
+    to: Onto | int = ONTO,
+    flow: Method | None = METHOD,
     **options: Any,
 ) -> Any:
     """Move each frame onto its neighbour, or all frames onto one, by `shiftsearch.align`.
@@ -90,7 +93,7 @@ def Align(
         raise ShiftsearchError(
             f"Align: to is {to!r}, expected previous, next or a number from 0 to {clip.num_frames - 1}"
         )
-    if flow not in ("dis", "farneback", None):
+    if flow not in (*METHODS, None):
         raise ShiftsearchError(f"Align: flow is {flow!r}, expected dis, farneback or None")
     factors = 1 << known.subsampling_h, 1 << known.subsampling_w
 
@@ -129,35 +132,48 @@ def _in_groups(
     """
     import vapoursynth
 
-    core, length, height = vapoursynth.core, clip.num_frames, clip.height
-    count = -(-length // size)
-    places = range(-reach, size + reach)
-    missing = count * size + reach - length
-    padded = clip[:1] * reach + clip if reach else clip
-    padded = padded + clip[-1:] * missing if missing else padded
-    sources = [padded[place + reach :: size][:count] for place in places]
+    std, length = vapoursynth.core.std, clip.num_frames
+    places, count = range(-reach, size + reach), -(-length // size)
+    sources = _by_place(clip, places, size, count)
     if also is not None:
         sources.append(clip[also : also + 1] * count)
-    tall = core.std.BlankClip(clip, height=height * size, length=count, keep=True)
+    tall = std.BlankClip(clip, height=clip.height * size, length=count, keep=True)
 
     def group(n: int, f: list[Any]) -> Any:
         there = [i for i, place in enumerate(places) if 0 <= n * size + place < length]
         kept = [k for k, i in enumerate(there) if 0 <= places[i] < size]
         chosen = there if also is None else [*there, len(places)]
-        result = function([_floats(f[1 + i]) for i in chosen], kept)
         out = f[0].copy()
-        for number, planes in enumerate(result):
-            for p, plane in enumerate(planes):
-                rows = np.asarray(out[p])
-                rows[number * len(plane) : (number + 1) * len(plane)] = _samples(plane, out.format)
+        _write_below(out, function([_floats(f[1 + i]) for i in chosen], kept))
         return out
 
-    done = core.std.ModifyFrame(tall, [tall, *sources], group)
-    parts = [core.std.Crop(done, top=i * height, bottom=(size - 1 - i) * height) for i in range(size)]
-    result = core.std.Interleave(parts)[:length]
+    return _cut(std, std.ModifyFrame(tall, [tall, *sources], group), clip, size)
+
+
+def _by_place(clip: Any, places: range, size: int, count: int) -> list[Any]:
+    """Return, for each place in or beside a group, a clip of the frames there, one for each group."""
+    before, after = -places.start, count * size + places.stop - size - clip.num_frames
+    padded = clip[:1] * before + clip if before else clip
+    padded = padded + clip[-1:] * after if after else padded
+    return [padded[place + before :: size][:count] for place in places]
+
+
+def _write_below(out: Any, frames: list[Frame]) -> None:
+    """Write frames one below the other into a tall one."""
+    for number, planes in enumerate(frames):
+        for p, plane in enumerate(planes):
+            rows = np.asarray(out[p])
+            rows[number * len(plane) : (number + 1) * len(plane)] = _samples(plane, out.format)
+
+
+def _cut(std: Any, tall: Any, clip: Any, size: int) -> Any:
+    """Return the frames that lie one below the other in tall ones, as a clip with the properties of `clip`."""
+    height = clip.height
+    parts = [std.Crop(tall, top=i * height, bottom=(size - 1 - i) * height) for i in range(size)]
+    result = std.Interleave(parts)[: clip.num_frames]
     if clip.fps:
-        result = core.std.AssumeFPS(result, src=clip)
-    return core.std.CopyFrameProps(result, clip)
+        result = std.AssumeFPS(result, src=clip)
+    return std.CopyFrameProps(result, clip)
 
 
 # --- formats ----------------------------------------------------------------------------------------

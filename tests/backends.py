@@ -16,7 +16,7 @@ from shiftsearch.backends import cpu
 from shiftsearch.backends.cuda import Cuda
 
 _DTYPES = {"double": np.float64, "single": np.float32, "half": np.float16, "bfloat": ml_dtypes.bfloat16}
-# thread schedule, and at which end of an array there is no memory: another for each dtype
+# the order of threads, and the end of arrays with unmapped memory, which differ between dtypes
 _SCHEDULES = {"double": (0, "end"), "single": (1, "start"), "half": (2, "end"), "bfloat": (3, "start")}
 
 
@@ -32,7 +32,7 @@ class Run:
         return np.dtype(_DTYPES[self.precision])
 
     def forward(self, case: Case, arrays: dict | None = None) -> dict:
-        """The outputs of a case, for its own arrays or for others like them."""
+        """Return the outputs of a case, for its own arrays or for others like them."""
         backend, arrays = self._load(), arrays or case.arrays(self.dtype)
         return self._back(case.op.forward(backend, case.spec, **self._there(arrays)))
 

@@ -1,7 +1,7 @@
 """The table of cases that every backend is tested on. A row added here is tested everywhere.
 
 Its first rows are the examples of the ops, as they are when this is imported. Nothing here knows a backend. Values and
-coordinates are representable in float32, so that both dtypes pose the same problem and one reference answers for both.
+coordinates are representable in float32, so that the reference is the same for both dtypes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Case:
         return self.values in ("whole", "wide", "constant")
 
     def sizes(self) -> dict[str, int]:
-        """Of all letters of the inputs."""
+        """The sizes of all letters of the inputs."""
         (B, T, C, H, W), spec, patch = self.size, self.spec, self.options.get("patch", 1)
         found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "P": patch}
         found |= {"K": self.kept, "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale}
@@ -64,7 +64,7 @@ class Case:
     def arrays(self, dtype) -> dict[str, np.ndarray]:
         """The inputs by name, with all axes."""
         rng, sizes, found = np.random.default_rng(zlib.crc32(self.name.encode())), self.sizes(), {}
-        places = np.dtype(np.float32 if np.dtype(dtype).itemsize == 2 else dtype)  # halves are too coarse for them
+        places = np.dtype(np.float32 if np.dtype(dtype).itemsize == 2 else dtype)  # halves are too coarse
         for name, given in self.op.inputs.items():
             shape = given.shape(sizes)
             if given.kind == OFFSET:
@@ -75,7 +75,7 @@ class Case:
                         self.flow_heads if x.endswith("?") else n for x, n in zip(given.letters, shape, strict=True)
                     )
                     found[name] = _coordinates(rng, self.flow, shape).astype(places)
-            elif given.kind == MOTION:  # gradients of what is astray are too large for halves
+            elif given.kind == MOTION:  # gradients of flow that is far off are too large for half precision
                 found[name] = _coordinates(rng, self.flow, shape).astype(places if self.flow == "astray" else dtype)
             elif given.kind != WEIGHT or self.weighted:
                 found[name] = _values(rng, self.values, shape).astype(dtype)
@@ -97,7 +97,7 @@ def _values(rng, kind, shape):
     match kind:
         case "whole":
             return rng.integers(-2, 3, shape)
-        case "wide":  # halves of any kind hold them, and must round what becomes of them
+        case "wide":  # numbers that both half types hold, but not their products
             return rng.integers(-200, 201, shape)
         case "constant":
             return np.full(shape, 2)
@@ -126,7 +126,7 @@ def _coordinates(rng, kind, shape):
             return rng.integers(-5, 5, shape) + rng.integers(1, 64, shape) / 64
         case "astray":
             return rng.integers(-64000, 64001, shape) / 64
-        case "endless":  # from about where a search follows a flow no further
+        case "endless":  # around the limit of how far a search follows flow
             return rng.choice([-1, 1], shape) * rng.integers(2**23, 2**24, shape) * 2.0 ** rng.integers(5, 99, shape)
         case "nan":
             found = _coordinates(rng, "wild", shape)
@@ -152,7 +152,7 @@ def row(
 
 
 def example(op: Op) -> Case:
-    """The example of an op, at places that are fractions, as a row."""
+    """The example of an op, at fractional places, as a row."""
     options, letters = dict(op.example.options), op.example_sizes()
     size, heads = tuple(letters[x] for x in "BTCHW"), options.pop("heads", letters["G"])
     given = {"flow": "wild", "offsets": "wild", "kept": letters["K"], "letters": op.example.sizes}

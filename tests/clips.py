@@ -43,7 +43,7 @@ def make(path, codec="libx264", size=(64, 48), frames=10, rate=25, form="yuv420p
 
 
 def turned_copy(path, target) -> None:
-    """Copy the video of a file with the note of a phone that it is to be shown turned by 90 degrees."""
+    """Copy the video of a file with metadata as of a phone, to be shown turned by 90 degrees."""
     av = pytest.importorskip("av")
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])

@@ -6,17 +6,17 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-_M_PERTURB = -6  # glibc: fill what malloc hands out, also to kernels
+_M_PERTURB = -6  # glibc: fill memory from malloc, also in kernels
 _BYTE = 0x7F  # floats become huge, whole numbers too
 
-_LEFT_OUT = pytest.StashKey[dict[str, int]]()  # tests that the quick run does without, by file
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()  # how many tests the quick run leaves out, by file
 
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run everything: without it some minutes' worth of it")
 
 
-@pytest.hookimpl(trylast=True)  # of what -k and -m leave
+@pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: item.get_closest_marker("full") is None)  # the longest first: processes end together
     if config.getoption("full") or any("::" in asked for asked in config.args):
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left_out)
     by_file = dict(Counter(item.path.name for item in left_out))
     config.stash[_LEFT_OUT] = by_file
-    if hasattr(config, "workeroutput"):  # of pytest-xdist: the process that reports collects nothing itself
+    if hasattr(config, "workeroutput"):  # with pytest-xdist, the process that reports does not collect tests
         config.workeroutput["left_out"] = by_file
 
 
@@ -96,10 +96,7 @@ def in_doubles():
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """Called with a module, makes arrays of `on_device.put` be for it what arrays on a GPU are: not to be mixed with others.
-
-    The ops that the module uses compute in main memory, and give such arrays back.
-    """
+    """Return a function that gives a module `on_device.put`, whose arrays cannot be mixed with others, as on a GPU."""
     from device_arrays import Namespace, OnDevice
 
     def through(op):

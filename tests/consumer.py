@@ -1,6 +1,7 @@
-"""What a user's program does with the package, for type checkers: test_types.py asks for no error, and runs it too.
+"""A user's program, for type checkers: test_types.py checks that they report no error, and runs it.
 
-A line with `type: ignore` is a mistake that a checker must find: `mypy --strict` complains about those it does not need.
+A line with `type: ignore` is a mistake that a checker must find: `mypy --strict` reports comments that it does not
+need.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def denoised(video: Array) -> Array:
-    """Return a video that is the mean of the places found: arrays of NumPy all the way."""
+    """Return a video that is the mean of the places found, with NumPy arrays only."""
     scores, offsets = shiftsearch.search(video, video, window=3, patch=3, topk=4, metric="l2", border="reflect")
     weights: Array = np.exp(-scores)
     refined, places = shiftsearch.refine(video, video, offsets, window=1)
@@ -31,7 +32,7 @@ def denoised(video: Array) -> Array:
 
 
 def patches(video: Array, offsets: Array) -> Array:
-    """Return the sums of patches that are taken apart and put back."""
+    """Return patches that are gathered and added back."""
     found: Array = shiftsearch.gather(video, offsets, patch=2)
     sums, coverage = shiftsearch.fold(found, offsets, size=(video.shape[-4], video.shape[-2], video.shape[-1]))
     assert coverage.shape[-2:] == sums.shape[-2:]
@@ -42,7 +43,7 @@ def patches(video: Array, offsets: Array) -> Array:
 
 
 def moved(here: Array, there: Array) -> tuple[Array, Array]:
-    """Return what one frame finds in another."""
+    """Return the places of one frame in another."""
     return shiftsearch.match(here, there, window=3, topk=1)
 
 
@@ -57,7 +58,7 @@ def motion(forward: Array, backward: Array) -> Array:
 
 
 def learned(video: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a network that follows a layer, whose gradients are finite: tensors all the way."""
+    """Return the loss of a layer and a network, whose gradients are finite, with tensors only."""
     scores, offsets = shiftsearch.search(video, video, window=3, topk=2, subpixel=True)
     mean: torch.Tensor = shiftsearch.aggregate(video, torch.softmax(-scores, -1), offsets)
     layer = shiftsearch.nn.ShiftedAttention(video.shape[-3], window=3, topk=2)

@@ -1,4 +1,4 @@
-"""NumPy arrays that behave as those of a GPU do in one respect: they refuse to meet arrays in main memory.
+"""NumPy arrays that, like those of a GPU, cannot be mixed with arrays in main memory.
 
 The emulated CUDA backend computes with them, so that an op which mixes the two fails here and not first on a GPU.
 """
@@ -20,7 +20,7 @@ class OnDevice(np.ndarray):
         return _marked(function(*_plain(arguments), **{name: _plain(value) for name, value in options.items()}))
 
     def get(self):
-        """The same in main memory."""
+        """Return the same array in main memory."""
         return self.view(np.ndarray)
 
 

@@ -24,14 +24,14 @@ _ALLOCATOR = 128  # where its functions begin, behind a name and a version
 
 
 def unavailable() -> str | None:
-    """Why there are no guard pages here."""
+    """Return the reason why there are no guard pages here, or None."""
     if not sys.platform.startswith("linux"):
         return "guard pages need Linux"
     return None if shutil.which("cc") or shutil.which("gcc") else "guard pages need a C compiler"
 
 
 def install(end: str) -> None:
-    """Puts guard pages around all arrays from now on, of all threads; arrays touch the one at their `end`."""
+    """Put guard pages around all new arrays of all threads; arrays touch the one at their `end`."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "pages.so"
         compiler = shutil.which("cc") or shutil.which("gcc")
@@ -47,9 +47,7 @@ def install(end: str) -> None:
 
 
 def tighten() -> None:
-    """Makes mistakes show: memory without the room that aligning it takes, as vectors may begin anywhere, and threads
-    for calls that are too small for them.
-    """
+    """Make mistakes visible: memory without the room that alignment takes, and threads for small calls, too."""
     from shiftsearch.backends.cpu import margin, memory, pool, whole_places
     from shiftsearch.video.denoise import spectra
 
@@ -70,7 +68,7 @@ def main(what: str, end: str, first: str = "0", last: str = "0") -> None:
 
     def run(case, precision: str, seed: int) -> None:
         print(f"{case.name}, {precision}", flush=True)
-        os.environ["SHIFTSEARCH_NUM_THREADS"] = "13"[seed // 2 % 2]  # three that are kept busy by little, too
+        os.environ["SHIFTSEARCH_NUM_THREADS"] = "13"[seed // 2 % 2]  # three threads for small calls, too
         rng, on = np.random.default_rng(seed), Run("cpu", precision)
         arrays = {
             name: shuffled(rng, array) if seed % 2 else array.copy() for name, array in case.arrays(on.dtype).items()

@@ -1,6 +1,6 @@
-"""Interrupts calls that would take from minutes to hours, and says what came of each.
+"""Interrupts calls that would take minutes to hours, and prints what happened.
 
-They are made on little first, which compiles what they need.
+Each is first made on small arrays, which compiles its kernels.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def interrupt(call) -> str:
 
 
 def _arrays(found) -> list:
-    """The arrays that a call gives, or several."""
+    """Return the arrays that one or several calls returned."""
     return [found] if isinstance(found, np.ndarray) else [array for part in found for array in _arrays(part)]
 
 

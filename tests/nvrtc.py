@@ -1,4 +1,4 @@
-"""CUDA's compiler without a GPU: it compiles kernels, and tells what they cost on each architecture.
+"""CUDA's compiler without a GPU: it compiles kernels for each architecture, and their costs are read from the binaries.
 
 NVRTC comes from the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12 (or nvidia-cuda-nvrtc and
 nvidia-cuda-runtime for CUDA 13), is called by ctypes, and makes the very binary that CuPy would load.
@@ -32,7 +32,7 @@ DTYPES = {  # of the values, as SS_SCALAR and SS_ACC spell them
 }
 # What CuPy adds to ours, besides folders of headers: test_device.py compares.
 OPTIONS = (*device.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
-LINES = "-lineinfo"  # one more, which changes no instruction: from which line each was compiled
+LINES = "-lineinfo"  # adds the source line of each instruction, and changes none
 
 _WHEELS = (  # folders below site-packages/nvidia: the library, the headers
     ("cuda_nvrtc/lib/libnvrtc.so.12", "cuda_runtime/include"),
@@ -232,7 +232,7 @@ def _records(binary: bytes, info: _Section):
 def resident_blocks(registers: int, threads: int, shared: int) -> int:
     """Return how many blocks one multiprocessor runs at a time, from the resources of compute capability 9.0."""
     warps = -(-threads // 32)
-    registers_of_warp = -(-registers * 32 // 256) * 256  # they are given out 256 at a time
+    registers_of_warp = -(-registers * 32 // 256) * 256  # they are allocated 256 at a time
     warps_in_registers = 4 * (65536 // 4 // registers_of_warp)  # four quarters, and a warp lives in one
     return min(32, 64 // warps, warps_in_registers // warps, 228 * 1024 // (shared + _RESERVED))
 
@@ -312,7 +312,7 @@ def _print_table(names: list[str]) -> None:
 
 
 def _timed(text: str, name: str) -> tuple[Cost, float]:
-    """Return what a kernel costs, and the seconds that compiling it takes, which tell only on an idle machine."""
+    """Return the costs of a kernel and the seconds of compiling it, which are meaningful only on an idle machine."""
     start = time.monotonic()
     return compile(text, 90, (name,))[name], time.monotonic() - start
 

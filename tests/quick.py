@@ -1,4 +1,4 @@
-"""The quick run: a choice among the parameters of each test that still shows every one of their values.
+"""The quick run: a choice of the parameters of each test that still has each of their values at least once.
 
 The choice is computed, so that an option or a case that is added is in the quick run without being listed here.
 A case of the table shows its op with every option, and it must do so on each backend; each op runs in each dtype of a backend.
@@ -16,9 +16,9 @@ from cases import Case
 
 
 def facts(parameters: dict[str, object], options_on: Collection[str] | None = None) -> set[Hashable]:
-    """Return what a test shows with these parameters; each value is told from others by its identity.
+    """Return what a test covers with these parameters; values are compared by identity.
 
-    `options_on` names the backends on which the test shall show every option, None for all. On others it shows the op.
+    `options_on` names the backends on which the test must cover every option, None for all. On others it covers the op.
     """
     run, case = (parameters.get(name) for name in ("run", "case"))
     where = run.backend if isinstance(run, Run) else id(parameters.get("backend"))
@@ -31,7 +31,7 @@ def facts(parameters: dict[str, object], options_on: Collection[str] | None = No
 
 @cache
 def options(case: Case) -> set[tuple[str, str, Hashable]]:
-    """Return (op, option, value) of everything that a case chooses; its name and its size choose nothing."""
+    """Return (op, option, value) of all options of a case; its name and size are none."""
     chosen = {f.name: getattr(case, f.name) for f in fields(case) if f.name not in ("name", "size", "options")}
     chosen |= {f"option {f.name}": getattr(case.spec, f.name) for f in fields(case.spec)}
     return {(case.op.name, name, kind(value)) for name, value in chosen.items()}
@@ -45,7 +45,7 @@ def kind(value: object) -> str:
 
 
 def cover(shown: Sequence[set[Hashable]]) -> list[int]:
-    """Return places in `shown` that together show everything: always the one that adds most, the first of equal ones."""
+    """Return indices into `shown` that together cover everything: each time the first of those that add most."""
     missing, chosen = set().union(*shown), []
     waiting = [(-len(each), place) for place, each in enumerate(shown)]
     heapify(waiting)

@@ -25,14 +25,14 @@ _COORDINATES = ("zero", "whole", "quarters", "smooth", "smooth", "wild", "far", 
 
 
 def random_case(seed: int) -> Case:
-    """A case with options that fit each other, of a size that takes a moment."""
+    """Return a case with options that fit each other, and of a size that does not take long."""
     rng = np.random.default_rng(seed)
     while True:
         case = _case(rng, seed)
         try:
             case.op.bind(case.spec, {name: array.shape for name, array in case.arrays(np.float32).items()})
             return case
-        except ShiftsearchError:  # more to keep than there are candidates, and so on
+        except ShiftsearchError:  # such as a topk above the number of candidates
             continue
 
 
@@ -97,7 +97,7 @@ def _search_options(one_of, rarely) -> dict:
 
 
 def shuffled(rng, array: np.ndarray) -> np.ndarray:
-    """The same values, laid out in memory as some user might."""
+    """Return the same values with a random layout in memory."""
     order = list(rng.permutation(array.ndim))
     copy = np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
     if rng.integers(2):
@@ -108,13 +108,13 @@ def shuffled(rng, array: np.ndarray) -> np.ndarray:
 
 
 def grads_for(rng, outputs: dict) -> dict:
-    """Gradients that arrive at outputs: at those that are no indices."""
+    """Return gradients of the outputs, except of indices."""
     floats = {name: output for name, output in outputs.items() if output.dtype.kind == "f"}
     return {name: rng.standard_normal(output.shape).astype(output.dtype) for name, output in floats.items()}
 
 
 def call_frames(seed: int) -> None:
-    """Denoises or aligns a random clip."""
+    """Denoise or align a random clip."""
     rng = np.random.default_rng(seed)
     frames, height, width, channels = rng.integers(1, 4), *rng.integers(8, 90, 2), rng.choice([1, 3])
     clip = rng.integers(0, 256, (frames, height, width, channels), np.uint8)

@@ -87,7 +87,7 @@ def test_bicubic_is_closer_than_bilinear_and_both_keep_what_is_constant():
 
 @pytest.mark.parametrize("wrong", [0.0, 1.5, 3.0])
 def test_search_under_noise_is_never_below_its_flow(wrong):
-    """Flow that is near the truth is hardly left; flow that is far from it is left nearly everywhere."""
+    """The result stays at flow that is nearly right, and leaves flow that is far off nearly everywhere."""
     here, there = texture(SIZE), texture(SIZE, (2.3, -1.2))
     flow = constant(2.3 + wrong, -1.2 - wrong, SIZE)
     _, offsets = ss.align(noisy(here, seed=1), noisy(there, seed=2), flow, return_offsets=True)

@@ -1,4 +1,4 @@
-"""Kinds of arrays: results are of the kind of the inputs, which are not changed, and kinds are not mixed."""
+"""Array libraries: results belong to the library of the inputs, inputs are not changed, and libraries are not mixed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def video(rng):
 
 
 def every_op(v, flow, weights, offsets):
-    """Results of all public functions of arrays, by name."""
+    """Return the results of all public functions of arrays, by name."""
     options = {"window": 3, "topk": 2}
     patches = ss.gather(v, offsets, patch=3)
     return {
@@ -91,7 +91,7 @@ def test_half_precision_keeps_its_dtype_in_values_and_scores_in_single(rng):
             for i, (result, wanted) in enumerate(zip(results, single[name], strict=True)):
                 scores = name in ("search", "match", "refine", "score") or (name == "fold" and i == 1)
                 assert result.dtype == (wanted.dtype if scores else dtype), name
-                if name != "fold":  # which folds patches that were rounded
+                if name != "fold":  # fold adds patches that have been rounded
                     np.testing.assert_array_equal(result, wanted.astype(result.dtype), err_msg=name)
 
 
@@ -138,7 +138,7 @@ def test_huge_whole_offsets_are_somewhere_in_the_frame(rng):
 
 
 class Elsewhere:
-    """An array that says it is on some device."""
+    """An array that claims to be on some device."""
 
     def __init__(self, kind, index=0):
         self.shape, self.ndim, self.dtype, self._device = SIZE, 5, np.dtype(np.float32), (kind, index)

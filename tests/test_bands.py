@@ -1,4 +1,4 @@
-"""Threads share what is written among them, by bands of rows and parts of clips: nothing is lost or done twice there."""
+"""Threads share the output by bands of rows and parts of clips: at their borders nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEAST = [
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Called with a number: so many threads share even the smallest call, a row at a time if `narrow`."""
+    """Return a function that sets the number of threads, which share even small calls, row by row if `narrow`."""
 
     def share(number: int, narrow: bool = False):
         monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", str(number))
@@ -81,7 +81,7 @@ def test_gradients_and_results_of_many_rows_are_those_of_the_definition(case, th
     outputs, slopes = reference(case, np.float32)
     kept = {n: a.astype(np.float32) if a.dtype == float else a for n, a in outputs.items()}
     for name, found in _ON.forward(case).items():
-        if case.op.name != "search":  # which of two equal candidates is kept, rounding decides
+        if case.op.name != "search":  # rounding decides which of two equal candidates is kept
             close(found, outputs[name], case, name)
     for name, found in _ON.backward(case, kept, loss(case, np.float32)).items():
         close(found, slopes[name], case, f"gradient of {name}")

@@ -1,4 +1,4 @@
-"""What the benchmarks compare with does what it says, and they end well where nothing can be timed."""
+"""The code that benchmarks compare with is right, and benchmarks end without an error where nothing can be timed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_a_baseline_finds_what_search_finds(benchmarks, baseline, patch, rng):
     wanted, places = (array[0] for array in shiftsearch.search(q, k, flow, **options))
     np.testing.assert_array_equal(scores, wanted)
     np.testing.assert_array_equal(shiftsearch.score(q, k, offsets[None], patch=patch)[0], wanted)
-    clear = (np.diff(wanted, axis=-1) > 0).all(-1)  # nothing scores alike
+    clear = (np.diff(wanted, axis=-1) > 0).all(-1)  # no two scores are equal
     np.testing.assert_array_equal(offsets[clear][:, :-1], places[clear][:, :-1])
 
 
 class OnHost:
-    """What stands in for a GPU: it runs what it is to time."""
+    """A stand-in for a GPU, which runs the functions that it should time."""
 
     def __init__(self):
         self.measured = []
@@ -54,7 +54,7 @@ class OnHost:
 
 @pytest.mark.parametrize("patch", [1, 3, 4])
 def test_every_case_of_the_benchmark_is_right(benchmarks, patch):
-    """The very functions that are timed on a GPU, here on the CPU."""
+    """The functions that are timed on a GPU are run on the CPU."""
     gpu_ops, baselines = benchmarks
     baselines.CHUNK = 10_000
     device = OnHost()

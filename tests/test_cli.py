@@ -1,4 +1,4 @@
-"""The command line on real files, as somebody would use it."""
+"""The command line on real files, as users run it."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def samples(path):
     ],
 )
 def test_parts_make_up_the_whole_to_the_bit(tmp_path, arguments, form):
-    """This holds next to a cut, too, and where a part is shorter than the overlap that its results need."""
+    """This holds next to a cut, too, and for parts shorter than the overlap that their results need."""
     source = two_scenes(tmp_path / "a.mkv", form)
     run = [*arguments, str(source), "--codec", "ffv1", "--quiet", "-o"]
     assert main([*run, str(tmp_path / "whole.mkv")]) == 0
@@ -392,7 +392,7 @@ def test_what_was_computed_before_the_end_broke_off_is_kept(tmp_path, capsys, co
     near = 0 if command == "flow" else 9  # the last frames have no neighbours after them
     for one, other in zip(decoded(target)[: made - near], decoded(tmp_path / "whole.mkv"), strict=False):
         np.testing.assert_array_equal(one.to_ndarray(), other.to_ndarray())
-    assert main([*run, "--frames", "50:"]) == 1  # not one of these is there
+    assert main([*run, "--frames", "50:"]) == 1  # none of these frames exists
     assert len(decoded(target)) == made
 
 
@@ -485,7 +485,7 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
     (tmp_path / "b.mkv").write_text("older")
     # the tests themselves may run with the signal ignored
     usual = f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"
-    # an import that is interrupted leaves the module's file to the collector, which is Python's business
+    # an interrupted import leaves its file to Python's garbage collector, which warns
     warnings = ("-W", "error", "-W", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
     command = [sys.executable, *warnings, "-c", f"{usual}; {MAIN}", "align", source, "-o", tmp_path / "b.mkv"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -517,7 +517,7 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.full
 def test_results_that_cannot_be_printed_are_no_traceback(tmp_path):
-    """Neither a reader that leaves early nor a full disk causes one."""
+    """Neither a reader that closes its end early nor a full disk causes one."""
     source = make(tmp_path / "a.mkv", frames=2, audio=None)
     script = f"run() {{ {' '.join(RUN)} compare {source} {source}; }}; run | true; run > /dev/full; echo $?"
     done = subprocess.run(script, shell=True, capture_output=True, text=True)

@@ -48,7 +48,7 @@ class Array:
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """A library `cupy` whose kernels run on this machine; gives the devices that were made current."""
+    """Install a module `cupy` whose kernels run on this machine; return the devices that were made current."""
     entered = []
 
     @contextmanager
@@ -88,7 +88,7 @@ def test_every_op_gives_what_it_gives_in_main_memory(pretend, rng, dtype):
     same([ss.score(gpu, gpu, gpu_offsets)], [ss.score(video, video, offsets)])
     weights = rng.random(here[0].shape).astype(np.float16).astype(dtype)
     gpu_weights = Array(weights)
-    half = 1 if dtype == np.float32 else 0  # what is a half again is rounded once more on the way of the CPU backend
+    half = 1 if dtype == np.float32 else 0  # the CPU backend rounds halves once more
     for op in (ss.aggregate, ss.scatter):
         on_gpu, on_cpu = op(gpu, gpu_weights, gpu_offsets), op(video, weights, offsets)
         np.testing.assert_allclose(
@@ -142,7 +142,7 @@ extern "C" __global__ void fields(double* out, const Mixed m, int between, const
 
 
 def test_structs_are_filled_by_the_names_of_their_fields(tmp_path, monkeypatch):
-    """Whatever lies between the fields: g++ agrees, and so does CUDA's compiler (test_nvrtc.py)."""
+    """With any padding between the fields: g++ agrees here, and CUDA's compiler in test_nvrtc.py."""
     (tmp_path / "fields.cu").write_text(_STRUCTS)
     monkeypatch.setattr(_source, "directory", lambda: tmp_path)
     _source.read.cache_clear()
@@ -186,7 +186,7 @@ class Counting(emulate.Emulator):
 
 
 def test_a_call_is_planned_once_for_its_options_shapes_and_dtypes(rng):
-    """With other arrays a plan gives other results; other shapes and options of the same dtypes have plans of their own."""
+    """A plan is used for other arrays, too; other shapes and options of the same dtypes have separate plans."""
     backend = Cuda(Counting())
     for size, patch in (((1, 1, 2, 5, 6), 1), ((1, 1, 2, 6, 5), 1), ((1, 1, 2, 5, 6), 3), ((1, 1, 2, 5, 6), 1)):
         spec = ss._op.OPS["search"].specify(window=3, radius=0, topk=4, patch=patch)

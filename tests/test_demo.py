@@ -54,7 +54,7 @@ def test_offsets_of_flow_lead_to_the_neighbours():
     flow = np.arange(3 * 2 * 2 * 4 * 5, dtype=np.float32).reshape(3, 2, 2, 4, 5)
     offsets = demo.as_offsets(flow)
     assert offsets.shape == (1, 3, 4, 5, 2, 3)
-    assert offsets[0, 0, 0, 0, :, 0].tolist() == [1, 2]  # the first frame has neighbours ahead only
+    assert offsets[0, 0, 0, 0, :, 0].tolist() == [1, 2]  # the first frame only has later neighbours
     np.testing.assert_array_equal(offsets[0, 2, 3, 4, 1, 1:], flow[2, 1, ::-1, 3, 4])
 
 

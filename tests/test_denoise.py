@@ -13,7 +13,7 @@ from shiftsearch import ShiftsearchError
 from shiftsearch.video.denoise import bands, groups, passes, qualities, shrink
 
 QUALITIES = tuple(qualities.PASSES)
-SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes its time
+SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes long
 
 
 @functools.cache
@@ -118,7 +118,7 @@ def one_pass(shrink, **options):
 
 
 def test_a_patch_may_span_frames(monkeypatch):
-    """Each span is averaged over its two frames. A frame is in one span or two; a frame in no span stays as it is."""
+    """Each span is averaged over its two frames. A frame is in one span or two; a frame in none is left unchanged."""
 
     def flattened(xp, noisy, guide, sigma):
         spans = noisy.reshape(*noisy.shape[:2], 2, -1)
@@ -143,7 +143,7 @@ def test_what_two_kinds_of_groups_give_is_added_up(monkeypatch):
 
 
 def test_weights_do_not_depend_on_the_size_of_patches():
-    """Where nothing stands out, the mean of 10 patches is a tenth of the noise at each pixel."""
+    """If no frequency exceeds the threshold, the mean of 10 patches has a tenth of the noise's variance."""
     for pixels in (4, 16, 64, 256):
         flat = np.ones((1, 10, pixels), np.float32)
         estimate, weight = qualities._BAYES(np, flat, flat, 0.1)
@@ -282,7 +282,7 @@ def test_what_is_constant_stays(quality, value, sigma):
 def test_alpha_stays():
     clip = example(3)
     alpha = np.arange(clip[..., 0].size).astype(np.uint8).reshape(*clip.shape[:3], 1)
-    alpha[1:] = alpha[0]  # what changes from frame to frame would be a new scene
+    alpha[1:] = alpha[0]  # alpha that changes from frame to frame would begin a new scene
     found = ss.denoise(np.concatenate([clip, alpha], -1), 25, flow=None)
     np.testing.assert_array_equal(found[..., 3:], alpha)
     np.testing.assert_array_equal(found[..., :3], ss.denoise(clip, 25, flow=None))

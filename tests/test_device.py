@@ -43,7 +43,7 @@ class CompileFailure(Exception):
 
 
 class FakeFunction:
-    """What RawModule.get_function gives."""
+    """The result of RawModule.get_function."""
 
     def __init__(self, cupy, name: str):
         self.cupy, self.name = cupy, name
@@ -54,7 +54,7 @@ class FakeFunction:
 
 
 class FakeCupy(SimpleNamespace):
-    """As much of CuPy as a launch needs. `fails` names the step that raises and what it raises."""
+    """The parts of CuPy that a launch needs. `fails` names the step that raises, and the error."""
 
     def __init__(self, fails: dict[str, Exception] | None = None, versions=(13020, 13020)):
         self.current, self.compiled, self.launches, self.functions = 0, [], [], []
@@ -105,7 +105,7 @@ class FakeCupy(SimpleNamespace):
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A folder of sources that stands for cuda_src."""
+    """Return a folder of sources to be used instead of cuda_src."""
     (tmp_path / TWICE.file).write_text(SOURCE)
     monkeypatch.setattr(_source, "directory", lambda: tmp_path)
     _source.read.cache_clear()
@@ -115,7 +115,7 @@ def source(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pretend(monkeypatch, source):
-    """Puts a stand-in for CuPy in its place and gives it back."""
+    """Replace CuPy by a stand-in and return it."""
 
     def put(fails=None, **options):
         cupy = FakeCupy(fails, **options)
@@ -336,7 +336,7 @@ def test_binaries_on_disk_survive_damage_and_several_processes(cupy, tmp_path):
 
 
 def test_cupy_compiles_as_the_check_does(cupy, monkeypatch):
-    """Up to the loading of a binary: CuPy's options, CuPy's headers, and its errors in our words."""
+    """CuPy's options, its headers, and our messages for its errors, up to the loading of a binary."""
     nvrtc = pytest.importorskip("nvrtc")
     compiler, loaded, seen = cupy.cuda.compiler, [], []
     compile_program = compiler._NVRTCProgram.compile

@@ -1,4 +1,4 @@
-"""`shiftsearch doctor` says what is there, and notices what is wrong."""
+"""`shiftsearch doctor` prints what is installed, and notices wrong results."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_compiler_that_is_missing_is_said(monkeypatch):
 
 
 class _Devices:
-    """What the doctor asks CuPy about devices."""
+    """CuPy's functions about devices that the doctor calls."""
 
     @property
     def runtime(self):

@@ -1,4 +1,4 @@
-"""The emulator finds the bugs that it is there for, and raises no false alarm. Other files test the kernels with it."""
+"""The emulator finds the kinds of bugs that it is made for, and raises no false alarm."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_what_does_not_compile(kernel, message):
 
 
 def test_huge_arrays(tmp_path):
-    """An array that has no copy may have more bytes than this machine has memory, and indices too large for an int."""
+    """An array that is not copied may be larger than memory, with indices that are too large for an int."""
     kernel = """extern "C" __global__ void read(const unsigned char* x, int* y, int width) {
         *y = x[(WIDE)(width - 1) * width + width - 1]; }"""
     x, y = np.memmap(tmp_path / "zeros", np.uint8, "w+", shape=2**32), np.full(1, -1, np.int32)  # none are on the disk

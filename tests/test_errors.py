@@ -256,7 +256,7 @@ _TABLE = [
     (lambda: ss.coverage(5), "coverage: size is 5, expected (height, width)"),
     (lambda: ss.upsample_flow(FLOW, 5), "upsample_flow: size is 5, expected (height, width)"),
     (lambda: ss.upsample_flow(FLOW, (5, 1.5)), "upsample_flow: width is 1.5, expected a whole number"),
-    # more than fits in memory, said at once
+    # more than fits in memory, which is an error at once
     (lambda: ss.coverage((2**31 - 1,) * 2), "coverage: the result of shape (2147483647, 2147483647) takes"),
     (
         lambda: ss.coverage((2**31 - 1, 2**20), stride=2**31 - 1),
@@ -307,7 +307,7 @@ def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
     ],
 )
 def test_what_looks_like_a_call_that_was_right_is_still_an_error(right, wrong):
-    """Calls are checked once: those that equal each other as keys, or differ in their arrays alone, are not one call."""
+    """Checked calls are cached: those equal as keys, or different only in arrays, must still be told apart."""
     right()
     for _ in range(2):
         with pytest.raises(ShiftsearchError, match="expected"):
@@ -358,7 +358,7 @@ _OTHERS = "chain_flow", "upsample_flow", "neighbours", "coverage"
 
 
 def _good_call(rng):
-    """A random call that is right, most of the time: (name, arrays, options)."""
+    """Return a random call that is mostly right: (name, arrays, options)."""
     dtype = _pick(rng, (np.float32, np.float32, np.float64))
     G, radius = int(rng.integers(1, 3)), int(rng.integers(0, 2))
     B, T, F, H, W, K = (int(n) for n in rng.integers(1, (3, 3, 3, 6, 6, 4)))
@@ -431,7 +431,7 @@ def _good_call(rng):
 
 
 def _spoil(rng, arrays, options):
-    """One thing about a call, made strange; not always wrong."""
+    """Change one thing about a call, which may make it wrong."""
     name = _pick(rng, [*arrays, *options])
     where = arrays if name in arrays else options
     array = where[name]
@@ -465,7 +465,7 @@ def _spoil(rng, arrays, options):
 
 
 def _ordinary(arrays) -> bool:
-    """Whether results are finite numbers that can be compared."""
+    """Return whether results are finite numbers that can be compared."""
     kept = [a for value in arrays.values() for a in (value if isinstance(value, tuple) else (value,))]
     return all(
         np.abs(a).max(initial=0) < 1e6 and np.isfinite(a).all() for a in kept if isinstance(a, np.ndarray) and a.size
@@ -476,7 +476,7 @@ def _same(name, found, expected, dtype):
     found, expected = (r if isinstance(r, tuple) else (r,) for r in (found, expected))
     assert [f.shape for f in found] == [e.shape for e in expected]
     if len(found) == 2 and name != "fold":
-        same = (found[1] == expected[1]).all(-1)  # kept offsets: others may score the same but for rounding
+        same = (found[1] == expected[1]).all(-1)  # kept offsets: others may have the same score but for rounding
         assert np.count_nonzero(~same) <= 1 + 0.02 * same.size
         found, expected = (np.where(same, found[0], 0),), (np.where(same, expected[0], 0),)
     for f, e in zip(found, expected, strict=True):

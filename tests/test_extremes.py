@@ -1,4 +1,4 @@
-"""Calls that are allowed and extreme: values that are not numbers, parameters at their limits, memory that runs out."""
+"""Extreme calls that are allowed: infinite values and NaN, parameters at their limits, memory that runs out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE = {"nan": np.nan, "inf": np.inf, "huge": 3e38}
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 @pytest.mark.parametrize("fraction", [0, 0.25])
 def test_a_pixel_that_is_not_a_number_reaches_those_who_read_it(backend, border, fraction):
-    """Neighbours of weight 0 do not reach it either, and with a border of zeros nothing outside does."""
+    """Pixels of weight 0 do not reach a result, and with a border of zeros neither do pixels outside the frame."""
     v = np.ones((1, 1, 1, 5, 6))
     v[0, 0, 0, 2, 3] = v[0, 0, 0, 0, 0] = np.nan
     offsets = np.full((1, 1, 1, 5, 6, 1, 3), [0, 0, fraction])
@@ -58,7 +58,7 @@ def test_pairs_with_a_member_outside_hold_nothing_even_beside_a_nan(backend):
 
 @pytest.mark.parametrize("value", NONE.values(), ids=NONE)
 def test_nothing_warns_of_values(value, rng, monkeypatch):
-    """Neither backend: what is not finite in, is not finite out, or counts as no motion."""
+    """On either backend: values that are not finite give such results, or count as no motion."""
     v, flow = rng.standard_normal((2, 3, 2, 5, 6)).astype(np.float32)
     v[1, 0, 2, 3] = flow[0, 1, 2, 2] = flow[2, 0, 0, 0] = value
     coordinates = np.zeros((1, 3, 5, 6, 2, 3), np.float32)
@@ -123,7 +123,7 @@ def test_parameters_at_their_limits_are_right(options, rng):
     q, k = rng.integers(-3, 4, (2, 1, 3, 2, 4, 5)).astype(float)
     scores, offsets = ss.search(q, k, **options)
     expected = SEARCH.forward(definition, SEARCH.specify(**options), q=q, k=k)
-    if options.get("step") != 1e-6:  # whose samples are between pixels
+    if options.get("step") != 1e-6:  # samples of other steps lie on pixels
         np.testing.assert_array_equal(offsets, expected["offsets"])
     np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-4)
 

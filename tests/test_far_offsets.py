@@ -1,4 +1,4 @@
-"""Offsets of any dtype mean the same place, however far they lead."""
+"""Offsets of any dtype lead to the same places, however far away."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _case(op, border, dtype="int64", far=_FAR) -> Far:
 
 
 def _wanted(case: Far):
-    """What the definition makes of floats: outputs, the gradients that arrive there, and those of the inputs."""
+    """Return, for float offsets, the outputs of the definition, random gradients there, and those of the inputs."""
     arrays = {name: array.astype(float) for name, array in case.arrays(np.float64).items()}
     outputs = case.op.forward(definition, case.spec, **arrays)
     rng = np.random.default_rng(1)
@@ -60,7 +60,7 @@ def _compare(case, found, wanted):
 
 
 def _public(case: Far, arrays: dict, kind=lambda array: array):
-    """As a user calls it, with the gradients of the values."""
+    """Return the results of the public function, with the gradients of the values."""
     outputs, grads, _ = _wanted(case)
     arrays = {name: kind(array) for name, array in arrays.items()}
     found = _arrays.forward(case.op, case.spec, arrays)
@@ -114,7 +114,7 @@ def test_every_dtype_that_holds_a_number_means_it(op, border, far, dtypes):
 
 @pytest.mark.parametrize("op", ["score", "aggregate", "scatter", "gather", "fold"])
 def test_far_places_are_mirrored_exactly(op):
-    """As whole numbers without end say, as far as float64 is exact."""
+    """Compare with Python's integers, as far as float64 is exact."""
     case = _case(op, "reflect", far=(2**31 - 1, -(2**31), 2**40 + 1, -(2**51)))
     arrays = case.arrays(np.float64)
     queries = np.indices(arrays["offsets"].shape[2:5])[:, None, None, ..., None]

@@ -1,4 +1,4 @@
-"""Files of any origin: only named files are opened, what belongs to frames is kept or reported, and nothing is left behind."""
+"""Files of any origin: only named files are opened, data of frames is kept or reported, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_no_address_is_opened_even_if_the_format_is_named(tmp_path, kind, addres
 def test_a_percent_sign_means_a_number_only_where_there_is_one(tmp_path):
     with io.write(tmp_path / "50%.png", rate=25) as out:
         out.write(np.full((8, 8), 50, np.uint8))
-    os.rename(tmp_path / "50%.png", tmp_path / "a%03d.png")  # a file of this very name
+    os.rename(tmp_path / "50%.png", tmp_path / "a%03d.png")  # a file whose name is the pattern
     with io.write(tmp_path / "a002.png", rate=25) as out:
         out.write(np.full((8, 8), 2, np.uint8))
     assert frames_of(tmp_path / "a%03d.png").max() == 50
@@ -191,7 +191,7 @@ def test_only_folders_of_this_machine_and_user_are_removed(tmp_path, monkeypatch
     prefix, elsewhere = files._prefix(), tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / f"{prefix}link").write_text("kept")
-    (tmp_path / f"{prefix}link").symlink_to(elsewhere)  # a link may lead to a folder of somebody else
+    (tmp_path / f"{prefix}link").symlink_to(elsewhere)  # a link may lead to another user's folder
     (tmp_path / f"{prefix}empty").mkdir()  # killed before there was a lock
     (tmp_path / f"{prefix}full").mkdir()  # from a system without locks
     (tmp_path / f"{prefix}full" / "x").write_text("kept")
@@ -305,7 +305,7 @@ def test_frames_of_a_broken_file_are_kept_as_far_as_they_are_whole(tmp_path, nam
     assert f"is broken after {out.count} frames" in clip.broken
     assert 5 < out.count < 40
     np.testing.assert_array_equal(frames_of(tmp_path / "b.mkv"), frames_of(source)[: out.count])
-    with av.open(str(tmp_path / "b.mkv")) as found:  # the sound ends with the pictures
+    with av.open(str(tmp_path / "b.mkv")) as found:  # sound and pictures end together
         last = max(packet.pts * packet.time_base for packet in found.demux(audio=0) if packet.pts is not None)
     assert last <= Fraction(out.count, 25)
     with pytest.raises(ShiftsearchError, match="is broken after"):
@@ -330,7 +330,7 @@ def test_frames_of_a_broken_file_are_kept_as_far_as_they_are_whole(tmp_path, nam
     ],
 )
 def test_the_shape_of_pixels_is_kept_or_told(tmp_path, name, codec, form):
-    """Here the file notes the shape, and the codec does not."""
+    """Here the file stores the shape, and the codec does not."""
     source = make(tmp_path / "a.mov", "prores_ks", form="yuv422p10le", audio=None, sample_aspect_ratio=Fraction(16, 11))
     with av.open(str(source)) as found:
         assert not found.streams.video[0].codec_context.sample_aspect_ratio
@@ -418,7 +418,7 @@ def test_chapters_are_kept_or_told(tmp_path, name, kept):
 
 def test_what_comes_with_frames_and_pyav_does_not_know_does_not_matter(tmp_path):
     data = make(tmp_path / "a.jpg", "mjpeg", frames=1, form="yuvj420p", audio=None).read_bytes()
-    notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"  # as of every camera
+    notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"  # as every camera writes
     (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (2 + len(notes)).to_bytes(2, "big") + notes + data[2:])
     np.testing.assert_array_equal(frames_of(tmp_path / "b.jpg"), frames_of(tmp_path / "a.jpg"))
 

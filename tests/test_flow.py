@@ -1,4 +1,4 @@
-"""Flow: all methods follow one convention, and a check says in words what breaks it."""
+"""Flow: all methods follow one convention, and a check describes violations of it."""
 
 from __future__ import annotations
 

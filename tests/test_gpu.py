@@ -11,7 +11,7 @@ import shiftsearch as ss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=str(NO_GPU))]
 
-# Holds its stream up until the host says so, or for some seconds, and copies then.
+# Waits until the host sets a flag, or for some seconds, and then copies.
 _LATE = r"""
 extern "C" __global__ void late(const volatile int* released, int* seen, const float* from, float* to, int n) {
     const long long start = clock64();
@@ -33,7 +33,7 @@ def video(rng):
 
 
 def _results(video):
-    """Of any library: several ops behind one another."""
+    """Return the results of several ops, one after another, for arrays of any library."""
     scores, offsets = ss.search(video, video, window=5, patch=3, topk=6)
     weights = scores * 0 + 1
     return scores, offsets, ss.aggregate(video, weights, offsets, patch=3), ss.scatter(video, weights, offsets)
@@ -56,7 +56,7 @@ def test_any_strides(cupy, video):
 
 
 def test_the_current_stream_is_followed_and_nobody_waits(cupy, video):
-    """The values arrive late on a stream of its own. Whoever waited for it would not see the kernel released."""
+    """The values arrive late on another stream. If a call waited for it, the kernel there would never be released."""
     import cupyx
 
     late = cupy.RawKernel(_LATE, "late")
@@ -88,7 +88,7 @@ _PLAIN, _FRACTION = ("score", "aggregate", "scatter", "stack", "chain_flow"), ("
 
 @pytest.mark.parametrize("name", [*(f"{op}: plain" for op in _PLAIN), *(f"{op}: fraction" for op in _FRACTION)])
 def test_forward_and_backward_are_captured_in_a_graph(cupy, name):
-    """Nothing of them waits for the device. Launched again, the graph computes with what the arrays then hold."""
+    """No call waits for the device. When launched again, the graph uses the new contents of the arrays."""
     case, backend = next(case for case in CASES if case.name == name), _gpu()
     arrays = {name: cupy.asarray(array) for name, array in case.arrays(np.float32).items()}
 
@@ -142,7 +142,7 @@ def test_tensors_on_their_stream(video):
 
 
 def test_bags_of_the_best_in_shared_and_in_global_memory(cupy, video):
-    """For the first a block needs more than the 48 KB that it has unasked."""
+    """In shared memory a block needs more than the 48 KB that it has by default."""
     double = np.repeat(np.repeat(video, 2, 2), 2, 3).astype(np.float64)
     for topk in (200, 700):
         options = {"window": 17, "patch": 9, "topk": topk, "stride": 5}

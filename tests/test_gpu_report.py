@@ -1,4 +1,4 @@
-"""Pictures and tables of what was measured on a GPU, from a few rows."""
+"""Pictures and tables of results from a GPU, made of a few rows."""
 
 from __future__ import annotations
 

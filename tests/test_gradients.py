@@ -79,7 +79,7 @@ CASES = [
 
 
 def losses(case: Case, outputs):
-    """Random weights of all outputs that a user gets and that are no whole numbers."""
+    """Return random weights of all outputs that a user gets, except of integers."""
     rng, seen = np.random.default_rng(2), outputs.keys() - case.op.hidden
     return {n: rng.standard_normal(out.shape) for n, out in outputs.items() if n in seen and out.dtype.kind == "f"}
 
@@ -96,7 +96,7 @@ def test_gradients_are_finite_differences(case, backend):
         if array.dtype.kind == "f":
             direction = rng.standard_normal(array.shape)
             if name == "offsets":
-                direction[..., 0] = 0  # frames do not move
+                direction[..., 0] = 0  # frames are whole numbers
             moved = ({**inputs, name: array + s * STEP * direction} for s in (1, -1))
             steps[name] = direction, *(op.forward(backend, spec, **given) for given in moved)
     weights = losses(case, outputs)
@@ -119,7 +119,7 @@ def test_gradients_are_finite_differences(case, backend):
 
 
 def _counted(outputs, others):
-    """Which kept candidates a loss may depend on: not those outside, and none of which a step makes another one."""
+    """Return which kept candidates a loss may depend on: none outside, and none that a small step may replace."""
     same = [(np.abs(other["offsets"] - outputs["offsets"]) < 100 * STEP).all(-1) for other in others]
     kept = np.all(same, 0)
     assert kept.mean() > 0.99
@@ -129,7 +129,7 @@ def _counted(outputs, others):
 @BACKENDS
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 def test_kept_offsets_follow_the_flow_that_led_there(backend, border):
-    """With one candidate per frame nothing else can be kept: offsets move with the flow, mirrored where it was mirrored."""
+    """With one candidate per frame no other can be kept: offsets move with the flow, mirrored where it is mirrored."""
     case = row("search: ", SMALL, flow="wild", subpixel=True, window=1, topk=1, per_frame=True, border=border)
     inputs, move = case.arrays(np.float64), 2**-10
     outputs = case.op.forward(backend, case.spec, **inputs)
@@ -211,7 +211,7 @@ def test_whole_offsets_have_no_gradient(backend, op):
 
 @BACKENDS
 def test_slope_at_whole_places_is_towards_the_next_pixel(backend):
-    """In the last column that is the mirror image of the one before: 16 - 25 for x**2."""
+    """In the last column the next pixel is a mirror image: 16 - 25 for x**2."""
     case = row("aggregate: ", (1, 1, 1, 1, 6), kept=1, offsets="zero")
     inputs = {
         "v": np.arange(6.0).reshape(1, 1, 1, 1, 6) ** 2,

@@ -1,4 +1,4 @@
-"""The CPU backend touches nothing beside its arrays. No sanitizer sees code that is compiled at run time; pages do."""
+"""The CPU backend reads and writes nothing outside its arrays: guard pages check code that no sanitizer does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ops mean: laws they obey, small examples by hand, and a second search written straight from the words."""
+"""Laws that the ops obey, small examples by hand, and a second search written from its documentation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_search_is_what_its_words_say(window, patch, radius, dtype, rng):
 
 
 def test_a_window_at_the_border_slides_inward():
-    """Row 0 of 7 with a window of 3 looks at rows 0..2, row 6 at 4..6; an even window reaches one further down."""
+    """Row 0 of 7 with a window of 3 is searched in rows 0..2, row 6 in 4..6; an even window reaches further down."""
     k = np.zeros((1, 1, 7, 1))
 
     def rows(y, window, **options):
@@ -136,7 +136,7 @@ def test_constant_flow_chains_to_its_multiple():
 
 
 def test_chained_flow_follows_the_trajectory(rng):
-    """Whole flow inside the frame: jump from pixel to pixel."""
+    """With integer flow inside the frame, a trajectory goes from pixel to pixel."""
     forward, backward = rng.integers(-1, 2, (2, 3, 2, 9, 9)).astype(float)
     flow = ss.chain_flow(forward, backward, radius=1)
     for y, x in product(range(2, 7), repeat=2):
@@ -296,7 +296,7 @@ def test_match_is_a_search_of_one_frame(rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("window", "topk"), [(1, 1), (3, 1), (3, 4), (4, 9), (4, 16), (5, 1), (5, 5), (6, 2), (7, 1)])
 def test_a_match_of_many_pairs_is_that_of_each(window, topk, dtype, heads, rng):
-    """With ties, and with what is no number: both must rank the same, by vector code or not."""
+    """With ties and NaN: both must rank alike, by vector code or not."""
     q, k = rng.integers(0, 2, (2, 3, 2, 12, 17)).astype(dtype)
     k[0, 0, 5, 5], k[2] = np.nan, np.inf
     flow = rng.integers(-2, 3, (3, heads, 2, 6, 9)).astype(dtype)
@@ -364,7 +364,7 @@ def test_all_candidates_come_in_slot_row_column_order(rng):
 @pytest.mark.parametrize("metric", ["l2", "dot"])
 @pytest.mark.parametrize("options", [{}, {"patch": 3}, {"window": 4}, {"subpixel": True}, {"border": "zeros"}], ids=str)
 def test_equal_candidates_come_in_the_order_of_the_window(metric, options):
-    """In a constant image all places are alike, but for a border of zeros, which they are far from here."""
+    """In a constant image all places are alike, except near a border of zeros."""
     q = np.full((3, 2, 11, 12), 0.5, np.float32)
     options = {"window": 3, **options}
     whole = ss.search(q, q, topk=None, metric=metric, **options)
@@ -469,7 +469,7 @@ def test_refine_around_nothing_is_a_search_of_the_own_frame(rng):
 @pytest.mark.parametrize("offsets", ["whole", "fractional", "far"])
 @pytest.mark.parametrize(("patch", "stride"), [(1, 1), (3, 1), (4, 2), (3, 3), (2, 4), (7, 5)])
 def test_aggregate_divides_unity(offsets, patch, stride, rng):
-    """Weights that sum to 1 leave a constant video as it is, wherever they come from; uncovered pixels are 0."""
+    """Weights that sum to 1 do not change a constant video, wherever offsets lead; uncovered pixels are 0."""
     h, w = (9 - 1) // stride + 1, (11 - 1) // stride + 1
     places = rng.uniform(-4, 4, (1, 3, h, w, 5, 3)) * (100 if offsets == "far" else 1)
     places = places.astype(np.int32) if offsets == "whole" else places

@@ -38,7 +38,7 @@ _HERE = Path(__file__).parent
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on this system")
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_call_that_would_take_hours_can_be_interrupted(threads):
-    """The process ends, too: nothing is left that leaving Python would wait for."""
+    """The process ends, too: no thread is left that Python would wait for."""
     environment = {**os.environ, "SHIFTSEARCH_NUM_THREADS": threads}
     done = subprocess.run(
         [sys.executable, "interrupted.py"], cwd=_HERE, env=environment, capture_output=True, text=True, timeout=300
@@ -74,12 +74,12 @@ def test_a_call_can_be_interrupted_while_it_compiles(tmp_path):
 
 
 _SCRATCH = {"scratch"}
-_SHORT = {"windows_of_flow", "windows_of_seeds"}  # which are given some thousand windows a call
+_SHORT = {"windows_of_flow", "windows_of_seeds"}  # which do at most some thousand windows a call
 
 
 @pytest.mark.full
 def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
-    """All that the table of cases needs: each call is made twice, first with stop set."""
+    """All kernels of the table of cases: each launch is made twice, first with stop set."""
     search = import_module("shiftsearch.backends.cpu.search")  # cpu.search is the primitive
     modules, called = (chain, margin, places, search, visit, whole_patches, whole_places), set()
     kernels = {
@@ -113,7 +113,7 @@ def test_a_kernel_that_is_told_to_stop_writes_nothing(monkeypatch):
 
 
 def _arrays(argument) -> list[np.ndarray]:
-    """The arrays of an argument of a kernel, those of its records, too."""
+    """Return the arrays in an argument of a kernel, also those in its records."""
     if isinstance(argument, tuple):
         return [array for part in argument for array in _arrays(part)]
     return [argument] if isinstance(argument, np.ndarray) else []

@@ -1,4 +1,4 @@
-"""Video files: frames are read and written unchanged, with all that belongs to them, and as a whole or not at all."""
+"""Video files: frames are read and written unchanged with all their data, and files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_span_after_the_end_is_an_error(tmp_path):
 
 
 def test_upright(tmp_path):
-    """In a film of a phone the frames lie on their side, and the file says so."""
+    """A phone stores frames that lie on their side, with metadata that says so."""
     make(tmp_path / "a.mp4", audio=None)
     turned_copy(tmp_path / "a.mp4", tmp_path / "turned.mp4")
     (angle,) = {frame.rotation for frame in decoded(tmp_path / "turned.mp4")}
@@ -144,7 +144,7 @@ def test_codec_rate_times_and_sound_are_kept(tmp_path, name, codec, audio):
     assert [b for _, b in before["audio"][0][1]] == [b for _, b in after["audio"][0][1]]  # bit for bit
     start = [min(frame.time for frame in decoded(path)) for path in (source, tmp_path / f"out-{name}")]
     sound = [found["audio"][0][1][0][0] for found in (before, after)]
-    assert sound[0] - start[0] == pytest.approx(sound[1] - start[1], abs=0.05)  # as far apart as before
+    assert sound[0] - start[0] == pytest.approx(sound[1] - start[1], abs=0.05)  # the delay is unchanged
     times = [[f.time for f in decoded(path)] for path in (source, tmp_path / f"out-{name}")]
     np.testing.assert_allclose(np.diff(times[0]), np.diff(times[1]), atol=2e-3)
     assert [f.format.name for f in decoded(tmp_path / f"out-{name}")] == [form] * 10
@@ -171,7 +171,7 @@ def test_a_span_takes_its_sound_along(tmp_path):
 
 @pytest.mark.parametrize("ending", ["y4m", "ts", "mpg", "mov", "ogv", "mxf", "3gp", "flv", "webm", "wmv", "vob"])
 def test_a_codec_that_the_file_cannot_hold_is_replaced_by_one_that_it_can(tmp_path, ending):
-    """Some writers of FFmpeg take any codec, and would make a file that nobody can read."""
+    """Some of FFmpeg's writers take any codec, and would make a file that no player can read."""
     for name, codec, form in (
         ("a.webm", "libvpx-vp9", "yuv420p"),
         ("b.mkv", "ffv1", "yuv422p10le"),

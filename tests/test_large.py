@@ -1,6 +1,6 @@
 """Large windows and patches, many kept candidates, and arrays of more than 2**31 elements.
 
-All values are small whole numbers, so that sums are exact and even candidates that score alike have one order.
+All values are small whole numbers, so that sums are exact and even the order of equal candidates is known.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_a_large_video(run):
 
 # --- more than 2**31 elements -----------------------------------------------------------------------
 class _Untouched:
-    """NumPy whose new arrays are zeros, and take memory only where something is written."""
+    """NumPy whose new arrays are zeros that take memory only where they are written."""
 
     def __getattr__(self, name):
         return getattr(np, name)
@@ -200,7 +200,7 @@ def test_more_candidates_than_32_bits_count(huge):
 
 @pytest.mark.emulated
 def test_more_channels_than_32_bits_count_go_to_their_places(huge):
-    """`scatter`, whose list of pixels would take memory if there were as many."""
+    """Of `scatter` only indices are checked: its list of pixels would take too much memory."""
     backend, video, places = huge
     q, k, offsets = (
         video(1, 2**31 // 1600 + 999, 40, 40),

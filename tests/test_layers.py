@@ -1,4 +1,4 @@
-"""How the package is put together: imports point one way, names are as promised, the wheel has everything."""
+"""The structure of the package: imports point one way, public names and parameters are right, the wheel is complete."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def rank(module: str) -> int:
 
 
 def imports(path: Path, top_only=False) -> set[str]:
-    """Full names of the modules that a file imports, but for types alone; with `top_only` when it is imported."""
+    """Return the modules that a file imports, except for types; with `top_only` only those at import time."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     parents = [node for node in nodes if _for_types(node)]
     if top_only:
@@ -214,7 +214,7 @@ def test_every_public_function_has_its_signature_here_or_is_an_op():
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 def test_an_op_is_public_and_its_parameters_are_its_arrays_and_its_options(op):
-    """Arrays as the op orders them, but for those that may be missing, which are last."""
+    """Arrays in the order of the op, except that optional ones come last."""
     assert getattr(ss, op.name) is op.function
     parameters = inspect.signature(op.function).parameters
     arrays = {n: p.default for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}

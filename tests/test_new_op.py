@@ -5,8 +5,8 @@ Five files have what is new: the op and its public function (`shiftsearch/ops/ha
 launch of it (`shiftsearch/backends/cuda/halve.py`). One file gets an entry, `shiftsearch/__init__.py`: the public name. An op of
 primitives that exist is one file and that entry.
 
-Here they are put into a copy of the package. There the tests of all ops find `halve` without an edit of theirs, and
-tests/new_op/checks.py has what is asked of it beside.
+Here they are copied into a copy of the package, where the tests of all ops find `halve` unedited. More tests of it are
+in tests/new_op/checks.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TESTS = ["new_op/checks.py", "test_ops.py", "test_gradients.py", "test_layers.p
 
 @pytest.fixture
 def home(tmp_path):
-    """A folder with the package and the sources of its kernels, and those of `halve`."""
+    """Return a folder with the package, the sources of its kernels, and the files of `halve`."""
     there = {"shiftsearch": Path(shiftsearch.__file__).parent, "cuda_src": _source.directory()}
     for name, folder in there.items():
         shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cuda_src"))

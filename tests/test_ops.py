@@ -1,4 +1,4 @@
-"""Every op on every case and every backend: what the definition says, forward and backward."""
+"""Every op equals its definition on every case and every backend, forward and backward."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_OFFSETS = [case for case in CASES if case.op.outputs.keys() >= {"scores", "
 
 
 def each(cases):
-    """One process runs all that is asked of a case: it then needs the definition's answer once."""
+    """Parametrize by cases; one process runs all tests of a case, so that its reference is computed once."""
     return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=_together(c)) for c in cases])
 
 
@@ -54,7 +54,7 @@ def _shown_in_other_dtypes(cases: list[Case]) -> set[tuple[Case, str]]:
     return rounded | {pairs[place] for place in cover(shown)}
 
 
-_TIES = 0.02  # of the kept candidates may be others that score the same but for rounding
+_TIES = 0.02  # share of kept candidates that may be replaced by others of the same score but for rounding
 
 
 def tolerance(dtype, terms: int, reference) -> float:
@@ -72,7 +72,7 @@ def terms(case: Case) -> int:
 
 
 def close(found, expected, case, what, dtype=None, times=1):
-    """To the precision of what was found: sums of halves are floats, and only what is a video again is a half."""
+    """Compare to the precision of the dtype found: sums of halves are float32, and only videos are halves."""
     assert found.shape == expected.shape, what
     if found.dtype.kind == "i":
         np.testing.assert_array_equal(found, expected, what)
@@ -82,7 +82,7 @@ def close(found, expected, case, what, dtype=None, times=1):
 
 
 def inputs(case: Case, dtype) -> dict:
-    """For the definition: what `dtype` makes of the values, in float64."""
+    """Return inputs for the definition: the values rounded to `dtype`, in float64."""
     arrays = case.arrays(dtype if np.dtype(dtype).itemsize == 2 else np.float64)
     return {name: array if array.dtype.kind == "i" else array.astype(float) for name, array in arrays.items()}
 
@@ -100,7 +100,7 @@ def gradients(case: Case, dtype) -> dict:
 
 
 def reference(case: Case, dtype):
-    """Halves pose a problem of their own; singles and doubles have the same."""
+    """Return the outputs of the definition: one for half precision, one for single and double."""
     dtype = np.dtype(dtype) if np.dtype(dtype).itemsize == 2 else np.dtype(np.float64)
     return expected(case, dtype), gradients(case, dtype)
 
@@ -156,7 +156,7 @@ def test_kept_candidates_are_those_of_the_definition(case, run: Run):
 
 
 def _scores_at(case: Case, dtype, offsets):
-    """What the definition scores at `offsets`."""
+    """Return the scores of the definition at `offsets`."""
     q, k = (inputs(case, dtype)[name] for name in "qk")
     p = case.spec.patches()
     if case.op.name == "match":
@@ -170,7 +170,7 @@ def _scores_at(case: Case, dtype, offsets):
 @pytest.mark.options_on("cpu")
 @on_each_backend([c for c in CASES if c.values != "nan"])
 def test_gradients_are_those_of_the_definition(case, run: Run):
-    """Both at the outputs of the definition, so that it does not matter which of two equal candidates was kept."""
+    """Both take the outputs of the definition, so that it does not matter which of two equal candidates was kept."""
     wanted, slopes = reference(case, run.dtype)
     outputs = {
         name: output.astype(_dtype_of(case, name, run.dtype)) if output.dtype == np.float64 else output
@@ -179,7 +179,7 @@ def test_gradients_are_those_of_the_definition(case, run: Run):
     found = run.backward(case, outputs, loss(case, run.dtype))
     assert found.keys() == slopes.keys()
     for name, grad in found.items():
-        # on the way lies a gradient divided by the coverage, which is a video in the dtype of the values
+        # between the two, a gradient divided by the coverage is rounded to the dtype of the values
         dtype = run.dtype if case.op.name in ("aggregate", "stack", "fold", "attend") else None
         times = wanted["sums"].size if name == "scales" else 1
         close(grad, slopes[name], case, f"gradient of {name}", dtype, times)

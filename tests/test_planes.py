@@ -1,4 +1,4 @@
-"""Samples of files: they change only where a command changes them, and each plane is treated as what it is."""
+"""Samples of files: they change only where a command changes them, and each plane is processed as it is stored."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_commands_that_do_nothing_keep_all_samples_however_they_lie(tmp_path, fo
 
 
 def test_the_commands_meet_frames_of_one_scene_in_these_files(tmp_path):
-    """Otherwise the commands would have nothing to do, and the tests above could not fail."""
+    """Otherwise the commands would do nothing, and the tests above could not fail."""
     source = make(tmp_path / "a.mkv", "yuv420p")
     with io.read(source) as clip:
         assert list(shiftsearch.scene_cuts(planes[0] for planes in clip.planes())) == []
@@ -205,7 +205,7 @@ def test_a_file_of_another_kind_gets_the_same_colours(tmp_path):
     drawn = any_samples("yuv444p10le", (38, 26), 0.1, 0.9)
     source = make(tmp_path / "a.mkv", "yuv444p10le", drawn, matrix=1, range_=1)
     form, other = Form.of(10, 1, 1, 1, False), Form.of(10, 1, 1, 6, False)
-    with io.read(source) as clip, io.write(tmp_path / "b.avi", clip) as out:  # which notes no matrix
+    with io.read(source) as clip, io.write(tmp_path / "b.avi", clip) as out:  # AVI stores no matrix
         for planes in clip.planes():
             out.write(planes)
     for before, after in zip(drawn, all_samples(tmp_path / "b.avi"), strict=True):
@@ -238,7 +238,7 @@ def test_planes_are_written_like_those_of_a_clip_only(tmp_path):
 
 def test_who_writes_into_planes_does_not_change_the_next_frames(tmp_path):
     """Decoders keep frames to predict others, so the planes must be copies."""
-    drawn = any_samples("yuv420p", (256, 64)) * 12  # of a width that decoders do not pad, more than they hold
+    drawn = any_samples("yuv420p", (256, 64)) * 12  # more frames than decoders hold, of a width that they do not pad
     source = make(tmp_path / "a.mp4", "yuv420p", drawn, size=(256, 64), codec="libx264")
     with io.read(source) as clip:
         expected = [[plane.copy() for plane in planes] for planes in clip.planes()]

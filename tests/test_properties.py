@@ -1,4 +1,4 @@
-"""Laws that hold for all sizes, options and memory layouts, drawn by hypothesis."""
+"""Laws that hold for all sizes, options and memory layouts, which hypothesis draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EMULATED = pytest.param(
 
 @pytest.fixture(params=["cpu", _EMULATED], autouse=True)
 def _backend(request, monkeypatch):
-    """What computes arrays in main memory: the CPU backend, or the emulated CUDA kernels in its place."""
+    """Return the backend for arrays in main memory: the CPU backend, or the emulated CUDA kernels instead."""
     if request.param == "emulated":
         emulated = Cuda(emulate.Emulator(seed=1))
         monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_search_is_its_definition(search, dtype, seed, whole, followed):
         and options["window"] == 1
         and options["radius"] == 0
     ):
-        return  # one candidate, and that is left out
+        return  # the only candidate is left out
     scores, offsets = ss.search(q, k, flow, **options)
     native = {"q": q, "k": k} | ({} if flow is None else {"flow": flow[:, None]})
     expected = SEARCH.forward(definition, SEARCH.specify(**options), **native)
@@ -161,7 +161,7 @@ def _check_kept(scores, offsets, options, H, W):
 
 
 def layouts(array):
-    """The same numbers, differently in memory."""
+    """Draw a layout in memory for the same numbers."""
     reverse = (slice(None, None, -1),) * array.ndim
     spaced = np.zeros([2 * n for n in array.shape], array.dtype)[(slice(None, None, 2),) * array.ndim]
     spaced[...] = array

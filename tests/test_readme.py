@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING say is true."""
+"""Statements of README and CONTRIBUTING are true."""
 
 import importlib.util
 import re

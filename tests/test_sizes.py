@@ -1,4 +1,4 @@
-"""Sizes that users have: hundreds of rows, large after small in one process, many threads."""
+"""Usual sizes: hundreds of rows, large after small in one process, many threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ for frames, height, width in {sizes}:
 
 
 def _run(text: str) -> None:
-    """In a process of its own, as what is tested here may end one, and small must come before large."""
+    """Run in a separate process, as an error may end it, and small must come before large."""
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", text], capture_output=True, text=True, timeout=600
     )
@@ -45,7 +45,7 @@ def test_a_search_of_any_size_stays_in_its_memory(sizes):
 
 
 def _mixed(seed: int) -> list:
-    """Results of several ops, at a size of its own."""
+    """Return the results of several ops at one of several sizes."""
     rng = np.random.default_rng(seed)
     height, width, channels = *rng.integers(9, 200, 2), int(rng.choice([3, 4, 16]))
     video, flow = rng.random((3, channels, height, width), np.float32), rng.random((3, 2, 2, height, width), np.float32)

@@ -9,7 +9,7 @@ from shiftsearch import ShiftsearchError, _source
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of sources that stands for cuda_src."""
+    """Return a folder of sources to be used instead of cuda_src."""
     monkeypatch.setattr(_source, "directory", lambda: tmp_path)
     _source.read.cache_clear()
     yield tmp_path
@@ -32,7 +32,7 @@ def _functions(text: str) -> list[str]:
 
 
 def test_functions_and_lines_are_short_and_files_say_what_they_are():
-    """Also: what only a GPU understands, inline PTX, would be in one file."""
+    """Also, inline PTX, which only a GPU understands, is in one file at most."""
     for path in _source.directory().iterdir():
         text = path.read_text(encoding="utf-8")
         assert text.startswith("// "), path.name
@@ -64,7 +64,7 @@ _INTRINSIC = re.compile(r"__d(add|mul|div)_rn\(")
 
 
 def _plain_arithmetic(text: str) -> list[str]:
-    """Lines of functions about positions in which a double is an operand of + - * /."""
+    """Return lines of functions about positions in which a double is an operand of + - * /."""
     found = []
     for block in re.split(_END, re.sub(r"//.*", "", text), flags=re.M):
         name = _FUNCTION.search(block)
@@ -106,7 +106,7 @@ def test_positions_are_added_and_multiplied_one_by_one(path):
 
 
 def test_what_all_lanes_read_is_left_before_it_is_used_again():
-    """Lanes find their own entries where they wrote them, by the order in which a buffer is filled: no run shows a race."""
+    """Each lane reads its own entries because of the order in which a buffer is filled, so no run shows this race."""
     _, *again = _source.read("search.cu").split("topk.start(buffer);")[:-1]
     assert len(again) == 1
     assert again[0].rstrip().endswith("__syncwarp();")

@@ -24,13 +24,13 @@ _ANNOUNCED = "shiftsearch: compiling its CPU kernels for this machine, which tak
 
 @pytest.fixture
 def several_threads(monkeypatch):
-    """Also for arrays that one thread would do alone."""
+    """Use several threads, also for arrays that are too small for them."""
     monkeypatch.setattr(pool, "_SMALL", 0)
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
 
 
 def results(seed=0):
-    """A bit of everything."""
+    """Return results of several ops."""
     rng = np.random.default_rng(seed)
     q, k = rng.standard_normal((2, 2, 3, 4, 11, 13), np.float32)
     flow = rng.standard_normal((2, 3, 2, 2, 11, 13), np.float32)
@@ -105,7 +105,7 @@ def _from_child(context, seed):
 def test_a_forked_child_computes_what_its_parent_does():
     expected, context = [results(seed) for seed in range(2)], multiprocessing.get_context("fork")
     assert same(_from_child(context, 0), expected[0])
-    with ThreadPoolExecutor(2) as loaders:  # as a data loader's workers do, while the parent goes on
+    with ThreadPoolExecutor(2) as loaders:  # like the workers of a data loader, while the parent continues
         children = loaders.map(lambda seed: _from_child(context, seed), range(2))
         assert same(results(0), expected[0])
         assert all(map(same, children, expected))
@@ -141,7 +141,7 @@ def finished(process):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A cache that one process has filled, and what that process said."""
+    """Return a cache that one process has filled, and its output."""
     folder = tmp_path_factory.mktemp("kernels")
     return folder, finished(program(folder))
 
@@ -161,13 +161,13 @@ def test_a_damaged_cache_does_not_matter(cache):
     for damages in ((_flipped, _flipped), (lambda content: b"nonsense", lambda content: content[: len(content) // 2])):
         for number, (file, content) in enumerate(whole.items()):
             file.write_bytes(damages[number % 2](content))
-        assert finished(program(folder)) == _ANNOUNCED  # compiled anew, rather than run as it is
+        assert finished(program(folder)) == _ANNOUNCED  # compiled again, and not run
         assert {file: file.read_bytes() for file in whole}.keys() == whole.keys()
     assert finished(program(folder)) == ""
 
 
 def _flipped(content: bytes) -> bytes:
-    """One bit, somewhere in the machine code."""
+    """Flip one bit of the machine code."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
 
@@ -204,7 +204,7 @@ def test_a_process_killed_while_it_compiles_does_not_matter(tmp_path):
     process = program(tmp_path)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if any(file.is_file() for file in tmp_path.rglob("*")):  # it has begun to write
+        if any(file.is_file() for file in tmp_path.rglob("*")):  # the process has begun to write
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

@@ -107,7 +107,7 @@ each_op = pytest.mark.parametrize(
 
 
 def loss(call, tensors):
-    """A number that every output has a part in."""
+    """Return a number that depends on every output."""
     random = torch.Generator().manual_seed(7)
     floats = [out for out in call(tensors) if out.is_floating_point()]
     return sum((out * torch.randn(out.shape, generator=random, dtype=torch.float64).to(out)).sum() for out in floats)
@@ -151,7 +151,7 @@ def test_gradients_of_many_vectors_at_once_are_those_of_each(call):
 
 @pytest.mark.full
 def test_gradients_flow_through_offsets_that_were_found():
-    """From the average of what was found to the flow that led there."""
+    """From the average of the places found to the flow that led there."""
     tensors = CALLS["search"].tensors(height=3, width=4)
 
     def function(q, k, flow):
@@ -247,7 +247,7 @@ def test_without_gradients_nothing_is_recorded():
 # --- torch.func ---------------------------------------------------------------------------------------
 @each_call
 def test_transforms_of_functions_give_the_same(call):
-    """Gradients, an axis that is mapped over, and gradients of each sample."""
+    """Gradients, vmap over an axis, and per-sample gradients."""
     tensors = call.tensors()
     expected, grads = call(tensors), gradients(call, tensors)
     single = {name: tensor.detach() for name, tensor in tensors.items()}
@@ -270,7 +270,7 @@ def test_transforms_of_functions_give_the_same(call):
 
 
 def _mapped(call):
-    """A function of tensors, and which axis of each is mapped over: the first of none, unless there is no other."""
+    """Return a function of tensors and the axis of each that is mapped over: the first one only if there is no other."""
     tensors = call.tensors()
 
     def function(*given):
@@ -283,7 +283,7 @@ def _mapped(call):
 
 @each_call
 def test_any_axis_of_any_of_the_inputs_is_mapped_over(call):
-    """At once, in turn with another one, and with the gradients of it."""
+    """Alone, nested in another vmap, and with gradients."""
     function, axes, given = _mapped(call)
 
     def each(*given):
@@ -350,7 +350,7 @@ def test_derivatives_in_forward_mode_are_refused(name):
 
 # --- torch.library, torch.compile, torch.export -----------------------------------------------------
 def _operator_arguments(call, monkeypatch, **sizes):
-    """What a public function hands to its operator, and then to the operator of its gradient."""
+    """Return the arguments of a public function's operator, and of the operator of its gradient."""
     from shiftsearch import _torch
 
     tensors, seen = call.tensors(**sizes), []
@@ -368,7 +368,7 @@ def test_operators_pass_the_checks_of_torch(name, monkeypatch):
 
 
 def _backward_arguments(name, operator, arguments):
-    """What the operator of its gradient is called with after that, for gradients of everything that are all the same."""
+    """Return the arguments of the operator of the gradient, for a constant gradient of every output."""
     from shiftsearch._op import OPS
 
     op = OPS[name]
@@ -431,7 +431,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @each_op
 def test_shapes_and_strides_are_known_before(name, layout, width, monkeypatch):
-    """Of outputs and gradients: what a compiler goes by, which never sees the numbers."""
+    """For outputs and gradients: a compiler knows only these, and not the numbers."""
 
     def without_memory(x):
         here = isinstance(x, torch.Tensor)
@@ -448,7 +448,7 @@ def test_shapes_and_strides_are_known_before(name, layout, width, monkeypatch):
 
 
 class Counted:
-    """A compiler that counts what it is asked for, and runs it by AOT autograd."""
+    """A compiler that counts its calls and runs graphs by AOT autograd."""
 
     def __init__(self):
         self.count = 0
@@ -569,7 +569,7 @@ assert torch.equal(compiled(video)[1], shiftsearch.search(video, video, window=3
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @each_op
 def test_gradients_of_halves_are_halves_near_those_of_singles(name, dtype):
-    """Both at the offsets that were found in half precision."""
+    """Both use the offsets that were found in half precision."""
     call = CALLS[{"search": "score", "match": "score", "refine": "score"}.get(name, name)]
     tensors = call.tensors(dtype)
     singles = {key: tensor.detach().float().requires_grad_() for key, tensor in tensors.items()}
@@ -596,7 +596,7 @@ def test_under_autocast_values_are_halves_and_scores_singles():
 
 @pytest.mark.parametrize("name", ["aggregate", "stack", "scatter", "fold"])
 def test_under_autocast_weights_stay_singles(name):
-    """Which halves would round: outputs, and the gradients of everything, are those of weights as they are."""
+    """Half precision would round weights: outputs and all gradients are those of unrounded ones."""
     call = CALLS[name]
     tensors = call.tensors(torch.float32)
     rounded = {key: x.detach().bfloat16() if key in ("v", "patches") else x.detach() for key, x in tensors.items()}
@@ -698,7 +698,7 @@ def test_errors_are_ours_and_name_the_op():
 @pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
 @each_op
 def test_tensors_on_the_kernels_give_the_numbers_of_the_cpu(name, monkeypatch):
-    """Outputs and gradients: the whole path but the launch on a GPU."""
+    """Outputs and gradients, by the whole path except the launch on a GPU."""
     call = CALLS[name]
     tensors = call.tensors()
     expected, grads = call(tensors), gradients(call, tensors)
@@ -720,7 +720,7 @@ def test_tensors_on_the_kernels_give_the_numbers_of_the_cpu(name, monkeypatch):
 
 # --- on a GPU ---------------------------------------------------------------------------------------
 def test_a_call_is_on_the_device_and_stream_of_its_tensors_in_memory_of_torch(monkeypatch):
-    """The order of it, with stand-ins for CuPy and for torch's CUDA."""
+    """The order of calls, with stand-ins for CuPy and for torch's CUDA."""
     done = []
 
     @contextmanager
@@ -781,7 +781,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(call):
 
 @on_gpu
 def test_work_waits_for_the_current_stream_and_nothing_else():
-    """Inputs are written late on a side stream: a read on another stream would find what was there before."""
+    """Inputs are written late on a side stream: a read on another stream would find the old values."""
     call, side = CALLS["search"], torch.cuda.Stream()
     expected = call(call.tensors(height=64, width=64))
     source = call.tensors(device="cuda", height=64, width=64)

@@ -1,4 +1,4 @@
-"""Type checkers find no error in the package, none in a program that uses it, and types on what is public."""
+"""Type checkers find no error in the package, none in a program that uses it, and types on all that is public."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_package_has_no_type_error():
 
 @pytest.mark.full
 def test_a_program_that_uses_the_package_has_no_type_error(tmp_path):
-    """In the checker's strict mode. The package is what the program imports: what is wrong in it is for another test."""
+    """In the checker's strict mode. Errors within the package are left to the test above."""
     pytest.importorskip("torch")
     command = ["--strict", "--follow-imports=silent", str(TESTS / "consumer.py")]
     done = check("mypy", *command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)})

@@ -1,4 +1,4 @@
-"""The VapourSynth functions agree with those of arrays in every format: with VapourSynth, and with a stand-in."""
+"""The VapourSynth functions agree with those for arrays in every format, with VapourSynth and with a stand-in."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_planes_that_are_not_asked_for_stay(make):
 
 
 def test_without_motion_a_still_clip_stays_to_the_bit(make):
-    """Repeating colours and averaging them again changes nothing."""
+    """Colours that are repeated and averaged again are unchanged."""
     clip = make("YUV420P10", 1)
     found = taken(Align(clip, 0, sigma=0))
     for a, b in zip(found[0], taken(clip)[0], strict=True):

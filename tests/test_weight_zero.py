@@ -1,4 +1,4 @@
-"""What has weight 0 is not there: every op, forward and backward, on values that are not finite beside weights of 0."""
+"""Values of weight 0 are not read: every op, forward and backward, with infinite values and NaN at weights of 0."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ODD = [np.nan, np.inf, -np.inf]
 
 
 def _sprinkled(rng, array, kinds, share=0.06):
-    """Some of the numbers are one of `kinds`."""
+    """Return the array with some numbers replaced by `kinds`."""
     return np.where(rng.random(array.shape) < share, rng.choice(kinds, array.shape), array).astype(array.dtype)
 
 
@@ -44,7 +44,7 @@ class Sprinkled(Case):
         return found
 
     def grads(self, outputs, dtype):
-        """What arrives at the outputs: 0 where no loss depends on them, and not always finite."""
+        """Return gradients of the outputs: some are 0, and some are not finite."""
         rng, found = np.random.default_rng(1), {}
         for name, output in outputs.items():
             if name != "seed" and (name != "offsets" or self.spec.subpixel):
@@ -92,7 +92,7 @@ ROWS = list(_rows())
 
 
 def _exact(case: Case, dtype):
-    """What the definition makes of the same numbers."""
+    """Return the results of the definition for the same numbers."""
     arrays = {n: a if a.dtype.kind == "i" else a.astype(float) for n, a in case.arrays(dtype).items()}
     outputs = case.op.forward(definition, case.spec, **arrays)
     grads = case.grads(outputs, dtype)
@@ -126,7 +126,7 @@ def _check(case: Case, run: Run):
 # --- the rule itself, without the definition ------------------------------------------------------------
 @dataclass(frozen=True)
 class Strange(Case):
-    """No value is a number, all weights are the same one."""
+    """All values are NaN, and all weights the same number."""
 
     weight: float = 0.0
     away: bool = False  # all places are far outside of the frame
@@ -212,11 +212,11 @@ def test_parts_of_many_rows_follow_it_too(metric, threads, monkeypatch):
 
 @pytest.mark.parametrize("fraction", [(0.5, 0), (0, 0.5)])
 def test_a_search_between_pixels_along_one_axis_does_not_read_beside_it(fraction):
-    """The candidates of every query lie between its pixel and one that is finite, and a NaN is beside both."""
+    """The candidates of every query lie between its pixel and a finite one, and there is NaN beside both."""
     v = np.zeros((1, 1, 4, 4), np.float32)
     k = v.copy()
     beside = k if fraction[1] else k.swapaxes(-1, -2)
-    beside[..., 1::2, :] = np.nan  # every second row or column asks
+    beside[..., 1::2, :] = np.nan  # every second row or column is a query
     offsets = np.zeros((1, 1, 2, 2, 1, 3), np.float32)
     offsets[..., 1:] = fraction
     scores, _ = ss.refine(v, k, offsets, window=1, stride=2, subpixel=True, topk=1)

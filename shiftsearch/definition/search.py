@@ -67,26 +67,12 @@ def _centres(k: Native, spec: Any, p: Native, flow: Native, seeds: Native, batch
 def _search_frame(
     q: Native, k: Native, spec: Any, p: Native, t: int, slots: Any, frame: Native, cy: Native, cx: Native
 ) -> tuple[Native, Native, Native]:
+    """Return the scores, offsets and slots that are kept of the queries of frame t."""
     at = Patches(**{**vars(p), "origin": (t, 0, 0)})
     windows = [_Window(spec, at, k.shape[-2:], *(a[..., s] for a in (frame, cy, cx))) for s in slots]
-    found_at, rank_at, itself_at = [], [], []  # of each candidate
-    for window in windows:
-        for i, j in product(range(spec.window), repeat=2):
-            offset = window.offset(i, j)
-            found = score(q, k, offset[..., None, :], at)[..., 0]
-            if p.metric == "dot":
-                found = -found  # smaller is better from here on
-            here = (offset == 0).all(-1)
-            if spec.skip == "self" and not spec.removes_self:
-                found = np.where(here, np.inf, found)
-            found = np.where(window.outside(i, j) | np.isnan(found), np.inf, found)
-            rank = found + spec.penalty * window.distance(i, j)
-            if spec.anchor == "flow":
-                rank = np.where(window.is_centre(i, j), -np.inf, rank)
-            found_at.append(found)
-            rank_at.append(rank)
-            itself_at.append(here)
-    scores, ranks, itself = (np.stack(values, -1) for values in (found_at, rank_at, itself_at))
+    places = product(windows, range(spec.window), range(spec.window))
+    candidates = [_candidate(q, k, spec, at, *place) for place in places]
+    scores, ranks, itself = (np.stack(values, -1) for values in zip(*candidates, strict=True))
     if spec.anchor == "self":
         ranks = np.where(itself & (np.cumsum(itself, -1) == 1), -np.inf, ranks)
     kept = _kept(ranks, itself, spec, len(slots))
@@ -97,6 +83,24 @@ def _search_frame(
         offsets = np.where((slot == number)[..., None], window.offset(i, j), offsets)
     offsets = offsets if spec.subpixel else offsets.astype(np.int32)
     return -scores if p.metric == "dot" else scores, offsets, np.asarray(slots)[slot]
+
+
+def _candidate(
+    q: Native, k: Native, spec: Any, p: Patches, window: _Window, i: int, j: int
+) -> tuple[Native, Native, Native]:
+    """Return score and rank of candidate (i, j) of each window, smaller is better, and where it is the query itself."""
+    offset = window.offset(i, j)
+    found = score(q, k, offset[..., None, :], p)[..., 0]
+    if p.metric == "dot":
+        found = -found
+    itself = (offset == 0).all(-1)
+    if spec.skip == "self" and not spec.removes_self:
+        found = np.where(itself, np.inf, found)
+    found = np.where(window.outside(i, j) | np.isnan(found), np.inf, found)
+    rank = found + spec.penalty * window.distance(i, j)
+    if spec.anchor == "flow":
+        rank = np.where(window.is_centre(i, j), -np.inf, rank)
+    return found, rank, itself
 
 
 class _Window:

@@ -19,6 +19,7 @@ class AnyArray(Protocol):
 Array = TypeVar("Array", bound=AnyArray)  # the same library and device come back
 
 Method = Literal["dis", "farneback"]
+METHOD: Method = "dis"  # unless the caller chooses another
 Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
 Quality = Literal["fast", "high"]
 Planes = tuple[Any, ...]  # one array for each plane of a frame

@@ -150,8 +150,7 @@ class Function:
     @staticmethod
     def integers(values: Iterable[Count]) -> ir.Constant:
         """Return a vector of 32-bit integers."""
-        values = list(values)
-        return ir.Constant(ir.VectorType(INT32, len(values)), values)
+        return _integers(tuple(values))
 
     def count_from(self, start: ir.Value, n: Count) -> ir.Value:
         """Return the vector start, start + 1, ..., start + n - 1 of 32-bit integers."""
@@ -266,6 +265,12 @@ class Function:
             engine.finalize_object()
         _ENGINES.append(engine)  # owns the code
         return engine.get_function_address(self.function.name)
+
+
+@functools.cache
+def _integers(values: tuple[int, ...]) -> ir.Constant:
+    """Return a vector, always the same one: writing its text for LLVM takes long."""
+    return ir.Constant(ir.VectorType(INT32, len(values)), values)
 
 
 _ENGINES: list = []

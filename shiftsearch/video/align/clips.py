@@ -9,11 +9,11 @@ import numpy as np
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
-from shiftsearch.video.align.spec import AlignOptions, AlignSpec, Flow, Onto, Progress, flow_at, lengths, spec_of
+from shiftsearch.video.align.spec import ONTO, AlignOptions, AlignSpec, Flow, Onto, Progress, flow_at, lengths, spec_of
 from shiftsearch.video.frames import DTYPES
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
-from shiftsearch.video.types import AnyArray, Array
+from shiftsearch.video.types import METHOD, AnyArray, Array
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def align(
     reference: AnyArray,
     frames: Array,
-    flow: Flow = "dis",
+    flow: Flow = METHOD,
     *,
     return_offsets: Literal[False] = False,
     progress: Progress = None,
@@ -33,7 +33,7 @@ def align(
 def align(
     reference: AnyArray,
     frames: Array,
-    flow: Flow = "dis",
+    flow: Flow = METHOD,
     *,
     return_offsets: Literal[True],
     progress: Progress = None,
@@ -43,7 +43,7 @@ def align(
 def align(
     reference: AnyArray,
     frames: Array,
-    flow: Flow = "dis",
+    flow: Flow = METHOD,
     *,
     return_offsets: bool,
     progress: Progress = None,
@@ -54,7 +54,7 @@ def align(
 def align(
     reference: Any,
     frames: Any,
-    flow: Flow = "dis",
+    flow: Flow = METHOD,
     *,
     window: int = AlignSpec.window,
     patch: int = AlignSpec.patch,
@@ -138,8 +138,8 @@ def align(
 @overload
 def align_clip(
     frames: Array,
-    to: Onto | int = "previous",
-    flow: Flow = "dis",
+    to: Onto | int = ONTO,
+    flow: Flow = METHOD,
     *,
     return_offsets: Literal[False] = False,
     progress: Progress = None,
@@ -148,8 +148,8 @@ def align_clip(
 @overload
 def align_clip(
     frames: Array,
-    to: Onto | int = "previous",
-    flow: Flow = "dis",
+    to: Onto | int = ONTO,
+    flow: Flow = METHOD,
     *,
     return_offsets: Literal[True],
     progress: Progress = None,
@@ -158,8 +158,8 @@ def align_clip(
 @overload
 def align_clip(
     frames: Array,
-    to: Onto | int = "previous",
-    flow: Flow = "dis",
+    to: Onto | int = ONTO,
+    flow: Flow = METHOD,
     *,
     return_offsets: bool,
     progress: Progress = None,
@@ -169,8 +169,8 @@ def align_clip(
 
 def align_clip(
     frames: Any,
-    to: Onto | int = "previous",
-    flow: Flow = "dis",
+    to: Onto | int = ONTO,
+    flow: Flow = METHOD,
     *,
     return_offsets: bool = False,
     progress: Progress = None,

@@ -17,6 +17,7 @@ from shiftsearch.video.types import AnyArray, Measure, Method
 
 Flow = Method | AnyArray | Measure | None
 Onto = Literal["previous", "next"]
+ONTO: Onto = "previous"  # unless the caller chooses another
 Progress = Callable[..., Any] | None
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
-from shiftsearch.video.align.spec import AlignOptions, Onto, is_method, spec_of
+from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of
 from shiftsearch.video.frames import coarsened
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import Array, Measure, Method, Planes
+from shiftsearch.video.types import METHOD, Array, Measure, Method, Planes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @overload
 def align_stream(
     frames: Iterable[Array],
-    to: Onto = "previous",
-    flow: Method | Measure | None = "dis",
+    to: Onto = ONTO,
+    flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[False] = False,
     **options: Unpack[AlignOptions],
@@ -30,8 +30,8 @@ def align_stream(
 @overload
 def align_stream(
     frames: Iterable[Array],
-    to: Onto = "previous",
-    flow: Method | Measure | None = "dis",
+    to: Onto = ONTO,
+    flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[True],
     **options: Unpack[AlignOptions],
@@ -39,8 +39,8 @@ def align_stream(
 @overload
 def align_stream(
     frames: Iterable[Array],
-    to: Onto = "previous",
-    flow: Method | Measure | None = "dis",
+    to: Onto = ONTO,
+    flow: Method | Measure | None = METHOD,
     *,
     return_offsets: bool,
     **options: Unpack[AlignOptions],
@@ -49,8 +49,8 @@ def align_stream(
 
 def align_stream(
     frames: Iterable[Any],
-    to: Onto = "previous",
-    flow: Method | Measure | None = "dis",
+    to: Onto = ONTO,
+    flow: Method | Measure | None = METHOD,
     *,
     return_offsets: bool = False,
     **options: Unpack[AlignOptions],
@@ -89,8 +89,8 @@ def align_stream(
 
 def align_planes(
     frames: Iterable[Planes],
-    to: Onto | Planes = "previous",
-    flow: Method | Measure | None = "dis",
+    to: Onto | Planes = ONTO,
+    flow: Method | Measure | None = METHOD,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Planes]:
     """Run `align_stream` on frames whose planes may differ in size, like those of YUV.

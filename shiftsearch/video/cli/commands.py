@@ -6,9 +6,14 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from shiftsearch.video.align.spec import ONTO, AlignSpec
 from shiftsearch.video.cli.compare import compare
 from shiftsearch.video.cli.convert import align, denoise
 from shiftsearch.video.cli.motion import flow
+from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.denoise.spec import DenoiseSpec
+from shiftsearch.video.flow.measure import METHODS
+from shiftsearch.video.types import METHOD
 
 _FORMAT = "FFmpeg's name of the input format (default: detected); required for lists of other files, such as hls"
 
@@ -31,10 +36,12 @@ def _add_align(commands: Any) -> None:
         "shiftsearch align in.mkv -o out.mkv --to next --window 13 --codec ffv1",
         "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
     )
-    to = "move each frame onto the one before, onto the one after, or onto frame N (default previous)"
-    parser.add_argument("--to", default="previous", metavar="previous|next|N", type=_target, help=to)
-    parser.add_argument("--window", type=int, help="side of the window around the flow that is searched (default 9)")
-    parser.add_argument("--patch", type=int, help="side of the patches that are compared (default 3)")
+    to = "move each frame onto the one before, onto the one after, or onto frame N (default %(default)s)"
+    parser.add_argument("--to", default=ONTO, metavar="previous|next|N", type=_target, help=to)
+    window = "side of the window around the flow that is searched (default %(default)s)"
+    parser.add_argument("--window", type=int, default=AlignSpec.window, help=window)
+    patch = "side of the patches that are compared (default %(default)s)"
+    parser.add_argument("--patch", type=int, default=AlignSpec.patch, help=patch)
     _add_method(parser)
     _add_output(parser)
 
@@ -54,8 +61,9 @@ def _add_denoise(commands: Any) -> None:
         "number, or one each as Y,U,V (default: estimated for each plane, and reported)"
     )
     parser.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
-    parser.add_argument("--quality", choices=["fast", "high"], default="fast", help="default fast")
-    parser.add_argument("--radius", type=int, default=2, help="how many frames to use each way (default 2)")
+    parser.add_argument("--quality", choices=[*PASSES], default=DenoiseSpec.quality, help="default %(default)s")
+    radius = "how many frames to use each way (default %(default)s)"
+    parser.add_argument("--radius", type=int, default=DenoiseSpec.radius, help=radius)
     _add_output(parser)
 
 
@@ -110,8 +118,8 @@ def _add_frames(parser: Any) -> None:
 
 
 def _add_method(parser: Any) -> None:
-    choices = ["dis", "farneback", "none"]
-    parser.add_argument("--flow", choices=choices, default="dis", help="optical flow (default dis)")
+    choices = [*METHODS, "none"]
+    parser.add_argument("--flow", choices=choices, default=METHOD, help="optical flow (default %(default)s)")
 
 
 def _add_output(parser: Any) -> None:

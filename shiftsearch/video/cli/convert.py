@@ -24,8 +24,7 @@ from shiftsearch.video.types import Planes
 
 def align(args: Namespace) -> int:
     """Run `shiftsearch align`."""
-    options = {name: getattr(args, name) for name in ("window", "patch") if getattr(args, name) is not None}
-    options["flow"] = None if args.flow == "none" else args.flow
+    options = {"window": args.window, "patch": args.patch, "flow": None if args.flow == "none" else args.flow}
     if isinstance(args.to, str):
         return _convert(args, lambda frames: align_planes(frames, args.to, **options), 1, args.to)
     with opened(args, (args.to, args.to + 1)) as clip:

@@ -13,7 +13,7 @@ from shiftsearch.video.denoise.streams import denoised
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, layout
 from shiftsearch.video.streams import watched
-from shiftsearch.video.types import AnyArray, Array, Measure, Method, Quality, Sigma
+from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Quality, Sigma
 
 _BOTH = "forward", "backward"
 
@@ -24,7 +24,7 @@ def denoise(
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
-    flow: Method | Measure | tuple[AnyArray, AnyArray] | None = "dis",
+    flow: Method | Measure | tuple[AnyArray, AnyArray] | None = METHOD,
     max_memory: int | str = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Array:

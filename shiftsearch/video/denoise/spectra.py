@@ -21,6 +21,7 @@ from shiftsearch.video.denoise.cosines import dct
 
 _SIDE = 8  # of a patch
 _MOST = 17  # patches of a group: code grows with the square of it
+_Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
 def covers(groups: np.ndarray) -> bool:
@@ -97,22 +98,20 @@ def _back(f: simd.Function, values: list[Any]) -> list[Any]:
 def _turned(f: simd.Function, square: list[Any]) -> list[Any]:
     """Return 8 vectors with each patch in them transposed, by interleaving halves three times."""
     n = square[0].type.count
-    index = ir.VectorType(ir.IntType(32), n)
-    picks = [n * (i % 2) + i // _SIDE * _SIDE + i % _SIDE // 2 for i in range(n)]
-    low, high = ir.Constant(index, picks), ir.Constant(index, [i + _SIDE // 2 for i in picks])
+    low = [n * (i % 2) + i // _SIDE * _SIDE + i % _SIDE // 2 for i in range(n)]
+    high = [i + _SIDE // 2 for i in low]
     for _ in range(3):
         pairs = zip(square[: _SIDE // 2], square[_SIDE // 2 :], strict=True)
-        square = [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+        square = [f.shuffle(x, y, half) for x, y in pairs for half in (low, high)]
     return square
 
 
 def _paired(f: simd.Function, vectors: list[Any]) -> list[Any]:
     """Return (first halves, second halves) of each pair of vectors. This function is its own inverse."""
-    picks = [*range(_SIDE), *range(2 * _SIDE, 3 * _SIDE)]
-    index = ir.VectorType(ir.IntType(32), 2 * _SIDE)
-    low, high = ir.Constant(index, picks), ir.Constant(index, [i + _SIDE for i in picks])
+    low = [*range(_SIDE), *range(2 * _SIDE, 3 * _SIDE)]
+    high = [i + _SIDE for i in low]
     pairs = zip(vectors[::2], vectors[1::2], strict=True)
-    return [f.b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+    return [f.shuffle(x, y, half) for x, y in pairs for half in (low, high)]
 
 
 def _loaded(f: simd.Function, memory: Any, at: Any, patches: int) -> list[Any]:
@@ -132,67 +131,83 @@ def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches:
         f.store(vector, memory, f.add(at, i * patches * _SIDE))
 
 
+def _transform_patches(
+    f: simd.Function, n: int, given: Any, begin: Any, out: Any, to: Any, transform: _Transform
+) -> None:
+    """Write `transform` of the n patches of a group, along rows and columns, from given[begin:] to out[to:].
+
+    If two patches are done at once and n is odd, the last pair repeats one patch.
+    """
+    b, pixels = f.b, _SIDE**2
+    at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
+
+    def some(patch: Any) -> None:
+        patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
+        vectors = _turned(f, transform(f, _loaded(f, given, f.add(begin, patch), at_once)))
+        _stored(f, transform(f, vectors), out, f.add(to, patch), at_once)
+
+    f.loop(n, [], some, step=at_once)
+
+
+def _spectrum(f: simd.Function, n: int, scratch: Any, at: Any) -> list[Any]:
+    """Return the transform across the n patches of a group, of a vector of numbers of each, from scratch[at:]."""
+    return _forth(f, [f.load(scratch, f.add(at, i * _SIDE**2)) for i in range(n)])
+
+
+def _thresholded(f: simd.Function, values: list[Any], level: Any, at: Any, total: Any) -> tuple[list[Any], Any]:
+    """Return a spectrum without values that are not above `level`, and `total` plus how many are left."""
+    b, one, nothing = f.b, f.full(1.0), f.zeros()
+    size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
+    mean = b.insert_element(level, f.element(-1.0), simd.INT32(0))  # the mean is always kept
+    for i, value in enumerate(values):
+        limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
+        stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
+        values[i], total = b.select(stands_out, value, nothing), f.plus(total, b.select(stands_out, one, nothing))
+    return values, total
+
+
+def _wiener(f: simd.Function, values: list[Any], guides: list[Any], level: Any, total: Any) -> tuple[list[Any], Any]:
+    """Return a spectrum times the gains that the spectrum of a guide gives, and `total` plus their squares."""
+    for i, value in enumerate(guides):
+        power = f.b.fmul(value, value)
+        gain = f.b.fdiv(power, f.plus(power, level))
+        values[i], total = f.b.fmul(values[i], gain), f.fma(gain, gain, total)
+    return values, total
+
+
+def _weight(f: simd.Function, total: Any, guided: bool) -> Any:
+    """Return the weight of a group: 1 / the sum of the lanes, and of 1 if `guided`."""
+    whole = f.tree(f.b.extract_element(total, simd.INT32(lane)) for lane in range(f.lanes))
+    if guided:
+        whole = f.plus(whole, f.element(1.0))
+    return f.b.fdiv(f.element(1.0), whole)
+
+
 def _build(n: int, guided: bool) -> int:
     """Compile `threshold`, or `wiener` if `guided`: a function of (groups, guide, level, weights, scratch, count)."""
     f = simd.Function("shrink", "float32", "pppppl")
     groups, guide, level, weights, scratch, count = f.arguments
-    b, pixels, lanes = f.b, _SIDE**2, min(f.lanes, _SIDE**2)
-    level, one = f.splat(f.scalar(level, 0)), f.full(1.0)
-    at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
+    pixels, lanes = _SIDE**2, min(f.lanes, _SIDE**2)
+    level = f.splat(f.scalar(level, 0))
 
-    def planes(given: Any, begin: Any, out: Any, to: Any, transform: Callable[..., list[Any]]) -> None:
-        """Write `transform` of all patches, from given[begin:] to out[to:].
-
-        If two patches go at once and n is odd, the last pair repeats one patch.
-        """
-
-        def some(patch: Any) -> None:
-            patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
-            vectors = _turned(f, transform(f, _loaded(f, given, f.add(begin, patch), at_once)))
-            _stored(f, transform(f, vectors), out, f.add(to, patch), at_once)
-
-        f.loop(n, [], some, step=at_once)
-
-    def spectrum(at: Any) -> list[Any]:
-        return _forth(f, [f.load(scratch, f.add(at, i * pixels)) for i in range(n)])
-
-    def kept(at: Any, sum_: Any) -> tuple[list[Any], Any]:
-        values, nothing = spectrum(at), f.zeros()
-        size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
-        mean = b.insert_element(level, f.element(-1.0), ir.IntType(32)(0))  # the mean is always kept
-        for i, value in enumerate(values):
-            limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
-            stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
-            values[i], sum_ = b.select(stands_out, value, nothing), f.plus(sum_, b.select(stands_out, one, nothing))
-        return values, sum_
-
-    def weighed(at: Any, sum_: Any) -> tuple[list[Any], Any]:
-        values, guides = spectrum(at), spectrum(f.add(at, n * pixels))
-        for i, value in enumerate(guides):
-            power = b.fmul(value, value)
-            gain = b.fdiv(power, f.plus(power, level))
-            values[i], sum_ = b.fmul(values[i], gain), f.fma(gain, gain, sum_)
-        return values, sum_
+    def across(at: Any, total: Any) -> list[Any]:
+        values = _spectrum(f, n, scratch, at)
+        if guided:
+            values, total = _wiener(f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, total)
+        else:
+            values, total = _thresholded(f, values, level, at, total)
+        for i, value in enumerate(_back(f, values)):
+            f.store(value, scratch, f.add(at, i * pixels))
+        return [total]
 
     def group(number: Any) -> None:
         begin = f.mul(number, n * pixels)
-        planes(groups, begin, scratch, 0, _forth)
+        _transform_patches(f, n, groups, begin, scratch, 0, _forth)
         if guided:
-            planes(guide, begin, scratch, n * pixels, _forth)
-
-        def across(at: Any, sum_: Any) -> list[Any]:
-            values, sum_ = (weighed if guided else kept)(at, sum_)
-            for i, value in enumerate(_back(f, values)):
-                f.store(value, scratch, f.add(at, i * pixels))
-            return [sum_]
-
-        (sum_,) = f.loop(pixels, [f.zeros()], across, step=lanes)
-        parts = [b.extract_element(sum_, ir.IntType(32)(lane)) for lane in range(f.lanes)]
-        total = f.tree(parts)
-        if guided:
-            total = f.plus(total, f.element(1.0))
-        b.store(b.fdiv(f.element(1.0), total), f._at(weights, number))
-        planes(scratch, 0, groups, begin, _back)
+            _transform_patches(f, n, guide, begin, scratch, n * pixels, _forth)
+        (total,) = f.loop(pixels, [f.zeros()], across, step=lanes)
+        f.b.store(_weight(f, total, guided), f._at(weights, number))
+        _transform_patches(f, n, scratch, 0, groups, begin, _back)
 
     f.loop(count, [], group)
     return f.compile()

@@ -15,7 +15,7 @@ from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, planar
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import Array, Measure, Method, Planes, Quality, Sigma
+from shiftsearch.video.types import METHOD, Array, Measure, Method, Planes, Quality, Sigma
 
 
 def denoise_stream(
@@ -24,7 +24,7 @@ def denoise_stream(
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
-    flow: Method | Measure | None = "dis",
+    flow: Method | Measure | None = METHOD,
     max_memory: int | str = DenoiseSpec.max_memory,
 ) -> Iterator[Array]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
@@ -54,7 +54,7 @@ def denoise_planes(
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
-    flow: Method | Measure | None = "dis",
+    flow: Method | Measure | None = METHOD,
     max_memory: int | str = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
 ) -> Iterator[Planes]:
