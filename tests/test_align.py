@@ -75,7 +75,7 @@ def test_the_fraction_of_the_flow_is_kept():
     assert error(whole, here) > 1
 
 
-def test_bicubic_is_closer_than_bilinear_and_both_keep_what_is_constant():
+def test_bicubic_is_closer_than_bilinear_and_both_keep_constants():
     here, there = texture(SIZE), texture(SIZE, (1.5, 0.5))
     flow = constant(1.5, 0.5, SIZE)
     errors = {i: error(ss.align(here, there, flow, window=1, interp=i), here) for i in ("bilinear", "bicubic")}
@@ -210,7 +210,7 @@ def test_frames_are_not_written_and_results_are_our_own(rng):
     np.testing.assert_array_equal(clip, before)
 
 
-def test_arrays_on_a_device_stay_there(on_device, rng):
+def test_arrays_on_a_device_stay_on_it(on_device, rng):
     clip, motion = rng.random((2, 40, 50, 3)), rng.normal(0, 2, (2, 40, 50))
     expected = [ss.align(clip[0], clip, motion, interp=i, return_offsets=True) for i in ("bicubic", "bilinear")]
     for module in (clips, pair, spec):
@@ -243,7 +243,7 @@ def test_tiles_give_the_same_bits(kind, interp, patch, window, subpixel, rng):
         np.testing.assert_array_equal(a, b)
 
 
-def test_tiles_are_as_small_as_the_memory_asks():
+def test_tiles_are_as_small_as_max_memory_requires():
     flow, frame = np.zeros((2, 480, 640)), Box(0, 480, 0, 640)
     for memory in ("1MB", "8MiB", "64MB"):
         options = spec.spec_of("align", None, max_memory=memory)

@@ -203,7 +203,7 @@ def test_inputs_are_never_changed_and_outputs_are_our_own(rng):
         np.testing.assert_array_equal(array, was)
 
 
-def test_byte_swapped_arrays_are_an_error_that_says_so(video):
+def test_byte_swapped_arrays_are_an_error(video):
     with pytest.raises(ShiftsearchError, match="search: q is >f4, expected one of float16, bfloat16, float32, float64"):
         ss.search(video.astype(">f4"), video.astype(">f4"))
     with pytest.raises(ShiftsearchError, match="aggregate: offsets is >i4"):

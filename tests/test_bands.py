@@ -44,7 +44,7 @@ def _results(case) -> dict:
 
 
 @each(CASES)
-def test_bands_of_one_row_give_what_one_thread_gives(case, threads):
+def test_bands_of_one_row_equal_one_thread(case, threads):
     threads(1)
     wanted = _results(case)
     for number in (2, 5):

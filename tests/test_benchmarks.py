@@ -25,7 +25,7 @@ def benchmarks(monkeypatch):
 
 @pytest.mark.parametrize("patch", [1, 2, 7])
 @pytest.mark.parametrize("baseline", ["MaterialiseAndSort", "UnfoldAndMultiply"])
-def test_a_baseline_finds_what_search_finds(benchmarks, baseline, patch, rng):
+def test_a_baseline_equals_search(benchmarks, baseline, patch, rng):
     gpu, baselines = benchmarks
     q, k = rng.integers(-3, 4, (2, 5, 2, 9, 11)).astype(np.float32)  # sums are exact
     flow = gpu.inside_flow(rng, 5, 9, 11)[0, 0]

@@ -17,7 +17,7 @@ from shiftsearch.video.scenes import with_scenes
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize("overlap", [0, 1, 3])
 @pytest.mark.parametrize("cuts", [(), (1,), (4, 5), (7, 3, 3)])
-def test_every_result_is_kept_once_and_what_it_needs_is_read(frames, size, overlap, cuts):
+def test_every_result_is_kept_once_and_its_inputs_are_read(frames, size, overlap, cuts):
     cuts = [cut for cut in cuts if cut < frames]
     ends = sorted({0, frames, *cuts})
     found = ss.chunks(frames, size, overlap, cuts)
@@ -140,7 +140,7 @@ def test_frames_are_read_one_at_a_time_and_come_back(rng):
     assert cuts_of(clip[:1]) == []
 
 
-def test_what_is_no_number_makes_no_warning_and_no_cut(rng):
+def test_nan_makes_no_warning_and_no_cut(rng):
     clip = scene(rng, 4, 48, 64)
     clip[2, 20:23, 5:9] = np.nan
     clip[3, 4, 5] = np.inf
@@ -180,6 +180,6 @@ def test_torch_frames_have_the_same_scenes(rng):
         ("clip.mp4", "scene_cuts: frame is a str"),
     ],
 )
-def test_what_is_no_frame_is_one_clear_error(frames, said):
+def test_arrays_that_are_no_frames_are_one_clear_error(frames, said):
     with pytest.raises(ShiftsearchError, match=said):
         cuts_of(frames)

@@ -117,7 +117,7 @@ def test_preview(tmp_path):
 
 @pytest.mark.parametrize("to", ["previous", "next", "0"])
 @pytest.mark.parametrize("span", ["0:5", "1:5"])
-def test_preview_of_align_shows_what_is_left_against_what_it_was_moved_onto(tmp_path, to, span):
+def test_preview_of_align_shows_the_difference_from_its_reference(tmp_path, to, span):
     source = make(tmp_path / "a.mkv", "ffv1", (80, 56), 5, form="bgr0", audio=None)
     first = int(span[0])
     arguments = [
@@ -293,7 +293,7 @@ def test_a_pipe_gets_results_only_and_a_terminal_a_bar(tmp_path, capfd, monkeypa
         assert (b"9/9" in said and b"frame/s" in said) != bool(quiet)
 
 
-def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp_path, monkeypatch):
+def test_the_notice_of_compiling_does_not_break_the_bar_and_is_printed_once(tmp_path, monkeypatch):
     import tqdm
     from numba.core import config
 
@@ -321,7 +321,7 @@ def test_the_notice_of_compiling_leaves_the_bar_whole_and_says_how_long_once(tmp
     assert re.fullmatch(r"\d+\.\d s", str(again))
 
 
-def test_the_noise_that_was_found_is_said(tmp_path, capsys):
+def test_the_estimated_noise_is_printed(tmp_path, capsys):
     source, _ = noisy(tmp_path / "a.mkv", frames=3, form="bgr0")
     for more in ([], ["--sigma", "20"]):
         assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), *more]) == 0
@@ -343,7 +343,7 @@ def test_a_list_of_files_is_refused_unless_it_is_named(tmp_path, capsys):
     assert len(decoded(tmp_path / "b.mkv")) == 10
 
 
-def test_sound_that_cannot_be_kept_is_said(tmp_path, capsys):
+def test_sound_that_cannot_be_kept_is_reported(tmp_path, capsys):
     assert main(["flow", str(make(tmp_path / "a.mp4")), "-o", str(tmp_path / "b.gif")]) == 0
     said = f"{tmp_path / 'b.gif'}: left out: audio (aac)\nwritten: {tmp_path / 'b.gif'}, 9 frames, "
     assert capsys.readouterr().err.startswith(said)
@@ -372,7 +372,7 @@ def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
 
 @pytest.mark.parametrize("command", ["align", "denoise", "flow"])
 @pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
-def test_what_was_computed_before_the_end_broke_off_is_kept(tmp_path, capsys, command, name):
+def test_frames_before_a_broken_end_are_kept(tmp_path, capsys, command, name):
     source = make(tmp_path / name, size=(80, 56), frames=60)
     (tmp_path / f"cut-{name}").write_bytes(source.read_bytes()[: source.stat().st_size // 2 + 5])
     target = tmp_path / "b.mkv"
@@ -428,7 +428,7 @@ def test_bad_options_are_said_and_leave_nothing(tmp_path, capsys, monkeypatch, a
 @pytest.mark.parametrize(
     ("missing", "command"), [("av", "flow"), ("cv2", "flow"), ("tqdm", "flow"), ("skimage.metrics", "compare")]
 )
-def test_what_is_missing_is_named_with_what_installs_it(tmp_path, capsys, monkeypatch, missing, command):
+def test_errors_name_a_missing_package_and_how_to_install_it(tmp_path, capsys, monkeypatch, missing, command):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
     monkeypatch.setitem(sys.modules, missing, None)
     assert main([command, source, *([source] if command == "compare" else ["-o", str(tmp_path / "b.mkv")])]) == 1
@@ -466,7 +466,7 @@ def test_help_has_examples_and_loads_nothing_heavy(capsys):
 
 
 # --- stopped ----------------------------------------------------------------------------------------
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
     with subprocess.Popen([*RUN, "align", source, "-o", tmp_path / "b.mkv"], stderr=subprocess.PIPE) as process:
         end = time.monotonic() + 60
@@ -480,7 +480,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_run_leaves_what_was_there(tmp_path, how):
+def test_an_interrupted_run_leaves_older_files_unchanged(tmp_path, how):
     source = make(tmp_path / "a.mkv", size=(160, 120), frames=100)
     (tmp_path / "b.mkv").write_text("older")
     # the tests themselves may run with the signal ignored
@@ -525,7 +525,7 @@ def test_results_that_cannot_be_printed_are_no_traceback(tmp_path):
     assert done.stdout == "1\n"
 
 
-def test_where_nobody_listens_nothing_is_said(tmp_path, monkeypatch):
+def test_nothing_is_printed_without_a_standard_error(tmp_path, monkeypatch):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
     monkeypatch.setattr(sys, "stdout", None)  # as in Python started with >&- in a shell
     monkeypatch.setattr(sys, "stderr", None)

@@ -74,7 +74,7 @@ def same(found, expected):
 
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_every_op_gives_what_it_gives_in_main_memory(pretend, rng, dtype):
+def test_every_op_gives_the_results_of_main_memory(pretend, rng, dtype):
     video = rng.standard_normal((3, 2, 5, 6)).astype(np.float16).astype(dtype)
     flow = rng.integers(-3, 4, (3, 2, 5, 6)).astype(np.float32)
     gpu, gpu_flow = Array(video), Array(flow)
@@ -112,14 +112,14 @@ def test_whole_numbers_of_any_width_are_places(pretend, rng):
     np.testing.assert_array_equal(wide.get(), narrow.get())
 
 
-def test_what_does_not_fit_on_the_device_is_an_error(pretend):
+def test_results_too_large_for_the_device_are_an_error(pretend):
     video = Array(np.zeros((3, 1, 4, 4), np.float32))
     cuda.load().xp.cuda.runtime.memGetInfo = lambda: (0, 1000)
     with pytest.raises(ShiftsearchError, match=r"search: scores of shape .* takes .* expected at most"):
         ss.search(video, video)
 
 
-def test_a_gpu_that_is_not_there_is_an_error_that_says_where_the_arrays_are(monkeypatch):
+def test_a_missing_gpu_is_an_error_that_names_the_device_of_the_arrays(monkeypatch):
     def missing():
         raise ShiftsearchError("arrays on a GPU need CuPy")
 

@@ -133,7 +133,7 @@ def test_a_patch_may_span_frames(monkeypatch):
     np.testing.assert_allclose(ss.denoise(clip, 0.01, radius=3, flow=None), clip, atol=1e-6)  # more than noise differs
 
 
-def test_what_two_kinds_of_groups_give_is_added_up(monkeypatch):
+def test_results_of_two_kinds_of_groups_are_added(monkeypatch):
     def constant(value, weight):
         return lambda xp, noisy, guide, sigma: (np.full_like(noisy, value), np.full(len(noisy), weight, np.float32))
 
@@ -194,7 +194,7 @@ def test_less_overlap_does_not():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 17, 18])
-def test_vector_code_filters_as_arrays_do(n, monkeypatch, rng):
+def test_vector_code_equals_array_code(n, monkeypatch, rng):
     """Array operations do the same, on a GPU and for groups of many patches."""
     noisy, guide = rng.standard_normal((2, 7, n, 64), np.float32)
     noisy[0] = 0
@@ -262,7 +262,7 @@ def test_dtypes_mean_the_same(dtype):
         (6, 2, 2, 3),
     ],
 )
-def test_any_size_will_do(quality, shape):
+def test_any_size_is_allowed(quality, shape):
     clip = np.random.default_rng(0).random(shape, np.float32)
     found = ss.denoise(clip, 0.1, quality=quality)
     assert found.shape == shape
@@ -274,7 +274,7 @@ def test_any_size_will_do(quality, shape):
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("value", [0, 3, 255])
 @pytest.mark.parametrize("sigma", [0, 20, None])
-def test_what_is_constant_stays(quality, value, sigma):
+def test_constant_frames_are_unchanged(quality, value, sigma):
     clip = np.full((4, 20, 24, 3), value, np.uint8)
     np.testing.assert_array_equal(ss.denoise(clip, sigma, quality=quality), clip)
 
@@ -291,7 +291,7 @@ def test_alpha_stays():
 @pytest.mark.full
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_stays_where_it_is(quality, bad):
+def test_pixels_that_are_not_finite_count_as_black(quality, bad):
     clip = with_noise(scene(5, 40, 48), 0.05)
     holed, black = clip.copy(), clip.copy()
     holed[2, 20, 20], black[2, 20, 20] = bad, 0
@@ -407,7 +407,7 @@ FLOW = np.zeros((3, 2, 16, 16), np.float32)
         ({"frames": CLIP[0, 0]}, "frames"),
     ],
 )
-def test_errors_name_what_is_wrong(arguments, named):
+def test_errors_name_the_wrong_argument(arguments, named):
     arguments = {"frames": CLIP, "sigma": 0.1, "flow": None, **arguments}
     with pytest.raises(ShiftsearchError, match=rf"^denoise: .*{named}") as raised:
         ss.denoise(**arguments)

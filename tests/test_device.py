@@ -270,7 +270,7 @@ device_test.cu(2): error: identifier "gone" is undefined
         ),
     ],
 )
-def test_what_does_not_compile_says_why(pretend, fails, message):
+def test_errors_of_the_compiler_are_shown(pretend, fails, message):
     cupy = pretend({"compile": RuntimeError("as NVRTC is missing"), **fails})
     with pytest.raises(ShiftsearchError, match=message):
         launch(device.Gpu())

@@ -36,7 +36,7 @@ def test_the_command_ends_well_and_says_so():
 
 
 @pytest.mark.full
-def test_what_is_missing_is_said_and_is_no_fault(monkeypatch):
+def test_missing_parts_are_reported_and_are_no_fault(monkeypatch):
     well, said = examined(monkeypatch, missing)
     assert well
     assert "cuda         not here: arrays on a GPU need CuPy" in said
@@ -61,7 +61,7 @@ def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
 
 
 @pytest.mark.full
-def test_what_is_no_number_is_wrong(monkeypatch):
+def test_nan_is_wrong(monkeypatch):
     """Also in the gradients, which are compared last."""
     right = cpu.scatter
     monkeypatch.setattr(cpu, "scatter", lambda *arguments, **options: right(*arguments, **options) * np.float32(np.nan))
@@ -91,7 +91,7 @@ def test_each_backend_is_examined(monkeypatch):
 
 
 @pytest.mark.full
-def test_a_compiler_that_is_missing_is_said(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     def gone(*_, **__):
         raise RuntimeError("libnvrtc.so")
 

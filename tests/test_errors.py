@@ -288,7 +288,7 @@ _TABLE = [
 
 
 @pytest.mark.parametrize(("call", "message"), _TABLE, ids=[message[:70] for _, message in _TABLE])
-def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
+def test_bad_input_is_an_error_that_names_what_was_expected(call, message):
     with pytest.raises(ShiftsearchError, match=re.escape(message).replace(r"\.\*", ".*")):
         call()
 
@@ -306,7 +306,7 @@ def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
         (lambda: ss.search(V, V, FLOW), lambda: ss.search(V, V, FLOW[..., :-1])),
     ],
 )
-def test_what_looks_like_a_call_that_was_right_is_still_an_error(right, wrong):
+def test_a_wrong_call_that_resembles_a_checked_one_is_an_error(right, wrong):
     """Checked calls are cached: those equal as keys, or different only in arrays, must still be told apart."""
     right()
     for _ in range(2):

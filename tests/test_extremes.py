@@ -23,7 +23,7 @@ NONE = {"nan": np.nan, "inf": np.inf, "huge": 3e38}
 @BACKENDS
 @pytest.mark.parametrize("border", ["reflect", "zeros"])
 @pytest.mark.parametrize("fraction", [0, 0.25])
-def test_a_pixel_that_is_not_a_number_reaches_those_who_read_it(backend, border, fraction):
+def test_a_nan_reaches_only_the_results_that_read_it(backend, border, fraction):
     """Pixels of weight 0 do not reach a result, and with a border of zeros neither do pixels outside the frame."""
     v = np.ones((1, 1, 1, 5, 6))
     v[0, 0, 0, 2, 3] = v[0, 0, 0, 0, 0] = np.nan
@@ -129,7 +129,7 @@ def test_parameters_at_their_limits_are_right(options, rng):
 
 
 @pytest.mark.full
-def test_the_largest_window_finds_what_a_large_one_finds(rng):
+def test_the_largest_window_equals_a_large_one(rng):
     q, k = rng.standard_normal((2, 1, 2, 2, 3))
     scores, offsets = ss.search(q, k, radius=0, window=1025, topk=6)
     expected = ss.search(q, k, radius=0, window=5, topk=6, slide=False)
@@ -153,7 +153,7 @@ def test_extreme_patches_at_given_places_are_right(border, rng):
 
 
 # --- memory -----------------------------------------------------------------------------------------
-def test_memory_that_runs_out_is_said_as_all_that_goes_wrong(monkeypatch):
+def test_running_out_of_memory_is_a_shiftsearch_error(monkeypatch):
     def score(*_):
         raise MemoryError("no 9 GiB")
 

@@ -83,7 +83,7 @@ def test_whole_numbers_of_64_bits_lead_where_floats_lead(op, border):
 
 
 @pytest.mark.parametrize("op", _OPS)
-def test_torch_says_the_same(op):
+def test_torch_raises_the_same_errors(op):
     torch = pytest.importorskip("torch")
     case = _case(op, "reflect")
     expected = _public(case, case.arrays(np.float64))

@@ -171,7 +171,7 @@ _STOPPED = """if True:
 """
 
 
-def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not(tmp_path):
+def test_folders_of_killed_runs_are_removed_and_those_in_use_are_not(tmp_path):
     target, other = tmp_path / "a.txt", tmp_path / "b.txt"
     with subprocess.Popen([sys.executable, "-c", _STOPPED, target], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == "ready\n"
@@ -416,14 +416,14 @@ def test_chapters_are_kept_or_told(tmp_path, name, kept):
     assert chapters == (ends if kept else [])
 
 
-def test_what_comes_with_frames_and_pyav_does_not_know_does_not_matter(tmp_path):
+def test_data_of_frames_unknown_to_pyav_is_ignored(tmp_path):
     data = make(tmp_path / "a.jpg", "mjpeg", frames=1, form="yuvj420p", audio=None).read_bytes()
     notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"  # as every camera writes
     (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (2 + len(notes)).to_bytes(2, "big") + notes + data[2:])
     np.testing.assert_array_equal(frames_of(tmp_path / "b.jpg"), frames_of(tmp_path / "a.jpg"))
 
 
-def test_what_cannot_be_kept_is_told(tmp_path):
+def test_data_that_cannot_be_kept_is_reported(tmp_path):
     source = tmp_path / "hdr.mkv"
     light = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
     with av.open(str(source), "w") as out:

@@ -95,7 +95,7 @@ def test_flow_does_not_depend_on_the_threads_of_opencv(method, cv2):
     np.testing.assert_array_equal(found[2], found[0])
 
 
-def test_without_opencv_the_error_says_what_to_install(monkeypatch):
+def test_without_opencv_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     for call in (lambda: flow.dis(*pair()), lambda: ss.align(*pair())):
         with pytest.raises(ShiftsearchError, match=r'OpenCV is missing .*pip install "shiftsearch\[video\]"'):
@@ -174,7 +174,7 @@ WRONG = {
 
 @pytest.mark.parametrize("looks", WRONG)
 @pytest.mark.parametrize("sigma", [0, 15])
-def test_what_is_wrong_with_a_flow_is_said_in_words(looks, sigma):
+def test_the_check_of_a_flow_describes_what_is_wrong(looks, sigma):
     here, there, motion = varied()
     here, there = (noisy(frame, sigma, seed) for seed, frame in enumerate((here, there)))
     found = flow.check(here, there, motion)
@@ -261,7 +261,7 @@ def test_colors_say_direction_and_length():
     assert flow.to_color(np.full((2, 4, 5), np.nan)).max() == 0
 
 
-def test_arrays_on_a_device_stay_there(on_device, rng):
+def test_arrays_on_a_device_stay_on_it(on_device, rng):
     for name in ("arrays", "check", "color", "convert"):
         on_device(importlib.import_module(f"shiftsearch.video.flow.{name}"))
     motion = on_device.put(rng.normal(0, 2, (3, 2, 20, 30)).astype(np.float32))

@@ -93,7 +93,7 @@ def test_clips_keep_their_own_dtype_and_the_first_decides(rng):
     np.testing.assert_array_equal(result, first)
 
 
-def test_any_strides_will_do(rng):
+def test_any_strides_are_allowed(rng):
     whole = clip_of((4, 12, 14, 3), "uint8", rng)
     for view in (whole[::-1, ::2, ::-2], whole.transpose(0, 2, 1, 3), whole[..., ::-1], whole[..., 0]):
         np.testing.assert_array_equal(through(lambda xp, x: x, frames=view), view)
@@ -141,12 +141,12 @@ def test_a_tensor_that_needs_a_gradient_is_an_error():
         ("clip.mp4", "op: frames is a str"),
     ],
 )
-def test_what_is_no_clip_is_one_clear_error(clip, said):
+def test_arrays_that_are_no_clips_are_one_clear_error(clip, said):
     with pytest.raises(ShiftsearchError, match=said):
         through(lambda xp, x: x, frames=clip)
 
 
-def test_arrays_on_a_device_stay_there(rng):
+def test_arrays_on_a_device_stay_on_it(rng):
     from device_arrays import Namespace, OnDevice
 
     clip = clip_of((2, 6, 7, 3), "uint8", rng).view(OnDevice)
@@ -156,7 +156,7 @@ def test_arrays_on_a_device_stay_there(rng):
 
 
 # --- progress ---------------------------------------------------------------------------------------
-def test_progress_is_shown_by_what_is_called_like_tqdm(rng):
+def test_progress_is_shown_by_any_function_like_tqdm(rng):
     clip = clip_of((3, 12, 16), "uint8", rng)
 
     def counted(items, total):
@@ -187,6 +187,6 @@ def test_noise_is_found_and_texture_is_none(sigma, rng):
     assert abs(noise_level(np, noisy) - sigma) < 0.05 * sigma + 0.5
 
 
-def test_noise_of_what_is_small_or_not_finite_is_none():
+def test_no_noise_is_found_in_tiny_frames_and_without_finite_pixels():
     assert noise_level(np, np.eye(5)[None, :4]) == noise_level(np, np.eye(5)[None, :, :4]) == 0
     assert noise_level(np, np.full((1, 9, 9), np.nan)) == 0

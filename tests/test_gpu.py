@@ -55,7 +55,7 @@ def test_any_strides(cupy, video):
     _same(_results(turned), video, cupy.asnumpy)
 
 
-def test_the_current_stream_is_followed_and_nobody_waits(cupy, video):
+def test_work_is_on_the_current_stream_and_does_not_wait(cupy, video):
     """The values arrive late on another stream. If a call waited for it, the kernel there would never be released."""
     import cupyx
 

@@ -161,7 +161,7 @@ def child(*rows):
     return gpu.Child([sys.executable, "-c", _CHILD, json.dumps(rows)])
 
 
-def test_a_process_says_its_rows_and_why_it_ended():
+def test_a_process_prints_its_rows_and_why_it_ended():
     found = child({"begun": "a"}, "noise", "crash")
     assert found.next(30) == {"begun": "a"}
     assert found.next(30) is None
@@ -279,7 +279,7 @@ def test_help_names_the_options():
     assert "--step" not in done.stdout
 
 
-def test_without_a_gpu_it_says_so_in_a_line(tmp_path):
+def test_without_a_gpu_it_prints_one_line(tmp_path):
     file = tmp_path / "gpu.json"
     command = [sys.executable, str(FOLDER / "gpu.py"), "--check", "--budget", "60", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)

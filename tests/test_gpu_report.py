@@ -29,7 +29,7 @@ ROWS = [
 ]
 
 
-def test_pictures_are_drawn_of_what_there_is():
+def test_pictures_are_drawn_of_the_rows_that_exist():
     drawn = gpu_report.plots(ROWS, "Fake <1>")
     assert set(drawn) == {"gpu_time_window.svg", "gpu_time_pixels.svg", "gpu_memory_window.svg"}
     for text in drawn.values():
@@ -46,7 +46,7 @@ def test_points_lie_where_their_values_are():
     assert ys[0] > ys[2]
 
 
-def test_the_table_has_every_goal_and_says_what_is_not_measured():
+def test_the_table_has_every_goal_and_marks_those_not_measured():
     text = gpu_report.table(ROWS, {"patch 3": {"value": 63.1}})
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert {goal.name for goal in (*GOALS, HD)} <= set(lines)
@@ -56,7 +56,7 @@ def test_the_table_has_every_goal_and_says_what_is_not_measured():
     assert lines["patch 7, zero flow"].endswith("| not measured |")
 
 
-def test_a_readme_without_marks_stays_as_it_is(tmp_path):
+def test_a_readme_without_marks_is_unchanged(tmp_path):
     file = tmp_path / "README.md"
     file.write_text("nothing")
     with pytest.raises(SystemExit, match="has no marks"):

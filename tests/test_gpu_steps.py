@@ -298,7 +298,7 @@ def device():
     return Device(SimpleNamespace(xp=xp, device=SimpleNamespace(xp=xp)))
 
 
-def test_a_device_tells_about_itself(device):
+def test_the_properties_of_a_device_are_reported(device):
     assert device.about()["device"] == "Fake"
     assert device.about()["numpy"] == np.__version__
 
@@ -365,7 +365,7 @@ def test_programs_of_the_tests_are_found_in_parts():
     assert found[0] != found[1]
 
 
-def test_what_pytest_says_is_counted():
+def test_the_output_of_pytest_is_counted():
     log = """
 [gw0] [  1%] PASSED tests/test_ops.py::test_a[one]
 [gw1] [  2%] FAILED tests/test_ops.py::test_a[two]

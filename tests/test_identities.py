@@ -63,7 +63,7 @@ def plain_search(q, k, flow, window, patch, radius, topk):
 
 @pytest.mark.parametrize(("window", "patch", "radius"), [(3, 3, 1), (4, 2, 1), (5, 1, 2), (2, 4, 0), (4, 7, 0)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_search_is_what_its_words_say(window, patch, radius, dtype, rng):
+def test_search_follows_its_documentation(window, patch, radius, dtype, rng):
     """On whole numbers, where sums are exact and ties are many."""
     q, k = rng.integers(-3, 4, (2, 5, 2, 9, 11))
     flow = rng.integers(-16, 17, (5, 2 * radius, 2, 9, 11)) / 2

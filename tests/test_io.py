@@ -57,7 +57,7 @@ def test_depth_and_colour_decide_dtype_and_shape(tmp_path, codec, form, dtype, a
     "form", ["yuv420p", "yuv422p10le", "yuv444p", "gray", "gray10le", "gbrp12le", "bgr0", "yuv420p12le"]
 )
 @pytest.mark.parametrize("size", [(64, 48), (37, 23)])
-def test_what_is_read_and_written_without_loss_is_what_it_was(tmp_path, form, size):
+def test_reading_and_writing_without_loss_changes_nothing(tmp_path, form, size):
     source = make(tmp_path / "a.mkv", "ffv1", size, frames=2, form=form, audio=None)
     through(source, tmp_path / "b.mkv")
     for a, b in zip(decoded(source), decoded(tmp_path / "b.mkv"), strict=True):
@@ -215,7 +215,7 @@ def test_one_and_two_frames_have_their_times(tmp_path, codec):
     ],
 )
 @pytest.mark.parametrize(("matrix", "range_"), [(1, 1), (1, 2), (9, 1)])
-def test_colours_stay_where_nothing_says_how_they_are_coded(tmp_path, name, codec, matrix, range_):
+def test_colours_are_kept_if_the_file_does_not_say_how_they_are_coded(tmp_path, name, codec, matrix, range_):
     source = make(tmp_path / "a.mkv", "ffv1", (256, 128), frames=2, audio=None, colorspace=matrix, color_range=range_)
     through(source, tmp_path / name, codec=codec)
     before, after = frames_of(source), frames_of(tmp_path / name)

@@ -94,7 +94,7 @@ def test_candidates_that_have_no_number_are_an_error():
         Cuda(emulate.Emulator()).search(v, v, spec, spec.patches(), seeds=seeds)
 
 
-def test_what_32_bits_do_not_number_is_an_error():
+def test_indices_beyond_32_bits_are_an_error():
     long, p = (1, 1, 1, 1, 2**29 + 1), Patches()
     with pytest.raises(ShiftsearchError, match=r"frames of 1 x 536870913 pixels, expected sides of at most 2\*\*29"):
         sizes_of(p, (1, 1, 1, 1, 1, 1), long, long)

@@ -237,7 +237,7 @@ def test_names_and_defaults_are_as_promised(name):
 
 
 @pytest.mark.parametrize("name", [*OPS, *SIGNATURES])
-def test_every_public_function_says_what_it_does_with_an_example(name):
+def test_every_public_function_has_a_docstring_with_an_example(name):
     text = inspect.getdoc(getattr(ss, name))
     for part in ("Args:", "Returns:", "Example:", ">>> "):
         assert part in text

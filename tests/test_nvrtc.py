@@ -58,7 +58,7 @@ _COMPILED = [
 
 @needs_nvrtc
 @pytest.mark.parametrize(("name", "dtype", "arch"), _COMPILED)
-def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
+def test_a_kernel_compiles_within_its_limits(name, dtype, arch):
     kernel, found = KERNELS[name], []
     texts = list(enumerate(programs(kernel, dtype)))
     if texts and arch != _ALL:
@@ -80,7 +80,7 @@ def test_a_kernel_compiles_and_costs_what_it_may(name, dtype, arch):
 @pytest.mark.parametrize(
     "name", [pytest.param(k.name, marks=pytest.mark.xdist_group(k.file)) for k in KERNELS.values()]
 )
-def test_hot_loops_use_no_local_memory_and_do_what_is_useful(name):
+def test_hot_loops_use_no_local_memory_and_are_mostly_arithmetic(name):
     """At least half of the instructions of the first instance are arithmetic, except where listed."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
     assert not program.local()

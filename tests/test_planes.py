@@ -157,7 +157,7 @@ def test_colours_are_read_and_written_to_the_bit(tmp_path, form, matrix, range_)
     assert_same(source, tmp_path / "b.mkv")
 
 
-def test_black_grey_and_white_are_what_they_say(tmp_path):
+def test_black_grey_and_white_keep_their_values(tmp_path):
     for form, range_, black, grey, white in [
         ("yuv420p", 1, 16, 128, 235),
         ("yuv444p", 2, 0, 128, 255),
@@ -236,7 +236,7 @@ def test_planes_are_written_like_those_of_a_clip_only(tmp_path):
                 out.write((y, u, v))
 
 
-def test_who_writes_into_planes_does_not_change_the_next_frames(tmp_path):
+def test_writing_into_planes_does_not_change_the_next_frames(tmp_path):
     """Decoders keep frames to predict others, so the planes must be copies."""
     drawn = any_samples("yuv420p", (256, 64)) * 12  # more frames than decoders hold, of a width that they do not pad
     source = make(tmp_path / "a.mp4", "yuv420p", drawn, size=(256, 64), codec="libx264")
@@ -279,7 +279,7 @@ def noisy(form="yuv420p", sigmas=(12, 5, 8), frames=6, size=(160, 112)):
 
 
 @pytest.mark.parametrize("form", ["yuv420p", "yuv422p10le", "yuv444p", "yuv420p12le"])
-def test_each_plane_is_denoised_with_its_own_noise_which_is_told(tmp_path, capsys, form):
+def test_each_plane_is_denoised_with_its_own_noise_which_is_reported(tmp_path, capsys, form):
     clean, seen = noisy(form)
     source = make(tmp_path / "a.mkv", form, seen, (160, 112), range_=1)
     assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv")]) == 0
@@ -322,7 +322,7 @@ def test_sigma_is_that_of_the_planes_one_or_one_each(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("form", ["yuv420p", "yuv444p10le"])
-def test_a_plane_without_noise_stays_as_it_is(tmp_path, form):
+def test_a_plane_without_noise_is_unchanged(tmp_path, form):
     _, seen = noisy(form, frames=3)
     source = make(tmp_path / "a.mkv", form, seen, (160, 112))
     assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), "--sigma", "0,9,0"]) == 0
@@ -406,7 +406,7 @@ def test_tensors_are_tensors():
                 np.testing.assert_array_equal(a.numpy(), b)
 
 
-def test_what_are_no_planes_is_said():
+def test_arguments_that_are_no_planes_are_an_error():
     y, u = np.zeros((8, 8), np.uint8), np.zeros((4, 4), np.uint8)
     for function in (denoise_planes, align_planes):
         for frames, said in [

@@ -219,7 +219,7 @@ def test_results_do_not_depend_on_the_layout(layout, dtype, rng):
         np.testing.assert_array_equal(call(*laid), call(*plain))
 
 
-def test_broadcast_arrays_are_what_they_stand_for(rng):
+def test_broadcast_arrays_equal_their_copies(rng):
     frame = rng.standard_normal((1, 1, 2, 5, 6)).astype(np.float32)
     video, flow = np.broadcast_to(frame, (2, 3, 2, 5, 6)), np.broadcast_to(np.float32(1.5), (2, 3, 2, 2, 5, 6))
     options = {"window": 3, "topk": 4}

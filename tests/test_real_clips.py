@@ -102,7 +102,7 @@ def test_files_are_aligned_and_denoised(folder, file, tmp_path, capsys):
     assert "PSNR" in capsys.readouterr().out
 
 
-def test_the_planes_of_a_file_are_denoised_as_what_they_are(folder, tmp_path, capsys):
+def test_the_planes_of_a_file_are_denoised_as_they_are_stored(folder, tmp_path, capsys):
     """For comparison: denoised as RGB, 31.9, 35.8 and 34.9 dB; each plane alone, 33.2, 39.7 and 37.7 dB."""
     rng, clean = np.random.default_rng(1), []
     with io.read(folder / "cityCC0.mpg", (20, 28)) as clip, io.write(tmp_path / "noisy.mkv", clip, codec="ffv1") as out:

@@ -64,7 +64,7 @@ def _mixed(seed: int) -> list:
     ]
 
 
-def test_many_threads_give_what_one_gives():
+def test_many_threads_equal_one():
     wanted = [_mixed(seed) for seed in range(16)]
     with ThreadPoolExecutor(64) as threads:
         for found, right in zip(threads.map(_mixed, [*range(16)] * 4), wanted * 4, strict=True):

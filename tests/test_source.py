@@ -31,7 +31,7 @@ def _functions(text: str) -> list[str]:
     return [block for block in blocks if block not in structs] + members
 
 
-def test_functions_and_lines_are_short_and_files_say_what_they_are():
+def test_functions_and_lines_are_short_and_files_begin_with_a_comment():
     """Also, inline PTX, which only a GPU understands, is in one file at most."""
     for path in _source.directory().iterdir():
         text = path.read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def test_positions_are_added_and_multiplied_one_by_one(path):
         assert len(_plain_arithmetic(plain)) == 1, "the rule does not see one that is missing"
 
 
-def test_what_all_lanes_read_is_left_before_it_is_used_again():
+def test_memory_that_all_lanes_read_is_not_reused_too_early():
     """Each lane reads its own entries because of the order in which a buffer is filled, so no run shows this race."""
     _, *again = _source.read("search.cu").split("topk.start(buffer);")[:-1]
     assert len(again) == 1

@@ -50,7 +50,7 @@ def same(found, expected) -> bool:
 
 
 @pytest.mark.usefixtures("several_threads")
-def test_concurrent_calls_give_what_serial_calls_give():
+def test_concurrent_calls_equal_serial_calls():
     serial = [results(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as callers:
         for _ in range(3):
@@ -102,7 +102,7 @@ def _from_child(context, seed):
 @pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of forks beside threads; this is what we test
 @pytest.mark.usefixtures("several_threads")
-def test_a_forked_child_computes_what_its_parent_does():
+def test_a_forked_child_computes_the_same():
     expected, context = [results(seed) for seed in range(2)], multiprocessing.get_context("fork")
     assert same(_from_child(context, 0), expected[0])
     with ThreadPoolExecutor(2) as loaders:  # like the workers of a data loader, while the parent continues
@@ -147,7 +147,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(cache):
+def test_the_first_process_reports_compiling_and_the_second_is_silent(cache):
     folder, said = cache
     assert said == _ANNOUNCED
     assert finished(program(folder)) == ""
@@ -173,7 +173,7 @@ def _flipped(content: bytes) -> bytes:
 
 
 @pytest.mark.full
-def test_kernels_that_nobody_uses_are_removed(cache):
+def test_unused_kernels_are_removed(cache):
     folder, _ = cache
     (file, *_), old = folder.rglob("*-*"), folder / "shiftsearch" / "of-another-version"
     old.write_bytes(file.read_bytes())

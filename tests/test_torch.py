@@ -171,7 +171,7 @@ def test_only_wanted_gradients_are_computed_and_are_the_same(call):
         torch.testing.assert_close(found, together[name], rtol=1e-12, atol=1e-12)
 
 
-def test_outputs_that_nobody_uses_cost_nothing_and_change_nothing():
+def test_unused_outputs_cost_nothing_and_change_nothing():
     tensors = CALLS["search"].tensors()
     for used in (0, 1):
         found = CALLS["search"](tensors)[used].sum()
@@ -227,7 +227,7 @@ def test_whole_results_have_no_gradient_and_rounded_flow_a_gradient_of_zero():
     assert (grad == 0).all()
 
 
-def test_offsets_have_a_gradient_only_if_what_leads_there_has_one():
+def test_offsets_have_a_gradient_only_if_flow_or_seeds_have_one():
     tensors = CALLS["search"].tensors()
     assert CALLS["search"](tensors)[1].requires_grad
     tensors["flow"] = tensors["flow"].detach()
@@ -611,7 +611,7 @@ def test_under_autocast_weights_stay_singles(name):
         assert torch.equal(slope, grads[key].float()), key
 
 
-def test_under_autocast_flow_stays_as_it_is():
+def test_under_autocast_flow_keeps_its_dtype():
     tensors = CALLS["chain_flow"].tensors(torch.float32)
     expected = CALLS["chain_flow"](tensors)[0]
     with torch.autocast("cpu", torch.bfloat16):

@@ -49,7 +49,7 @@ def test_a_program_that_uses_the_package_has_no_type_error(tmp_path):
 
 
 @pytest.mark.full
-def test_what_is_public_has_types(tmp_path):
+def test_public_names_have_types(tmp_path):
     command = ["--pythonpath", sys.executable, "--verifytypes", "shiftsearch", "--ignoreexternal", "--outputjson"]
     done = check("pyright", *command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(HOME)})
     found = json.loads(done.stdout)["typeCompleteness"]

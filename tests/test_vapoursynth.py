@@ -241,7 +241,7 @@ def test_align_moves_all_planes_with_the_first(make, name, to):
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_clip_stays_what_it_was_but_for_its_pixels(make):
+def test_only_the_pixels_of_a_clip_change(make):
     clip = make("YUV420P8", 19)
     for found in (Denoise(clip, 5), Align(clip), Align(clip, 3)):
         assert (found.num_frames, found.fps, found.height, found.width) == (19, Fraction(30000, 1001), 24, 32)

@@ -179,7 +179,7 @@ def test_pairs_of_weight_0_add_nothing(case, run: Run):
 
 
 @on_each_backend(_OUTSIDE)
-def test_what_is_outside_of_a_border_of_zeros_is_not_there(case, run: Run):
+def test_pixels_outside_a_border_of_zeros_are_not_read(case, run: Run):
     found = run.forward(case)
     grads = {name: np.full_like(output, case.weight) for name, output in found.items()}
     with np.errstate(invalid="ignore"):
