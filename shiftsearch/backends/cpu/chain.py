@@ -16,7 +16,7 @@ import numpy as np
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import pool
-from shiftsearch.backends.cpu.grid import finite, slots_ahead
+from shiftsearch.backends.cpu.grid import finite, slots_ahead, within_period
 from shiftsearch.backends.cpu.jit import exact, kernel
 from shiftsearch.backends.cpu.memory import stopped
 from shiftsearch.backends.cpu.patch import between, bilinear
@@ -38,7 +38,7 @@ def _between(at, n):
         return between(at, n, True)
     if n == 1 or not math.isfinite(at):  # infinite flow: the sample is NaN, but the pixels that are read must exist
         return 0, 0, at - at
-    return between(at % (2.0 * (n - 1)), n, True)
+    return between(within_period(at, n), n, True)
 
 
 @exact

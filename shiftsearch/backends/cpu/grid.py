@@ -25,13 +25,19 @@ def reflect(i: int, n: int) -> int:
 
 
 @exact
+def within_period(x: float, n: int) -> float:
+    """Return position `x` minus whole periods of a mirrored axis of `n` pixels, in [0, 2 * (n - 1)); n is at least 2."""
+    return x % (2.0 * (n - 1))
+
+
+@exact
 def mirror(x: float, n: int) -> tuple[float, float]:
     """Return any position `x` mirrored likewise, and the sign of the derivative: -1 in a mirror image, 0 if n is 1."""
     if n == 1:
         return 0.0, 0.0
     if 0 <= x <= n - 1:
         return x, 1.0
-    x %= 2.0 * (n - 1)
+    x = within_period(x, n)
     return (x, 1.0) if x <= n - 1 else (2.0 * (n - 1) - x, -1.0)
 
 

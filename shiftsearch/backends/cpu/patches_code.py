@@ -11,7 +11,7 @@ from shiftsearch.backends.cpu import simd
 
 add: Callable[..., Any] = simd.caller("pppppppllllll")
 compare: Callable[..., Any] = simd.caller("pppppllllll")
-copy: Callable[..., Any] = simd.caller("ppll")
+copy_patch: Callable[..., Any] = simd.caller("ppll")
 accumulate: Callable[..., Any] = simd.caller("ppplll")
 
 
@@ -154,9 +154,9 @@ def _runs(lanes: int, length: int):
 
 
 @functools.cache
-def build_copy(dtype: str, patch: int) -> int:
+def build_copy_patch(dtype: str, patch: int) -> int:
     """Build (in, out, rows, row stride of in): a patch as one run of memory."""
-    f = simd.Function("copy", dtype, "ppll")
+    f = simd.Function("copy_patch", dtype, "ppll")
     given, out, rows, stride = f.arguments
 
     def row(i):

@@ -10,19 +10,11 @@ from shiftsearch.backends.cpu.choose import Options, Results, finish
 from shiftsearch.backends.cpu.jit import helper, inline, kernel
 from shiftsearch.backends.cpu.memory import get, pointers, put, stopped
 from shiftsearch.backends.cpu.patch import Form, desk, lay, lay_query, pair, product, read, subtract
-from shiftsearch.backends.cpu.visit import Clip, frame_of
+from shiftsearch.backends.cpu.visit import Clip, frame_of, read_query
 from shiftsearch.backends.cpu.windows import TILE, Query, Task, Windows, first_of, position, window_at
 
 if TYPE_CHECKING:
     from shiftsearch.backends.cpu.search import Codes, Scratch
-
-
-@inline
-def _read_query(q, query, at, p):
-    """Read the patch of a query to at.mine."""
-    lay_query(at.query_rows, query.y, q.rows, p)
-    lay_query(at.query_columns, query.x, q.columns, p)
-    read(at.mine, frame_of(q, query.t), at.query_rows, at.query_columns, p)
 
 
 @helper
@@ -38,7 +30,7 @@ def _distance(k, frame, x, at, p):
 
 
 @inline
-def _put_score(k, number, query, windows, task, cells, at, p, scores):
+def _score_candidate(k, number, query, windows, task, cells, at, p, scores):
     first = query.at + get(cells, 3 * number)
     window = window_at(windows, first)
     y = position(window.cy, get(cells, 3 * number + 1), window.by, task.step)
@@ -75,9 +67,10 @@ def search_plainly(
         for y in range(y0, y0 + TILE if y0 + TILE < task.rows else task.rows):
             for x in range(task.columns):
                 query = Query(t, y, x, first_of(unit - first, y - y0, x, task))
-                _read_query(q, query, at, p)
+                lay_query(at.query_rows, y, q.rows, p)
+                read_query(q, t, x, at, p)
                 for number in range(task.slots * task.window * task.window):
                     if stopped(stop):
                         return
-                    _put_score(k, number, query, windows, task, cells, at, p, scores)
+                    _score_candidate(k, number, query, windows, task, cells, at, p, scores)
                 finish(scores, query, windows, task, options, codes, scratch, cells, results)

@@ -85,7 +85,7 @@ def frame_of(clip: Clip, t: int) -> Frame:
 
 
 @inline
-def _read_query(q, t, x, desk, p):
+def read_query(q, t, x, desk, p):
     """Read the patch of a query, whose rows are laid."""
     lay_query(desk.query_columns, x + p.x, q.columns, p)
     read(desk.mine, frame_of(q, t + p.t), desk.query_rows, desk.query_columns, p)
@@ -146,7 +146,7 @@ def by_query(
                 if stopped(stop):
                     return
                 if compares:
-                    _read_query(job.q, t, x, at, p)
+                    read_query(job.q, t, x, at, p)
                 for n in range(places.kept):
                     number = (row * places.columns + x) * places.kept + n
                     if wanted(job, number):
@@ -171,7 +171,7 @@ def by_band_of_queries(body: Compiled[..., None]) -> Callable[..., None]:
                     if stopped(stop):
                         return
                     if p.l2:
-                        _read_query(job.q, t, x, at, p)
+                        read_query(job.q, t, x, at, p)
                     else:
                         lay_query(at.query_columns, x + p.x, job.out.columns, p)
                     patch.clear(at.third, p)
@@ -210,7 +210,7 @@ def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: boo
                             continue
                         if compares and not is_read:
                             is_read = True
-                            _read_query(job.q, t, x, at, p)
+                            read_query(job.q, t, x, at, p)
                         _pair_axes(at, compares, p)
                         weight, values = body(job, number, s, at, p)
                         write(frame_of(out, s), at.rows, at.columns, values, weight, top, bottom, p)

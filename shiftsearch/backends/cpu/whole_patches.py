@@ -85,7 +85,7 @@ def _row_at(patch, f, row, video):
 
 
 @kernel(calls_vector_code=True)
-def _gather(video, places, out, copy, p, stop, first, last):
+def _copy_patches(video, places, out, copy, p, stop, first, last):
     """Copy the patches of rows of queries, counted through all frames."""
     video, places, out, P = pointers(video), pointers(places), pointers(out), p.patch
     for row in range(first, last):
@@ -101,7 +101,7 @@ def _gather(video, places, out, copy, p, stop, first, last):
                 if _lies_inside(patch, video, p):
                     for f in range(p.channels):
                         at = _row_at(patch, f, patch.top - 2 * P, video) + patch.left - 2 * P
-                        code.copy(copy, after(video.numbers, at), after(to, f * P * P), P, video.width)
+                        code.copy_patch(copy, after(video.numbers, at), after(to, f * P * P), P, video.width)
                 else:
                     _copy_pixels(patch, video, to, p)
 
@@ -120,7 +120,7 @@ def _copy_pixels(patch, video, to, p):
 
 
 @kernel(calls_vector_code=True)
-def _fold(values, same, places, video, accumulate, parts, p, stop, first, last):
+def _add_patches(values, same, places, video, accumulate, parts, p, stop, first, last):
     """Add patches to parts of frames: some frames, a band of rows of each. The patches are one number each if `same`."""
     values, places, video = pointers(values), pointers(places), pointers(video)
     for unit in range(first, last):
@@ -203,11 +203,11 @@ def _frames(video, head: int, channels: int, p: Patches) -> Frames:
 def gather(v: Native, offsets: Native, p: Patches) -> Native:
     (B, heads), shape, channels = offsets.shape[:2], offsets.shape[2:6], v.shape[2] // offsets.shape[1]
     out = np.empty((*offsets.shape[:-1], channels, p.patch, p.patch), v.dtype)
-    copy, cost = code.build_copy(v.dtype.name, p.patch), math.prod(shape) * p.patch**2 * channels
+    copy, cost = code.build_copy_patch(v.dtype.name, p.patch), math.prod(shape) * p.patch**2 * channels
     for b, g in np.ndindex(B, heads):
         places = Places(np.ascontiguousarray(offsets[b, g]).reshape(-1), None, *shape)
         video = _frames(np.ascontiguousarray(v[b]), g, channels, p)
-        work = partial(_gather, video, places, out[b, g].reshape(-1), copy, form(p, channels))
+        work = partial(_copy_patches, video, places, out[b, g].reshape(-1), copy, form(p, channels))
         pool.spread(work, shape[0] * shape[1], cost)
     return out
 
@@ -226,5 +226,5 @@ def fold(patches: Native, weights: Native, offsets: Native, p: Patches, *, size:
         places = Places(at, weighed, *shape)
         accumulate = code.build_accumulate(patches.dtype.name, p.patch, same)
         arrays = given, same, places, _frames(out[b], g, channels, p), accumulate
-        pool.spread(partial(_fold, *arrays, parts, form(p, channels)), math.prod(parts), cost)
+        pool.spread(partial(_add_patches, *arrays, parts, form(p, channels)), math.prod(parts), cost)
     return out

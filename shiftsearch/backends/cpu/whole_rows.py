@@ -133,7 +133,7 @@ def _step(pairs):
 
 
 @inline
-def _add(add, memory, at_q, to_q, at_k, weights, starts, targets, queries, kept, rows, pairs):
+def _add_pairs(add, memory, at_q, to_q, at_k, weights, starts, targets, queries, kept, rows, pairs):
     """Add pairs of patches: vector code finds those of k at starts and targets, `at_k` numbers further."""
     q, sum_q, k, sum_k = (
         after(memory.q, at_q),
@@ -154,7 +154,7 @@ def _add_all(memory, add, some, pairs, starts, stop):
             return
         at, count, first = some.at_q + some.first * pairs.q.row + x * _step(pairs), pairs.columns - x, x * pairs.kept
         weights, places = after(memory.weights, some.at_weights + first), after(starts, first)
-        _add(add, memory, at, at, at_k, weights, places, places, min(at_once, count), pairs.kept, rows, pairs)
+        _add_pairs(add, memory, at, at, at_k, weights, places, places, min(at_once, count), pairs.kept, rows, pairs)
 
 
 @inline
@@ -175,7 +175,7 @@ def _add_weighted(memory, add, some, pairs, scratch, stop):
                 put(found, m, get(scratch.starts, n))
                 put(scratch.numbers, m, weight)
                 m += 1
-        _add(add, memory, at, at, at_k, scratch.numbers, found, found, 1, m, rows, pairs)
+        _add_pairs(add, memory, at, at, at_k, scratch.numbers, found, found, 1, m, rows, pairs)
 
 
 @inline
@@ -190,7 +190,9 @@ def _add_across(memory, add, some, pairs, scratch, stop):
             is_mine = some.first <= r < some.last
             m = _find_row(memory, some, x, r, is_mine and pairs.aggregates, pairs, scratch, found, targets)
             at = some.at_q + x * _step(pairs) + r * pairs.q.row
-            _add(add, memory, at, at if is_mine else some.spare_q, 0, scratch.numbers, found, targets, 1, m, 1, pairs)
+            _add_pairs(
+                add, memory, at, at if is_mine else some.spare_q, 0, scratch.numbers, found, targets, 1, m, 1, pairs
+            )
 
 
 @inline
