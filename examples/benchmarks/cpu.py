@@ -36,7 +36,7 @@ AGGREGATE_TARGET, BACKWARD_TARGET = 1.5, 1.3
 
 # --- problems -------------------------------------------------------------------------------------
 def texture_video(C, H, W, seed=0):
-    """A 1/f texture that moves by (1, 2) pixels a frame, with noise."""
+    """Return a 1/f texture that moves by (1, 2) pixels a frame, with noise."""
     rng = np.random.default_rng(seed)
     n = 2 * max(H, W)
     f = np.fft.fftfreq(n)
@@ -201,7 +201,7 @@ def _line(row):
 
 
 def compare_flows(rows):
-    """What a box filter over a tile of queries gives: smooth against wild flow, patch 7."""
+    """Return what a box filter over a tile of queries gains: smooth against wild flow, patch 7."""
     ms = {row["case"]: row["ours ms"] for row in rows}
     found = []
     for C, target in ((16, 3.0), (3, None)):
@@ -298,7 +298,7 @@ PROBES = {"first_call": probe_first_call, "memory": probe_memory, "attend": prob
 
 
 def in_new_process(probe, *arguments, cache):
-    """What a probe says in a process of its own, and that process' stderr."""
+    """Return what a probe prints in a separate process, and the stderr of that."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
     command = [sys.executable, __file__, "--probe", probe, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -331,7 +331,7 @@ def memory(folder):
 
 
 def attention(folder):
-    """What `attend` to all places costs beside search, softmax and aggregate, which keep them in memory."""
+    """Return the costs of `attend` to all places, and of search, softmax and aggregate, which keep them in memory."""
     found = []
     for patch in (1, 3) if Path("/proc/self/clear_refs").exists() else ():
         op, ops = (in_new_process("attend", how, patch, cache=Path(folder) / "attend")[0] for how in ("op", "ops"))
@@ -385,7 +385,7 @@ def machine(others):
 
 
 def write_readme(path, rows, facts, about):
-    """The table between the two `speed` marks of a README."""
+    """Write the table between the two `speed` marks of a README."""
     shown = ["patch=7 rand", "patch=7 smooth", "patch=3 smooth", "patch=1 smooth"]
     pick = [f"search C={C} {rest}" for C in (16, 3) for rest in shown]
     pick += [f"{op} C={C} patch=7" for op in ("aggregate", "backward") for C in (16, 3)]

@@ -1,4 +1,4 @@
-"""The standard deviation of the noise of frames: estimated, or as the caller gives it."""
+"""The standard deviation of the noise of frames: estimated, or given by the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.frames import WHITE
 
 _OF_DIFFERENCES = 70  # standard deviation of fourth differences along both axes, in that of white noise
-_HALF = 0.6745  # half of a normal distribution lies within so many standard deviations
+_HALF = 0.6745  # half of a normal distribution lies within this number of standard deviations
 
 
 def noise_level(xp: Any, planes: Any) -> float:

@@ -1,4 +1,4 @@
-"""Where scenes begin: thumbnails of neighbouring frames are searched in each other."""
+"""Detection of where scenes begin: thumbnails of neighbouring frames are searched in each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAT = 0.02  # of white: contrast below this is none
 
 
 def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
-    """Yield the numbers of the frames that begin a scene: those that do not show the frame before, moved.
+    """Yield the numbers of the frames that begin a scene: those that are not the frame before, moved.
 
     Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
     other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans and
@@ -68,7 +68,7 @@ def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any]:
         raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
     step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # some pixels of a large frame are enough
     native = planar(op, "frame", frame[::step, ::step])
-    native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # NaN, and values beyond black and white, tell nothing
+    native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # NaN, and values beyond black and white, are ignored
     _, channels, height, width = native.shape
     side = max(1, min(height, width) // _SIDE)
     h, w = height // side, width // side

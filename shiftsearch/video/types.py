@@ -16,7 +16,7 @@ class AnyArray(Protocol):
     def dtype(self) -> Any: ...
 
 
-Array = TypeVar("Array", bound=AnyArray)  # the same library and device come back
+Array = TypeVar("Array", bound=AnyArray)  # results belong to the same library and device
 
 Method = Literal["dis", "farneback"]
 METHOD: Method = "dis"  # unless the caller chooses another

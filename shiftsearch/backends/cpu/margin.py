@@ -61,7 +61,7 @@ def _position(number, before, n):
 
 @inline
 def _add_run(memory, to, at, n):
-    """memory[to:] += memory[at:]"""
+    """Add n numbers from memory[at] on to those from memory[to] on."""
     for e in range(n):
         put(memory, to + e, get(memory, to + e) + get(memory, at + e))
 

@@ -285,7 +285,7 @@ def _ends(i, columns, p):
 
 @inline
 def subtract(patch: Pointer, out: Pointer, rows: Axis, columns: Axis, p: Form) -> None:
-    """out = patch - out"""
+    """Replace `out` by patch - out."""
     for i in range(p.patch):
         if rows.low[i] >= 0:
             first, last = _ends(i, columns, p)
@@ -295,7 +295,7 @@ def subtract(patch: Pointer, out: Pointer, rows: Axis, columns: Axis, p: Form) -
 
 @inline
 def collect(out: Pointer, patch: Pointer, weight: float, rows: Axis, columns: Axis, p: Form) -> None:
-    """out += weight * patch"""
+    """Add weight * patch to `out`."""
     for i in range(p.patch):
         if rows.low[i] >= 0:
             first, last = _ends(i, columns, p)

@@ -70,7 +70,7 @@ class Tile(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """How a tile's pixels are loaded."""
+    """The layout of a tile's pixels."""
 
     apart: int  # pixels from patch to patch
     side: int

@@ -30,7 +30,7 @@ class Scratch(NamedTuple):
 
 @helper
 def find_smallest(keys: Pointer, n: int, k: int, codes: Codes, scratch: Scratch, kept: Pointer) -> None:
-    """Write the positions of the k smallest of n keys, and anything behind them in `keys` and behind the k in `kept`."""
+    """Write the positions of the k smallest of n keys; entries after the k, and after the n keys, are overwritten."""
     found, positions, order = scratch
     if k == 1:
         code.smallest(codes.smallest, keys, kept, n)
@@ -64,7 +64,7 @@ def _shortlist(keys, n, k, codes, found, positions):
     for i in range(n, end):
         put(keys, i, np.inf)
     m = code.shortlist(codes.shortlist, keys, found, positions, end, k)
-    while get(positions, m - 1) >= n:  # where keys are infinite, so is the padding
+    while get(positions, m - 1) >= n:  # the padding is infinite, as keys may be
         m -= 1
     return m
 

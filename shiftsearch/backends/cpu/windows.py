@@ -1,4 +1,4 @@
-"""Where each query searches: the centres of its windows, and the candidates in them."""
+"""Windows: where they lie for each query, and the candidates in them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Task(NamedTuple):
     subpixel: bool
     seeds: bool
     overhangs: bool  # windows may stick out of the frame
-    phases: int  # candidates per side that are less than a pixel apart; all of them if none are whole pixels apart
+    phases: int  # candidates per side within one pixel; all of them if none are whole pixels apart
     part: int  # candidates per side that are whole pixels apart, and compared at a time
     wide: bool  # vectors lie along the channels of a pixel
 

@@ -1,4 +1,4 @@
-"""Pictures as the caller has them, and as the passes filter them: in opponent colours, by planes of one size."""
+"""Conversion between the caller's pictures and the frames that passes filter: opponent colours, planes of one size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from shiftsearch.video.noise import noise_level
 
 _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(np.array([[3], [2], [6]], np.float32))
 _FAR = 2.0**30  # times white; squares of sums of such values are still finite
-_BESIDE = 0.5  # weight of U and V beside Y in what is searched: more helps U and V, at the cost of Y
+_BESIDE = 0.5  # weight of U and V, where that of Y is 1, in the search: more is better for U and V and worse for Y
 
 
 def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list[Frame]:
     """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter.
 
-    Values that are not finite become black. Planes of one size are one frame, and their weighted sum is searched for
-    all of them. If those after the first are coarser, they are a frame of their own, together with the first made as
-    coarse. A sigma of None is estimated.
+    Values that are not finite become black. Planes of one size become one frame, whose weighted sum is searched. If the
+    planes after the first are coarser, they become a separate frame, with the first plane averaged to their size. A
+    sigma of None is estimated.
     """
     natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
     first, *others = natives
@@ -46,7 +46,7 @@ def levels_of(picture: list[Frame]) -> list[float]:
 
 
 def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arrays of all pictures, one picture after another, each array in the form of its one of `likes`."""
+    """Return the arrays of all pictures, one picture after another, each in the layout of its array of `likes`."""
     found = []
     for picture in pictures:
         first, *others = (frame.guide for frame in picture)
@@ -59,7 +59,7 @@ def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) ->
 
 
 def _turned(xp: Any, planes: Any, basis: np.ndarray) -> Any:
-    """Return three channels in an orthonormal basis, which keeps their noise as it is; others stay unchanged."""
+    """Return three channels in an orthonormal basis, in which their noise is the same; others are unchanged."""
     if len(planes) != 3:
         return planes
     return xp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in basis])

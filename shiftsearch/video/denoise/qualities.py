@@ -1,4 +1,4 @@
-"""The passes that a frame goes through at each quality."""
+"""The passes of each quality."""
 
 from __future__ import annotations
 

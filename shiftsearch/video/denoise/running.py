@@ -1,9 +1,9 @@
 """A pass in the middle of a scene.
 
-A pass goes through the frames in order and holds no more of them than a group may reach: frames come in by `push`, and
-go out when no later group can reach them any more. Additions to a pixel happen in the order of frames and bands of
-queries, whose size depends only on that of the frame. So a result does not depend on the number of frames that follow,
-on threads, or on memory.
+A pass takes the frames in order and holds only those that a group may reach: `push` adds a frame, and frames are
+returned when no later group can reach them. Additions to a pixel happen in the order of frames and bands of queries,
+whose size depends only on that of the frame. So a result does not depend on the number of frames that follow, on
+threads, or on memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Running:
     def __init__(self, pass_: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
         self._pass, self._radius, self._in_order = pass_, radius, in_order
         self._held: dict[int, Frame] = {}
-        self._arrived = self._asked = self._done = 0  # how many frames came, had their groups filtered, and left
+        self._arrived = self._asked = self._done = 0  # frames added, filtered and returned
 
     def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
         """Take the next frame of the scene and yield those that are ready."""
@@ -36,12 +36,12 @@ class Running:
         while self._arrived >= ahead and self._asked + self._radius < self._arrived:
             first = max(self._asked - self._radius, 0)
             self._ask(xp, range(first, first + ahead))
-        # the last frames of a scene look back 2 * radius frames: those from here on may still be the last
+        # the last frames of a scene are searched 2 * radius frames back: those from here on may be among them
         while self._done + ahead < self._arrived:
             yield self._ready(xp)
 
     def finish(self, xp: Any) -> Iterator[Frame]:
-        """Yield the frames that are left when the scene has ended."""
+        """Yield the remaining frames at the end of the scene."""
         ahead = 2 * self._radius + 1
         while self._asked < self._arrived:
             first = max(min(self._asked - self._radius, self._arrived - ahead), 0)

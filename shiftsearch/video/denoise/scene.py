@@ -1,4 +1,4 @@
-"""The frames of one scene, taken through motion and all passes."""
+"""The frames of one scene in all stages: motion, and then the passes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shiftsearch.video.frames import halved
 
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
 
-Picture = list[Frame]  # the parts of one picture that are filtered each by itself, see `pictures`
+Picture = list[Frame]  # the parts of one picture that are filtered separately, see `pictures`
 
 
 class Scene:
-    """Pictures on their way through all stages. The frames of a picture have passes of their own, which keep step."""
+    """All stages for the pictures of a scene. Each part of a picture has its own passes, which run in step."""
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
         self._motion = _Motion(spec.caller, method)
@@ -31,7 +31,7 @@ class Scene:
         return self._passed(xp, self._motion.push(xp, picture, flow))
 
     def finish(self, xp: Any) -> list[tuple[Frame, ...]]:
-        """Return the pictures that are left."""
+        """Return the remaining pictures."""
         ready = self._passed(xp, self._motion.finish())
         return ready + list(zip(*(_finished(xp, chain) for chain in self._chains), strict=True))
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from shiftsearch.video.denoise.cosines import bases
 
-_ROUNDING = 1e-6  # of a group's largest variance: single precision does not know smaller components
-_TINY = 1e-20  # keeps divisions by the variance of noise defined where there is none
+_ROUNDING = 1e-6  # of a group's largest variance: single precision does not resolve smaller components
+_TINY = 1e-20  # avoids divisions by 0 where there is no noise
 
 
 def _spectra(xp: Any, groups: Any) -> Any:
@@ -36,7 +36,7 @@ def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, *, factor: float) -
 
 
 def wiener(xp: Any, noisy: Any, guide: Any, sigma: float) -> tuple[Any, Any]:
-    """Weigh each frequency of a group by the share of it that is signal, judged by the guide."""
+    """Weight each frequency of a group by the share of it that is signal, estimated from the guide."""
     if _spectra(xp, noisy):
         return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + _TINY)
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
@@ -54,7 +54,7 @@ def principal(
 ) -> tuple[Any, Any]:
     """Project a group onto the principal components of the guide, and weigh each component by its variance.
 
-    This is non-local Bayes. A component whose variance is at least `least`, in variances of the noise, is weighed by
+    This is non-local Bayes. A component whose variance is at least `least`, in variances of the noise, is multiplied by
     `gain` of it; the others are dropped.
     """
     if sigma == 0:  # all is signal, and the smallest components are only made by rounding

@@ -1,4 +1,4 @@
-"""The arguments of `denoise` and its relatives, checked."""
+"""The checked arguments of `denoise`, `denoise_stream` and `denoise_planes`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DenoiseSpec(Spec):
 
 
 def spec_of(op: str, frames: Any, sigmas: Iterable[Any], **options: Any) -> DenoiseSpec:
-    """Return the checked options of a call. The dtype of `frames` tells the scale of the sigmas."""
+    """Return the checked options of a call. The dtype of `frames` decides the scale of the sigmas."""
     levels = tuple(None if _estimated(s) else noise_scale(op, s, frames) for s in sigmas)
     return DenoiseSpec(caller=op, sigma=levels, **options)
 
@@ -40,7 +40,7 @@ def _estimated(sigma: Any) -> bool:
 
 
 def check_no_array(op: str, flow: Any) -> None:
-    """Raise an error if flow is given as arrays, which a stream has no use for."""
+    """Raise an error if flow is given as arrays, which a stream cannot use."""
     if isinstance(flow, (tuple, list)) or hasattr(flow, "shape"):
         raise ShiftsearchError(
             f'{op}: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'

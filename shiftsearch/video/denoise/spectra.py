@@ -1,6 +1,6 @@
 """Vector code for groups of patches: transformed to their cosine spectrum, shrunk and transformed back.
 
-A group stays in the cache from begin to end. Vectors run along the rows of one or two patches, then, transposed, along
+A group stays in the cache throughout. Vectors run along the rows of one or two patches, then, transposed, along
 their columns, then across the patches of the group. Cosines are symmetric or antisymmetric, so sums and differences of
 the two ends halve the products.
 """
@@ -25,7 +25,7 @@ _Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
 def covers(groups: np.ndarray) -> bool:
-    """Return whether this code is for such groups, (q, n, pixels)."""
+    """Return whether this code can filter these groups, (q, n, pixels)."""
     return groups.dtype == np.float32 and groups.shape[1] <= _MOST and groups.shape[2] == _SIDE**2
 
 

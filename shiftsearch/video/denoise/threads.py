@@ -45,7 +45,7 @@ class Threads:
 
 
 def blas_alone() -> AbstractContextManager[Any]:
-    """Keep NumPy's BLAS from starting threads beside these: it would wait for them longer than it computes."""
+    """Keep NumPy's BLAS from starting its own threads: it would wait for them longer than it computes."""
     return _blas().limit(limits=1, user_api="blas") if _blas() else nullcontext()
 
 

@@ -1,1 +1,1 @@
-"""What `shiftsearch.flow` is made of."""
+"""The implementation of `shiftsearch.flow`."""

@@ -1,4 +1,4 @@
-"""Arrays of flow and pairs of frames, as all functions of flow take them."""
+"""Arrays of flow and pairs of frames, checked for all functions of flow."""
 
 from __future__ import annotations
 

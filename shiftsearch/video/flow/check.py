@@ -1,4 +1,4 @@
-"""Whether a flow is right: in this package's convention as a whole, and pixel by pixel on the way there and back."""
+"""Checks of a flow: its convention as a whole, and each pixel by the flow back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shiftsearch.video.flow.arrays import checked, finite, pairwise
 from shiftsearch.video.types import AnyArray, Array
 
 _FEW = 0.05  # of all pixels
-_SMALL = 1e-6  # squared difference that nobody sees: 0.001 of white
+_SMALL = 1e-6  # squared difference that is invisible: 0.001 of white
 
 
 class Check(NamedTuple):
-    """What `check` found. As a string it is the message."""
+    """The result of `check`. As a string it is the message."""
 
     ok: bool
     message: str
@@ -38,7 +38,7 @@ def check(reference: AnyArray, target: AnyArray, flow: AnyArray) -> Check:
         flow: (2, H, W), or (T, 2, H, W), from reference to target; or a coarser one
 
     Returns:
-        (ok, message, gains). The message says in words what the flow looks like. The gains say by how many dB the
+        (ok, message, gains). The message describes the flow. The gains say by how many dB the
         difference between the reference and the warped target would shrink if the flow were negated, scaled, or its
         channels were swapped. `ok` is False if one of these brings 1 dB or more, and True if nothing can be told
 
@@ -141,7 +141,7 @@ def consistency(forward: Array, backward: AnyArray, *, tolerance: float = 1.0) -
 
 
 def consistency(forward: Any, backward: Any, *, tolerance: float = 1.0) -> Any:
-    """Return where the way there and back ends where it began. Elsewhere things are hidden, or the flow is wrong.
+    """Return where flow there and back ends where it began. Elsewhere things are hidden, or the flow is wrong.
 
     Args:
         forward: flow from one frame to another, (2, H, W), or (T, 2, H, W)

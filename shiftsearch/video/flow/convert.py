@@ -1,4 +1,4 @@
-"""Flow of other libraries, brought into the convention of this package; and coarser flow."""
+"""Flow of other libraries, converted to the convention of this package; and coarser flow."""
 
 from __future__ import annotations
 

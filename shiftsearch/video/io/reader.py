@@ -36,8 +36,8 @@ def read(
     (H, W); an alpha channel is left out. Frames are upright: a rotation that a phone has noted is applied.
 
     Grey and RGB equal those of the file bit for bit. YUV is converted, with U and V repeated where they are coarser.
-    `write` restores the file's own Y, U and V of all colours that RGB has; others are clipped. `planes` of the reader
-    gives the file's own samples in any case.
+    `write` restores the file's own Y, U and V for all colours that RGB can express; others are clipped. `planes` of the
+    reader always yields the file's own samples.
 
     Args:
         path: a file that FFmpeg can read, a picture, or pictures by number such as "shot.%04d.png"
@@ -46,7 +46,7 @@ def read(
         format: FFmpeg's name of the file format; without it FFmpeg finds it out. A list of other files or addresses
             ("hls", "concat") is only read if its format is named, and must lead to files
         progressive: take interlaced frames as whole ones; False refuses them
-        salvage: where the file is broken, end the iteration and say so in `broken`; False raises an error there
+        salvage: where the file is broken, end the iteration and set `broken`; False raises an error there
 
     Returns:
         Reader, to be iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`,
@@ -68,7 +68,7 @@ class Reader:
     width: int
     height: int
     rate: Fraction  # frames per second
-    length: int | None  # how many frames, if the file tells
+    length: int | None  # how many frames, if the file stores it
     bits: int
     grey: bool
     broken: str | None = None  # where the file is broken
@@ -78,9 +78,9 @@ class Reader:
     first: int  # of the frames to read
     end: int | None
     before: int  # how many frames of overlap come first
-    begin: Fraction = Fraction(0)  # the time in the file that becomes 0 in what is written
+    begin: Fraction = Fraction(0)  # the time in the file that becomes 0 in the written file
     until: Fraction | None = None  # when the last of the frames to read ends
-    times: deque[Fraction]  # of frames that were handed out and are not written yet
+    times: deque[Fraction]  # of frames that were yielded and are not written yet
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Reader:
         return (self.picture(planes) for planes in self.planes())
 
     def picture(self, planes: Planes) -> np.ndarray:
-        """Return the frame, grey or RGB, of what `planes` gives."""
+        """Return the frame, grey or RGB, of planes that `planes` yields."""
         form = self.header.form
         if form is None:
             return planes[0]
@@ -218,7 +218,7 @@ class Reader:
 
     # --- for a Writer -------------------------------------------------------------------------------
     def follow(self) -> None:
-        """Keep times and packets from now on: a Writer takes them."""
+        """Keep times and packets from now on, for a Writer."""
         self._decoder.followed = True
 
     def packets(self, end: Fraction | float) -> Iterator[Any]:

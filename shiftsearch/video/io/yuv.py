@@ -1,4 +1,4 @@
-"""Samples of YUV as files have them, and the colours that they mean.
+"""Samples of YUV in files, and their conversion to colours and back.
 
 Planes are (Y, U, V): Y has a sample for each pixel, U and V may be coarser. Samples of 8 bits are uint8, in which
 black is 16 and white is 235 if the range is limited. Samples of n > 8 bits are uint16, multiplied by 2 ** (16 - n):
@@ -23,7 +23,7 @@ _SIZES = {(1, 1): "444", (1, 2): "422", (2, 2): "420", (2, 1): "440", (1, 4): "4
 
 @dataclass(frozen=True)
 class Form:
-    """How the samples of a file are to be read."""
+    """The meaning of the samples of a file."""
 
     bits: int
     down: int  # rows and columns of Y for one of U and V
