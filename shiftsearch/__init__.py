@@ -57,7 +57,12 @@ __all__ = [
 ]
 
 
-if not typing.TYPE_CHECKING:  # which would take any name for one of these
+def __dir__() -> list[str]:
+    """List the public names, as an interactive shell completes them."""
+    return [*__all__, "models", "nn"]
+
+
+if not typing.TYPE_CHECKING:  # a checker would take any name for one of these
 
     def __getattr__(name):
         """Import `shiftsearch.nn` or `shiftsearch.models`, which need torch, when it is first used."""

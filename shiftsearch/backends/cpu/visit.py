@@ -85,7 +85,7 @@ def frame_of(clip: Clip, t: int) -> Frame:
 
 
 @inline
-def read_query(q, t, x, desk, p):
+def read_query(q: Clip, t: int, x: int, desk: patch.Desk, p: patch.Form) -> None:
     """Read the patch of a query, whose rows are laid."""
     lay_query(desk.query_columns, x + p.x, q.columns, p)
     read(desk.mine, frame_of(q, t + p.t), desk.query_rows, desk.query_columns, p)

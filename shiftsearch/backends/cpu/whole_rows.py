@@ -216,7 +216,7 @@ def _find_row(memory, some, x, r, is_wanted, pairs, scratch, found, targets):
 
 
 @inline
-def spare_size(run):
+def spare_size(run: int) -> int:
     """Return the size of a thread's spare memory behind a sum: one run, in cache lines that no other thread uses."""
     return (run // _LINE + 2) * _LINE
 
