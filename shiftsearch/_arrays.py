@@ -170,8 +170,8 @@ def _check_room(caller: str, name: str, shape: tuple[int, ...], each: int, there
     needed = each * math.prod(shape)
     if needed > there:
         raise ShiftsearchError(
-            f"{caller}: {name} of shape {shape} takes {needed / 2**30:.3g} GiB, expected at most the "
-            f"{there / 2**30:.3g} GiB of memory that there are"
+            f"{caller}: {name} of shape {shape} takes {needed / 2**30:.3g} GiB, expected at most "
+            f"{there / 2**30:.3g} GiB, the size of the memory"
         )
 
 

@@ -211,7 +211,7 @@ def take_all(caller: str, home: Home, arrays: Mapping[str, Any]) -> dict[str, Na
         raise
     except Exception as error:  # each library raises its own
         raise ShiftsearchError(
-            f"{caller}: {name} is an array that its library does not hand out ({error}), expected one that DLPack can share"
+            f"{caller}: {name} cannot be exported by its library ({error}), expected an array that supports DLPack"
         ) from None
     return native
 
