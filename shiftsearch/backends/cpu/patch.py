@@ -64,21 +64,21 @@ class Frame(NamedTuple):
     row: int
 
 
-class Desk(NamedTuple):
+class Workspace(NamedTuple):
     """Where a thread works on one pair of patches: the axes of both and room for three patches."""
 
     rows: Axis
     columns: Axis
     query_rows: Axis
     query_columns: Axis
-    mine: np.ndarray
-    theirs: np.ndarray
-    third: np.ndarray
+    query: np.ndarray
+    key: np.ndarray  # or its difference from the query
+    spare: np.ndarray
 
 
 # --- scratch memory -------------------------------------------------------------------------------
 class Scratch(NamedTuple):
-    """Scratch memory of a thread, which `desk` divides."""
+    """Scratch memory of a thread, which `workspace` divides."""
 
     integers: np.ndarray
     numbers: np.ndarray
@@ -92,13 +92,13 @@ def scratch(p: Form, dtype: np.dtype) -> Scratch:
 
 
 @inline
-def desk(scratch: Scratch, p: Form) -> Desk:
-    """Return the desk that lies in scratch memory."""
+def workspace(scratch: Scratch, p: Form) -> Workspace:
+    """Return the workspace that lies in scratch memory."""
     integers, numbers = scratch
     rows, columns = _axis(integers, numbers, 0, p), _axis(integers, numbers, 1, p)
     query_rows, query_columns = _axis(integers, numbers, 2, p), _axis(integers, numbers, 3, p)
     patches, size = after(numbers, 16 * p.patch), p.patch * p.patch * p.channels
-    return Desk(rows, columns, query_rows, query_columns, patches, after(patches, size), after(patches, 2 * size))
+    return Workspace(rows, columns, query_rows, query_columns, patches, after(patches, size), after(patches, 2 * size))
 
 
 @inline

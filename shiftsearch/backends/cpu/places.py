@@ -26,7 +26,7 @@ from shiftsearch.backends.cpu.visit import Heads, Job, by_band_of_keys, by_band_
 
 @inline
 def _load(out, values, number, places, p):
-    """Copy a patch (channels, patch, patch) to the desk, channels last."""
+    """Copy a patch (channels, patch, patch) to the workspace, channels last."""
     at, (by_frame, by_row, by_column, by_place, by_channel, down, across) = 0, values.strides
     at += number % places.kept * by_place
     number //= places.kept
@@ -53,10 +53,10 @@ def _put_slopes(out, number, here, weight, by_y, by_x):
 
 
 @inline
-def _difference(key, desk, p):
-    """Read the patch of a key and subtract it from that of the query, to desk.theirs."""
-    read(desk.theirs, key, desk.rows, desk.columns, p)
-    subtract(desk.mine, desk.theirs, desk.rows, desk.columns, p)
+def _difference(key, work, p):
+    """Read the patch of a key and write its difference from that of the query to work.key."""
+    read(work.key, key, work.rows, work.columns, p)
+    subtract(work.query, work.key, work.rows, work.columns, p)
 
 
 # --- bodies ---------------------------------------------------------------------------------------
@@ -71,66 +71,66 @@ def _has_weight(job, number):
 
 
 @inline
-def _score(job, number, here, desk, p):
-    read(desk.theirs, here.frame, desk.rows, desk.columns, p)
+def _score(job, number, here, work, p):
+    read(work.key, here.frame, work.rows, work.columns, p)
     if p.l2:
-        subtract(desk.mine, desk.theirs, desk.rows, desk.columns, p)
-    put(job.out, number, product(desk.theirs if p.l2 else desk.mine, desk.theirs, desk.rows, desk.columns, p))
+        subtract(work.query, work.key, work.rows, work.columns, p)
+    put(job.out, number, product(work.key if p.l2 else work.query, work.key, work.rows, work.columns, p))
 
 
 @inline
-def _aggregate(job, number, here, desk, p):
-    read(desk.theirs, here.frame, desk.rows, desk.columns, p)
-    weight = like(desk.mine, get(job.places.weights, number))
+def _aggregate(job, number, here, work, p):
+    read(work.key, here.frame, work.rows, work.columns, p)
+    weight = like(work.query, get(job.places.weights, number))
     if p.l2:
-        subtract(desk.mine, desk.theirs, desk.rows, desk.columns, p)
-        weight *= like(desk.mine, 2)
-    collect(desk.third, desk.theirs, weight, desk.rows, desk.columns, p)
+        subtract(work.query, work.key, work.rows, work.columns, p)
+        weight *= like(work.query, 2)
+    collect(work.spare, work.key, weight, work.rows, work.columns, p)
 
 
 @inline
-def _scatter(job, number, s, desk, p):
-    weight = like(desk.mine, get(job.places.weights, number))
+def _scatter(job, number, s, work, p):
+    weight = like(work.query, get(job.places.weights, number))
     if not p.l2:
-        return weight, desk.mine
-    _difference(frame_of(job.k, s), desk, p)
-    return like(desk.mine, -2) * weight, desk.theirs
+        return weight, work.query
+    _difference(frame_of(job.k, s), work, p)
+    return like(work.query, -2) * weight, work.key
 
 
 @inline
-def _slope(job, number, here, desk, p):
-    if missing(desk.rows, desk.columns):
+def _slope(job, number, here, work, p):
+    if missing(work.rows, work.columns):
         return
-    weight, factor = like(desk.mine, get(job.places.weights, number)), desk.mine
+    weight, factor = like(work.query, get(job.places.weights, number)), work.query
     if p.l2:
-        _difference(here.frame, desk, p)
-        weight, factor = like(desk.mine, -2) * weight, desk.theirs
-    by_y, by_x = slopes(factor, desk.third, here.frame, desk.rows, desk.columns, p)
+        _difference(here.frame, work, p)
+        weight, factor = like(work.query, -2) * weight, work.key
+    by_y, by_x = slopes(factor, work.spare, here.frame, work.rows, work.columns, p)
     _put_slopes(job.out, number, here, weight, by_y, by_x)
 
 
 @inline
-def _gather(job, number, here, desk, p):
+def _gather(job, number, here, work, p):
     if not p.mirrored:
-        clear(desk.mine, p)
-    read(desk.mine, here.frame, desk.rows, desk.columns, p)
+        clear(work.query, p)
+    read(work.query, here.frame, work.rows, work.columns, p)
     out, pixels = after(job.out, number * p.channels * p.patch * p.patch), p.patch * p.patch
     for f in range(p.channels):
         for i in range(pixels):
-            put(out, f * pixels + i, desk.mine[i * p.channels + f])
+            put(out, f * pixels + i, work.query[i * p.channels + f])
 
 
 @inline
-def _fold(job, number, s, desk, p):
-    _load(desk.mine, job.q, number, job.places, p)
-    return like(desk.mine, get(job.places.weights, number)), desk.mine
+def _fold(job, number, s, work, p):
+    _load(work.query, job.q, number, job.places, p)
+    return like(work.query, get(job.places.weights, number)), work.query
 
 
 @inline
-def _slope_of_values(job, number, here, desk, p):
-    _load(desk.mine, job.q, number, job.places, p)
-    by_y, by_x = slopes(desk.mine, desk.third, here.frame, desk.rows, desk.columns, p)
-    _put_slopes(job.out, number, here, like(desk.mine, 1), by_y, by_x)
+def _slope_of_values(job, number, here, work, p):
+    _load(work.query, job.q, number, job.places, p)
+    by_y, by_x = slopes(work.query, work.spare, here.frame, work.rows, work.columns, p)
+    _put_slopes(job.out, number, here, like(work.query, 1), by_y, by_x)
 
 
 _score_rows = by_query(_score, compares=True)

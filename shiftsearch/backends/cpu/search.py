@@ -58,7 +58,7 @@ class Scratch(NamedTuple):
     boxes: np.ndarray
     kept: np.ndarray
     topk: topk.Scratch
-    desk: patch.Scratch  # of plain loops
+    workspace: patch.Scratch  # of plain loops
     most: int  # displacements that fit
 
 
@@ -226,7 +226,7 @@ def _scratch(task: Task, form: patch.Form, tiles: bool, most: int, dtype) -> Scr
     integers = {"positions": stride, "ranks": stride, "kept": task.kept + stride}
     parts = _divided(numbers, aligned, dtype) | _divided(integers, np.empty, np.int32)
     for_topk = topk.Scratch(*map(parts.pop, topk.Scratch._fields))
-    return Scratch(topk=for_topk, desk=patch.scratch(form, dtype), **parts, most=most)
+    return Scratch(topk=for_topk, workspace=patch.scratch(form, dtype), **parts, most=most)
 
 
 def _divided(sizes: dict[str, int], new, dtype) -> dict[str, np.ndarray]:

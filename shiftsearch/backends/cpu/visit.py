@@ -21,7 +21,7 @@ from shiftsearch.backends.cpu.grid import frame_of_place
 from shiftsearch.backends.cpu.jit import Compiled, inline, kernel
 from shiftsearch.backends.cpu.layout import channels_last, copy_rows
 from shiftsearch.backends.cpu.memory import Pointer, after, get, like, pointers, put, stopped
-from shiftsearch.backends.cpu.patch import Frame, desk, lay_key, lay_query, own, pair, read, write
+from shiftsearch.backends.cpu.patch import Frame, lay_key, lay_query, own, pair, read, workspace, write
 
 _BAND = 32  # least rows: each band reads all candidates of the query rows that reach it
 
@@ -85,27 +85,27 @@ def frame_of(clip: Clip, t: int) -> Frame:
 
 
 @inline
-def read_query(q: Clip, t: int, x: int, desk: patch.Desk, p: patch.Form) -> None:
+def read_query(q: Clip, t: int, x: int, work: patch.Workspace, p: patch.Form) -> None:
     """Read the patch of a query, whose rows are laid."""
-    lay_query(desk.query_columns, x + p.x, q.columns, p)
-    read(desk.mine, frame_of(q, t + p.t), desk.query_rows, desk.query_columns, p)
+    lay_query(work.query_columns, x + p.x, q.columns, p)
+    read(work.query, frame_of(q, t + p.t), work.query_rows, work.query_columns, p)
 
 
 @inline
-def _pair_axes(desk, compares, p):
+def _pair_axes(work, compares, p):
     """Leave out the samples that have no partner in the patch of the query, if there is one."""
-    pair(desk.rows, desk.query_rows if compares else desk.rows, p)
-    pair(desk.columns, desk.query_columns if compares else desk.columns, p)
+    pair(work.rows, work.query_rows if compares else work.rows, p)
+    pair(work.columns, work.query_columns if compares else work.columns, p)
 
 
 @inline
-def _find(job, number, t, y, x, desk, compares, p):
+def _find(job, number, t, y, x, work, compares, p):
     """Lay the axes of a place."""
     offset, k = after(job.places.offsets, 3 * number), job.k
     frame = frame_of(k, frame_of_place(t + p.t, get(offset, 0), k.frames))
-    sign_y = lay_key(desk.rows, get(offset, 1), y + p.y, k.rows, p)
-    sign_x = lay_key(desk.columns, get(offset, 2), x + p.x, k.columns, p)
-    _pair_axes(desk, compares, p)
+    sign_y = lay_key(work.rows, get(offset, 1), y + p.y, k.rows, p)
+    sign_x = lay_key(work.columns, get(offset, 2), x + p.x, k.columns, p)
+    _pair_axes(work, compares, p)
     return Here(frame, sign_y, sign_x)
 
 
@@ -133,54 +133,54 @@ def by_query(
 ) -> Callable[..., None]:
     """Return a kernel for rows of queries, counted through all frames: `body` at each place that is `wanted`.
 
-    If it `compares`, desk.mine is the patch of the query, and only samples that exist on both sides are left.
+    If it `compares`, work.query is the patch of the query, and only samples that exist on both sides are left.
     """
 
     def visit(job, scratch, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
+        job, work, places = pointers(job), workspace(pointers(scratch), p), pointers(job).places
         for row in range(first, last):
             t, y = row // places.rows, row % places.rows
             if compares:
-                lay_query(at.query_rows, y + p.y, job.q.rows, p)
+                lay_query(work.query_rows, y + p.y, job.q.rows, p)
             for x in range(places.columns):
                 if stopped(stop):
                     return
                 if compares:
-                    read_query(job.q, t, x, at, p)
+                    read_query(job.q, t, x, work, p)
                 for n in range(places.kept):
                     number = (row * places.columns + x) * places.kept + n
                     if wanted(job, number):
-                        body(job, number, _find(job, number, t, y, x, at, compares, p), at, p)
+                        body(job, number, _find(job, number, t, y, x, work, compares, p), work, p)
 
     return kernel()(_named(visit, body, wanted))
 
 
 def by_band_of_queries(body: Compiled[..., None]) -> Callable[..., None]:
-    """Return a kernel for bands of rows of the queries' frames: `body` adds up desk.third, query by query."""
+    """Return a kernel for bands of rows of the queries' frames: `body` adds up work.spare, query by query."""
 
     def visit(job, bands, scratch, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
+        job, work, places = pointers(job), workspace(pointers(scratch), p), pointers(job).places
         for unit in range(first, last):
             t = unit // bands
             top, bottom = _band(unit % bands, bands, job.out.rows)
             for y in range(places.rows):
-                lay_query(at.query_rows, y + p.y, job.out.rows, p)
-                if not own(at.query_rows, top, bottom, p):
+                lay_query(work.query_rows, y + p.y, job.out.rows, p)
+                if not own(work.query_rows, top, bottom, p):
                     continue
                 for x in range(places.columns):
                     if stopped(stop):
                         return
                     if p.l2:
-                        read_query(job.q, t, x, at, p)
+                        read_query(job.q, t, x, work, p)
                     else:
-                        lay_query(at.query_columns, x + p.x, job.out.columns, p)
-                    patch.clear(at.third, p)
+                        lay_query(work.query_columns, x + p.x, job.out.columns, p)
+                    patch.clear(work.spare, p)
                     for n in range(places.kept):
                         number = ((t * places.rows + y) * places.columns + x) * places.kept + n
                         if get(places.weights, number) != 0:
-                            body(job, number, _find(job, number, t, y, x, at, True, p), at, p)
+                            body(job, number, _find(job, number, t, y, x, work, True, p), work, p)
                     out = frame_of(job.out, t + p.t)
-                    write(out, at.query_rows, at.query_columns, at.third, like(at.third, 1), top, bottom, p)
+                    write(out, work.query_rows, work.query_columns, work.spare, like(work.spare, 1), top, bottom, p)
 
     return kernel()(_named(visit, body))
 
@@ -189,7 +189,7 @@ def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: boo
     """Return a kernel for bands of rows of the keys' frames, to which it adds a weight times a patch, by `body`."""
 
     def visit(job, reach, bands, scratch, p, stop, first, last):
-        job, at, places = pointers(job), desk(pointers(scratch), p), pointers(job).places
+        job, work, places = pointers(job), workspace(pointers(scratch), p), pointers(job).places
         reach, out = pointers(reach), job.out
         for unit in range(first, last):
             s = unit // bands
@@ -199,35 +199,35 @@ def by_band_of_keys(body: Compiled[..., tuple[float, Pointer]], *, compares: boo
                 if not _touches(reach, row * out.frames + s, top, bottom):
                     continue
                 if compares:
-                    lay_query(at.query_rows, y + p.y, job.q.rows, p)
+                    lay_query(work.query_rows, y + p.y, job.q.rows, p)
                 for x in range(places.columns):
                     if stopped(stop):
                         return
                     is_read = False
                     for n in range(places.kept):
                         number = (row * places.columns + x) * places.kept + n
-                        if not _find_owned(job, number, t, y, x, s, top, bottom, at, p):
+                        if not _find_owned(job, number, t, y, x, s, top, bottom, work, p):
                             continue
                         if compares and not is_read:
                             is_read = True
-                            read_query(job.q, t, x, at, p)
-                        _pair_axes(at, compares, p)
-                        weight, values = body(job, number, s, at, p)
-                        write(frame_of(out, s), at.rows, at.columns, values, weight, top, bottom, p)
+                            read_query(job.q, t, x, work, p)
+                        _pair_axes(work, compares, p)
+                        weight, values = body(job, number, s, work, p)
+                        write(frame_of(out, s), work.rows, work.columns, values, weight, top, bottom, p)
 
     return kernel()(_named(visit, body))
 
 
 @inline
-def _find_owned(job, number, t, y, x, s, top, bottom, desk, p):
+def _find_owned(job, number, t, y, x, s, top, bottom, work, p):
     """Lay the axes of a place as far as it lies in rows top ... bottom - 1 of frame s; return whether any of it does."""
     offset, out = after(job.places.offsets, 3 * number), job.out
     if get(job.places.weights, number) == 0 or frame_of_place(t + p.t, get(offset, 0), out.frames) != s:
         return False
-    lay_key(desk.rows, get(offset, 1), y + p.y, out.rows, p)
-    if not own(desk.rows, top, bottom, p):
+    lay_key(work.rows, get(offset, 1), y + p.y, out.rows, p)
+    if not own(work.rows, top, bottom, p):
         return False
-    lay_key(desk.columns, get(offset, 2), x + p.x, out.columns, p)
+    lay_key(work.columns, get(offset, 2), x + p.x, out.columns, p)
     return True
 
 
@@ -322,10 +322,10 @@ class Heads:
         return reach
 
     def _run(self, kernel, count: int, job: Job, *more) -> None:
-        def work(stop, first, last):
+        def some_units(stop, first, last):
             kernel(job, *more, patch.scratch(self.form, self.dtype), self.form, stop, first, last)
 
-        pool.spread(work, count, self.cost)
+        pool.spread(some_units, count, self.cost)
 
 
 def _bands(frames: int, height: int) -> int:
