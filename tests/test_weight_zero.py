@@ -101,7 +101,7 @@ def _exact(case: Case, dtype):
 
 
 @pytest.mark.full
-@on_each_backend(ROWS)
+@on_each_backend(ROWS, halves=False)
 def test_the_rule_holds(case, run: Run):
     with np.errstate(all="ignore"):
         _check(case, run)
