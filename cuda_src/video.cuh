@@ -36,8 +36,8 @@ __device__ inline Query query_of(long long i, const Sizes& s) {
     return r;
 }
 
-// Each row of `across` items has whole blocks of its own. So indices fit 32 bits, as those of a whole array may not,
-// and only the number of the block has to be divided.
+// Each row of `across` items is done by whole blocks. So indices fit 32 bits, as those of a whole array may not, and
+// only the number of the block has to be divided.
 struct Item {
     unsigned row;
     int at;

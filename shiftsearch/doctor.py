@@ -78,7 +78,7 @@ def _dotted(version: int) -> str:
 def _compiler(xp: Any) -> str:
     try:
         return "NVRTC " + ".".join(map(str, xp.cuda.nvrtc.getVersion()))
-    except Exception:  # each way to lack it has an error of its own; the line of each op says what to do
+    except Exception:  # each way to lack it has its own error; the line of each op says what to do
         return "no NVRTC"
 
 
@@ -89,7 +89,7 @@ def _check(name: str, backend: Any, out: TextIO) -> bool:
         start = time.perf_counter()
         try:
             error = _largest_error(backend, op)
-        except Exception as raised:  # drivers and compilers have errors of their own
+        except Exception as raised:  # drivers and compilers have their own errors
             said = f"{type(raised).__name__}: {raised}"
         else:
             said = "" if error < _TOLERANCE else f"is off by {error:.1e} of the largest value"

@@ -109,7 +109,7 @@ def _check_scale(scale: Any, heads: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _AttentionSpec(Spec):
-    """The options of `ShiftedAttention` beside those of its search."""
+    """The options of `ShiftedAttention` that are not options of its search."""
 
     dim: int
     heads: int

@@ -33,7 +33,7 @@ class FoldSpec(QueriesSpec):
 
 
 def _whole_number(n: Any) -> Any:
-    """Return `n` as an int, 0 if it is no whole number. A symbolic size of torch.compile stays as it is."""
+    """Return `n` as an int, 0 if it is no whole number. A symbolic size of torch.compile is returned unchanged."""
     if isinstance(n, Integral):
         return int(n) if not isinstance(n, bool) and n < 2**31 else 0
     return n if hasattr(n, "__index__") else 0

@@ -54,7 +54,7 @@ def restored(xp: Any, result: Any, like: Any) -> Any:
 
 
 def halved(xp: Any, planes: Any, axis: int) -> Any:
-    """Return the means of pairs of neighbours along an axis; an odd last element stays as it is."""
+    """Return the means of pairs of neighbours along an axis; an odd last element is unchanged."""
     n = planes.shape[axis]
     first = 2 * xp.arange((n + 1) // 2)
     return (planes.take(first, axis=axis) + planes.take(xp.minimum(first + 1, n - 1), axis=axis)) / 2

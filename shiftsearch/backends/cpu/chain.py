@@ -21,7 +21,7 @@ from shiftsearch.backends.cpu.jit import exact, kernel
 from shiftsearch.backends.cpu.memory import stopped
 from shiftsearch.backends.cpu.patch import between, bilinear
 
-_BAND = 32  # rows at least: every band of a field looks at all trajectories, so bands should not be many
+_BAND = 32  # least rows: every band of a field reads all trajectories
 _STEP = 40  # multiply-adds that take as long as one step of a trajectory
 
 

@@ -121,7 +121,7 @@ def _has_only_numbers(record) -> bool:
 
 
 def _type(argument, packed: bool):
-    """Return the type by which a kernel knows an argument."""
+    """Return the numba type of an argument of a kernel."""
     if isinstance(argument, tuple):
         return types.BaseTuple.from_types([_type(part, True) for part in argument], type(argument))
     if not isinstance(argument, np.ndarray):

@@ -34,11 +34,7 @@ def _element(context, builder, kinds, values):
 
 @intrinsic
 def pointer(context: Any, array: Any) -> Intrinsic:
-    """Return the memory of an array, without its owner: the caller keeps the array alive.
-
-    numba counts references to arrays that are passed around, with atomic operations, and looks at
-    each index whether it is negative. A pointer is one number.
-    """
+    """Return the memory of an array, without its owner: the caller keeps the array alive."""
 
     def generate(context, builder, signature, values):
         return cgutils.create_struct_proxy(signature.args[0])(context, builder, values[0]).data

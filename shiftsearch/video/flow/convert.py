@@ -62,7 +62,7 @@ def from_raft(flow: Array | Sequence[Array], size: tuple[int, int] | None = None
 def coarse(flow: Array, factor: int = 8) -> Array:
     """Return the mean flow of each `factor` x `factor` pixels, in pixels of that size: 1 / factor**2 of the memory.
 
-    `shiftsearch.upsample_flow` is the way back. `align` takes coarse flow as it is.
+    `shiftsearch.upsample_flow` is the way back. `align` takes coarse flow directly.
 
     Args:
         flow: (2, H, W), or (T, 2, H, W); vectors that are not finite count as 0

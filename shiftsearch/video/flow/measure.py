@@ -1,4 +1,4 @@
-"""Flow between two frames, measured by OpenCV: the only module that knows it."""
+"""Flow between two frames, measured by OpenCV, which no other module imports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Video files as iterators of frames, and frames as video files: the only package that knows PyAV, and so FFmpeg.
+"""Video files as iterators of frames, and frames as video files. Only this package imports PyAV, and so FFmpeg.
 
-One frame is in memory at a time. Everything beside the frames is kept: times, colour properties, sound and subtitles.
+One frame is in memory at a time. All other data is kept: times, colour properties, sound and subtitles.
 """
 
 from shiftsearch.video.io.reader import Reader, read

@@ -73,7 +73,7 @@ def keep_chapters(target: Target, like: Reader) -> list[str]:
 
 
 def keep_streams(target: Target, like: Reader) -> tuple[dict[int, Any], list[str]]:
-    """Add streams for sound and subtitles, and copy the title and the like.
+    """Add streams for sound and subtitles, and copy the title and other metadata.
 
     Returns the new streams by the index of those of the source, and what is left out.
     """

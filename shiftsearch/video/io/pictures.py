@@ -1,4 +1,4 @@
-"""Pictures to look at: what happened to a frame, as a PNG file. This needs NumPy only."""
+"""Pictures of a frame before and after a command, as PNG files. This needs NumPy only."""
 
 from __future__ import annotations
 
