@@ -67,6 +67,8 @@ class Instruction:
     @cached_property
     def ends(self) -> bool:
         """Whether what stands behind it is not run after it."""
+        if self.full_name == "BRA.DIV":  # only if threads of a warp have gone apart
+            return False
         jumps = self.name in ("BRA", "EXIT", "RET")
         return jumps and not self.text.startswith("@") and not re.search(r"BRA\S*\s+!?U?P\d", self.text)
 
