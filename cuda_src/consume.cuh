@@ -13,9 +13,9 @@ __device__ inline float nothing() { return __int_as_float(0x7fffffff); }  // no 
 
 __device__ inline bool is_better(float x, float than) { return !(x >= than); }
 
-// Behind those that are as good.
-__device__ inline void insert(float* best, bool here, float rank, float place, float score) {
-    here = here && is_better(rank, best[SS_TOPK - 1]);
+// Behind those that are as good. What is better than one of them is better than all behind it.
+__device__ inline void insert(float* best, float rank, float place, float score) {
+    bool here = is_better(rank, best[SS_TOPK - 1]);
 #pragma unroll
     for (int i = SS_TOPK - 1; i > 0; --i) {
         const bool before = is_better(rank, best[i - 1]);
@@ -24,7 +24,7 @@ __device__ inline void insert(float* best, bool here, float rank, float place, f
             best[SS_TOPK + i] = before ? best[SS_TOPK + i - 1] : place;
             if (SS_RANKED) best[2 * SS_TOPK + i] = before ? best[2 * SS_TOPK + i - 1] : score;
         }
-        here = here && before;
+        here = before;
     }
     if (here) best[0] = rank, best[SS_TOPK] = place;
     if (SS_RANKED && here) best[2 * SS_TOPK] = score;
@@ -35,6 +35,7 @@ struct Askers {
     unsigned row, column;  // of the reach: where the query's window begins; SS_NOWHERE without a query
     unsigned before_row, before_column;  // rows and columns of the window before its centre
     unsigned waiting;  // entries of the query's queue
+    unsigned next[SS_COLUMN];  // where the next one goes, in bytes
 };
 
 #define SS_NOWHERE 255u
@@ -47,12 +48,34 @@ struct Slot {
     Reach reach;
 };
 
-// Candidates that were good enough when they came: [SS_WAIT][SS_COLUMN][SS_OWNERS].
+// Candidates that were good enough when they came: of each query SS_WAIT entries, the first come the first to go. An
+// entry is a score and a place; those of a tile's queries lie side by side.
 struct Queue {
-    float* scores;
-    unsigned short* places;  // row << 8 | column of the reach
+    char* entries;
     const float* penalties;
 };
+
+#define SS_ENTRIES (SS_TILE_X * SS_TILE_Y * (unsigned)sizeof(float2))
+
+__device__ inline float2* entry_of(const Queue& queue, unsigned at, int r) {
+    return reinterpret_cast<float2*>(queue.entries + at) + r * SS_TILE_X;
+}
+
+// `at` or, where it lies before or behind the entries of a queue, the one from the other end: what is less than 0 is a
+// large number.
+__device__ inline unsigned wrapped(unsigned at, unsigned other) { return min(at, other); }
+
+__device__ inline void push(const Queue& queue, Askers& a, int r, float score, int place) {
+    *entry_of(queue, a.next[r], r) = {score, __int_as_float(place)};
+    a.waiting += 1u << 8 * r;
+    a.next[r] = wrapped(a.next[r] + SS_ENTRIES, a.next[r] - (SS_WAIT - 1) * SS_ENTRIES);
+}
+
+__device__ inline float2 pop(const Queue& queue, Askers& a, int r) {
+    const unsigned first = a.next[r] - byte_of(a.waiting, r) * SS_ENTRIES;
+    a.waiting -= 1u << 8 * r;
+    return *entry_of(queue, wrapped(first, first + SS_WAIT * SS_ENTRIES), r);
+}
 
 // `row` and `column` of the reach.
 __device__ inline float rank_of(float score, int row, int column, const Askers& a, int r, const Slot& slot,
@@ -65,16 +88,17 @@ __device__ inline float rank_of(float score, int row, int column, const Askers& 
     return SS_PENALTY != 0 ? plus(score, penalties[abs(down) * SS_WINDOW + abs(across)]) : score;
 }
 
-// All that waits of query r comes in, as far as it is still good enough.
-__device__ inline void flush(float* best, const Queue& queue, int at, const Askers& a, int r, const Slot& slot) {
+// Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has
+// more than `most`.
+__device__ inline void let_in(float* best, const Queue& queue, Askers& a, int r, int most, const Slot& slot) {
 #pragma unroll 1
-    for (int e = 0; __any_sync(SS_ALL, e < byte_of(a.waiting, r)); ++e) {
-        const bool there = e < byte_of(a.waiting, r);
-        const float found = there ? queue.scores[at + e * SS_QUEUE] : 0;
-        const float score = found < infinite() ? found : infinite();
-        const int place = there ? queue.places[at + e * SS_QUEUE] : 0;
-        const float rank = there ? rank_of(score, place >> 8, place & 255, a, r, slot, queue.penalties) : score;
-        insert(best, there, rank, __int_as_float(slot.number << 16 | place), score);
+    while (__any_sync(SS_ALL, byte_of(a.waiting, r) > most)) {
+        if (byte_of(a.waiting, r) == 0) continue;
+        const float2 entry = pop(queue, a, r);
+        const float score = entry.x < infinite() ? entry.x : infinite();
+        const int place = __float_as_int(entry.y);
+        const float rank = rank_of(score, place >> 8 & 255, place & 255, a, r, slot, queue.penalties);
+        insert(best, rank, entry.y, score);
     }
 }
 
@@ -102,7 +126,7 @@ __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& ste
 }
 
 // One step of what was produced, for the queries below (y, x).
-__device__ inline void consume(float* best, Askers& a, const Queue& queue, int at, const float* sums, const Step& step,
+__device__ inline void consume(float* best, Askers& a, const Queue& queue, const float* sums, const Step& step,
                                const Slot& slot, int y, int x, bool last, const Sizes& s) {
     unsigned candidates[SS_COLUMN];
 #pragma unroll
@@ -118,6 +142,7 @@ __device__ inline void consume(float* best, Askers& a, const Queue& queue, int a
             for (int j = 0; j < SS_COLUMN + SS_PATCH - 1; ++j) rows[j] = sums[d * SS_SUMS_PLANE + j * SS_SUMS_ROW];
             sums_down(rows, found);
             const int dy = slot.reach.y + step.dy, dx = slot.reach.x + step.dx + d;
+            const int place = slot.number << 16 | step.dy << 8 | (step.dx + d);
             if (SS_SKIP == 1 && slot.own && dy == 0 && dx == 0) continue;
 #pragma unroll
             for (int r = 0; r < SS_COLUMN; ++r) {
@@ -126,20 +151,13 @@ __device__ inline void consume(float* best, Askers& a, const Queue& queue, int a
                 if (outside || (SS_RANKED && !(found[r] < infinite()))) found[r] = infinite();
                 if (!(candidates[r] >> d & 1)) continue;
                 const float rank = rank_of(found[r], step.dy, step.dx + d, a, r, slot, queue.penalties);
-                if (is_better(rank, best[r * SS_BEST + SS_TOPK - 1])) {  // or no number, which then becomes infinite
-                    const int to = at + r * SS_OWNERS + byte_of(a.waiting, r) * SS_QUEUE;
-                    queue.scores[to] = found[r], queue.places[to] = step.dy << 8 | (step.dx + d);
-                    a.waiting += 1u << 8 * r;
-                }
+                if (is_better(rank, best[r * SS_BEST + SS_TOPK - 1]))  // or no number, which then becomes infinite
+                    push(queue, a, r, found[r], place);
             }
         }
         const int most = last && start + SS_FLUSHED_BY >= step.n ? 0 : SS_WAIT - SS_FLUSHED_BY;
 #pragma unroll
-        for (int r = 0; r < SS_COLUMN; ++r) {
-            if (!__any_sync(SS_ALL, byte_of(a.waiting, r) > most)) continue;
-            flush(best + r * SS_BEST, queue, at + r * SS_OWNERS, a, r, slot);
-            a.waiting &= ~(255u << 8 * r);
-        }
+        for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, queue, a, r, most, slot);
     }
 }
 

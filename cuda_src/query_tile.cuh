@@ -22,8 +22,7 @@
 #define SS_SUMS_ROW (4 * SS_STRIPS)
 #define SS_SUMS_PLANE (SS_ROWS * SS_SUMS_ROW)
 #define SS_SUMS (SS_MOST_AT_ONCE * SS_SUMS_PLANE + SS_COLUMN * SS_SUMS_ROW)  // the last queries' rows end below
-#define SS_WAIT 8
-#define SS_QUEUE (SS_OWNERS * SS_COLUMN)
+#define SS_WAIT 6
 
 #define SS_ENTRY (2 + SS_RANKED)  // numbers of a kept candidate: rank, where it is, perhaps its score
 #define SS_BEST (SS_ENTRY * SS_TOPK)

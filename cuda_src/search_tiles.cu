@@ -6,7 +6,7 @@
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
 //    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
-// 2. goes through the rectangle row by row, in steps of up to 9 displacements. In each step *producers*, threads with
+// 2. goes through the rectangle row by row, in even steps of up to 9 displacements. In each step *producers*, threads with
 //    four neighbouring pixels of q in registers, compare them with pixels of k in shared memory and sum along the rows
 //    of the patches; *consumers*, threads with SS_COLUMN queries one below the other, sum what was produced in the step
 //    before down the columns of the patches, and keep the best.
@@ -39,8 +39,8 @@ __device__ inline void widen(int* limits, const Window* windows, unsigned exist)
     }
 }
 
-__device__ inline Askers askers_of(const Window* windows, unsigned exist, const Reach& reach) {
-    Askers a = {0, 0, 0, 0, 0};
+__device__ inline Askers askers_of(const Window* windows, unsigned exist, const Reach& reach, int query) {
+    Askers a = {0, 0, 0, 0, 0, {}};
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) {
         const bool exists = exist >> r & 1;
@@ -48,6 +48,7 @@ __device__ inline Askers askers_of(const Window* windows, unsigned exist, const 
         a.column |= (exists ? windows[r].x.first - reach.x : 0u) << 8 * r;
         a.before_row |= (unsigned)windows[r].y.before << 8 * r;
         a.before_column |= (unsigned)windows[r].x.before << 8 * r;
+        a.next[r] = query * sizeof(float2);
     }
     return a;
 }
@@ -165,10 +166,12 @@ __device__ inline void search_slot(float* state, Askers& askers, const Ring& rin
     for (int y = threadIdx.x / 32; y < SS_ROWS; y += SS_THREADS / 32)
         stage(ring, y, theirs, s.F, from_y, from_x, threadIdx.x % 32, 32);
     __syncthreads();
+    const int steps = (slot.reach.wide + SS_MOST_AT_ONCE - 1) / SS_MOST_AT_ONCE;  // of a row
+    const int at_once = (slot.reach.wide + steps - 1) / steps;
     Step now = {0, 0, 0, 0}, before = now;
 #pragma unroll 1
     for (int dy = 0, dx = 0; dy < slot.reach.tall || before.n; before = now) {
-        now = {dy, dx, dy < slot.reach.tall ? min(SS_MOST_AT_ONCE, slot.reach.wide - dx) : 0, before.half ^ 1};
+        now = {dy, dx, dy < slot.reach.tall ? min(at_once, slot.reach.wide - dx) : 0, before.half ^ 1};
         if (role.producer && now.n)
             produce_step(ring, mine, role.four, role.strip, role.line, now, from_y, from_x, state, sums, s);
         if (!role.producer) {
@@ -176,7 +179,7 @@ __device__ inline void search_slot(float* state, Askers& askers, const Ring& rin
                 stage(ring, dy + SS_ROWS, theirs, s.F, from_y, from_x, role.consumer, SS_THREADS - SS_PRODUCERS);
             const float* const produced = sums + before.half * SS_SUMS + role.row * SS_SUMS_ROW + role.column;
             if (before.n)
-                consume(state, askers, queue, role.owner, produced, before, slot, role.y, role.x,
+                consume(state, askers, queue, produced, before, slot, role.y, role.x,
                         dy >= slot.reach.tall, s);
         }
         dx += now.n;
@@ -194,8 +197,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
     __shared__ float penalties[SS_RANKED ? SS_WINDOW * SS_WINDOW : 1];
     char* const pool = reinterpret_cast<char*>(memory);
     float* const sums = reinterpret_cast<float*>(pool + SS_RING);
-    float* const waiting = sums + 2 * SS_SUMS;
-    const Queue queue = {waiting, reinterpret_cast<unsigned short*>(waiting + SS_WAIT * SS_QUEUE), penalties};
+    const Queue queue = {reinterpret_cast<char*>(sums + 2 * SS_SUMS), penalties};
 
     const Tile tile = tile_of(blockIdx.x, s, across, down);
     const Plane mine = plane_of_q(q, tile.b, tile.g, tile.t, s, m);
@@ -217,7 +219,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
 #pragma unroll
             for (int i = 0; i < SS_COLUMN * SS_BEST; ++i) state[i] = nothing();
         const Slot slot = {number, frame == tile.t, reach};
-        Askers askers = askers_of(windows, role.producer ? 0 : role.exist, reach);
+        Askers askers = askers_of(windows, role.producer ? 0 : role.exist, reach, role.row * SS_TILE_X + role.column);
         if (threadIdx.x == 0) slots[number] = {frame - tile.t, reach.y, reach.x};
         const Ring ring = {pool, (SS_PIXELS - 1 + reach.wide + 3) / 4};
         const Plane theirs = plane_of_k(k, tile.b, tile.g, frame, s, m);

@@ -76,7 +76,7 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         return [Role({"int number = 0": (1, 0)})]
     warps, steps = c["THREADS"] / 32, reach * -(-reach // 9)
     producers = 8 * c["ROWS"] / 32 / warps
-    at_once = min(9, reach)
+    at_once = reach * reach / steps
     pieces = 4 * -(-(31 + reach) // 4) * c["CHANNELS"] * c["CHUNKS"] / 32  # of a row of k that a thread stages
     if c["VECTORS"]:
         pieces /= 4 if case.dtype == "float32" else 8
@@ -91,15 +91,15 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     }
     staged = pieces / (warps * (1 - producers)) / -(-reach // 9)  # a row for all steps of a row
     produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0)}
-    flushed = 2.2 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
+    let_in = 1.65 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
     consumed = {
         "int i = thread; i < within int dy = 0": (staged, 0),
         "int start = 0": (at_once / 3, 0),
-        "int e = 0": (flushed, 0),
+        "byte_of(a.waiting, r) > most": (let_in, 0),
     }
     return [
         Role({**shared, **produced}, lines=("__fmaf_rn(",), share=producers),
-        Role({**shared, **consumed}, lines=("rows[j] = sums",), share=1 - producers),
+        Role({**shared, **consumed}, lines=("rows[j] = sums", "best[SS_TOPK + i] = before"), share=1 - producers),
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 
-_AT_ONCE, _WAIT = 9, 8  # SS_MOST_AT_ONCE and SS_WAIT of search_tiles.cu
+_AT_ONCE, _WAIT = 9, 6  # SS_MOST_AT_ONCE and SS_WAIT of search_tiles.cu
 _MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
 _DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
@@ -90,7 +90,7 @@ def _fixed(constants: Constants) -> int:
 def _beside_ring(shape: Constants) -> int:
     """Return the bytes of sums along rows, and of queues."""
     row = -(-shape["TILE_X"] // 4) * 16
-    return 2 * (_AT_ONCE * shape["ROWS"] + shape["COLUMN"]) * row + _WAIT * _owners(shape) * shape["COLUMN"] * 6
+    return 2 * (_AT_ONCE * shape["ROWS"] + shape["COLUMN"]) * row + _WAIT * shape["TILE_X"] * shape["TILE_Y"] * 8
 
 
 def _shared(constants: Constants) -> int:
