@@ -30,6 +30,26 @@ __device__ inline void insert(float* best, float rank, float place, float score)
     if (SS_RANKED && here) best[2 * SS_TOPK] = score;
 }
 
+// The last candidate that a query kept in the pass before: what is as good and comes before it is there already.
+struct Last {
+    float rank;
+    int place;
+};
+
+__device__ inline bool comes_behind(const Last& last, float rank, int place) {
+    return SS_KEPT == SS_TOPK || rank > last.rank || (rank == last.rank && place > last.place);
+}
+
+__device__ inline void begin_pass(float* best, Last* last, bool first) {
+#pragma unroll
+    for (int r = 0; r < SS_COLUMN; ++r) {
+        const float *const worst = best + r * SS_BEST + SS_TOPK - 1;
+        if (SS_KEPT > SS_TOPK) last[r] = {first ? -infinite() : worst[0], first ? -1 : __float_as_int(worst[SS_TOPK])};
+#pragma unroll
+        for (int i = 0; i < SS_BEST; ++i) best[r * SS_BEST + i] = nothing();
+    }
+}
+
 // The queries of a consumer, a byte of each word for each of them, as registers are few.
 struct Askers {
     unsigned row, column;  // of the reach: where the query's window begins; SS_NOWHERE without a query
@@ -90,7 +110,8 @@ __device__ inline float rank_of(float score, int row, int column, const Askers& 
 
 // Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has
 // more than `most`.
-__device__ inline void let_in(float* best, const Queue& queue, Askers& a, int r, int most, const Slot& slot) {
+__device__ inline void let_in(float* best, const Last& last, const Queue& queue, Askers& a, int r, int most,
+                              const Slot& slot) {
 #pragma unroll 1
     while (__any_sync(SS_ALL, byte_of(a.waiting, r) > most)) {
         if (byte_of(a.waiting, r) == 0) continue;
@@ -98,7 +119,7 @@ __device__ inline void let_in(float* best, const Queue& queue, Askers& a, int r,
         const float score = entry.x < infinite() ? entry.x : infinite();
         const int place = __float_as_int(entry.y);
         const float rank = rank_of(score, place >> 8 & 255, place & 255, a, r, slot, queue.penalties);
-        insert(best, rank, entry.y, score);
+        if (comes_behind(last, rank, place)) insert(best, rank, entry.y, score);
     }
 }
 
@@ -126,8 +147,8 @@ __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& ste
 }
 
 // One step of what was produced, for the queries below (y, x).
-__device__ inline void consume(float* best, Askers& a, const Queue& queue, const float* sums, const Step& step,
-                               const Slot& slot, int y, int x, bool last, const Sizes& s) {
+__device__ inline void consume(float* best, const Last* last, Askers& a, const Queue& queue, const float* sums,
+                               const Step& step, const Slot& slot, int y, int x, bool ends, const Sizes& s) {
     unsigned candidates[SS_COLUMN];
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) candidates[r] = candidates_of(a, r, step);
@@ -155,9 +176,9 @@ __device__ inline void consume(float* best, Askers& a, const Queue& queue, const
                     push(queue, a, r, found[r], place);
             }
         }
-        const int most = last && start + SS_FLUSHED_BY >= step.n ? 0 : SS_WAIT - SS_FLUSHED_BY;
+        const int most = ends && start + SS_FLUSHED_BY >= step.n ? 0 : SS_WAIT - SS_FLUSHED_BY;
 #pragma unroll
-        for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, queue, a, r, most, slot);
+        for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, last[r], queue, a, r, most, slot);
     }
 }
 

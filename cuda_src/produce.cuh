@@ -18,30 +18,40 @@ __device__ inline char* pixel_of(char* row, int x) { return row + x * SS_PIXEL +
 
 __device__ inline SS_SCALAR zero() { return (SS_SCALAR)0.f; }
 
+// Four channels of a pixel.
+struct alignas(4 * sizeof(SS_SCALAR)) Run {
+    SS_SCALAR of[4];
+};
+
 // Row y of the pixels that a tile needs, whose first is at (from_y, from_x) of the frame, by `threads` threads.
 __device__ inline void stage(const Ring& ring, int y, const Plane& k, int F, int from_y, int from_x, int thread,
                              int threads) {
     char* const row = ring.row(y);
     const int v = from_y + y, there = SS_ZEROS ? min(max(v, 0), k.H - 1) : reflect(v, k.H);
 #if SS_VECTORS
-    const int parts = SS_PIXEL / 16;
+    const int parts = SS_PIXEL / 16, items = ring.strips * 4 * parts;
 #pragma unroll 1
-    for (int i = thread; i < ring.strips * 4 * parts; i += threads) {
+    for (int i = thread; i < items; i += threads) {
         const int x = i / parts, f = i % parts * SS_FEW, u = from_x + x;
         uint4 few = {0, 0, 0, 0};
         if (f < F && (!SS_ZEROS || k.has(v, u)))
             few = *reinterpret_cast<const uint4*>(k.at(there, SS_ZEROS ? u : reflect(u, k.W)) + f);
-        *reinterpret_cast<uint4*>(pixel_of(row, x) + f * sizeof(SS_SCALAR)) = few;
+        *reinterpret_cast<uint4*>(pixel_of(row, x) + f * (int)sizeof(SS_SCALAR)) = few;
     }
 #else
-    const int width = ring.strips * 4;
+    const int runs = SS_CHUNKS * SS_CHANNELS / 4, side_by_side = 8;  // so that neither divides by what is not known
+    const int items = (ring.strips * 4 + side_by_side - 1) / side_by_side * side_by_side * runs;
 #pragma unroll 1
-    for (int i = thread; i < width * SS_CHUNKS * SS_CHANNELS; i += threads) {
-        const int x = i % width, f = i / width, u = from_x + x;
-        SS_SCALAR one = zero();
-        if (f < F && (!SS_ZEROS || k.has(v, u)))
-            one = k.at(there, SS_ZEROS ? u : reflect(u, k.W))[(long long)f * k.channel];
-        reinterpret_cast<SS_SCALAR*>(pixel_of(row, x))[f] = one;
+    for (int i = thread; i < items; i += threads) {
+        const int x = i / (side_by_side * runs) * side_by_side + i % side_by_side, f = i / side_by_side % runs * 4;
+        const int u = from_x + x;
+        if (x >= ring.strips * 4) continue;
+        const bool exists = !SS_ZEROS || k.has(v, u);
+        const SS_SCALAR* from = k.at(there, SS_ZEROS ? u : reflect(u, k.W)) + (long long)f * k.channel;
+        Run run;
+#pragma unroll
+        for (int j = 0; j < 4; ++j, from += k.channel) run.of[j] = exists && f + j < F ? *from : zero();
+        *reinterpret_cast<Run*>(pixel_of(row, x) + f * (int)sizeof(SS_SCALAR)) = run;
     }
 #endif
 }
@@ -62,24 +72,21 @@ __device__ inline Four four_at(const Plane& q, int y, int x) {
 
 // Their channels from `first` on.
 __device__ inline void load_four(const Plane& q, const Four& four, int first, int F, float* to) {
+    const int y = reflect(four.y, q.H);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
         const bool there = !SS_ZEROS || (four.there >> j & 1);
-        const SS_SCALAR* const from =
-            there ? q.at(reflect(four.y, q.H), reflect(four.x + j, q.W)) : q.first;
-#if SS_VECTORS
+        const SS_SCALAR* from = q.at(y, reflect(four.x + j, q.W)) + (long long)first * q.channel;
 #pragma unroll
-        for (int f = 0; f < SS_CHANNELS; f += SS_FEW) {
+        for (int f = 0; f < SS_CHANNELS; f += SS_VECTORS ? SS_FEW : 1) {
+            float* const few = to + j * SS_CHANNELS + f;
             const bool exists = there && first + f < F;
-            load_few(exists ? from + first + f : q.first, to + j * SS_CHANNELS + f);
+            if (SS_VECTORS && exists) load_few(from + f, few);
+            if (SS_VECTORS && !exists)
 #pragma unroll
-            for (int i = 0; i < SS_FEW; ++i) to[j * SS_CHANNELS + f + i] = exists ? to[j * SS_CHANNELS + f + i] : 0;
+                for (int i = 0; i < SS_FEW; ++i) few[i] = 0;
+            if (!SS_VECTORS) few[0] = exists ? load(from) : 0, from += q.channel;
         }
-#else
-#pragma unroll
-        for (int f = 0; f < SS_CHANNELS; ++f)
-            to[j * SS_CHANNELS + f] = there && first + f < F ? load(from + (long long)(first + f) * q.channel) : 0;
-#endif
     }
 }
 

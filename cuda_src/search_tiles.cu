@@ -66,41 +66,51 @@ struct Begin {
     int t, y, x;
 };
 
-// The best of a consumer's queries, to shared memory.
-__device__ inline void hand_over(float* found, int* places, const float* best, unsigned exist, int row, int column) {
+// What a tile has found, in shared memory: of each query, row by row.
+struct Found {
+    float* scores;
+    int* offsets;  // three for each score
+};
+
+// The best `kept` of a consumer's queries, as they are written in the arrays.
+__device__ inline void hand_over(const Found& to, const float* best, const Begin* slots, unsigned exist, int query,
+                                 int kept) {
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) {
         if (!(exist >> r & 1)) continue;
-        const int to = ((row + r) * SS_TILE_X + column) * SS_TOPK;
 #pragma unroll
         for (int i = 0; i < SS_TOPK; ++i) {
-            found[to + i] = best[r * SS_BEST + (SS_RANKED ? 2 * SS_TOPK : 0) + i];
-            places[to + i] = __float_as_int(best[r * SS_BEST + SS_TOPK + i]);
+            if (i >= kept) break;
+            const int at = (query + r * SS_TILE_X) * SS_TOPK + i;
+            const float score = best[r * SS_BEST + (SS_RANKED ? 2 * SS_TOPK : 0) + i];
+            const int place = __float_as_int(best[r * SS_BEST + SS_TOPK + i]);
+            const Begin& slot = slots[place >> 16];
+            to.scores[at] = SS_L2 ? plus(score, 0.f) : __fsub_rn(0, score);  // never -0
+            to.offsets[3 * at] = slot.t;
+            to.offsets[3 * at + 1] = slot.y + (place >> 8 & 255), to.offsets[3 * at + 2] = slot.x + (place & 255);
         }
     }
 }
 
-// From there to the arrays, where the queries of a row lie one behind the other. `first`: of the kept ones of a query.
-__device__ inline void write_results(const float* found, const int* places, const Begin* slots, const Tile& tile,
-                                     int first, float* scores, int* offsets, const Sizes& s) {
+// `some` of the `each` numbers of every query of a row, which are the first of `all` behind `row` in the array.
+template <class Number>
+__device__ inline void write_row(const Number* from, Number* row, int wide, int each, int some, int all) {
+#pragma unroll 1
+    for (int i = threadIdx.x % 32; i < wide * each; i += 32)
+        if (i % each < some) row[i / each * all + i % each] = from[i];
+}
+
+// To the arrays, where the queries of a row lie one behind the other: the kept ones from `first` on of each.
+__device__ inline void write_results(const Found& from, const Tile& tile, int first, int kept, float* scores,
+                                     int* offsets, const Sizes& s) {
     const int wide = min(SS_TILE_X, s.w - tile.left), tall = min(SS_TILE_Y, s.h - tile.top);
     const long long clip = ((long long)tile.b * s.G + tile.g) * s.T + tile.t;
 #pragma unroll 1
     for (int y = threadIdx.x / 32; y < tall; y += SS_THREADS / 32) {
-        const long long query = (clip * s.h + tile.top + y) * s.w + tile.left;
-#pragma unroll 1
-        for (int i = threadIdx.x % 32; i < wide * SS_TOPK; i += 32) {
-            const long long to = (query + i / SS_TOPK) * s.K + first + i % SS_TOPK;
-            const float score = found[y * SS_TILE_X * SS_TOPK + i];
-            scores[to] = SS_L2 ? plus(score, 0.f) : __fsub_rn(0, score);  // never -0
-        }
-#pragma unroll 1
-        for (int i = threadIdx.x % 32; i < wide * SS_TOPK * 3; i += 32) {
-            const int kept = i / 3, axis = i % 3, place = places[y * SS_TILE_X * SS_TOPK + kept];
-            const Begin& slot = slots[place >> 16];
-            const int offset = axis == 0 ? slot.t : axis == 1 ? slot.y + (place >> 8 & 255) : slot.x + (place & 255);
-            offsets[((query + kept / SS_TOPK) * s.K + first + kept % SS_TOPK) * 3 + axis] = offset;
-        }
+        const long long to = ((clip * s.h + tile.top + y) * s.w + tile.left) * s.K + first;
+        const int at = y * SS_TILE_X * SS_TOPK;
+        write_row(from.scores + at, scores + to, wide, SS_TOPK, kept, s.K);
+        write_row(from.offsets + 3 * at, offsets + 3 * to, wide, 3 * SS_TOPK, 3 * kept, 3 * s.K);
     }
 }
 
@@ -158,7 +168,7 @@ __device__ inline Reach find_windows(Window* windows, int* limits, const SS_AROU
 }
 
 // One slot, step by step: while producers are at one step, consumers are at the one before.
-__device__ inline void search_slot(float* state, Askers& askers, const Ring& ring, float* sums, const Queue& queue,
+__device__ inline void search_slot(float* state, const Last* last, Askers& askers, const Ring& ring, float* sums, const Queue& queue,
                                    const Role& role, const Slot& slot, const Plane& mine, const Plane& theirs,
                                    const Tile& tile, const Sizes& s) {
     const int from_y = tile.top - SS_MARGIN + slot.reach.y, from_x = tile.left - SS_MARGIN + slot.reach.x;
@@ -179,8 +189,7 @@ __device__ inline void search_slot(float* state, Askers& askers, const Ring& rin
                 stage(ring, dy + SS_ROWS, theirs, s.F, from_y, from_x, role.consumer, SS_THREADS - SS_PRODUCERS);
             const float* const produced = sums + before.half * SS_SUMS + role.row * SS_SUMS_ROW + role.column;
             if (before.n)
-                consume(state, askers, queue, produced, before, slot, role.y, role.x,
-                        dy >= slot.reach.tall, s);
+                consume(state, last, askers, queue, produced, before, slot, role.y, role.x, dy >= slot.reach.tall, s);
         }
         dx += now.n;
         if (dx >= slot.reach.wide) dx = 0, ++dy;
@@ -207,29 +216,34 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
     if (role.producer) load_four(mine, role.four, 0, s.F, state);
 
 #pragma unroll 1
-    for (int number = 0; number < a.windows; ++number) {
-        const int frame = frame_of_slot(tile.t, number + SS_FIRST_SLOT, s.kT, SS_RADIUS);
-        Window windows[SS_COLUMN];
-        const Reach reach = find_windows(windows, limits, flow_of(around, tile, number, s, a), role, s);
-        if (reach.wide == 0) {
-            if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
-            return;
+    for (int begin = 0; begin < a.windows; begin += SS_PER_FRAME ? 1 : a.windows) {
+        Last last[SS_COLUMN];
+#pragma unroll 1
+        for (int kept = 0; kept < SS_KEPT; kept += SS_TOPK) {
+            if (!role.producer) begin_pass(state, last, kept == 0);
+#pragma unroll 1
+            for (int number = begin; number < (SS_PER_FRAME ? begin + 1 : a.windows); ++number) {
+                const int frame = frame_of_slot(tile.t, number + SS_FIRST_SLOT, s.kT, SS_RADIUS);
+                Window windows[SS_COLUMN];
+                const Reach reach = find_windows(windows, limits, flow_of(around, tile, number, s, a), role, s);
+                if (reach.wide == 0) {
+                    if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
+                    return;
+                }
+                const Slot slot = {number, frame == tile.t, reach};
+                const unsigned exist = role.producer ? 0 : role.exist;
+                Askers askers = askers_of(windows, exist, reach, role.row * SS_TILE_X + role.column);
+                if (threadIdx.x == 0) slots[number] = {frame - tile.t, reach.y, reach.x};
+                const Ring ring = {pool, (SS_PIXELS - 1 + reach.wide + 3) / 4};
+                const Plane theirs = plane_of_k(k, tile.b, tile.g, frame, s, m);
+                search_slot(state, last, askers, ring, sums, queue, role, slot, mine, theirs, tile, s);
+            }
+            const Found found = {reinterpret_cast<float*>(pool),
+                                 reinterpret_cast<int*>(pool) + SS_TILE_X * SS_TILE_Y * SS_TOPK};
+            const int query = role.row * SS_TILE_X + role.column, some = min(SS_TOPK, SS_KEPT - kept);
+            if (!role.producer) hand_over(found, state, slots, role.exist, query, some);
+            __syncthreads();
+            write_results(found, tile, begin * SS_KEPT + kept, some, scores, offsets, s);
         }
-        if (!role.producer && (number == 0 || SS_PER_FRAME))
-#pragma unroll
-            for (int i = 0; i < SS_COLUMN * SS_BEST; ++i) state[i] = nothing();
-        const Slot slot = {number, frame == tile.t, reach};
-        Askers askers = askers_of(windows, role.producer ? 0 : role.exist, reach, role.row * SS_TILE_X + role.column);
-        if (threadIdx.x == 0) slots[number] = {frame - tile.t, reach.y, reach.x};
-        const Ring ring = {pool, (SS_PIXELS - 1 + reach.wide + 3) / 4};
-        const Plane theirs = plane_of_k(k, tile.b, tile.g, frame, s, m);
-        search_slot(state, askers, ring, sums, queue, role, slot, mine, theirs, tile, s);
-
-        if (!SS_PER_FRAME && number < a.windows - 1) continue;
-        float* const found = reinterpret_cast<float*>(pool);
-        int* const places = reinterpret_cast<int*>(found + SS_TILE_X * SS_TILE_Y * SS_TOPK);
-        if (!role.producer) hand_over(found, places, state, role.exist, role.row, role.column);
-        __syncthreads();
-        write_results(found, places, slots, tile, SS_PER_FRAME ? number * SS_TOPK : 0, scores, offsets, s);
     }
 }

@@ -116,8 +116,9 @@ class _Followed:
         for loop, times in zip(loops, self._times(loops), strict=True):
             ends = {n for n in loop.blocks if loop.head in self.program.after[n]}
             total = Spent()
-            total.add(self.through(loop.blocks, loop.head, ends), times)
-            total.named += times > 0 and self._known(loop) is not None
+            if times > 0:
+                total.add(self.through(loop.blocks, loop.head, ends), times)
+                total.named += self._known(loop) is not None
             found.append(total)
         return found
 

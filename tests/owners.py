@@ -73,33 +73,34 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Producers and consumers; steps are of nine displacements, in each row of what a tile looks at."""
     windows, reach = _windows(case), c["WINDOW"] + _APART[case.flow]
     if reach**2 > c["BUDGET"] * c["WINDOW"] ** 2:  # left to the search of queries
-        return [Role({"int number = 0": (1, 0)})]
+        return [Role({"int number = begin": (1, 0)})]
     warps, steps = c["THREADS"] / 32, reach * -(-reach // 9)
     producers = 8 * c["ROWS"] / 32 / warps
     at_once = reach * reach / steps
-    pieces = 4 * -(-(31 + reach) // 4) * c["CHANNELS"] * c["CHUNKS"] / 32  # of a row of k that a thread stages
-    if c["VECTORS"]:
-        pieces /= 4 if case.dtype == "float32" else 8
+    strips, channels = -(-(31 + reach) // 4), c["CHANNELS"] * c["CHUNKS"]
+    pieces = (4 * strips if c["VECTORS"] else 8 * -(-strips // 2)) * channels / 32  # of a row of k, for a warp
+    pieces /= 8 if c["VECTORS"] and case.dtype != "float32" else 4
     shared = {
-        "int number = 0": (windows, 0),
+        "int number = begin": (windows, 0),
         "dy < slot.reach.tall": (steps, 0),
         "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
-        "int i = thread; i < within int y = threadIdx": (pieces, 0),
+        "i < items within int y = threadIdx": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
-        "i < wide * SS_TOPK; i += 32": (c["TILE_X"] * c["TOPK"] / 32, 0),
-        "i < wide * SS_TOPK * 3": (c["TILE_X"] * c["TOPK"] * 3 / 32, 0),
+        "i < wide * each": (2 * c["TILE_X"] * c["TOPK"] / 32, 0),  # in two loops, as many offsets as three scores
     }
     staged = pieces / (warps * (1 - producers)) / -(-reach // 9)  # a row for all steps of a row
-    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0)}
+    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0), "i < items within int dy": (0, 0)}
     let_in = 1.65 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
     consumed = {
-        "int i = thread; i < within int dy = 0": (staged, 0),
+        "i < items within int dy": (staged, 0),
         "int start = 0": (at_once / 3, 0),
         "byte_of(a.waiting, r) > most": (let_in, 0),
     }
+    staging = "*reinterpret_cast<Run*>(pixel_of"
+    consuming = ("rows[j] = sums", "best[SS_TOPK + i] = before", "to.offsets[3 * at] =")
     return [
-        Role({**shared, **produced}, lines=("__fmaf_rn(",), share=producers),
-        Role({**shared, **consumed}, lines=("rows[j] = sums", "best[SS_TOPK + i] = before"), share=1 - producers),
+        Role({**shared, **produced}, lines=("__fmaf_rn(", staging), share=producers),
+        Role({**shared, **consumed}, lines=(*consuming, staging), share=1 - producers),
     ]
 
 

@@ -21,6 +21,7 @@ _DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE"
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
 # rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
+_PASSES = range(1, 10)  # over the same candidates, each of which keeps some
 _SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120))
 
 
@@ -38,7 +39,7 @@ def constants(
     itemsize = np.dtype(dtype).itemsize
     ranked = int(spec.penalty != 0 or spec.anchor is not None)
     known = {**direct, "RANKED": ranked, "BUDGET": _BUDGET, **_channels(C // spec.heads, itemsize)}
-    shapes = (_shape(known, *shape, itemsize, memory) for shape in _SHAPES)
+    shapes = (_shape(known, *shape, passes, itemsize, memory) for passes in _PASSES for shape in _SHAPES)
     shape = next((shape for shape in shapes if shape), None)
     return {name: value for name, value in known.items() if name not in _DIRECT} | shape if shape else None
 
@@ -63,19 +64,20 @@ def _channels(channels: int, itemsize: int) -> Constants:
 
 
 def _shape(
-    constants: Constants, rows: int, column: int, registers: int, itemsize: int, memory: int
+    constants: Constants, rows: int, column: int, registers: int, passes: int, itemsize: int, memory: int
 ) -> Constants | None:
     """Return the constants of a shape of tiles, or None if something does not fit."""
-    patch, topk = constants["PATCH"], constants["TOPK"]
+    patch, kept = constants["PATCH"], constants["TOPK"]
+    topk = -(-kept // passes)
     wide, tall = (n - patch + 1 & ~1 for n in (32, rows))  # pairs begin at even queries
     if tall < column or column * topk * (2 + constants["RANKED"]) > registers:
         return None
-    shape = {"ROWS": rows, "COLUMN": column, "TILE_X": wide, "TILE_Y": tall}
+    shape = {"ROWS": rows, "COLUMN": column, "TILE_X": wide, "TILE_Y": tall, "KEPT": kept, "TOPK": topk}
     shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
     shape["RING"] = (memory - _fixed(constants) - _beside_ring(shape)) // 16 * 16
     strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * itemsize + 16
     needed = (rows + 1) * -(-(31 + constants["WINDOW"]) // 4) * strip
-    return shape if shape["RING"] >= max(needed, wide * tall * topk * 8) else None
+    return shape if shape["RING"] >= needed and _shared(shape) >= wide * tall * topk * 16 else None
 
 
 def _owners(shape: Constants) -> int:
@@ -100,7 +102,7 @@ def _shared(constants: Constants) -> int:
 # --- what tests compile -----------------------------------------------------------------------------
 _FORM = {"OFFSET": "float", "WHOLE": 1, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0, "PATCH": 7, "L2": 1}
 _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
-_BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
+_BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
 _TILES = {**_FORM, **_GRID, **_BEST, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "VECTORS": 1, "BUDGET": _BUDGET}
@@ -113,5 +115,5 @@ TILES = Kernel(
     frame=200,  # outside of the loops over displacements and candidates
     shared=_shared,
     dtypes=("float32", "float16", "bfloat16"),
-    instances=(_TILES, {**_TILES, **_SMALL, **_PENALTY}, {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6}),
+    instances=(_TILES, {**_TILES, **_SMALL, **_PENALTY}, {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6, "KEPT": 10}),
 )
