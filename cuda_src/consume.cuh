@@ -3,7 +3,7 @@
 #define SS_CONSUME_CUH
 
 #include "pairs.cuh"
-#include "query_tile.cuh"
+#include "ring.cuh"
 
 // --- consumers: the best of a query ---------------------------------------------------------------
 // best[0 ... SS_TOPK - 1] are ranks, in order, then come as many places, and with SS_RANKED scores. A place is written
@@ -40,39 +40,25 @@ __device__ inline bool comes_behind(const Last& last, float rank, int place) {
     return SS_KEPT == SS_TOPK || rank > last.rank || (rank == last.rank && place > last.place);
 }
 
-__device__ inline void begin_pass(float* best, Last* last, bool first) {
-#pragma unroll
-    for (int r = 0; r < SS_COLUMN; ++r) {
-        const float *const worst = best + r * SS_BEST + SS_TOPK - 1;
-        if (SS_KEPT > SS_TOPK) last[r] = {first ? -infinite() : worst[0], first ? -1 : __float_as_int(worst[SS_TOPK])};
-#pragma unroll
-        for (int i = 0; i < SS_BEST; ++i) best[r * SS_BEST + i] = nothing();
-    }
-}
-
 // The queries of a consumer, a byte of each word for each of them, as registers are few.
 struct Askers {
     unsigned row, column;  // of the reach: where the query's window begins; SS_NOWHERE without a query
     unsigned before_row, before_column;  // rows and columns of the window before its centre
-    unsigned waiting;  // entries of the query's queue
-    unsigned next[SS_COLUMN];  // where the next one goes, in bytes
 };
 
 #define SS_NOWHERE 255u
-
-__device__ inline int byte_of(unsigned word, int r) { return word >> 8 * r & 255; }
-
-struct Slot {
-    int number;
-    bool own;  // the query's own frame
-    Reach reach;
-};
 
 // Candidates that were good enough when they came: of each query SS_WAIT entries, the first come the first to go. An
 // entry is a score and a place; those of a tile's queries lie side by side.
 struct Queue {
     char* entries;
     const float* penalties;
+};
+
+// What waits for a consumer's queries.
+struct Waiting {
+    unsigned count;  // entries, a byte for each query
+    unsigned next[SS_COLUMN];  // where the next one goes, in bytes
 };
 
 #define SS_ENTRIES (SS_TILE_X * SS_TILE_Y * (unsigned)sizeof(float2))
@@ -85,16 +71,28 @@ __device__ inline float2* entry_of(const Queue& queue, unsigned at, int r) {
 // large number.
 __device__ inline unsigned wrapped(unsigned at, unsigned other) { return min(at, other); }
 
-__device__ inline void push(const Queue& queue, Askers& a, int r, float score, int place) {
-    *entry_of(queue, a.next[r], r) = {score, __int_as_float(place)};
-    a.waiting += 1u << 8 * r;
-    a.next[r] = wrapped(a.next[r] + SS_ENTRIES, a.next[r] - (SS_WAIT - 1) * SS_ENTRIES);
+__device__ inline void push(const Queue& queue, Waiting& w, int r, float score, int place) {
+    *entry_of(queue, w.next[r], r) = {score, __int_as_float(place)};
+    w.count += 1u << 8 * r;
+    w.next[r] = wrapped(w.next[r] + SS_ENTRIES, w.next[r] - (SS_WAIT - 1) * SS_ENTRIES);
 }
 
-__device__ inline float2 pop(const Queue& queue, Askers& a, int r) {
-    const unsigned first = a.next[r] - byte_of(a.waiting, r) * SS_ENTRIES;
-    a.waiting -= 1u << 8 * r;
+__device__ inline float2 pop(const Queue& queue, Waiting& w, int r) {
+    const unsigned first = w.next[r] - byte_of(w.count, r) * SS_ENTRIES;
+    w.count -= 1u << 8 * r;
     return *entry_of(queue, wrapped(first, first + SS_WAIT * SS_ENTRIES), r);
+}
+
+__device__ inline void begin_pass(float* best, Last* last, Waiting& w, bool first, int query) {
+    w.count = 0;
+#pragma unroll
+    for (int r = 0; r < SS_COLUMN; ++r) {
+        const float *const worst = best + r * SS_BEST + SS_TOPK - 1;
+        if (SS_KEPT > SS_TOPK) last[r] = {first ? -infinite() : worst[0], first ? -1 : __float_as_int(worst[SS_TOPK])};
+#pragma unroll
+        for (int i = 0; i < SS_BEST; ++i) best[r * SS_BEST + i] = nothing();
+        w.next[r] = query * sizeof(float2);
+    }
 }
 
 // `row` and `column` of the reach.
@@ -108,14 +106,14 @@ __device__ inline float rank_of(float score, int row, int column, const Askers& 
     return SS_PENALTY != 0 ? plus(score, penalties[abs(down) * SS_WINDOW + abs(across)]) : score;
 }
 
-// Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has
-// more than `most`.
-__device__ inline void let_in(float* best, const Last& last, const Queue& queue, Askers& a, int r, int most,
-                              const Slot& slot) {
+// Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has a
+// count of which `many` has a bit.
+__device__ inline void let_in(float* best, const Last& last, const Queue& queue, Waiting& w, const Askers& a, int r,
+                              unsigned many, const Slot& slot) {
 #pragma unroll 1
-    while (__any_sync(SS_ALL, byte_of(a.waiting, r) > most)) {
-        if (byte_of(a.waiting, r) == 0) continue;
-        const float2 entry = pop(queue, a, r);
+    while (__any_sync(SS_ALL, w.count & many & 255u << 8 * r)) {
+        if (byte_of(w.count, r) == 0) continue;
+        const float2 entry = pop(queue, w, r);
         const float score = entry.x < infinite() ? entry.x : infinite();
         const int place = __float_as_int(entry.y);
         const float rank = rank_of(score, place >> 8 & 255, place & 255, a, r, slot, queue.penalties);
@@ -137,6 +135,7 @@ __device__ inline void sums_down(const float* rows, float* scores) {
 }
 
 #define SS_FLUSHED_BY 3  // displacements between looks at the queues
+#define SS_MANY 0x04040404u  // of a count, the bit that says that not as many have room
 
 // Bit d: whether displacement d of a step is in the window of query r.
 __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& step) {
@@ -147,13 +146,16 @@ __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& ste
 }
 
 // One step of what was produced, for the queries below (y, x).
-__device__ inline void consume(float* best, const Last* last, Askers& a, const Queue& queue, const float* sums,
-                               const Step& step, const Slot& slot, int y, int x, bool ends, const Sizes& s) {
+__device__ inline void consume(float* best, const Last* last, Waiting& w, const Askers& a, const Queue& queue,
+                               const float* sums, const Step& step, const Slot& slot, int y, int x, bool empties,
+                               const Sizes& s) {
+    sums += step.half * SS_SUMS + step.plane * SS_SUMS_PLANE;
     unsigned candidates[SS_COLUMN];
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) candidates[r] = candidates_of(a, r, step);
+    int start = 0;
 #pragma unroll 1
-    for (int start = 0; start < step.n; start += SS_FLUSHED_BY) {
+    do {
 #pragma unroll
         for (int i = 0; i < SS_FLUSHED_BY; ++i) {
             const int d = start + i;
@@ -173,13 +175,37 @@ __device__ inline void consume(float* best, const Last* last, Askers& a, const Q
                 if (!(candidates[r] >> d & 1)) continue;
                 const float rank = rank_of(found[r], step.dy, step.dx + d, a, r, slot, queue.penalties);
                 if (is_better(rank, best[r * SS_BEST + SS_TOPK - 1]))  // or no number, which then becomes infinite
-                    push(queue, a, r, found[r], place);
+                    push(queue, w, r, found[r], place);
             }
         }
-        const int most = ends && start + SS_FLUSHED_BY >= step.n ? 0 : SS_WAIT - SS_FLUSHED_BY;
+        start += SS_FLUSHED_BY;
+        const unsigned many = empties && start >= step.n ? SS_ALL : SS_MANY;
+        if (__any_sync(SS_ALL, w.count & many))
 #pragma unroll
-        for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, last[r], queue, a, r, most, slot);
-    }
+            for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, last[r], queue, w, a, r, many, slot);
+    } while (start < step.n);
+}
+
+// All steps of a slot, as far as they are in `part` of its reach. Consumers also stage the rows of k, one ahead. At the
+// end of the `final` slot nothing waits any more.
+__device__ inline void consume_all(float* best, const Last* last, Waiting& w, const Askers& a, const Queue& queue,
+                                   const Ring& ring, const float* sums, const Slot& slot, const Part& part, bool final,
+                                   int thread, int y, int x, const Sizes& s) {
+    Steps producing(slot.reach);
+    Step before = {0, 0, 0, 0, 0};
+    bool ends;
+#pragma unroll 1
+    do {
+        ends = !producing.left();
+        if (!ends && producing.now.dx == 0)
+            stage(ring, producing.now.dy + SS_ROWS, slot, s.F, thread, SS_THREADS - SS_PRODUCERS);
+        const Step some = within(before, part);
+        const bool empties = ends && (final || SS_RANKED);  // ranks are those of a slot
+        if (some.n || empties) consume(best, last, w, a, queue, sums, some, slot, y, x, empties, s);
+        before = producing.now;
+        producing.go_on();
+        meet();
+    } while (!ends);
 }
 
 #endif

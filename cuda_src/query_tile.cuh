@@ -3,6 +3,7 @@
 #define SS_QUERY_TILE_CUH
 
 #include "clip.cuh"
+#include "ptx.cuh"
 #include "video.cuh"
 #include "windows.cuh"
 
@@ -10,7 +11,7 @@
 #define SS_PIXELS 32  // of a row
 #define SS_MARGIN (SS_PATCH / 2)
 #define SS_STRIPS ((SS_TILE_X + 3) / 4)  // of four pixels, that hold results
-#define SS_GROUPS ((SS_TILE_Y + SS_COLUMN - 1) / SS_COLUMN)
+#define SS_GROUPS ((SS_TILE_Y + SS_COLUMN - 1) / SS_COLUMN)  // rows of consumers
 #define SS_OWNERS (SS_TILE_X * SS_GROUPS)  // consumers with queries
 #define SS_PRODUCERS (8 * SS_ROWS)  // threads; the others consume
 
@@ -28,14 +29,72 @@
 #define SS_BEST (SS_ENTRY * SS_TOPK)
 #define SS_REGISTERS (SS_COLUMN * SS_BEST > 4 * SS_CHANNELS ? SS_COLUMN * SS_BEST : 4 * SS_CHANNELS)
 
+__device__ inline int byte_of(unsigned word, int i) { return word >> 8 * i & 255; }
+
 // Displacements of a tile in a slot.
 struct Reach {
     int y, x, tall, wide;
 };
 
-// Displacements (dy, dx) ... (dy, dx + n - 1) of a reach, and which half of the sums they are in.
-struct Step {
-    int dy, dx, n, half;
+// The smallest displacements with which some windows begin, and the largest, negated.
+struct alignas(16) Limits {
+    int y, x, last_y, last_x;
 };
+
+__device__ inline Limits nowhere() { return {0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}; }
+
+__device__ inline Limits both(const Limits& a, const Limits& b) {
+    return {min(a.y, b.y), min(a.x, b.x), min(a.last_y, b.last_y), min(a.last_x, b.last_x)};
+}
+
+// What a tile looks at in a slot: its pixel (line, column) meets (y + line + dy, x + column + dx) of k at displacement
+// (dy, dx) of the reach.
+struct Slot {
+    int number;
+    bool own;  // the queries' own frame
+    Reach reach;
+    Plane k;
+    int y, x;
+};
+
+// Displacements (dy, dx) ... (dy, dx + n - 1) of a reach, and where their sums are: in which half, from which plane on.
+struct Step {
+    int dy, dx, n, plane, half;
+};
+
+#define SS_FEWEST 3  // displacements that producers compare at once
+
+// The steps of a reach, row by row, and even in a row.
+struct Steps {
+    int tall, wide, shorter, longer;  // displacements of a step, and up to where a step has one more
+    Step now;
+
+    __device__ Steps(const Reach& reach) : tall(reach.tall), wide(reach.wide) {
+        const int of_row = (wide + SS_MOST_AT_ONCE - 1) / SS_MOST_AT_ONCE;
+        shorter = wide / of_row, longer = wide % of_row * (shorter + 1);
+        now = {0, 0, shorter + (longer > 0), 0, 0};
+    }
+
+    __device__ bool left() const { return now.dy < tall; }
+
+    __device__ void go_on() {
+        now.dx += now.n, now.half ^= 1;
+        if (now.dx >= wide) now.dx = 0, ++now.dy;
+        now.n = shorter + (now.dx < longer);
+    }
+};
+
+// A part of a reach: its first row and column, and what is behind its last ones.
+struct Part {
+    int y, x, end_y, end_x;
+};
+
+// What of a step is in a part of the reach, and a little more if that is little.
+__device__ inline Step within(const Step& step, const Part& part) {
+    int first = max(part.x, step.dx), end = min(part.end_x, step.dx + step.n);
+    if (step.dy < part.y || step.dy >= part.end_y || first >= end) return {step.dy, 0, 0, 0, step.half};
+    first = max(min(first, end - SS_FEWEST), step.dx), end = max(end, first + SS_FEWEST);
+    return {step.dy, first, end - first, first - step.dx, step.half};
+}
 
 #endif

@@ -6,7 +6,7 @@
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
 //    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
-// 2. goes through the rectangle row by row, in even steps of up to 9 displacements. In each step *producers*, threads with
+// 2. goes through the rectangle row by row, in even steps of up to 9 displacements. In each *producers*, threads with
 //    four neighbouring pixels of q in registers, compare them with pixels of k in shared memory and sum along the rows
 //    of the patches; *consumers*, threads with SS_COLUMN queries one below the other, sum what was produced in the step
 //    before down the columns of the patches, and keep the best.
@@ -22,25 +22,37 @@
 #include "windows.cuh"
 
 // --- windows --------------------------------------------------------------------------------------
-// The smallest and the largest displacement of queries, into `limits`: y, x, and the same negated. `exist`: a bit for
-// each.
-__device__ inline void widen(int* limits, const Window* windows, unsigned exist) {
-    int found[4] = {0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff};
+// The smallest of the numbers of a warp.
+__device__ inline int least(int mine) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_min_sync(SS_ALL, mine);
+#else
 #pragma unroll
-    for (int r = 0; r < SS_COLUMN; ++r) {
-        if (!(exist >> r & 1)) continue;
-        found[0] = min(found[0], windows[r].y.first), found[1] = min(found[1], windows[r].x.first);
-        found[2] = min(found[2], -windows[r].y.first), found[3] = min(found[3], -windows[r].x.first);
-    }
+    for (int apart = 16; apart; apart /= 2) mine = min(mine, __shfl_xor_sync(SS_ALL, mine, apart));
+    return mine;
+#endif
+}
+
+// Widens the limits of the groups of a warp, of which a thread's queries are in `group`. `exist`: a bit for each.
+__device__ inline void widen(Limits* limits, const Window* windows, unsigned exist, int group) {
+    Limits mine = nowhere();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        for (int apart = 16; apart; apart /= 2) found[i] = min(found[i], __shfl_xor_sync(SS_ALL, found[i], apart));
-        if (threadIdx.x % 32 == 0) atomicMin(limits + i, found[i]);
+    for (int r = 0; r < SS_COLUMN; ++r)
+        if (exist >> r & 1)
+            mine = both(mine, {windows[r].y.first, windows[r].x.first, -windows[r].y.first, -windows[r].x.first});
+    const int last = __shfl_sync(SS_ALL, group, 31);
+#pragma unroll 1
+    for (int i = __shfl_sync(SS_ALL, group, 0); i <= last; ++i) {
+        const Limits some = group == i ? mine : nowhere();
+        const Limits all = {least(some.y), least(some.x), least(some.last_y), least(some.last_x)};
+        if (threadIdx.x % 32 != 0) continue;
+        atomicMin(&limits[i].y, all.y), atomicMin(&limits[i].x, all.x);
+        atomicMin(&limits[i].last_y, all.last_y), atomicMin(&limits[i].last_x, all.last_x);
     }
 }
 
-__device__ inline Askers askers_of(const Window* windows, unsigned exist, const Reach& reach, int query) {
-    Askers a = {0, 0, 0, 0, 0, {}};
+__device__ inline Askers askers_of(const Window* windows, unsigned exist, const Reach& reach) {
+    Askers a = {0, 0, 0, 0};
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) {
         const bool exists = exist >> r & 1;
@@ -48,16 +60,14 @@ __device__ inline Askers askers_of(const Window* windows, unsigned exist, const 
         a.column |= (exists ? windows[r].x.first - reach.x : 0u) << 8 * r;
         a.before_row |= (unsigned)windows[r].y.before << 8 * r;
         a.before_column |= (unsigned)windows[r].x.before << 8 * r;
-        a.next[r] = query * sizeof(float2);
     }
     return a;
 }
 
 // Whether a tile's displacements in a slot are too many, or need more of k than there is memory for.
 __device__ inline bool too_wide(long long tall, long long wide) {
-    const long long strips = (SS_PIXELS - 1 + wide + 3) / 4;
     return tall > 255 || wide > 255 || tall * wide > (long long)SS_BUDGET * SS_WINDOW * SS_WINDOW ||
-           SS_KEPT_ROWS * strips * SS_STRIP > SS_RING;
+           SS_KEPT_ROWS * strips_of((int)wide) * SS_STRIP > SS_RING;
 }
 
 // --- results --------------------------------------------------------------------------------------
@@ -123,11 +133,13 @@ struct Role {
     int consumer, owner;  // its number among all, and among those with queries
     int row, column, y, x;  // of its first query, in the tile and in the frame
     unsigned exist;  // a bit for each of its queries
+    int group, from, to;  // of its queries; those of all queries that its warp works for
 };
 
 __device__ inline Role role_of(const Plane& mine, const Tile& tile, const Sizes& s) {
     Role role;
-    role.producer = threadIdx.x < SS_PRODUCERS;
+    // all threads of a warp do the same, as the compiler knows from a shuffle
+    role.producer = __shfl_sync(SS_ALL, threadIdx.x / 32, 0) < SS_PRODUCERS / 32;
     role.strip = threadIdx.x % 8, role.line = threadIdx.x / 8;
     role.four = four_at(mine, tile.top + role.line - SS_MARGIN, tile.left + 4 * role.strip - SS_MARGIN);
     role.consumer = role.producer ? 0 : (int)threadIdx.x - SS_PRODUCERS;
@@ -140,6 +152,10 @@ __device__ inline Role role_of(const Plane& mine, const Tile& tile, const Sizes&
         const bool is_query = role.row + r < SS_TILE_Y && role.y + r < s.h && role.x < s.w;
         role.exist |= (unsigned)(role.consumer < SS_OWNERS && is_query) << r;
     }
+    const int warp = threadIdx.x / 32 * 4, first = role.consumer / 32 * 32, last = min(first + 31, SS_OWNERS - 1);
+    role.group = role.owner / SS_TILE_X;  // a warp of producers has four lines, which patches of queries above reach
+    role.from = role.producer ? max(warp - SS_PATCH + 1, 0) / SS_COLUMN : first / SS_TILE_X;
+    role.to = role.producer ? min((warp + 3) / SS_COLUMN, SS_GROUPS - 1) : last / SS_TILE_X;
     return role;
 }
 
@@ -150,50 +166,58 @@ __device__ inline void penalize(float* penalties) {
     }
 }
 
-// The windows of a consumer's queries in a slot, and the reach of the tile's, which is 0 wide if it is too large.
-__device__ inline Reach find_windows(Window* windows, int* limits, const SS_AROUND* flow, const Role& role,
-                                     const Sizes& s) {
-    if (threadIdx.x < 4) limits[threadIdx.x] = 0x7fffffff;
+// Finds the windows of a consumer's queries in a slot, and the limits of each group's.
+__device__ inline void find_windows(Window* windows, Limits* limits, const SS_AROUND* flow, const Role& role,
+                                    const Sizes& s) {
+    if (threadIdx.x < SS_GROUPS) limits[threadIdx.x] = nowhere();
     __syncthreads();
     if (!role.producer) {
 #pragma unroll
         for (int r = 0; r < SS_COLUMN; ++r)
             windows[r] = window_of(flow, min(role.y + r, s.h - 1), min(role.x, s.w - 1), s);
-        widen(limits, windows, role.exist);
+        widen(limits, windows, role.exist, role.group);
     }
     __syncthreads();
-    const long long tall = -(long long)limits[2] - limits[0] + SS_WINDOW;
-    const long long wide = -(long long)limits[3] - limits[1] + SS_WINDOW;
-    return {limits[0], limits[1], (int)tall, too_wide(tall, wide) ? 0 : (int)wide};
 }
 
-// One slot, step by step: while producers are at one step, consumers are at the one before.
-__device__ inline void search_slot(float* state, const Last* last, Askers& askers, const Ring& ring, float* sums, const Queue& queue,
-                                   const Role& role, const Slot& slot, const Plane& mine, const Plane& theirs,
-                                   const Tile& tile, const Sizes& s) {
-    const int from_y = tile.top - SS_MARGIN + slot.reach.y, from_x = tile.left - SS_MARGIN + slot.reach.x;
+// What all of a tile's windows reach, 0 wide if it is too large.
+__device__ inline Reach reach_of(const Limits* limits) {
+    Limits all = limits[0];
+#pragma unroll
+    for (int i = 1; i < SS_GROUPS; ++i) all = both(all, limits[i]);
+    const long long tall = -(long long)all.last_y - all.y + SS_WINDOW;
+    const long long wide = -(long long)all.last_x - all.x + SS_WINDOW;
+    return {all.y, all.x, (int)tall, too_wide(tall, wide) ? 0 : (int)wide};
+}
+
+// The part of a reach that is in the windows of some groups: the same for all threads of a warp, as the compiler knows
+// from shuffles.
+__device__ inline Part part_of(const Reach& reach, const Limits* limits, int from, int to) {
+    Limits some = nowhere();
+#pragma unroll 1
+    for (int i = from; i <= to; ++i) some = both(some, limits[i]);
+    const bool none = some.y == nowhere().y;
+    const Part part = {none ? 0 : some.y - reach.y, none ? 0 : some.x - reach.x,
+                       none ? 0 : SS_WINDOW - reach.y - some.last_y, none ? 0 : SS_WINDOW - reach.x - some.last_x};
+    return {__shfl_sync(SS_ALL, part.y, 0), __shfl_sync(SS_ALL, part.x, 0), __shfl_sync(SS_ALL, part.end_y, 0),
+            __shfl_sync(SS_ALL, part.end_x, 0)};
+}
+
+// One slot: while producers are at one step, consumers are at the one before.
+__device__ inline void search_slot(float* state, const Last* last, Waiting& waiting, const Window* windows,
+                                   const Part& part, bool final, const Ring& ring, float* sums, const Queue& queue,
+                                   const Role& role, const Slot& slot, const Plane& mine, const Sizes& s) {
 #pragma unroll 1
     for (int y = threadIdx.x / 32; y < SS_ROWS; y += SS_THREADS / 32)
-        stage(ring, y, theirs, s.F, from_y, from_x, threadIdx.x % 32, 32);
+        stage(ring, y, slot, s.F, threadIdx.x % 32, 32);
     __syncthreads();
-    const int steps = (slot.reach.wide + SS_MOST_AT_ONCE - 1) / SS_MOST_AT_ONCE;  // of a row
-    const int at_once = (slot.reach.wide + steps - 1) / steps;
-    Step now = {0, 0, 0, 0}, before = now;
-#pragma unroll 1
-    for (int dy = 0, dx = 0; dy < slot.reach.tall || before.n; before = now) {
-        now = {dy, dx, dy < slot.reach.tall ? min(at_once, slot.reach.wide - dx) : 0, before.half ^ 1};
-        if (role.producer && now.n)
-            produce_step(ring, mine, role.four, role.strip, role.line, now, from_y, from_x, state, sums, s);
-        if (!role.producer) {
-            if (dx == 0 && dy + 1 < slot.reach.tall)
-                stage(ring, dy + SS_ROWS, theirs, s.F, from_y, from_x, role.consumer, SS_THREADS - SS_PRODUCERS);
-            const float* const produced = sums + before.half * SS_SUMS + role.row * SS_SUMS_ROW + role.column;
-            if (before.n)
-                consume(state, last, askers, queue, produced, before, slot, role.y, role.x, dy >= slot.reach.tall, s);
-        }
-        dx += now.n;
-        if (dx >= slot.reach.wide) dx = 0, ++dy;
-        __syncthreads();
+    if (role.producer) {
+        produce_all(ring, mine, role.four, role.strip, role.line, slot, part, state, sums, s);
+    } else {
+        const Askers askers = askers_of(windows, role.exist, slot.reach);
+        const float* const produced = sums + role.row * SS_SUMS_ROW + role.column;
+        consume_all(state, last, waiting, askers, queue, ring, produced, slot, part, final, role.consumer, role.y,
+                    role.x, s);
     }
 }
 
@@ -201,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
             int* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
     extern __shared__ float4 memory[];
-    __shared__ int limits[4];
+    __shared__ Limits limits[SS_GROUPS];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
     __shared__ float penalties[SS_RANKED ? SS_WINDOW * SS_WINDOW : 1];
     char* const pool = reinterpret_cast<char*>(memory);
@@ -220,27 +244,30 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
         Last last[SS_COLUMN];
 #pragma unroll 1
         for (int kept = 0; kept < SS_KEPT; kept += SS_TOPK) {
-            if (!role.producer) begin_pass(state, last, kept == 0);
+            const int end = SS_PER_FRAME ? begin + 1 : a.windows, query = role.row * SS_TILE_X + role.column;
+            Waiting waiting;
+            if (!role.producer) begin_pass(state, last, waiting, kept == 0, query);
 #pragma unroll 1
-            for (int number = begin; number < (SS_PER_FRAME ? begin + 1 : a.windows); ++number) {
+            for (int number = begin; number < end; ++number) {
                 const int frame = frame_of_slot(tile.t, number + SS_FIRST_SLOT, s.kT, SS_RADIUS);
                 Window windows[SS_COLUMN];
-                const Reach reach = find_windows(windows, limits, flow_of(around, tile, number, s, a), role, s);
+                find_windows(windows, limits, flow_of(around, tile, number, s, a), role, s);
+                const Reach reach = reach_of(limits);
                 if (reach.wide == 0) {
                     if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
                     return;
                 }
-                const Slot slot = {number, frame == tile.t, reach};
-                const unsigned exist = role.producer ? 0 : role.exist;
-                Askers askers = askers_of(windows, exist, reach, role.row * SS_TILE_X + role.column);
+                const Slot slot = {number, frame == tile.t, reach, plane_of_k(k, tile.b, tile.g, frame, s, m),
+                                   tile.top - SS_MARGIN + reach.y, tile.left - SS_MARGIN + reach.x};
                 if (threadIdx.x == 0) slots[number] = {frame - tile.t, reach.y, reach.x};
-                const Ring ring = {pool, (SS_PIXELS - 1 + reach.wide + 3) / 4};
-                const Plane theirs = plane_of_k(k, tile.b, tile.g, frame, s, m);
-                search_slot(state, last, askers, ring, sums, queue, role, slot, mine, theirs, tile, s);
+                const Ring ring = {pool, strips_of(reach.wide)};
+                const Part part = part_of(reach, limits, role.from, role.to);
+                search_slot(state, last, waiting, windows, part, number == end - 1, ring, sums, queue, role, slot, mine,
+                            s);
             }
             const Found found = {reinterpret_cast<float*>(pool),
                                  reinterpret_cast<int*>(pool) + SS_TILE_X * SS_TILE_Y * SS_TOPK};
-            const int query = role.row * SS_TILE_X + role.column, some = min(SS_TOPK, SS_KEPT - kept);
+            const int some = min(SS_TOPK, SS_KEPT - kept);
             if (!role.producer) hand_over(found, state, slots, role.exist, query, some);
             __syncthreads();
             write_results(found, tile, begin * SS_KEPT + kept, some, scores, offsets, s);

@@ -16,20 +16,25 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import nvrtc
 import sass
 from owners import OWNERS, WITHIN, Role, Trips
 
+from shiftsearch import backends
 from shiftsearch._op import OPS
 from shiftsearch.backends.cuda import Cuda, kernels
 
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 
-from gpu_cases import Case, nbytes, prepare
-from gpu_goals import GOALS, Goal
+import gpu_goals
+from gpu_cases import Case, align, nbytes, prepare
+from gpu_goals import Goal
 from gpu_warm import Recorder
 
+GOALS = (*gpu_goals.GOALS, gpu_goals.HD)
 MULTIPROCESSORS, SCHEDULERS, HERTZ = 132, 4, 1.755e9
 BUSY = 0.7  # share of the cycles in which a scheduler has something to start
 _CYCLES = {"compare": 2, "special": 8, "double": 2, "tensor": 16}  # of a pipe for an instruction; 1 for others
@@ -246,6 +251,8 @@ _WAYS = {"forward": "forward", "both ways": "both ways", "backward over forward"
 def _modelled(goal: Goal) -> dict[str, Any]:
     if goal.measure == "memory":
         return {"value": memory(goal.case)}
+    if goal.measure == "align":
+        return {"value": seconds_to_align(goal.case)}
     if goal.measure == "twice the pixels":
         once, twice = (_milliseconds(replace(goal.case, height=n * goal.case.height)) for n in (1, 2))
         return {"value": twice / once}
@@ -259,6 +266,26 @@ def _modelled(goal: Goal) -> dict[str, Any]:
 
 def _milliseconds(case: Case) -> float:
     return sum(model(*launch, case).ms for launch in launches(case))
+
+
+_SMALLER = 4  # sides of a frame that is aligned in place of a whole one
+_ALIGNED = {"window": 9, "patch": 3, "topk": 2, "radius": 0, "heads": 1}
+_INTERPOLATED = {**_ALIGNED, "topk": 16, "window": 12}  # cubic: of as many places around those that were found
+
+
+def seconds_to_align(case: Case) -> float:
+    """Return what kernels take: the array code between them is not modelled."""
+    recorder = Recorder()
+    height, width = case.height // _SMALLER, case.width // _SMALLER
+    with mock.patch.object(backends, "cpu", Cuda(recorder), create=True):  # of arrays in main memory
+        align(np, replace(case, frames=2, height=height, width=width))()
+    searched = replace(case, frames=1, height=height, width=width, channels=3, options=_ALIGNED, flow="fraction")
+    interpolated = replace(searched, options=_INTERPOLATED)
+    found = [
+        model(program, blocks, searched if program.kernel.name.startswith("search") else interpolated)
+        for program, blocks in recorder.launches
+    ]
+    return sum(each.ms for each in found) / 1e3 * _SMALLER**2 * (case.frames - 1)
 
 
 def memory(case: Case) -> float:

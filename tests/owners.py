@@ -9,12 +9,15 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 
-from gpu_cases import Case
+from gpu_cases import Case, flow_of
 
 Trips = dict[
     str, tuple[float, int]
@@ -69,37 +72,91 @@ def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role(trips, lines=("__fmaf_rn(",))]
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """What a tile looks at in a slot, on average."""
+
+    columns: float
+    rows: float
+    steps: float
+    produced: float  # displacements, of a warp
+    consumed: float
+    too_wide: bool  # tiles are left
+
+
+def _reach(case: Case, wide: int, tall: int, column: int, budget: int) -> _Reach:
+    """Look at the windows of one frame, in the slots without and with flow."""
+    flow = flow_of(np.random.default_rng(0), case)[0, 0, 0, 0].astype(int)
+    slots = [_of_slot(case, moved, wide, tall, column) for moved in (0 * flow, *[flow] * (_windows(case) - 1))]
+    mean = np.mean(slots, 0)
+    return _Reach(*mean, np.max(slots) > budget * case.search["window"] ** 2)
+
+
+def _of_slot(case: Case, flow: Any, wide: int, tall: int, column: int) -> list[float]:
+    window, patch, found = case.search["window"], case.search["patch"], []
+    begin = [_window_begins(moved, axis, window) for moved, axis in ((flow[1], 0), (flow[0], 1))]
+    for top, left in product(range(0, case.height, tall), range(0, case.width, wide)):
+        y, x = (values[top : top + tall, left : left + wide] for values in begin)
+        groups, existing = -(-tall // column), -(-y.shape[0] // column)
+
+        def area(first: int, last: int, y: Any = y, x: Any = x, existing: int = existing) -> float:
+            rows = slice(first * column, (last + 1) * column)
+            return 0 if first >= existing else (np.ptp(y[rows]) + window) * (np.ptp(x[rows]) + window)
+
+        lines = range(0, tall + patch - 1 & ~3, 4)
+        produced = [area(max(n - patch + 1, 0) // column, min((n + 3) // column, groups - 1)) for n in lines]
+        warps = range(0, groups * wide, 32)
+        consumed = [area(n // wide, min((n + 31) // wide, groups - 1)) for n in warps]
+        rows, columns = np.ptp(y) + window, np.ptp(x) + window
+        found.append([columns, rows, rows * -(-columns // 9), np.mean(produced), np.mean(consumed)])
+    return list(np.mean(found, 0))
+
+
+def _window_begins(moved: Any, axis: int, window: int) -> Any:
+    """Return where windows begin that slide into the frame, as displacements."""
+    n = moved.shape[axis]
+    at = np.arange(n).reshape((-1, 1) if axis == 0 else (1, -1))
+    centre = np.abs(at + moved)
+    centre = np.where(centre < n, centre, 2 * (n - 1) - centre)
+    return np.clip(centre - (window - 1) // 2, 0, n - window) - at
+
+
 def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Producers and consumers; steps are of nine displacements, in each row of what a tile looks at."""
-    windows, reach = _windows(case), c["WINDOW"] + _APART[case.flow]
-    if reach**2 > c["BUDGET"] * c["WINDOW"] ** 2:  # left to the search of queries
+    windows = _windows(case)
+    reach = _reach(case, c["TILE_X"], c["TILE_Y"], c["COLUMN"], c["BUDGET"])
+    if reach.too_wide:  # left to the search of queries
         return [Role({"int number = begin": (1, 0)})]
-    warps, steps = c["THREADS"] / 32, reach * -(-reach // 9)
+    warps, steps = c["THREADS"] / 32, reach.steps
     producers = 8 * c["ROWS"] / 32 / warps
-    at_once = reach * reach / steps
-    strips, channels = -(-(31 + reach) // 4), c["CHANNELS"] * c["CHUNKS"]
+    strips, channels = -(-(31 + round(reach.columns)) // 4), c["CHANNELS"] * c["CHUNKS"]
     pieces = (4 * strips if c["VECTORS"] else 8 * -(-strips // 2)) * channels / 32  # of a row of k, for a warp
     pieces /= 8 if c["VECTORS"] and case.dtype != "float32" else 4
     shared = {
         "int number = begin": (windows, 0),
-        "dy < slot.reach.tall": (steps, 0),
         "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
         "i < items within int y = threadIdx": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
         "i < wide * each": (2 * c["TILE_X"] * c["TOPK"] / 32, 0),  # in two loops, as many offsets as three scores
     }
-    staged = pieces / (warps * (1 - producers)) / -(-reach // 9)  # a row for all steps of a row
-    produced = {"int chunk = 0": (c["CHUNKS"], 0), "int block = 0": (at_once / 4, 0), "i < items within int dy": (0, 0)}
-    let_in = 1.65 * _inserted(case) / (windows * steps * at_once / 3)  # a warp waits for the busiest of its threads
+    staged = pieces / (warps * (1 - producers)) * reach.rows / steps  # a row for all steps of a row
+    looks = reach.consumed / 3
+    let_in = 1.65 * _inserted(case) / (windows * looks)  # a warp waits for the busiest of its threads
+    produced = {
+        "Steps producing": (steps, 0),
+        "int chunk = 0": (c["CHUNKS"], 0),
+        "x < n": (reach.produced / steps - 3, 0),
+    }
     consumed = {
-        "i < items within int dy": (staged, 0),
-        "int start = 0": (at_once / 3, 0),
-        "byte_of(a.waiting, r) > most": (let_in, 0),
+        "while (!ends)": (steps, 0),
+        "i < items within while (!ends)": (staged, 0),
+        "while (start < step.n)": (looks / steps, 0),
+        "w.count & many & 255u": (let_in, 0),
     }
     staging = "*reinterpret_cast<Run*>(pixel_of"
     consuming = ("rows[j] = sums", "best[SS_TOPK + i] = before", "to.offsets[3 * at] =")
     return [
-        Role({**shared, **produced}, lines=("__fmaf_rn(", staging), share=producers),
+        Role({**shared, **produced}, lines=("__fmaf_rn(", "*to = found", staging), share=producers),
         Role({**shared, **consumed}, lines=(*consuming, staging), share=1 - producers),
     ]
 

@@ -89,6 +89,8 @@ CASES = [
     case("wild in a corner, per frame", 1, 3, 4, 16, 62, wild="in a corner", window=3, per_frame=True, strange=True),
     case("little shared memory", memory=_SMALL, patch=7, topk=12),
     case("many kept", patch=5, window=6, topk=30),
+    case("in passes", topk=41, window=4, penalty=0.3),
+    case("in passes, per frame", topk=33, window=6, patch=1, per_frame=True, slide=False, strange=True),
 ]
 SOME = [c for c in CASES if c.name in ("patch 1", "dot, heads", "penalty")]
 
@@ -173,19 +175,20 @@ def test_a_budget_of_nothing_leaves_all_tiles(searched, monkeypatch):
 
 
 # --- faults planted in the kernel ---------------------------------------------------------------------
-_STEP = "if (dx >= slot.reach.wide) dx = 0, ++dy;\n        __syncthreads();"
+_HALVES = ("now.half ^= 1", "now.half ^= 0")  # consumers read where producers write
 _FAULTS = {  # by the case that catches them
     "ties": [
         ("return !(x >= than);", "return !(x > than);"),
         ("step.dy << 8 | (step.dx + d)", "step.dy << 8 | step.dx"),
-        ("stage(ring, dy + SS_ROWS,", "stage(ring, dy + SS_ROWS - 1,"),
+        ("stage(ring, producing.now.dy + SS_ROWS,", "stage(ring, producing.now.dy + SS_ROWS - 1,"),
     ],
-    "patch 7": [(_STEP, _STEP.replace("__syncthreads();", ""))],
-    "patch 15, zeros": [("if (!(exist & 4)) e2[i] = 0;", "")],
+    "patch 7": [_HALVES, ("SS_WINDOW - reach.x - some.last_x", "SS_WINDOW - 1 - reach.x - some.last_x")],
+    "patch 15, zeros": [("(unsigned)u < (unsigned)W && (there >> j & 1)", "(unsigned)u < (unsigned)W")],
     "dot, heads": [("a.groups > 1 ? tile.g : 0", "0")],
     "skip self, planes, bfloat": [("if (SS_SKIP == 1 && slot.own && dy == 0 && dx == 0) continue;", "")],
     "anchor self, two runs of channels": [("chunk > 0,", "false,"), ("if (SS_ANCHOR == 1 && slot.own && ", "if (")],
-    "penalty": [("step.n ? 0 : SS_WAIT - SS_FLUSHED_BY", "step.n ? 1 : SS_WAIT - SS_FLUSHED_BY")],
+    "penalty": [("start >= step.n ? SS_ALL", "start >= step.n ? 0xfefefefeu"), ("(SS_WAIT - 1) *", "(SS_WAIT - 2) *")],
+    "in passes": [("place > last.place", "place >= last.place")],
 }
 
 
@@ -206,7 +209,7 @@ def test_fault_is_caught(name, fault, searched):
 def test_race_is_seen(searched):
     case = next(c for c in CASES if c.name == "patch 7")
     with pytest.raises(emulate.EmulatorError, match="data race"):
-        searched(case, fault=(_STEP, _STEP.replace("__syncthreads();", "")))
+        searched(case, fault=_HALVES)
 
 
 # --- which searches are on tiles ------------------------------------------------------------------
@@ -236,7 +239,7 @@ def test_patches_of_every_size_are_on_tiles(patch, memory):
         ({"dilation": 2}, {}),
         ({"subpixel": True}, {}),
         ({"topk": None}, {}),
-        ({"topk": 61}, {}),
+        ({"topk": 400, "window": 32}, {}),
         ({"window": 65}, {"size": (128, 128)}),
         ({}, {"dtype": np.float64}),
         ({}, {"size": (8, 90)}),

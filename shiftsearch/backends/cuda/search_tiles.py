@@ -76,7 +76,7 @@ def _shape(
     shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
     shape["RING"] = (memory - _fixed(constants) - _beside_ring(shape)) // 16 * 16
     strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * itemsize + 16
-    needed = (rows + 1) * -(-(31 + constants["WINDOW"]) // 4) * strip
+    needed = (rows + 1) * -(-(31 + max(constants["WINDOW"], 3)) // 4) * strip
     return shape if shape["RING"] >= needed and _shared(shape) >= wide * tall * topk * 16 else None
 
 
