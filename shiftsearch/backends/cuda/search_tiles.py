@@ -115,5 +115,9 @@ TILES = Kernel(
     frame=200,  # outside of the loops over displacements and candidates
     shared=_shared,
     dtypes=("float32", "float16", "bfloat16"),
-    instances=(_TILES, {**_TILES, **_SMALL, **_PENALTY}, {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6, "KEPT": 10}),
+    instances=(
+        _TILES,
+        {**_TILES, **_SMALL, **_PENALTY},
+        {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6, "KEPT": 10},
+    ),
 )
