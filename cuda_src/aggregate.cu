@@ -31,12 +31,12 @@ __device__ inline void add_candidate(Values& sum, const Values& mine, const SS_S
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const SS_OFFSET* offsets, SS_SCALAR* out,
-          const Sizes s, const Strides m) {
+          const int* finite, const Sizes s, const Strides m) {
     Part p;
     if (!part_of_video(s, s.qT, s.qH, s.qW, &p)) return;
     SS_SCALAR* numbers = numbers_of(out, p, s, s.qT, s.qH, s.qW);
     const long long plane = (long long)s.qH * s.qW;
-    if (SS_REPAIR && all_finite(numbers, plane)) return;
+    if (SS_REPAIR && is_finite(finite, p, s, s.qT, s.qH, s.qW)) return;
     const int b = SS_STACKED ? p.video / s.K : p.video, first = SS_STACKED ? p.video % s.K : 0;
     const int end = SS_STACKED ? first + 1 : s.K;
     const Query here = {b, p.g, p.t, 0, 0};

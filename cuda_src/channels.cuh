@@ -9,6 +9,10 @@
 
 #define SS_RESIDENT (sizeof(SS_ACC) > 4 ? 2 : 4)  // blocks of a multiprocessor: doubles need more registers
 
+#define SS_TILE_W 32  // pixels of a tile, of tiles.cuh
+#define SS_TILE_H 8
+#define SS_TILE_F (SS_REPAIR ? SS_REPAIR : 1)  // and channels, if some of them may have to be repaired
+
 struct Values {
     SS_ACC of[SS_CHANNELS];
 };
@@ -78,11 +82,16 @@ __device__ inline SS_SCALAR* numbers_of(SS_SCALAR* out, const Part& p, const Siz
     return out + (channel * H + p.y) * W + p.x;
 }
 
-__device__ inline bool all_finite(const SS_SCALAR* numbers, long long plane) {
-    bool all = true;
-#pragma unroll
-    for (int c = 0; c < SS_CHANNELS; ++c) all = all && isfinite((SS_ACC)load(numbers + c * plane));
-    return all;
+__device__ inline bool store_finite(SS_SCALAR* number, SS_ACC x) {
+    store(number, x);
+    return isfinite((SS_ACC)load(number));
+}
+
+// Whether the tile that has a thread's pixel wrote finite numbers only. Tiles have SS_REPAIR channels.
+__device__ inline bool is_finite(const int* finite, const Part& p, const Sizes& s, int T, int H, int W) {
+    const long long video = (((long long)p.video * T + p.t) * s.G + p.g) * (s.F / SS_TILE_F) + p.f / SS_TILE_F;
+    const int across = (W + SS_TILE_W - 1) / SS_TILE_W, down = (H + SS_TILE_H - 1) / SS_TILE_H;
+    return finite[(video * down + p.y / SS_TILE_H) * across + p.x / SS_TILE_W];
 }
 
 // With SS_REPAIR only numbers that are not finite are overwritten.

@@ -42,13 +42,13 @@ __device__ inline void add_of_patch(Values& sum, SS_ACC part, const SS_SCALAR* n
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
-        const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const Sizes s,
-        const Strides m) {
+        const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const int* finite,
+        const Sizes s, const Strides m) {
     Part p;
     if (!part_of_video(s, s.kT, s.kH, s.kW, &p)) return;
     SS_SCALAR* numbers = numbers_of(out, p, s, s.kT, s.kH, s.kW);
     const long long plane = (long long)s.kH * s.kW;
-    if (SS_REPAIR && all_finite(numbers, plane)) return;
+    if (SS_REPAIR && is_finite(finite, p, s, s.kT, s.kH, s.kW)) return;
     const int corners = SS_WHOLE ? 1 : 4, margin = SS_ZEROS ? SS_REACH : 0;  // mirrored places lie in the frame
     const int kinds_y = kinds_of_images(p.y, s.kH, SS_ZEROS, SS_REACH);
     const int kinds_x = kinds_of_images(p.x, s.kW, SS_ZEROS, SS_REACH);

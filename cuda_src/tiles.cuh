@@ -4,86 +4,74 @@
 //   out[v] = sum over steps of W(v, step) * dphi(ours[v], other[v + step]),  W(v, step) = sum of the weights of all
 //            candidates with this step whose home has v in its patch
 //
-// and W is a box filter of weights, which costs the same for 1 and for 100 channels.
+// and W is a box filter of weights (box.cuh), which costs the same for 1 and for 100 channels.
 //
-// Steps are numbered by frame, row and column, and are taken in this order: those that exist, SS_STEPS numbers at a
-// time. Sums only add, W along rows and then down the columns, in an order that depends on nothing but places: however
-// many steps a tile has, and however it is cut, the same bits come out. Where no candidate is, there is -0.0, which
-// alone leaves a sum as it is: a sum that is -0.0 has nothing in it, and reads nothing.
+// Steps are numbered by frame, row and column, and are taken in this order: those that exist, up to SS_STEPS numbers at a
+// time. Sums only add, in an order that depends on nothing but places: however many steps a tile has, and however it is
+// cut, the same bits come out. A step that a pixel does not have adds -0.0 times a number, which changes nothing.
 //
 // W times a number is not what each weight times the number adds up to where that is infinite, or sums are: 1 and -1
-// times infinity are no number. So all that comes out infinite or not a number is left to aggregate.cu and scatter.cu
-// (SS_REPAIR), which add each pair for itself.
+// times infinity are no number. So a tile says whether all that it wrote is finite, and what is not is left to
+// aggregate.cu and scatter.cu (SS_REPAIR), which add each pair for itself.
 //
-// A block has a tile, a warp a row of it, and a thread a pixel and part of its channels. What is ours and what is the
-// other's is for a `Side` to say, which has
+// A block has a tile. It sums in one of two forms, which give the same bits: dense.cuh, or images.cuh, for the tiles at
+// whose border our frame is mirrored. What is ours and what is the other's is for a `Side` to say, which has
 //
-//   number[i]                  the number of the next step of a home's candidates; a thread's homes are numbered i
-//   start(home, i)             finds the first one
-//   weight(home, i)            of the candidate that has it
-//   advance(home, i)           to the one behind it
-//   frame(t), line(y, n)       frame t of the other video, and its row (or column) y, -1 if there is none
-//   change(mine, theirs)       dphi
+//   start()                    finds the first candidates of all homes, in the order of their steps
+//   key(home)                  of the next candidate of a home: the number of its step * Side::keys, or a little more
+//   weight(home, key)          of this candidate
+//   advance(home)              to the one behind it
+//   ours(), frame(t)           our frame, if anything reads it, and frame t of the other video
+//   line(y, n)                 row (or column) y of it, -1 if there is none
 //
-// Constants beside those of channels.cuh: SS_STEPS.
+// A `Form` has `first(next)`, the number of the first of the steps that are taken with step number `next`, and `next(step,
+// present)`, to be called by all threads at once, and `add(present)`, which take what was put into planes.
+//
+// Constants beside those of channels.cuh: SS_STEPS, SS_OUR_ZEROS, SS_DENSE (0: no tile is summed as in dense.cuh).
 #ifndef SS_TILES_CUH
 #define SS_TILES_CUH
 
-#include "channels.cuh"
+#include "box.cuh"
 #include "form.cuh"
 
-#define SS_TILE_W 32
-#define SS_TILE_H 8
-#define SS_THREADS (SS_TILE_W * SS_TILE_H)
+#define SS_ROUNDS ((SS_HOMES + SS_THREADS - 1) / SS_THREADS)  // homes of a thread
 #define SS_NONE 0xffffffffu  // no step
 
-// Homes have a pixel of the tile in their patch: as many rows before and after it, and columns likewise.
-#define SS_BEFORE (SS_DILATION * (SS_PATCH - 1 - SS_PATCH / 2))
-#define SS_AFTER (SS_DILATION * (SS_PATCH / 2))
-#define SS_AROUND_TILE (SS_BEFORE + SS_AFTER)
-#define SS_ROWS (SS_TILE_H + SS_AROUND_TILE)
-#define SS_COLUMNS (SS_TILE_W + SS_AROUND_TILE)
-#define SS_HOMES (SS_ROWS * SS_COLUMNS)
-#define SS_ROUNDS ((SS_HOMES + SS_THREADS - 1) / SS_THREADS)  // homes of a thread
-
-// Weights of one step at homes, with as many columns of nothing at both sides as a pixel outside of the frame needs;
-// and sums along rows, for pixels from SS_AFTER before the tile on.
-#define SS_PLANE_W ((SS_COLUMNS + SS_AROUND_TILE + 3) / 4 * 4)
-#define SS_SUMS_W ((SS_COLUMNS + 3) / 4 * 4)
-#define SS_PLANE (SS_ROWS * SS_PLANE_W)
-#define SS_SUMS (SS_ROWS * SS_SUMS_W)
-
-__device__ inline bool is_nothing(float x) { return __float_as_uint(x) == 0x80000000u; }
-__device__ inline bool is_nothing(double x) { return __double_as_longlong(x) == (long long)(1ull << 63); }
+// Of the product with theirs, or half of the derivative of the squared difference, by either of both.
+__device__ inline SS_ACC change(SS_ACC mine, SS_ACC theirs) { return SS_L2 ? mine - theirs : theirs; }
+__device__ inline SS_ACC changed(SS_ACC sum) { return SS_L2 ? 2 * sum : sum; }
 
 // --- tiles -----------------------------------------------------------------------------------------
-// A tile of a video (videos, T, G * F, H, W), this thread's pixel, and the first of its channels.
+// A tile of a video (videos, T, G * F, H, W), for SS_CHANNELS channels from f on.
 struct Tile {
-    int H, W;
-    Part at;
+    int H, W, video, t, g, f, top, left;
 
-    __device__ int top() const { return at.y - (int)threadIdx.x / SS_TILE_W; }
-    __device__ int left() const { return at.x - (int)threadIdx.x % SS_TILE_W; }
+    __device__ bool has(int y, int x) const { return top + y < H && left + x < W; }
+
+    // Whether a pixel of it has a mirror image near the frame.
+    __device__ bool has_images() const {
+        if (SS_OUR_ZEROS) return false;
+        const bool within = top > SS_AFTER && left > SS_AFTER;
+        return !within || top + SS_TILE_H > H - 1 - SS_AFTER || left + SS_TILE_W > W - 1 - SS_AFTER;
+    }
 };
 
 __device__ inline Tile tile_of(const Sizes& s, int T, int H, int W) {
     const unsigned across = (W + SS_TILE_W - 1) / SS_TILE_W, down = (H + SS_TILE_H - 1) / SS_TILE_H;
     const unsigned parts = s.F / SS_CHANNELS;
     unsigned i = blockIdx.x;
-    Tile tile = {H, W, {}};
-    tile.at.x = (int)(i % across * SS_TILE_W + threadIdx.x % SS_TILE_W), i /= across;
-    tile.at.y = (int)(i % down * SS_TILE_H + threadIdx.x / SS_TILE_W), i /= down;
-    tile.at.f = (int)(i % parts) * SS_CHANNELS, i /= parts;
-    tile.at.g = (int)(i % s.G), i /= s.G;
-    tile.at.t = (int)(i % T), tile.at.video = (int)(i / T);
+    Tile tile = {H, W, 0, 0, 0, 0, 0, 0};
+    tile.left = (int)(i % across) * SS_TILE_W, i /= across;
+    tile.top = (int)(i % down) * SS_TILE_H, i /= down;
+    tile.f = (int)(i % parts) * SS_CHANNELS, i /= parts;
+    tile.g = (int)(i % s.G), i /= s.G;
+    tile.t = (int)(i % T), tile.video = (int)(i / T);
     return tile;
 }
 
-__device__ inline bool has_thread(const Tile& tile) { return tile.at.y < tile.H && tile.at.x < tile.W; }
-
 // Row and column of home number i of a tile.
-__device__ inline int home_y(const Tile& tile, int i) { return tile.top() - SS_BEFORE + i / SS_COLUMNS; }
-__device__ inline int home_x(const Tile& tile, int i) { return tile.left() - SS_BEFORE + i % SS_COLUMNS; }
+__device__ inline int home_y(const Tile& tile, int i) { return tile.top - SS_BEFORE + i / SS_COLUMNS; }
+__device__ inline int home_x(const Tile& tile, int i) { return tile.left - SS_BEFORE + i % SS_COLUMNS; }
 
 // --- steps -----------------------------------------------------------------------------------------
 // From a home in a frame of (H, W) to a place in frame t of (otherH, otherW), at most SS_AFTER outside of it.
@@ -94,8 +82,8 @@ struct Steps {
 
 __device__ inline Steps steps_of(int H, int W, int otherH, int otherW) {
     const unsigned reach = 2 * SS_AROUND_TILE;
-    // rows of steps are as far apart that none has another's within SS_STEPS
-    return {H, W, H + otherH + reach, W + otherW + reach + SS_STEPS};
+    // rows of steps are as far apart that none has another's within SS_STEPS, and so are frames
+    return {H, W, H + otherH + reach + 1, W + otherW + reach + SS_STEPS};
 }
 
 __device__ inline unsigned number_of(const Steps& n, int t, int dy, int dx) {
@@ -106,13 +94,25 @@ struct Step {
     int t, dy, dx;
 };
 
-__device__ inline Step step_of(const Steps& n, unsigned number) {
-    const unsigned line = number / n.columns;
-    return {(int)(line / n.rows), (int)(line % n.rows) - n.H - SS_AROUND_TILE,
-            (int)(number % n.columns) - n.W - SS_AROUND_TILE};
-}
+// The row of steps that was looked at last, and the number where it begins: the next step is often of this or the next row.
+struct StepRow {
+    unsigned start;
+    int t, dy;
 
-// What threads know of steps: which of SS_STEPS from a number on some candidate has, and the next one behind them.
+    __device__ void begin(const Steps& n) { start = 0, t = 0, dy = -n.H - SS_AROUND_TILE; }
+
+    __device__ Step step_of(const Steps& n, unsigned number) {
+        if (number - start >= 2 * n.columns) {
+            const unsigned line = number / n.columns;
+            start = line * n.columns, t = (int)(line / n.rows), dy = (int)(line % n.rows) - n.H - SS_AROUND_TILE;
+        } else if (number - start >= n.columns) {
+            start += n.columns, ++dy;
+        }
+        return {t, dy, (int)(number - start) - n.W - SS_AROUND_TILE};
+    }
+};
+
+// What threads know of steps: which of SS_STEPS from a number on some candidate has, and the key of the next one.
 struct Found {
     unsigned present, next;
 };
@@ -121,184 +121,109 @@ __device__ inline Found joined(const Found& a, const Found& b) {
     return {a.present | b.present, a.next < b.next ? a.next : b.next};
 }
 
-// The same of all threads of the block.
-__device__ inline Found found_by_all(Found found) {
-    __shared__ unsigned present[SS_TILE_H];
-    __shared__ unsigned next[SS_TILE_H];
+__device__ inline Found found_by_warp(Found found) {
+#if __CUDA_ARCH__ >= 800
+    return {__reduce_or_sync(0xffffffffu, found.present), __reduce_min_sync(0xffffffffu, found.next)};
+#else
     for (int away = 16; away > 0; away /= 2) {
         found = joined(found, {__shfl_xor_sync(0xffffffffu, found.present, away),
                                __shfl_xor_sync(0xffffffffu, found.next, away)});
     }
+    return found;
+#endif
+}
+
+// The same of all threads of the block.
+__device__ inline Found found_by_all(Found found) {
+    const int warps = SS_THREADS / 32;
+    __shared__ unsigned present[warps];
+    __shared__ unsigned next[warps];
+    found = found_by_warp(found);
     if (threadIdx.x % 32 == 0) present[threadIdx.x / 32] = found.present, next[threadIdx.x / 32] = found.next;
     __syncthreads();
-    for (int w = 0; w < SS_TILE_H; ++w) found = joined(found, {present[w], next[w]});
+#pragma unroll
+    for (int w = 0; w < warps; ++w) found = joined(found, {present[w], next[w]});
     return found;
 }
-
-// --- planes ----------------------------------------------------------------------------------------
-__device__ inline SS_ACC* cell_of_home(SS_ACC* planes, int step, int home) {
-    return planes + step * SS_PLANE + home / SS_COLUMNS * SS_PLANE_W + home % SS_COLUMNS + SS_AFTER;
-}
-
-__device__ inline void empty_planes(SS_ACC* planes) {
-    for (int i = threadIdx.x; i < SS_STEPS * SS_PLANE; i += SS_THREADS) planes[i] = -(SS_ACC)0;
-    __syncthreads();
-}
-
-// Takes away what a thread has put at one of its homes.
-__device__ inline void empty_home(SS_ACC* planes, int home, unsigned present) {
-    for (; present; present &= present - 1) *cell_of_home(planes, __ffs(present) - 1, home) = -(SS_ACC)0;
-}
-
-// Sums along rows of the planes that are `present`, four pixels at a time.
-__device__ inline void sum_rows(const SS_ACC* planes, SS_ACC* sums, unsigned present) {
-    const int fours = SS_SUMS_W / 4, few = 16 / (int)sizeof(SS_ACC), read = (4 + SS_AROUND_TILE + 3) / 4 * 4;
-    for (int i = threadIdx.x; i < SS_ROWS * fours; i += SS_THREADS) {
-        const int row = i / fours, x = i % fours * 4;
-        for (unsigned left = present; left; left &= left - 1) {
-            const int step = __ffs(left) - 1;
-            const SS_ACC* from = planes + step * SS_PLANE + row * SS_PLANE_W + x;
-            SS_ACC* to = sums + step * SS_SUMS + row * SS_SUMS_W + x;
-            SS_ACC weights[read];
-#pragma unroll
-            for (int j = 0; j < read; j += few) load_few(from + j, weights + j);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                SS_ACC sum = weights[j];
-#pragma unroll
-                for (int u = 1; u < SS_PATCH; ++u) sum += weights[j + u * SS_DILATION];
-                to[j] = sum;
-            }
-        }
-    }
-    __syncthreads();
-}
-
-// W at row y and column x of the tile, or (not `inside`) beside it, where rows without homes have nothing.
-template <bool inside> __device__ inline SS_ACC weight_at(const SS_ACC* sums, int step, int y, int x) {
-    const SS_ACC* from = sums + step * SS_SUMS + y * SS_SUMS_W + x + SS_AFTER;
-    SS_ACC sum = -(SS_ACC)0;
-#pragma unroll
-    for (int u = 0; u < SS_PATCH; ++u) {
-        const int row = u * SS_DILATION;
-        if (inside || (y + row >= 0 && y + row < SS_ROWS)) sum += from[row * SS_SUMS_W];
-    }
-    return sum;
-}
-
-// --- images ----------------------------------------------------------------------------------------
-// Positions of which pixel y of n is the image, from SS_AFTER before the frame to SS_BEFORE behind it, in order.
-struct Images {
-    int y, n;
-    bool only;  // itself
-};
-
-__device__ inline Images images_of(int y, int n, bool zeros) {
-    return {y, n, zeros || (n > 1 && kinds_of_images(y, n, zeros, SS_AFTER) == 1)};
-}
-
-__device__ inline int image_after(const Images& of, int v) {
-    if (of.only) return v < of.y ? of.y : of.n + SS_BEFORE;
-    if (of.n == 1) return v + 1;
-    const int period = 2 * (of.n - 1), next = v + 1;
-    const int straight = within_period(of.y - next, period), mirrored = within_period(-of.y - next, period);
-    return next + (straight < mirrored ? straight : mirrored);
-}
-
-__device__ inline int first_image(const Images& of) { return image_after(of, -SS_AFTER - 1); }
 
 // --- the sum ---------------------------------------------------------------------------------------
-// What a step adds at position (v, u), of which this thread's pixel is an image. `row`: of the other frame, 0 if none.
-template <bool inside, class Side>
-__device__ inline void add_image(Values& sum, const Values& mine, const Side& side, const Plane& frame,
-                                 const SS_SCALAR* row, const Tile& tile, const SS_ACC* sums, int step, int v, int u,
-                                 int x) {
-    const SS_ACC weight = weight_at<inside>(sums, step, v - tile.top(), u - tile.left());
-    x = side.line(x, frame.W);
-    if (is_nothing(weight) || !row || x < 0) return;
-    const Values theirs = load_values(row + x * frame.column, frame.channel);
+__device__ inline SS_ACC* cell_of(SS_ACC* planes, int home) {
+    return planes + home / SS_COLUMNS * SS_PLANE_W + home % SS_COLUMNS + SS_SIDE;
+}
+
+// A thread's homes: the keys of their next candidates. A warp goes on until none of its threads has any for the planes.
+struct Heads {
+    unsigned key[SS_ROUNDS];
+
+    __device__ unsigned least() const {
+        unsigned found = key[0];
 #pragma unroll
-    for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] += weight * side.change(mine.of[c], theirs.of[c]);
+        for (int i = 1; i < SS_ROUNDS; ++i) found = min(found, key[i]);
+        return found;
+    }
+};
+
+template <class Side> __device__ inline Heads heads_of(const Side& side) {
+    Heads heads;
+#pragma unroll
+    for (int i = 0; i < SS_ROUNDS; ++i) {
+        const int home = threadIdx.x + i * SS_THREADS;
+        heads.key[i] = home < SS_HOMES ? side.key(home) : SS_NONE;
+    }
+    return heads;
 }
 
-// Row y of a frame from this thread's channels on, 0 if there is none.
+// Takes one of the next candidates, the one with key `least`, and returns the number of its step.
 template <class Side>
-__device__ inline const SS_SCALAR* row_of(const Side& side, const Plane& frame, const Tile& tile, int y) {
-    y = side.line(y, frame.H);
-    return y >= 0 ? frame.at(y, 0) + tile.at.f * frame.channel : 0;
+__device__ inline unsigned put_next(Side& side, Heads& heads, unsigned least, SS_ACC* planes, unsigned from) {
+    bool taken = false, mine[SS_ROUNDS];
+    int home = threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < SS_ROUNDS; ++i) {
+        mine[i] = !taken && heads.key[i] == least;
+        taken = taken || mine[i];
+        home = mine[i] ? (int)threadIdx.x + i * SS_THREADS : home;
+    }
+    const unsigned step = least / Side::keys - from;
+    cell_of(planes, home)[step * SS_PLANE] += side.weight(home, least);
+    const unsigned next = side.advance(home);
+#pragma unroll
+    for (int i = 0; i < SS_ROUNDS; ++i) heads.key[i] = mine[i] ? next : heads.key[i];
+    return step;
 }
 
-// What the present ones of the steps from `first` on add at this thread's pixel.
-template <bool zeros, class Side>
-__device__ inline void add_steps(Values& sum, const Values& mine, const Side& side, const Tile& tile,
-                                 const SS_ACC* sums, const Step& first, unsigned present) {
-    const Images rows = images_of(tile.at.y, tile.H, zeros), columns = images_of(tile.at.x, tile.W, zeros);
-    const Plane frame = side.frame(first.t);
-    if (rows.only && columns.only) {
-        const SS_SCALAR* row = row_of(side, frame, tile, tile.at.y + first.dy);
-#pragma unroll 1
-        for (; present; present &= present - 1) {
-            const int i = __ffs(present) - 1, x = tile.at.x;
-            add_image<true>(sum, mine, side, frame, row, tile, sums, i, tile.at.y, x, x + first.dx + i);
-        }
-        return;
-    }
-    for (; present; present &= present - 1) {
-        const int i = __ffs(present) - 1;
-#pragma unroll 1
-        for (int v = first_image(rows); v < tile.H + SS_BEFORE; v = image_after(rows, v)) {
-            const SS_SCALAR* row = row_of(side, frame, tile, v + first.dy);
-#pragma unroll 1
-            for (int u = first_image(columns); u < tile.W + SS_BEFORE; u = image_after(columns, u))
-                add_image<false>(sum, mine, side, frame, row, tile, sums, i, v, u, u + first.dx + i);
-        }
-    }
-}
-
-// Puts the weights of a home's candidates with steps from `from` on into the planes.
+// Puts the weights of candidates with steps from `from` on into the planes, in place of what was there.
 template <class Side>
-__device__ inline Found put_home(Side& side, int home, int i, SS_ACC* planes, unsigned from) {
-    Found found = {0, SS_NONE};
-    for (; side.number[i] != SS_NONE && side.number[i] - from < SS_STEPS; side.advance(home, i)) {
-        const unsigned step = side.number[i] - from;
-        *cell_of_home(planes, step, home) += side.weight(home, i);
-        found.present |= 1u << step;
+__device__ inline Found put_weights(Side& side, Heads& heads, SS_ACC* planes, unsigned from) {
+#pragma unroll
+    for (int i = 0; i < SS_ROUNDS; ++i) {
+        const int home = threadIdx.x + i * SS_THREADS;
+        if (home >= SS_HOMES) break;
+#pragma unroll
+        for (int step = 0; step < SS_STEPS; ++step) cell_of(planes, home)[step * SS_PLANE] = -(SS_ACC)0;
     }
-    found.next = side.number[i];
+    Found found = {0, heads.least()};
+    const unsigned end = (from + SS_STEPS) * Side::keys;
+    while (found.next < end) {
+        found.present |= 1u << put_next(side, heads, found.next, planes, from);
+        found.next = heads.least();
+    }
     return found;
 }
 
-// The sum at this thread's pixel. `zeros`: nothing is outside of our frame.
-template <bool zeros, class Side>
-__device__ inline Values sum_of_tile(Side& side, const Values& mine, const Tile& tile, const Steps& steps, SS_ACC* sums,
-                                     SS_ACC* planes) {
-    Values sum = no_values();
-    Found found = {0, SS_NONE};
-    unsigned put[SS_ROUNDS];
-#pragma unroll
-    for (int i = 0; i < SS_ROUNDS; ++i) {
-        side.number[i] = SS_NONE;
-        const int home = threadIdx.x + i * SS_THREADS;
-        if (home < SS_HOMES) side.start(home, i);
-        found = joined(found, {0, side.number[i]});
-    }
-    found = found_by_all(found);
+// Gives a form all steps, in their order.
+template <class Side, class Form> __device__ inline void add_steps(Side& side, Form& form, SS_ACC* planes) {
+    side.start();
+    Heads heads = heads_of(side);
+    Found found = found_by_all({0, heads.least()});
     empty_planes(planes);
     while (found.next != SS_NONE) {
-        const unsigned from = found.next;
-        found = {0, SS_NONE};
-#pragma unroll
-        for (int i = 0; i < SS_ROUNDS; ++i) {
-            const Found here = put_home(side, threadIdx.x + i * SS_THREADS, i, planes, from);
-            put[i] = here.present, found = joined(found, here);
-        }
-        found = found_by_all(found);
-        sum_rows(planes, sums, found.present);
-#pragma unroll
-        for (int i = 0; i < SS_ROUNDS; ++i) empty_home(planes, threadIdx.x + i * SS_THREADS, put[i]);
-        if (has_thread(tile)) add_steps<zeros>(sum, mine, side, tile, sums, step_of(steps, from), found.present);
+        const unsigned from = form.first(found.next / Side::keys);
+        found = found_by_all(put_weights(side, heads, planes, from));
+        form.next(side, planes, found.present);
+        __syncthreads();
+        form.add(side, found.present);
     }
-    return sum;
 }
 
 #endif

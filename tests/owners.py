@@ -54,6 +54,15 @@ def _inserted(case: Case) -> float:
     return kept * (1 + math.log(_windows(case) * case.search["window"] ** 2 / kept))
 
 
+def _busiest(mean: float) -> float:
+    """Return how many hits the busiest of a warp's 32 threads has on average, where each has so many."""
+    rarer, most = 1.0, 0.0
+    for n in range(100):
+        rarer -= math.exp(-mean) * mean**n / math.factorial(n)  # more than n
+        most += 1 - (1 - max(rarer, 0)) ** 32
+    return most
+
+
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
     queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
@@ -167,24 +176,42 @@ def _score(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 
 def _tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
-    """Steps are the displacements between patches, taken a row of a window at a time where it is not too wide."""
+    """Steps are the displacements between patches, taken a row of a window at a time where it is not too wide.
+
+    Tiles at the border of a frame that is mirrored are summed pixel by pixel.
+    """
     window, around = case.search["window"] + min(_APART[case.flow], 99), c["PATCH"] - 1
     rows, columns, at_once = 8 + around, 32 + around, min(c["STEPS"], window)
-    chunks = _windows(case) * window * -(-window // c["STEPS"])
-    of_thread = rows * columns / 256  # homes
-    hits = case.search["topk"] * of_thread / chunks / math.ceil(of_thread)
-    rounds = rows * -(-columns // 4) / 256
+    each = _windows(case) * window  # rows of windows
+    chunks = each * -(-window // c["STEPS"])
+    of_thread = rows * columns / 128  # homes
     trips = {
-        "int n = 0; n < SS_STAGED": (c["STAGED"], 0),
-        "int m = 0; m < n": ((c["STAGED"] - 1) / 2, 0),
-        "while (found.next": (chunks, 0),
-        "side.advance(home, i)": (hits, 0),
-        "int i = threadIdx.x; i < SS_ROWS": (rounds, 0),
+        "int i = threadIdx.x; i < SS_HOMES * SS_STAGED": (rows * columns * c["STAGED"] / 128, 0),
+        "int home = threadIdx.x": (of_thread, 0),
+        "while (found.next != SS_NONE": (chunks, 0),
+        "found.next < end": (_busiest(case.search["topk"] * of_thread / chunks), 0),
+        "int i = threadIdx.x; i < SS_ROWS": (rows * -(-columns // 4) / 128, 0),
         "unsigned left = present": (at_once, 0),
-        "present &= present - 1) *cell": (hits, 0),
-        "present &= present - 1) {": (at_once, 0),
+        "int row = kept": (each / chunks * (1 + 7 / window), 0),
+        "c < SS_CHANNELS; c += SS_THREADS": (c["CHANNELS"] / 4, 0),
+        "i < SS_STAGED_W": (1, 0),
+        "int i = threadIdx.x; i < steps * SS_QUADS": (-(-at_once // 4) / 4, 0),
+        "int v = first_image": (1, 0),
+        "int u = first_image": (1, 0),
     }
-    return [Role(trips, lines=("weight * side.change",))]
+    zeros = c["QUERY_ZEROS"] if c["STAGED"] else c["ZEROS"]
+    inside = 1 if zeros else max(0, 1 - 2 * 8 / case.height) * max(0, 1 - 2 * 32 / case.width)
+    if not c["DENSE"]:
+        inside = 0
+    dense = Role(
+        trips,
+        lines=(
+            "filter_tile<SS_STEPS>",
+            "sum[c][j] += weight",
+        ),
+        share=inside,
+    )
+    return [dense, Role(trips, lines=("sum.of[c] += weight",), share=1 - inside)]
 
 
 def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:

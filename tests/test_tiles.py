@@ -47,8 +47,9 @@ class Problem:
 PROBLEMS = {
     "smooth": Problem(most=1),
     "wild": Problem(most=60),
-    "mixed": Problem(most=1, wild=0.05),
-    "l2, patch 4": Problem(patches=Patches(4, metric="l2"), kept=3),
+    "mixed": Problem(most=1, wild=0.05, patches=Patches(3, query_border="zeros")),
+    "some images": Problem((1, 2, 3, 21, 69), Patches(6), kept=2),
+    "some images, l2": Problem((1, 1, 4, 19, 67), Patches(4, metric="l2"), kept=3),
     "zeros": Problem(patches=Patches(5, border="zeros", query_border="zeros"), kept=3),
     "dilation": Problem(patches=Patches(3, dilation=3, query_border="zeros"), kept=2),
     "one row": Problem((1, 3, 2, 1, 40), Patches(7)),
@@ -63,16 +64,28 @@ def _both(backend, problem: Problem) -> list[np.ndarray]:
     return [backend.aggregate(q, k, weights, offsets, p).get(), backend.scatter(q, k, weights, offsets, p).get()]
 
 
+def _laid_out(monkeypatch, steps: int, channels: int, dense: bool) -> None:
+    """Let tiles be summed so many steps and channels at a time, in the form of dense.cuh where that is possible."""
+    find = tiles._layout
+
+    def layout(options, p, kernel, candidates, memory):
+        found = dict(find(options, p, kernel, candidates, memory))
+        wanted = {"STEPS": steps, "CHANNELS": channels, "DENSE": int(dense and found["DENSE"])}
+        return tuple({**found, **wanted}.items())
+
+    monkeypatch.setattr(tiles, "_layout", layout)
+
+
 @pytest.mark.full
 @ON_CUDA
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_bits_do_not_depend_on_how_many_steps_are_taken_at_a_time(run, name, monkeypatch):
-    """Nor on whether their numbers are staged or found again each time, and that is right."""
+def test_bits_do_not_depend_on_the_form_nor_on_how_many_steps_are_taken_at_a_time(run, name, monkeypatch):
+    """The other tiles of a mirrored frame are summed pixel by pixel in any case."""
     problem, found = PROBLEMS[name], []
-    for most, memory in ((12, 63 * 1024), (1, 63 * 1024), (5, 40 * 1024)):
-        monkeypatch.setattr(tiles, "_MOST_STEPS", most)
-        monkeypatch.setattr(tiles, "_MEMORY", memory)
-        found.append(_both(run._load(), problem))
+    for steps, channels, dense in ((9, problem.size[2], True), (5, 1, True), (9, problem.size[2], False)):
+        with monkeypatch.context() as patched:
+            _laid_out(patched, steps, channels, dense)
+            found.append(_both(run._load(), problem))
     wanted = [
         of(*(array.astype(float) for array in problem.arrays()), problem.patches)
         for of in (definition.aggregate, definition.scatter)
@@ -98,40 +111,49 @@ def test_videos_may_have_any_strides(run, patch):
 
 
 # --- the sum, in NumPy ----------------------------------------------------------------------------------
+_NOTHING = np.float32(-0.0)
+
+
 def _summed(weights, other, p: Patches, shape) -> np.ndarray:
     """The sums of tiles.cuh in their order, from the weights (step, home) of patches that stay in the frame."""
     out, around = np.zeros(shape, np.float32), patch_offsets(p.patch, p.dilation)[::-1]
     for t, y, x in np.ndindex(shape[0], *shape[2:]):
         for step in sorted({step for step, home in weights if home[0] == t}):
-            rows = [[(step, (t, y - dy, x - dx)) for dx in around] for dy in around]
-            found = [_added([weights[at] for at in row if at in weights]) for row in rows]
-            weight = _added([of_row for of_row in found if of_row is not None])
-            if weight is not None:
+            rows = [[weights.get((step, (t, y - dy, x - dx)), _NOTHING) for dx in around] for dy in around]
+            weight = _of_side([_of_side(row, x % 4) for row in rows], y % 4)
+            if weight.tobytes() != _NOTHING.tobytes():
                 frame, dy, dx = step
                 out[t, :, y, x] += weight * other[frame, :, y + dy, x + dx]
     return out
 
 
-def _added(numbers) -> np.float32 | None:
-    return reduce(np.add, numbers) if numbers else None
+def _of_side(numbers, in_four: int) -> np.float32:
+    """What all pixels of a four have, what is before that from its end on, and what comes after it."""
+    if len(numbers) < 4:
+        return reduce(np.add, numbers)
+    first, last = 3 - in_four, len(numbers) - in_four
+    parts = numbers[:first][::-1], numbers[first:last], numbers[last:]
+    before, common, after = (reduce(np.add, part, _NOTHING) for part in parts)
+    return before + common + after
 
 
 def _inside(problem: Problem):
     """The arrays of a problem, with weights only where whole patches stay in the frame."""
-    q, k, weights, offsets = problem.arrays()
+    (q, k, weights, offsets), reach = problem.arrays(), problem.patches.patch // 2
     for axis, n in ((1, q.shape[-2]), (2, q.shape[-1])):
         at = np.indices(weights.shape[2:5])[axis][..., None]
-        offsets[..., axis] = np.clip(at + offsets[..., axis], 2, n - 3) - at
-        weights[..., (at[..., 0] < 2) | (at[..., 0] > n - 3), :] = 0
+        offsets[..., axis] = np.clip(at + offsets[..., axis], reach, n - 1 - reach) - at
+        weights[..., (at[..., 0] < reach) | (at[..., 0] > n - 1 - reach), :] = 0
     return q, k, weights, offsets
 
 
 @pytest.mark.emulated
 @pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
-@pytest.mark.parametrize("patch", [2, 3])
+@pytest.mark.parametrize("patch", [3, 6])
 @pytest.mark.parametrize("slot", ["aggregate", "scatter"])
 def test_sums_are_added_in_the_order_that_is_written_down(patch, slot):
-    q, k, weights, offsets = _inside(Problem((1, 2, 2, 9, 33), most=2))
+    p = Patches(patch, query_border="zeros")
+    q, k, weights, offsets = _inside(Problem((1, 2, 2, 9, 33), p, most=2))
     planes = {}
     for (_, _, t, y, x, n), weight in np.ndenumerate(weights):
         dt, dy, dx = offsets[0, 0, t, y, x, n]
@@ -141,7 +163,6 @@ def test_sums_are_added_in_the_order_that_is_written_down(patch, slot):
             planes[step, home] = planes[step, home] + weight if (step, home) in planes else weight
     device = emulate.Emulator("ubsan", seed=2)
     device.xp = Namespace()
-    p = Patches(patch, query_border="zeros")
     found = getattr(Cuda(device), slot)(*(device.xp.asarray(array) for array in (q, k, weights, offsets)), p).get()
     np.testing.assert_array_equal(found[0], _summed(planes, k[0] if slot == "aggregate" else q[0], p, q.shape[1:]))
 

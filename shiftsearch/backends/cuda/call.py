@@ -102,7 +102,7 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
-class _Options:
+class Options:
     """What the launches of a call have in common: one object for each set of options, shapes and dtypes."""
 
     sizes: dict[str, int]
@@ -113,16 +113,16 @@ class _Options:
 
 
 @lru_cache(MOST_PLANS)
-def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, vectors: bool) -> _Options:
+def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, vectors: bool) -> Options:
     stacked, whole = q is not None and len(q) == 6, offsets.kind == "i"
     sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, *strides)
     constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked), "REPAIR": 0}
     constants |= {"CHANNELS": channels_at_a_time(sizes["F"]), **constants_of(p, dtype, whole)}
-    return _Options(sizes, constants, stacked, whole, vectors * dtype.itemsize)
+    return Options(sizes, constants, stacked, whole, vectors * dtype.itemsize)
 
 
 @lru_cache(MOST_PLANS)
-def _plan(kernel: Kernel, blocks: int, options: _Options, constants: Pairs, numbers: Pairs) -> Plan:
+def _plan(kernel: Kernel, blocks: int, options: Options, constants: Pairs, numbers: Pairs) -> Plan:
     known = {**options.constants, **dict(constants)}
     known["VECTORS"] = int(options.vectors > 0 and known["CHANNELS"] * options.vectors % 16 == 0)
     return Plan(Program(kernel, known), blocks, {**options.sizes, **dict(numbers)})

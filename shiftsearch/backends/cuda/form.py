@@ -42,12 +42,10 @@ def aggregate(
     shape = (k.shape[0], *each, *size) if q is None else q.shape
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
     out = device.xp.empty(shape, k.dtype)
-    in_tiles = tiles.fits(call)
-    if in_tiles:
-        tiles.aggregate(call, out)
-    else:
+    summed = tiles.aggregate(call, out)
+    if not summed.channels:
         call.with_channels_last()
-    call.run_for_video(AGGREGATE, out, constants=(("REPAIR", int(in_tiles)),))
+    call.run_for_video(AGGREGATE, out, constants=(("REPAIR", summed.channels),), finite=summed.finite)
     return out
 
 

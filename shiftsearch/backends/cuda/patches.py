@@ -47,11 +47,10 @@ def collect(call: Call) -> Native:
     s = call.sizes
     landed = sort_by_landing(call)
     out = call.device.xp.empty((s["B"], s["kT"], s["G"] * s["F"], s["kH"], s["kW"]), call.dtype)
-    in_tiles = not call.stacked and tiles.fits(call)  # stacked candidates look at videos of their own
-    if in_tiles:
-        tiles.scatter(call, landed, out)
-    else:
+    # stacked candidates look at videos of their own
+    summed = tiles.Summed() if call.stacked else tiles.scatter(call, landed, out)
+    if not summed.channels:
         call.with_channels_last()
-    constants = (*landed.constants, ("REPAIR", int(in_tiles)))
-    call.run_for_video(SCATTER, out, constants=constants, order=landed.order, ends=landed.ends)
+    constants = (*landed.constants, ("REPAIR", summed.channels))
+    call.run_for_video(SCATTER, out, constants=constants, order=landed.order, ends=landed.ends, finite=summed.finite)
     return out

@@ -2,93 +2,121 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from shiftsearch._geometry import Patches
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import WHOLE, Call, Pairs, channels_at_a_time
+from shiftsearch.backends.cuda.call import MOST_PLANS, WHOLE, Call, Options, Pairs, channels_at_a_time
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, each_with
 from shiftsearch.backends.cuda.landing import LANDS, Landed
 
-_WIDTH, _HEIGHT = 32, 8  # pixels of a tile
-_MEMORY = 63 * 1024  # bytes of shared memory: with the few of fixed size this fits on every device
-_MOST_STAGED = 15  # candidates of a query: their order fits into 64 bits
-_MOST_STEPS = 12  # at a time: a window is often that wide
-
-
-def _around(p: Patches) -> int:
-    """Return how many more rows, and columns, homes have than a tile."""
-    return p.dilation * (p.patch - 1)
-
-
-def _homes(around: int) -> int:
-    return (_HEIGHT + around) * (_WIDTH + around)
-
-
-def _of_step(around: int) -> int:
-    """Return how many numbers a step has in shared memory: weights, and their sums along rows."""
-    return (_HEIGHT + around) * (_fours(_WIDTH + 2 * around) + _fours(_WIDTH + around))
+_WIDTH, _HEIGHT, _THREADS = 32, 8, 128  # pixels of a tile, and threads
+_SPARE = 4  # columns that are staged beside those that the steps need
+_MOST_STEPS = 9  # at a time: a window is often that wide
+_MOST_STAGED = 32  # candidates of a query, which are sorted
+_FIXED = 64  # bytes of shared memory that the kernels have beside these
+_DENSE = True  # whether the form of dense.cuh is used
 
 
 def _fours(n: int) -> int:
     return -(-n // 4) * 4
 
 
-def _shared(constants: Constants) -> int:
-    around, size = constants["DILATION"] * (constants["PATCH"] - 1), 8 if constants["ACC"] == "double" else 4
-    numbers = constants["STEPS"] * _of_step(around) + 4
-    return numbers * size + 4 * constants["STAGED"] * _homes(around)
+def _around(constants: Constants) -> tuple[int, int]:
+    """Return how many rows, and columns, of homes come before a tile and behind it."""
+    patch, dilation = constants["PATCH"], constants["DILATION"]
+    return dilation * (patch - 1 - patch // 2), dilation * (patch // 2)
 
 
-def _steps(p: Patches, candidates: int, size: int) -> Pairs:
-    """Return how many steps are taken at a time, and of how many candidates they are staged: of all or none.
+def _shared(constants: Constants, our_zeros: int, of_home: int) -> int:
+    """Return how many bytes a block has, as tile_sum.cuh divides them: with `of_home` bytes for each home on its side."""
+    (before, after), size = _around(constants), 8 if constants["ACC"] == "double" else 4
+    steps, rows = constants["STEPS"], _HEIGHT + before + after
+    beside = (0, 0) if our_zeros else (_fours(after), before)
+    sums = rows * _fours(beside[0] + _WIDTH + beside[1])
+    plane = sums + rows * _fours(before + after)
+    staged = constants["CHANNELS"] * (_WIDTH + _fours(steps - 1) + _SPARE)
+    dense = constants["DENSE"] * _HEIGHT * (steps * _WIDTH + staged)
+    images = 0 if our_zeros and constants["DENSE"] else steps * sums
+    return size * (max(dense, images) + steps * plane) + of_home * rows * (_WIDTH + before + after)
 
-    Sums have `size` bytes.
-    """
-    around = _around(p)
-    for staged in (candidates if candidates <= _MOST_STAGED else 0, 0):
-        room = _MEMORY - 4 * size - 4 * staged * _homes(around)
-        at_once = min(_MOST_STEPS, room // (size * _of_step(around)))
-        if at_once >= 2 or not staged:
-            break
-    return ("STEPS", at_once), ("STAGED", staged)
+
+def _of_queries(constants: Constants) -> int:
+    return _shared(constants, constants["QUERY_ZEROS"], 4 * constants["STAGED"] + 5)
 
 
-_TILED = {"STRIDE": 1, "CHANNELS": 16, "STEPS": 9, "STAGED": 10}
-_TILES: dict[str, Any] = {"threads": _WIDTH * _HEIGHT, "registers": 224, "shared": _shared}
-_L2 = {**WHOLE, **_TILED, "QUERY_ZEROS": 0, "L2": 1, "PATCH": 3, "STAGED": 0}
-AGGREGATE_TILES = Kernel("aggregate_tiles", "aggregate_tiles.cu", **_TILES, instances=({**WHOLE, **_TILED}, _L2))
+def _of_keys(constants: Constants) -> int:
+    return _shared(constants, constants["ZEROS"], 8)
+
+
+_TILED = {"STRIDE": 1, "CHANNELS": 16, "STEPS": 9, "STAGED": 10, "DENSE": 1}
+_TILES: dict[str, Any] = {"threads": _THREADS, "registers": 255}
+_L2 = {**WHOLE, **_TILED, "QUERY_ZEROS": 0, "L2": 1, "PATCH": 3, "STAGED": 4, "CHANNELS": 8}
+AGGREGATE_TILES = Kernel(
+    "aggregate_tiles", "aggregate_tiles.cu", **_TILES, shared=_of_queries, instances=({**WHOLE, **_TILED}, _L2)
+)
 SCATTER_TILES = Kernel(
     "scatter_tiles",
     "scatter_tiles.cu",
     **_TILES,
+    shared=_of_keys,
     instances=each_with(({**WHOLE, **_TILED}, _L2), STAGED=0, **LANDS),
 )
 
 
-def fits(call: Call) -> bool:
-    """Say whether tiles are for this call: where neighbours share homes, and all steps have numbers of 32 bits."""
-    p, s = call.patches, call.sizes
-    every_pixel = call.whole and p.stride == p.scale == 1 and call.arrays["patches"] is None
-    small = p.patch > 1 and p.dilation * (p.patch // 2) < _HEIGHT
-    rows, columns = (s[f"q{side}"] + s[f"k{side}"] + 2 * _around(p) for side in "HW")
-    return every_pixel and small and max(s["qT"], s["kT"]) * rows * (columns + _MOST_STEPS) < 2**32 - 1
+@dataclass(frozen=True)
+class Summed:
+    """What tiles have written: for each of them whether it is finite, and how many channels a tile has; or nothing."""
+
+    finite: Native = None
+    channels: int = 0
 
 
-def aggregate(call: Call, out: Native) -> None:
-    _run(call, AGGREGATE_TILES, out, 1 if call.stacked else call.sizes["K"])
+def aggregate(call: Call, out: Native) -> Summed:
+    return _run(call, AGGREGATE_TILES, out, 1 if call.stacked else call.sizes["K"])
 
 
-def scatter(call: Call, landed: Landed, out: Native) -> None:
-    _run(call, SCATTER_TILES, out, 0, landed.constants, order=landed.order, ends=landed.ends)
+def scatter(call: Call, landed: Landed, out: Native) -> Summed:
+    return _run(call, SCATTER_TILES, out, 0, landed.constants, order=landed.order, ends=landed.ends)
 
 
-def _run(call: Call, kernel: Kernel, out: Native, staged: int, constants: Pairs = (), **arrays: Native) -> None:
-    """Launch a kernel that has a block for each tile of `out`."""
+def _run(call: Call, kernel: Kernel, out: Native, candidates: int, constants: Pairs = (), **arrays: Native) -> Summed:
+    """Launch a kernel that has a block for each tile of `out`, if it can do that."""
+    layout = _layout(call.options, call.patches, kernel, candidates, call.device.most_shared)
+    if layout is None:
+        return Summed()
     *videos, H, W = out.shape
-    size = call.sums.itemsize
-    channels = channels_at_a_time(call.sizes["F"], 64 // size)
-    constants = (*constants, ("CHANNELS", channels), *_steps(call.patches, staged, size))
+    channels = dict(layout)["CHANNELS"]
     blocks = prod(videos) // channels * -(-H // _HEIGHT) * -(-W // _WIDTH)
-    call.run(kernel, blocks, constants=constants, out=out, **arrays)
+    finite = call.device.xp.empty(blocks, np.int32)
+    call.run(kernel, blocks, constants=(*constants, *layout), out=out, finite=finite, **arrays)
+    return Summed(finite, channels)
+
+
+@lru_cache(MOST_PLANS)
+def _layout(options: Options, p: Patches, kernel: Kernel, candidates: int, memory: int) -> Pairs | None:
+    """Return how a tile lies in so many bytes of shared memory, or None: where neighbours share no homes, or it has no room."""
+    known, s = options.constants, options.sizes
+    small = p.patch > 1 and p.dilation * (p.patch // 2) < _HEIGHT
+    rows, columns = (s[f"q{side}"] + s[f"k{side}"] + 2 * p.dilation * (p.patch - 1) for side in "HW")
+    steps = max(s["qT"], s["kT"]) * rows * (columns + _MOST_STEPS)
+    numbered = (
+        candidates <= _MOST_STAGED
+        and steps * (_MOST_STAGED if candidates else 1) < 2**32 - 1 > 2 * s["h"] * s["w"] * s["K"]
+    )
+    if not (options.whole and p.stride == p.scale == 1 and not known["PATCHES"] and small and numbered):
+        return None
+    others_end = known["ZEROS"] if kernel is AGGREGATE_TILES else known["QUERY_ZEROS"]
+    dense = int(_DENSE and not (known["L2"] and others_end))  # what is beside that frame makes no pair, not one with 0
+    size = 8 if known["ACC"] == "double" else 4
+    full, half = (channels_at_a_time(s["F"], most // size) for most in (64, 32))
+    for at_once, channels in ((_MOST_STEPS, full), (_MOST_STEPS, half), (5, half), (1, 1)):
+        layout = ("STEPS", at_once), ("CHANNELS", channels), ("STAGED", candidates), ("DENSE", dense)
+        if kernel.shared({**known, **dict(layout)}) + _FIXED <= memory:
+            return layout
+    return None
