@@ -20,7 +20,8 @@ struct Queries {
     Tile tile;
     Steps steps;
     int b, first_candidate, count;
-    unsigned* keyed;  // (SS_STAGED + 1, SS_HOMES), of all candidates and of none: the number of a step * keys + which of them has it
+    // (SS_STAGED + 1, SS_HOMES), of all candidates and of none: the number of a step * keys + which of them has it
+    unsigned* keyed;
     unsigned char* at;  // of each home, which of its keys is next
 
     __device__ Plane ours() const { return plane_of_q(q, tile.video, tile.g, tile.t, s, m); }

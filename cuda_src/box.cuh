@@ -1,11 +1,13 @@
 // Sums over the squares of patches: in a *plane* is the weight of each home that has a candidate with one step, and its
 // box filter is W of tiles.cuh.
 //
-// Along rows, and then down the columns of their sums, the order is that of the places: pixels come in fours, as multiples
-// of 4 part them. What all four of a patch's side have in common is added first, from its beginning on; then what comes
-// before that, added from its end on; then what comes after it, from its beginning on. So four sums of 7 cost 13
-// additions in place of 24. (Where they have nothing in common, because patches are small or dilated, from the beginning
-// on.) Where no candidate is, there is -0.0, which alone leaves a sum as it is: a sum that is -0.0 has nothing in it.
+// Along rows, and then down the columns of their sums, the order is that of the places: pixels come in fours, each
+// from a multiple of 4 on. What all patches of a four have in common is added from its beginning on; what a patch has
+// before that, from its end on, and what it has behind it, from its beginning on; then these three, from left to
+// right. So four sums of 7 cost 13 additions in place of 24. Where patches are small or dilated, all is added from the
+// beginning on.
+//
+// Where no candidate is, there is -0.0, which alone leaves a sum as it is: a sum that is -0.0 has nothing in it.
 //
 // Constants: SS_STEPS (planes), SS_OUR_ZEROS (1: no pixel outside of our frame has a sum).
 #ifndef SS_BOX_CUH
@@ -24,7 +26,7 @@
 #define SS_COLUMNS (SS_TILE_W + SS_AROUND_TILE)
 #define SS_HOMES (SS_ROWS * SS_COLUMNS)
 
-// A plane begins SS_SIDE columns before the homes, and has sums of rows for all pixels from there on that are asked for.
+// A plane begins SS_SIDE columns before the homes, and has sums of rows for all pixels that are asked for.
 #define SS_IN_FOURS(n) (((n) + 3) / 4 * 4)
 #define SS_SIDE (SS_OUR_ZEROS ? 0 : SS_IN_FOURS(SS_AFTER))
 #define SS_SUMS_W SS_IN_FOURS(SS_SIDE + SS_TILE_W + (SS_OUR_ZEROS ? 0 : SS_BEFORE))

@@ -1,7 +1,7 @@
 // Channels of a pixel, SS_CHANNELS of them at a time, which share the work of finding a place.
 //
 // SS_CHANNELS divides the channels of a head. With SS_VECTORS a thread's channels are loaded 16 bytes at a time: see
-// clip.cuh.
+// clip.cuh. SS_REPAIR: the channels of a tile, where a kernel does again what tiles could not, else 0.
 #ifndef SS_CHANNELS_CUH
 #define SS_CHANNELS_CUH
 

@@ -9,7 +9,7 @@
 #define SS_SPARE 4  // columns more than SS_STEPS steps need: the next few steps are taken without staging again
 #define SS_STAGED_W (SS_TILE_W + SS_IN_FOURS(SS_STEPS - 1) + SS_SPARE)
 #define SS_HALF ((SS_CHANNELS + 1) / 2)  // channels of a thread
-#define SS_NARROW (SS_STEPS / 2 + 1)  // steps, where no more are present
+#define SS_NARROW (sizeof(SS_ACC) > 4 ? SS_STEPS : SS_STEPS / 2 + 1)  // steps, where no more are present
 
 struct Dense {
     Tile tile;
@@ -53,12 +53,12 @@ struct Dense {
 
     template <class Side> __device__ void next(const Side& side, const SS_ACC* planes, unsigned present) {
         stage(side);
-        if (present >> SS_NARROW) filter_tile<SS_STEPS>(planes, weights);
+        if (SS_NARROW == SS_STEPS || present >> SS_NARROW) filter_tile<SS_STEPS>(planes, weights);
         else filter_tile<SS_NARROW>(planes, weights);
     }
 
     template <class Side> __device__ void add(const Side&, unsigned present) {
-        if (present >> SS_NARROW) add_few<SS_STEPS>();
+        if (SS_NARROW == SS_STEPS || present >> SS_NARROW) add_few<SS_STEPS>();
         else add_few<SS_NARROW>();
     }
 

@@ -1,5 +1,5 @@
-// A tile at whose border our frame is mirrored: a pixel collects what its images do, too. A thread has pixels of a column,
-// with all channels.
+// A tile at whose border our frame is mirrored: a pixel collects what its images do, too. A thread has pixels of a
+// column, with all channels.
 #ifndef SS_IMAGES_CUH
 #define SS_IMAGES_CUH
 

@@ -1,14 +1,13 @@
-// The kept candidates sorted by the cells that they land in, and by their numbers within a cell: `order` and `ends` of
-// landing.cuh, by a counting sort. The host launches all kernels without waiting for results.
+// The kept candidates sorted by the cells that they land in, and by their numbers within a cell: `order`, `ends` and
+// `counts` of landing.cuh, by a counting sort. The host launches all kernels without waiting for results.
 //
-//   count_landings   ends = how many candidates land in each cell
-//   sum_cells        sums = how many land in the cells of each block
-//   add_sums         sums = how many land before each block
+//   count_landings   counts = how many candidates land in each cell
 //   begin_cells      ends = where the candidates of each cell begin
 //   fill_cells       order = the candidates of each cell in the order of the threads; ends = where they end
 //   sort_cells       order = the same, sorted by their numbers
 //
-// A candidate without weight lands nowhere.
+// Blocks take their part of `order` as they happen to come, so cells need not follow one another there. A candidate
+// without weight lands nowhere.
 #include "landing.cuh"
 
 #define SS_THREADS 128
@@ -22,11 +21,11 @@ __device__ inline long long landing_of(const SS_OFFSET* offsets, const SS_ACC* w
 }
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-count_landings(const SS_OFFSET* offsets, const SS_ACC* weights, int* ends, const Sizes s, int across) {
+count_landings(const SS_OFFSET* offsets, const SS_ACC* weights, int* counts, const Sizes s, int across) {
     Item item;
     if (!item_of(across, &item)) return;
     const long long cell = landing_of(offsets, weights, kept_at(item.row, item.at, s), s);
-    if (cell >= 0) atomicAdd(ends + cell, 1);
+    if (cell >= 0) atomicAdd(counts + cell, 1);
 }
 
 // --- sums ------------------------------------------------------------------------------------------
@@ -54,42 +53,21 @@ __device__ inline int sum_before(int value, int* total) {
 // The first of a thread's cells, which lie next to each other.
 __device__ inline long long first_cell() { return ((long long)blockIdx.x * SS_THREADS + threadIdx.x) * SS_EACH; }
 
-__device__ inline int sum_of_cells(const int* counts, long long cells) {
-    int sum = 0;
+// Behind the counts of all cells is how many places of `order` are taken.
+extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
+begin_cells(int* counts, int* ends, long long cells) {
+    __shared__ int first_of_block;
     const long long first = first_cell();
+    int sum = 0, total;
     for (int i = 0; i < SS_EACH; ++i)
         if (first + i < cells) sum += counts[first + i];
-    return sum;
-}
-
-extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-sum_cells(const int* ends, int* sums, long long cells) {
-    int total;
-    sum_before(sum_of_cells(ends, cells), &total);
-    if (threadIdx.x == 0) sums[blockIdx.x] = total;
-}
-
-// One block, for which there are `parts` sums.
-extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-add_sums(int* sums, int parts) {
-    int before = 0;
-    for (int start = 0; start < parts; start += SS_THREADS) {
-        const int i = start + threadIdx.x;
-        int total;
-        const int sum = sum_before(i < parts ? sums[i] : 0, &total);
-        if (i < parts) sums[i] = before + sum;
-        before += total;
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-begin_cells(int* ends, const int* sums, long long cells) {
-    int total, before = sums[blockIdx.x] + sum_before(sum_of_cells(ends, cells), &total);
-    const long long first = first_cell();
+    const int before = sum_before(sum, &total);
+    if (threadIdx.x == 0) first_of_block = atomicAdd(counts + cells, total);
+    __syncthreads();
+    int begin = first_of_block + before;
     for (int i = 0; i < SS_EACH && first + i < cells; ++i) {
-        const int here = ends[first + i];
-        ends[first + i] = before;
-        before += here;
+        ends[first + i] = begin;
+        begin += counts[first + i];
     }
 }
 
@@ -135,14 +113,14 @@ __device__ inline void sort_together(int* numbers, int count) {
 
 // One thread per cell, or the whole block for a cell in which many candidates land.
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-sort_cells(const int* ends, int* order, long long cells) {
+sort_cells(const int* ends, const int* counts, int* order, long long cells) {
     __shared__ int begins[SS_THREADS];
-    __shared__ int counts[SS_THREADS];
+    __shared__ int sizes[SS_THREADS];
     const long long cell = thread_number();
-    const int begin = cell < cells ? begin_of(ends, cell) : 0, count = cell < cells ? ends[cell] - begin : 0;
-    begins[threadIdx.x] = begin, counts[threadIdx.x] = count;
+    const int begin = cell < cells ? begin_of(ends, counts, cell) : 0, count = cell < cells ? counts[cell] : 0;
+    begins[threadIdx.x] = begin, sizes[threadIdx.x] = count;
     if (count <= SS_SHORT) sort_alone(order + begin, count);
     if (!__syncthreads_or(count > SS_SHORT)) return;
     for (int i = 0; i < SS_THREADS; ++i)
-        if (counts[i] > SS_SHORT) sort_together(order + begins[i], counts[i]);
+        if (sizes[i] > SS_SHORT) sort_together(order + begins[i], sizes[i]);
 }

@@ -17,7 +17,8 @@ __device__ inline long long cell_of(const Place& place, const Query& r, const Si
     return cell_at(((long long)r.b * s.G + r.g) * s.kT + place.frame, place.y.at, place.x.at, s);
 }
 
-// `order` has the candidates of each cell behind one another. `ends` says where those of a cell end.
-__device__ inline int begin_of(const int* ends, long long cell) { return cell == 0 ? 0 : ends[cell - 1]; }
+// `order` has the candidates of each cell behind one another. `ends` says where those of a cell end, and `counts` how
+// many there are.
+__device__ inline int begin_of(const int* ends, const int* counts, long long cell) { return ends[cell] - counts[cell]; }
 
 #endif

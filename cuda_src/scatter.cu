@@ -1,6 +1,7 @@
-// out (B, kT, G * F, kH, kW) = dS/dk of form.cuh. With the product this adds the patches of q at their places, and k is
-// not read. `fold` is scatter of patches: with SS_PATCHES the numbers of patches (B, G, T, h, w, K, F, SS_PATCH,
-// SS_PATCH), times weights if SS_WEIGHTED, are added in place of the derivatives. Other arrays: video.cuh.
+// out (B, kT, G * F, kH, kW) = dS/dk of form.cuh. With the product this adds the patches of q at their places, and k
+// is not read. `fold` is scatter of patches: with SS_PATCHES the numbers of patches (B, G, T, h, w, K, F, SS_PATCH,
+// SS_PATCH), times weights if SS_WEIGHTED, are added in place of the derivatives, and with SS_COVERS `coverage` (B,
+// kT, G, kH, kW) is how much weight arrives at each pixel of a head. Other arrays: video.cuh.
 //
 // Adding from many threads to one pixel would need atomics, and give sums that differ from run to run. Instead the
 // kept candidates are sorted by the cell that they land at (landing.cu), and each pixel collects: one thread per pixel
@@ -42,8 +43,8 @@ __device__ inline void add_of_patch(Values& sum, SS_ACC part, const SS_SCALAR* n
 
 extern "C" __global__ void __launch_bounds__(128, SS_RESIDENT)
 scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const SS_ACC* weights,
-        const SS_OFFSET* offsets, const int* order, const int* ends, SS_SCALAR* out, const int* finite,
-        const Sizes s, const Strides m) {
+        const SS_OFFSET* offsets, const int* order, const int* ends, const int* counts,
+        SS_SCALAR* out, SS_ACC* coverage, const int* finite, const Sizes s, const Strides m) {
     Part p;
     if (!part_of_video(s, s.kT, s.kH, s.kW, &p)) return;
     SS_SCALAR* numbers = numbers_of(out, p, s, s.kT, s.kH, s.kW);
@@ -57,6 +58,7 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
     const Values there = reads_k && SS_WHOLE ? values_at(k_frame, k_frame.at(p.y, p.x), p.f) : no_values();
     const long long frame = ((long long)p.video * s.G + p.g) * s.kT + p.t;
     Values sum = no_values();
+    SS_ACC covered = 0;
     // each pixel of a patch, each corner of its sample, straight or mirrored
     for (int i = 0; i < SS_PATCH * SS_PATCH * corners * 4; ++i) {
         const int corner = i / 4 % corners, a = i / 4 / corners / SS_PATCH, b = i / 4 / corners % SS_PATCH;
@@ -66,12 +68,13 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
         if (!image(p.y, s.kH, SS_ZEROS, i % 2, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
         if (!image(p.x, s.kW, SS_ZEROS, i / 2 % 2, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
         const long long cell = cell_at(frame, v - dy, u - dx, s);
-        for (int at = begin_of(ends, cell); at < ends[cell]; ++at) {
+        for (int at = begin_of(ends, counts, cell); at < ends[cell]; ++at) {
             const int c = order[at];
             const Query r = query_of_head(c / s.K, p.video, p.g, s);
             const Place place = place_of(offsets + 3LL * c, r, s);
             if (!has_part(place, corner)) continue;
             const SS_ACC part = part_of(place, corner), weight = SS_WEIGHTED ? weights[c] : (SS_ACC)1;
+            covered += part * weight;
             if (SS_PATCHES)
                 add_of_patch(sum, part, patches + (((long long)c * s.F + p.f) * SS_PATCH + a) * SS_PATCH + b, weight);
             else
@@ -80,4 +83,8 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
         }
     }
     store_values(numbers, sum, plane);
+    if (SS_COVERS && p.f == 0) {
+        const long long of_head = ((long long)p.video * s.kT + p.t) * s.G + p.g;
+        coverage[(of_head * s.kH + p.y) * s.kW + p.x] = covered;
+    }
 }

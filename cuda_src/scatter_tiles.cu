@@ -11,7 +11,7 @@ struct Places {
     static const unsigned keys = 1;
     const SS_SCALAR *q, *k;
     const SS_ACC* weights;
-    const int *order, *ends;
+    const int *order, *ends, *counts;
     const Sizes& s;
     const Strides& m;
     Tile tile;
@@ -41,19 +41,19 @@ struct Places {
             at[home] = end[home] = 0;
             if (!within_reach(y, s.kH) || !within_reach(x, s.kW)) continue;
             const long long cell = cell_at(((long long)tile.video * s.G + tile.g) * s.kT + tile.t, y, x, s);
-            at[home] = begin_of(ends, cell), end[home] = ends[cell];
+            at[home] = begin_of(ends, counts, cell), end[home] = ends[cell];
         }
     }
 };
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, SS_BLOCKS)
 scatter_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const int* order, const int* ends,
-              SS_SCALAR* out, int* finite, const Sizes s, const Strides m) {
+              const int* counts, SS_SCALAR* out, int* finite, const Sizes s, const Strides m) {
     extern __shared__ __align__(16) SS_ACC memory[];
     const Tile tile = tile_of(s, s.kT, s.kH, s.kW);
     const Steps steps = steps_of(s.kH, s.kW, s.qH, s.qW);
     const Memory parts = divided(memory);
     int *at = (int*)parts.side, *end = at + SS_HOMES;
-    Places side = {q, k, weights, order, ends, s, m, tile, steps, at, end};
+    Places side = {q, k, weights, order, ends, counts, s, m, tile, steps, at, end};
     sum_tile(side, parts, out, finite, s.kT);
 }

@@ -6,9 +6,10 @@
 //
 // and W is a box filter of weights (box.cuh), which costs the same for 1 and for 100 channels.
 //
-// Steps are numbered by frame, row and column, and are taken in this order: those that exist, up to SS_STEPS numbers at a
-// time. Sums only add, in an order that depends on nothing but places: however many steps a tile has, and however it is
-// cut, the same bits come out. A step that a pixel does not have adds -0.0 times a number, which changes nothing.
+// Steps are numbered by frame, row and column, and are taken in this order: those that exist, up to SS_STEPS numbers
+// at a time. Sums only add, in an order that depends on nothing but places: however many steps a tile has, and however
+// it is cut, the same bits come out. A step that a pixel does not have adds -0.0 times a number, which changes
+// nothing.
 //
 // W times a number is not what each weight times the number adds up to where that is infinite, or sums are: 1 and -1
 // times infinity are no number. So a tile says whether all that it wrote is finite, and what is not is left to
@@ -24,8 +25,8 @@
 //   ours(), frame(t)           our frame, if anything reads it, and frame t of the other video
 //   line(y, n)                 row (or column) y of it, -1 if there is none
 //
-// A `Form` has `first(next)`, the number of the first of the steps that are taken with step number `next`, and `next(step,
-// present)`, to be called by all threads at once, and `add(present)`, which take what was put into planes.
+// A `Form` has `begin`; `first(next)`, the number of the first of the steps that are taken with step number `next`;
+// `next` and, behind a barrier, `add`, which take what was put into planes; and `finish`, which writes the sums.
 //
 // Constants beside those of channels.cuh: SS_STEPS, SS_OUR_ZEROS, SS_DENSE (0: no tile is summed as in dense.cuh).
 #ifndef SS_TILES_CUH
@@ -94,7 +95,8 @@ struct Step {
     int t, dy, dx;
 };
 
-// The row of steps that was looked at last, and the number where it begins: the next step is often of this or the next row.
+// The row of steps that was looked at last, and the number where it begins: the next step is often of this row or the
+// one behind it.
 struct StepRow {
     unsigned start;
     int t, dy;

@@ -242,5 +242,5 @@ OWNERS = {
     "aggregate": Owner(_pixels, load=8, planar=8),
     "scatter": Owner(_pixels, load=8, planar=8),
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
-    **dict.fromkeys(("sum_cells", "add_sums", "begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
+    **dict.fromkeys(("begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
 }

@@ -173,7 +173,8 @@ def _landed(backend, size, offsets, weights, p: Patches):
     q = backend.xp.asarray(np.zeros(size, np.float32))
     given = {name: backend.xp.asarray(array) for name, array in (("offsets", offsets), ("weights", weights))}
     landed = sort_by_landing(Call(backend.device, p, dtype=q.dtype, q=q, k=q, **given))
-    return landed.order.get()[: landed.ends.get()[-1]]
+    order, ends, counts = (landed.arrays[name].get() for name in ("order", "ends", "counts"))
+    return np.concatenate([order[end - count : end] for end, count in zip(ends, counts[:-1], strict=True)])
 
 
 @ON_CUDA

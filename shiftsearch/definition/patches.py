@@ -57,6 +57,15 @@ def fold(patches: Native, weights: Native, offsets: Native, p: Patches, *, size:
     return join(out)
 
 
+@primitive
+def fold_and_cover(
+    patches: Native, weights: Native, offsets: Native, p: Patches, *, size: Any
+) -> tuple[Native, Native]:
+    """Return the same, and the sum of the weights at each pixel of each head (B, T, G, H, W)."""
+    ones = np.ones((*offsets.shape[:-1], 1, p.patch, p.patch))
+    return fold(patches, weights, offsets, p, size=size), fold(ones, weights, offsets, p, size=size)
+
+
 @silent()
 def slope_of_patches(v: Native, patches: Native, offsets: Native, p: Patches) -> Native:
     v = split(v, offsets.shape[1])

@@ -109,12 +109,8 @@ def _forward(
     part = Part(backend, spec, offsets, patches.shape[-1])
     here, p = part.offsets, part.patches
     c = None if weights is None else part.of(weights)
-    sums = np.result_type(patches.dtype, np.float32)  # half precision counts to 2048 only
-    ones = backend.xp.broadcast_to(backend.xp.ones((), sums), (*here.shape[:-1], 1, p.patch, p.patch))
-    return {
-        "sums": backend.fold(patches, c, here, p, size=spec.size),
-        "coverage": backend.fold(ones, c, here, p, size=spec.size),
-    }
+    sums, coverage = backend.fold_and_cover(patches, c, here, p, size=spec.size)
+    return {"sums": sums, "coverage": coverage}
 
 
 def _backward(

@@ -292,6 +292,15 @@ def fold(patches: Native, weights: Native | None, offsets: Native, p: Patches, *
     return out
 
 
+@primitive
+def fold_and_cover(
+    patches: Native, weights: Native | None, offsets: Native, p: Patches, *, size: tuple[int, int, int]
+) -> tuple[Native, Native]:
+    sums = np.result_type(patches.dtype, np.float32)  # a half counts to 2048 only
+    ones = np.broadcast_to(np.ones((), sums), (*offsets.shape[:-1], 1, p.patch, p.patch))
+    return fold(patches, weights, offsets, p, size=size), fold(ones, weights, offsets, p, size=size)
+
+
 def _slope_of_patches(v, patches, offsets, p: Patches):
     out = np.zeros(offsets.shape, v.dtype)
     heads = Heads(offsets.shape[:-1], p, v.shape[2] // offsets.shape[1], v.dtype)

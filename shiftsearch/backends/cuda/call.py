@@ -22,9 +22,9 @@ Pairs = tuple[tuple[str, int], ...]  # names and numbers
 
 # what tests compile of the kernels that are given places
 _ARRAYS: Constants = {"OFFSET": "float", "WHOLE": 0, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0}
-_CHANNELS = {"CHANNELS": 8, "VECTORS": 1, "REPAIR": 0}
+_CHANNELS = {"CHANNELS": 8, "VECTORS": 1, "REPAIR": 0, "COVERS": 0}
 FRACTION = _ARRAYS | _CHANNELS | {"PATCH": 7, "DILATION": 1, "STRIDE": 1, "SCALE": 1, "L2": 1}
-WHOLE = {**FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1, "REPAIR": 1}
+WHOLE = {**FRACTION, "OFFSET": "int", "WHOLE": 1, "L2": 0, "QUERY_ZEROS": 1, "REPAIR": 16}
 _ZEROS = {**FRACTION, "ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 3, "DILATION": 2, "STRIDE": 2, "CHANNELS": 1, "VECTORS": 0}
 PLACES = (FRACTION, WHOLE, _ZEROS)
 STACKED = {**FRACTION, "QUERY_ZEROS": 1, "STACKED": 1, "PATCH": 3, "L2": 0}
@@ -72,21 +72,15 @@ class Call:
 
     def with_channels_last(self) -> Call:
         """Copy videos so that the channels of a pixel are adjacent, unless they are already."""
-        for video in "qk":
-            self.arrays[video] = _channels_last(self.device.xp, self.arrays[video])
-        self._find_options()
+        found = {video: _channels_last(self.device.xp, self.arrays[video]) for video in "qk"}
+        if any(found[video] is not self.arrays[video] for video in "qk"):
+            self.arrays |= found
+            self._find_options()
         return self
 
     def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
         """Launch a kernel that has `times` threads for each kept candidate, in rows as described in video.cuh."""
-        s = self.sizes
-        across = s["w"] * s["K"] * times
-        if across >= 2**31:
-            raise ShiftsearchError(
-                f"{kernel.name}: {across} results in a row, expected fewer than 2**31: split the arrays"
-            )
-        blocks = s["B"] * s["G"] * s["T"] * s["h"] * -(-across // kernel.threads)
-        self.run(kernel, blocks, constants=constants, numbers=(("across", across),), **arrays)
+        for_each(kernel, self.options, times, constants).launch(self.device, {**self.arrays, **arrays})
 
     def run_for_video(self, kernel: Kernel, out, *, constants: Pairs = (), **arrays) -> None:
         """Launch a kernel that has a thread for each pixel of `out` and group of its channels, in the same rows."""
@@ -96,9 +90,7 @@ class Call:
 
     def run(self, kernel: Kernel, blocks: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
         """Launch `blocks` blocks; `constants` and `numbers` are those that only this kernel has."""
-        if blocks:
-            plan = _plan(kernel, blocks, self.options, constants, numbers)
-            plan.launch(self.device, {**self.arrays, **arrays})
+        plan_of(kernel, blocks, self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +108,34 @@ class Options:
 def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, vectors: bool) -> Options:
     stacked, whole = q is not None and len(q) == 6, offsets.kind == "i"
     sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, *strides)
-    constants = {"OFFSET": CTYPES[offsets.name], "PATCHES": int(patches), "STACKED": int(stacked), "REPAIR": 0}
+    constants = {
+        "OFFSET": CTYPES[offsets.name],
+        "PATCHES": int(patches),
+        "STACKED": int(stacked),
+        "REPAIR": 0,
+        "COVERS": 0,
+    }
     constants |= {"CHANNELS": channels_at_a_time(sizes["F"]), **constants_of(p, dtype, whole)}
     return Options(sizes, constants, stacked, whole, vectors * dtype.itemsize)
 
 
 @lru_cache(MOST_PLANS)
-def _plan(kernel: Kernel, blocks: int, options: Options, constants: Pairs, numbers: Pairs) -> Plan:
+def plan_of(kernel: Kernel, blocks: int, options: Options, constants: Pairs = (), numbers: Pairs = ()) -> Plan:
+    """Return the plan of a launch with these `constants` and `numbers`, beside those of all launches of a call."""
     known = {**options.constants, **dict(constants)}
     known["VECTORS"] = int(options.vectors > 0 and known["CHANNELS"] * options.vectors % 16 == 0)
     return Plan(Program(kernel, known), blocks, {**options.sizes, **dict(numbers)})
+
+
+@lru_cache(MOST_PLANS)
+def for_each(kernel: Kernel, options: Options, times: int, constants: Pairs) -> Plan:
+    """Return the plan of a launch of `times` threads for each kept candidate."""
+    s = options.sizes
+    across = s["w"] * s["K"] * times
+    if across >= 2**31:
+        raise ShiftsearchError(f"{kernel.name}: {across} results in a row, expected fewer than 2**31: split the arrays")
+    blocks = s["B"] * s["G"] * s["T"] * s["h"] * -(-across // kernel.threads)
+    return plan_of(kernel, blocks, options, constants, (("across", across),))
 
 
 @cache

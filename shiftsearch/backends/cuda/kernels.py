@@ -172,7 +172,8 @@ class Plan:
         return self._filled(self._values.copy(), self._arrays, arrays)
 
     def launch(self, device: Any, arrays: Mapping[str, Any]) -> None:
-        device.launch(self.program, self.blocks, self.bind(arrays), shared=self.program.shared)
+        if self.blocks:
+            device.launch(self.program, self.blocks, self.bind(arrays), shared=self.program.shared)
 
     def _filled(self, values: list[Any], places: list[tuple[int, Binder]], known: Mapping[str, Any]) -> list[Any]:
         try:

@@ -12,7 +12,7 @@ from shiftsearch.backends.cuda.call import PLACES, STACKED, Call
 from shiftsearch.backends.cuda.kernels import Kernel, each_with
 from shiftsearch.backends.cuda.landing import LANDS, sort_by_landing
 
-_OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
+_OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1, REPAIR=0, COVERS=1)
 _SCATTERED = each_with((*_OF_FORM, *_OF_PATCHES), **LANDS)
 GATHER = Kernel("gather", "gather.cu", registers=104, instances=PLACES)
 SCATTER = Kernel("scatter", "scatter.cu", registers=192, instances=_SCATTERED)
@@ -37,12 +37,31 @@ def fold(
     size: tuple[int, int, int],
 ) -> Native:
     """Scatter patches that are given."""
+    return collect(_of_patches(device, patches, weights, offsets, p, size))
+
+
+@primitive
+def fold_and_cover(
+    device: Any,
+    patches: Native,
+    weights: Native | None,
+    offsets: Native,
+    p: Patches,
+    *,
+    size: tuple[int, int, int],
+) -> tuple[Native, Native]:
+    call, (T, H, W) = _of_patches(device, patches, weights, offsets, p, size), size
+    coverage = device.xp.empty((call.sizes["B"], T, call.sizes["G"], H, W), call.sums)
+    return collect(call, coverage), coverage
+
+
+def _of_patches(device: Any, patches: Native, weights: Native | None, offsets: Native, p: Patches, size) -> Call:
     T, H, W = size
     shape = (offsets.shape[0], T, offsets.shape[1] * patches.shape[-3], H, W)
-    return collect(Call(device, p, offsets, patches.dtype, weights=weights, patches=patches, k_shape=shape))
+    return Call(device, p, offsets, patches.dtype, weights=weights, patches=patches, k_shape=shape)
 
 
-def collect(call: Call) -> Native:
+def collect(call: Call, coverage: Native = None) -> Native:
     """Sort the candidates by where they land, and let each pixel collect what lands on it: see scatter.cu."""
     s = call.sizes
     landed = sort_by_landing(call)
@@ -51,6 +70,7 @@ def collect(call: Call) -> Native:
     summed = tiles.Summed() if call.stacked else tiles.scatter(call, landed, out)
     if not summed.channels:
         call.with_channels_last()
-    constants = (*landed.constants, ("REPAIR", summed.channels))
-    call.run_for_video(SCATTER, out, constants=constants, order=landed.order, ends=landed.ends, finite=summed.finite)
+    constants = (*landed.constants, ("REPAIR", summed.channels), ("COVERS", int(coverage is not None)))
+    written = {"out": out, "coverage": coverage, "finite": summed.finite}
+    call.run_for_video(SCATTER, constants=constants, **written, **landed.arrays)
     return out

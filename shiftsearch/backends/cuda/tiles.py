@@ -82,7 +82,7 @@ def aggregate(call: Call, out: Native) -> Summed:
 
 
 def scatter(call: Call, landed: Landed, out: Native) -> Summed:
-    return _run(call, SCATTER_TILES, out, 0, landed.constants, order=landed.order, ends=landed.ends)
+    return _run(call, SCATTER_TILES, out, 0, landed.constants, **landed.arrays)
 
 
 def _run(call: Call, kernel: Kernel, out: Native, candidates: int, constants: Pairs = (), **arrays: Native) -> Summed:
