@@ -152,6 +152,11 @@ extern "C" __global__ void sums(const float* x, float* out, int n) {
     assert sum(each.name == "LDG" for each in program.of(loop)) == 2
 
 
+def test_code_goes_on_behind_a_branch_for_threads_that_have_gone_apart():
+    assert not sass.Instruction("BRA.DIV UR4, `(.L_x_1)", ("", 0)).ends
+    assert sass.Instruction("BRA `(.L_x_1)", ("", 0)).ends
+
+
 @needs_tools
 def test_spilled_registers_are_seen_in_loops():
     text = """

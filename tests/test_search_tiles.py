@@ -258,7 +258,7 @@ def test_shared_memory_is_enough_and_not_too_much():
     direct |= {"VECTORS": 1}
     for memory in (_LARGE, _SMALL):
         found = search_tiles.constants(spec, spec.patches(), np.float32, direct, (1, 41, 4, 90, 90), memory)
-        static = 4 * 31**2 + 12 * 41 + 16  # penalties, slots, limits
+        static = 4 * 31**2 + 12 * 41 + 16 * 8  # penalties, slots, limits of groups
         assert memory - 1536 < search_tiles.TILES.shared(found) + static <= memory
 
 

@@ -1,7 +1,8 @@
 """Tiles of queries that share what they compare: which searches they can do, and what shape they have.
 
 On tiles are searches of whole pixels by float32, float16 and bfloat16, for every pixel (no stride, step, dilation or second
-resolution), by patches of up to 15, with a topk that fits into registers and channels that fit into shared memory.
+resolution), by patches of up to 15, with channels that fit into shared memory; a topk that registers cannot hold is found
+in passes.
 Strides and dilations lose what neighbours share, seeds lead them apart: these searches, and tiles whose flow is wild, are
 for search.cu.
 """
@@ -20,8 +21,8 @@ _MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
 _DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
+_PASSES = range(1, 10)  # over the same candidates, each of which keeps those behind the ones of the pass before
 # rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
-_PASSES = range(1, 10)  # over the same candidates, each of which keeps some
 _SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120))
 
 
