@@ -17,6 +17,7 @@ from shiftsearch.models import _attention  # noqa: E402
 VIT = {"size": 16, "patch": 8, "dim": 12, "depth": 2, "heads": 2}
 SWIN = {"dim": 6, "depths": (2, 1), "heads": (1, 2), "window": (2, 2, 3), "patch": (1, 2, 2)}
 HEAD = {"dim": 8, "depth": 2, "heads": 2, "positions": 6}
+SIFA = {"dim": 4, "depths": (2, 2), "heads": (1, 2), "window": 3}
 SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the batch
     "vit": (lambda **more: models.ViT(**VIT, **more), [(3, 3, 16, 16)]),
     "divided": (lambda **more: models.TimeSformer(3, classes=5, **VIT, **more), [(3, 3, 16, 16)]),
@@ -25,6 +26,8 @@ SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the
     "xvit": (lambda **more: models.XViT(3, classes=5, n_div=4, **VIT, **more), [(3, 3, 16, 16)]),
     "star_vqa": (lambda **more: models.StarVQA(3, **VIT, **more), [(3, 3, 16, 16)]),
     "avt": (lambda **more: models.AVT(5, head=HEAD, **VIT, **more), [(3, 3, 16, 16)]),
+    "sifa_net": (lambda **more: models.SIFANet(classes=5, width=4, **more), [(16, 3, 8, 12)]),
+    "sifa_swin": (lambda **more: models.SIFATransformer(classes=5, **SIFA, **more), [(8, 3, 24, 16)]),
     "audio_visual": (lambda: models.AudioVisualAttention(4, 5, 3, dim=6, heads=2), [(3, 4, 2, 3), (6, 5)]),
     "swin": (lambda **more: models.VideoSwin(classes=5, **SWIN, **more), [(2, 3, 4, 13)]),
 }
@@ -68,6 +71,8 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
     (models.TimeSformer, {"attention": "space", "classes": 174}, "85.93", None, None),
     (models.ViT, {}, "85.80", None, None),
     (models.XViT, {}, "93.79", 8, "140.6"),
+    (models.SIFANet, {}, "43.04", None, None),
+    (models.SIFANet, {"depth": 101}, "63.55", None, None),
     (models.AVT, {}, "396", None, None),
     (models.AVTHead, {}, "307.40", None, None),
     (models.AVTHead, {"features": 1024}, "308.4", None, None),
@@ -89,6 +94,20 @@ def test_parameters_and_operations_are_those_published(kind, options, millions, 
             with FlopCounterMode(display=False) as counter:
                 network(torch.empty(1, frames, 3, 224, 224))
             assert rounded(counter.get_total_flops() / 2e9, billions) == billions
+
+
+@pytest.mark.parametrize(("variant", "millions"), [("small", "61.28"), ("base", "108.57"), ("large", "243.44")])
+def test_parameters_of_the_transformer_of_sifa_are_those_published_with_what_the_released_code_never_uses(
+    variant, millions
+):
+    """Each of its blocks has the norm and the convolution over time, and constants 1 / C of 4 frames; none has offsets."""
+    with torch.device("meta"):
+        network = models.SIFATransformer(variant)
+    count = sum(p.numel() for name, p in network.named_parameters() if "conv_offset" not in name)
+    for block in (block for stage in network.layers for block in stage.blocks):
+        C = block.norm1.normalized_shape[0]
+        count += 4 * 9 * C + (2 * C if block.attn.shifted else 3 * C * C)
+    assert rounded(count / 1e6, millions) == millions
 
 
 def rounded(number, like):
@@ -181,6 +200,13 @@ def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
         ("joint", (1, 0, 3, 16, 16), "TimeSformer: video is .* none of them 0"),
         ("xvit", (1, 3, 1, 16, 16), r"XViT: video is .* expected floats of shape \(B, T, 3, H, W\)"),
         ("avt", (1, 9, 3, 16, 16), "AVTHead: the number of frames, past and predicted, is 9, expected at most 6"),
+        ("sifa_net", (1, 7, 3, 8, 12), "SIFANet: video is 7 frames long, expected at least 8"),
+        ("sifa_swin", (1, 6, 3, 24, 16), "SIFATransformer: the number of frames of video is 6, expected a multiple of"),
+        (
+            "sifa_swin",
+            (1, 4, 3, 18, 16),
+            "SIFATransformer: video is of 18 x 16 pixels, expected multiples of the patch",
+        ),
         ("space", (1, 3, 3, 16, 20), "TimeSformer: video is of 16 x 20 pixels, expected multiples of the patch, 8 x 8"),
     ],
 )
@@ -248,6 +274,8 @@ def test_sound_that_does_not_fit_is_told(audio, sounds, message):
         ),
         (models.AVTHead, {"dim": 9}, "AVTHead: dim is 9, expected a multiple of heads, which is 4"),
         (models.AudioVisualAttention, {"dim": 9, "heads": 2}, "AudioVisualAttention: dim is 9, expected a multiple of"),
+        (models.SIFANet, {"depth": 18}, "SIFANet: depth is 18, expected one of 50, 101"),
+        (models.SIFATransformer, {"heads": 3}, "SIFATransformer: heads is 3, expected 4 whole numbers"),
         (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
     ],
 )

@@ -4,6 +4,7 @@ from shiftsearch.models._vit import ViT
 from shiftsearch.models.audio_visual import AudioVisualAttention, Explanation
 from shiftsearch.models.avt import AVT, Anticipation, AVTHead
 from shiftsearch.models.load import load
+from shiftsearch.models.sifa import SIFANet, SIFATransformer, TwoHeads
 from shiftsearch.models.star_vqa import Codebook, StarVQA
 from shiftsearch.models.timesformer import TimeSformer
 from shiftsearch.models.unet import ShiftedUNet, estimate_flow
@@ -17,9 +18,12 @@ __all__ = [
     "AudioVisualAttention",
     "Codebook",
     "Explanation",
+    "SIFANet",
+    "SIFATransformer",
     "ShiftedUNet",
     "StarVQA",
     "TimeSformer",
+    "TwoHeads",
     "ViT",
     "VideoSwin",
     "XViT",

@@ -54,6 +54,15 @@ def multiple(model: str, name: str, value: int, of: str, unit: int) -> None:
     expect(value % unit == 0, model, name, repr(value), f"a multiple of {of}, which is {unit}")
 
 
+def stages(model: str, dim: int, depths: Any, heads: Any, drop_path: float) -> None:
+    """Check what says how many blocks and heads each stage has, where each has twice the channels of the one before."""
+    count = len(depths) if isinstance(depths, (tuple, list)) else 1
+    wholes(model, count, depths=depths, heads=heads)
+    share(model, drop_path=drop_path)
+    for n, own in enumerate(heads):
+        multiple(model, "dim of a stage", dim * 2**n, "its heads", own)
+
+
 def floats(model: str, name: str, value: Any, letters: str, **sizes: int) -> None:
     """Check that a value is a tensor of floats whose axes have these letters, and sizes where one is given for a letter.
 

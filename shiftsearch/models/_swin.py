@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shiftsearch.models import _checks
 from shiftsearch.models._attention import Block, Heads, attend, rising, through
 
 Three = tuple[int, int, int]
@@ -137,24 +135,9 @@ class Stage(nn.Module):
     State dict: `blocks.<n>`, as in `Block`; all stages but the last have `downsample.norm` and `downsample.reduction`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        window: Three,
-        drop_path: Sequence[float],
-        *,
-        last: bool,
-        exact: bool,
-        recompute: bool,
-    ) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None, recompute: bool) -> None:
         super().__init__()
-        self.recompute = recompute
-        self.blocks = nn.ModuleList(
-            Block(dim, WindowAttention(dim, heads, window, shifted=n % 2 == 1, exact=exact), eps=1e-5, drop_path=share)
-            for n, share in enumerate(drop_path)
-        )
-        self.downsample = None if last else Merging(dim)
+        self.blocks, self.downsample, self.recompute = nn.ModuleList(blocks), downsample, recompute
 
     def forward(self, x: Tensor) -> Tensor:
         x = through(self.blocks, x, self.recompute)
@@ -162,12 +145,29 @@ class Stage(nn.Module):
 
 
 def stages(
-    dim: int, depths: Sequence[int], heads: Sequence[int], window: Three, drop_path: float, exact: bool, recompute: bool
+    dim: int,
+    depths: Sequence[int],
+    heads: Sequence[int],
+    window: Three,
+    drop_path: float,
+    *,
+    exact: bool,
+    recompute: bool,
+    block: Callable[..., Block] = Block,
+    last_shifts: bool = True,
 ) -> Iterator[Stage]:
-    """Yield stages of so many blocks and heads, each with twice the channels of the one before."""
+    """Yield stages of so many blocks and heads, each with twice the channels of the one before.
+
+    `block` is called with channels, attention and options of `Block`; `last_shifts` says whether the last stage has shifted
+    windows, too.
+    """
     shares = iter(rising(drop_path, sum(depths)))
-    for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
-        _checks.multiple("VideoSwin", "dim of a stage", dim * 2**n, "its heads", count)
-        last = n == len(depths) - 1
-        own = list(islice(shares, depth))
-        yield Stage(dim * 2**n, count, window, own, last=last, exact=exact, recompute=recompute)
+    for stage, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        last = stage == len(depths) - 1
+        blocks = []
+        for n in range(depth):
+            shifted = n % 2 == 1 and (last_shifts or not last)
+            attention = WindowAttention(dim, count, window, shifted=shifted, exact=exact)
+            blocks.append(block(dim, attention, eps=1e-5, drop_path=next(shares)))
+        yield Stage(blocks, None if last else Merging(dim), recompute)
+        dim *= 2

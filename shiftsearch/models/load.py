@@ -89,6 +89,8 @@ _FORMATS = (
     _Format("torchvision's Video Swin", ["VideoSwin"], r"^features\.0\.0\.attn\.relative", _TORCHVISION, _BUFFERS),
     _Format("Video Swin", ["VideoSwin"], r"layers\.0\.blocks\.0\.attn\.relative", _SWIN, _BUFFERS),
     _Format("AVT", ["AVT"], r"^future_predictor\.|^head\.encoder\.", _AVT, _NOT_OF_AVT, r"\.c_(attn|proj|fc)\.weight$"),
+    _Format("SIFA's residual network", ["SIFANet"], r"^layer4_dual\."),
+    _Format("SIFA's transformer", ["SIFATransformer"], r"\.between\."),
     _Format("AudioVisualAttention", ["AudioVisualAttention"], r"^cls_av\."),
     _Format("StarVQA", ["StarVQA"], r"^head\.fc1\.", unused=r"temporal_temporal"),
     _Format("TimeSformer", ["TimeSformer"], r"^time_embed$|\.temporal_fc\.", unused=r"temporal_temporal"),

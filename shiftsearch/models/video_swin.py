@@ -83,14 +83,12 @@ class VideoSwin(nn.Module):
         chosen = _NAMED[variant] | {name: value for name, value in given.items() if value is not None}
         _checks.whole("VideoSwin", classes=classes, channels=channels, dim=chosen["dim"])
         _checks.wholes("VideoSwin", 3, window=window, patch=patch)
-        count = len(chosen["depths"]) if isinstance(chosen["depths"], (tuple, list)) else 1
-        _checks.wholes("VideoSwin", count, depths=chosen["depths"], heads=chosen["heads"])
-        _checks.share("VideoSwin", drop_path=chosen["drop_path"])
+        _checks.stages("VideoSwin", **chosen)
         _checks.switch("VideoSwin", exact=exact, recompute=recompute)
         self.channels = channels
         self.patch_embed = PatchEmbed(channels, chosen["dim"], patch)
         self.layers = nn.ModuleList(stages(**chosen, window=window, exact=exact, recompute=recompute))
-        last = chosen["dim"] * 2 ** (count - 1)
+        last = chosen["dim"] * 2 ** (len(chosen["depths"]) - 1)
         self.norm, self.drop, self.head = nn.LayerNorm(last), nn.Dropout(0.5), nn.Linear(last, classes)
 
     def forward(self, video: Tensor) -> Tensor:
