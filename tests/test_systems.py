@@ -71,7 +71,7 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
     (models.TimeSformer, {"attention": "space", "classes": 174}, "85.93", None, None),
     (models.ViT, {}, "85.80", None, None),
     (models.XViT, {}, "93.79", 8, "140.6"),
-    (models.SIFANet, {}, "43.04", None, None),
+    (models.SIFANet, {}, "43.04", 16, "23.9"),
     (models.SIFANet, {"depth": 101}, "63.55", None, None),
     (models.AVT, {}, "396", None, None),
     (models.AVTHead, {}, "307.40", None, None),
@@ -108,6 +108,18 @@ def test_parameters_of_the_transformer_of_sifa_are_those_published_with_what_the
         C = block.norm1.normalized_shape[0]
         count += 4 * 9 * C + (2 * C if block.attn.shifted else 3 * C * C)
     assert rounded(count / 1e6, millions) == millions
+
+
+def test_operations_of_the_transformer_of_sifa_are_those_published_and_those_of_its_offsets():
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = models.SIFATransformer().eval()
+        network(torch.empty(1, 16, 3, 224, 224))
+    of_offsets = 0
+    for name, weight in network.named_parameters():
+        if "conv_offset" in name:
+            side = 56 >> int(name.split(".")[1])
+            of_offsets += weight.numel() * 4 * side * side
+    assert rounded((counter.get_total_flops() / 2 - of_offsets) / 1e9, "38.95") == "38.95"
 
 
 def rounded(number, like):

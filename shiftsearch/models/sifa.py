@@ -45,6 +45,7 @@ class SIFANet(nn.Module):
     those with context `fc1` and `fc2`; `layer4_dual` is as `layer4`, `fc_dual` as `fc`.
 
     Example:
+        >>> import torch
         >>> found = SIFANet(classes=5, width=16).eval()(torch.rand(1, 8, 3, 32, 40))
         >>> found.probabilities().shape
         torch.Size([1, 5])
@@ -171,6 +172,7 @@ class SIFATransformer(nn.Module):
     `between.norm`, or `between.conv.weight`.
 
     Example:
+        >>> import torch
         >>> network = SIFATransformer(classes=5, dim=8, depths=(2, 2), heads=(1, 2), window=3)
         >>> network(torch.rand(1, 8, 3, 32, 40)).shape
         torch.Size([1, 5])
