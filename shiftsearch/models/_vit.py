@@ -50,6 +50,17 @@ class Trunk(nn.Module):
 
     resize = "nearest"
     not_of_images = r"(?!)"  # names of what a network of images does not have
+    name: str
+    grid: tuple[int, int]
+    channels: int
+    patch: int
+    heads: int
+    recompute: bool
+    patch_embed: PatchEmbed
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
 
     def __init__(
         self,

@@ -62,6 +62,17 @@ class AudioVisualAttention(nn.Module):
         (torch.Size([1, 3]), torch.Size([1, 4, 56, 56]))
     """
 
+    heads: int
+    video: nn.Linear
+    audio: nn.Linear
+    video_norm: nn.LayerNorm
+    audio_norm: nn.LayerNorm
+    where: nn.ModuleDict
+    when: nn.ModuleDict
+    cls_av: Mlp
+    cls_a: nn.Linear
+    cls_v: nn.Linear
+
     def __init__(
         self, video: int = 512, audio: int = 512, classes: int = 28, *, dim: int = 512, heads: int = 1
     ) -> None:

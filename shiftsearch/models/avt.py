@@ -37,6 +37,14 @@ class AVTHead(nn.Module):
         (torch.Size([1, 5, 12]), torch.Size([1, 3, 12]))
     """
 
+    recompute: bool
+    encoder: nn.Linear
+    decoder: nn.Linear
+    positions: nn.Parameter
+    drop: nn.Dropout
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+
     def __init__(
         self,
         features: int = 768,
@@ -145,6 +153,11 @@ class AVT(nn.Module):
     """
 
     not_of_images = r"^(head|classifier)\."
+
+    backbone: ViT | None
+    head: AVTHead
+    drop: nn.Dropout
+    classifier: nn.Linear
 
     def __init__(
         self,

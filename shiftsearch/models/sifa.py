@@ -51,6 +51,21 @@ class SIFANet(nn.Module):
         torch.Size([1, 5])
     """
 
+    channels: int
+    recompute: bool
+    conv1: nn.Conv3d
+    bn1: nn.BatchNorm3d
+    relu: nn.ReLU
+    maxpool: nn.MaxPool3d
+    layer1: nn.ModuleList
+    layer2: nn.ModuleList
+    layer3: nn.ModuleList
+    layer4: nn.ModuleList
+    layer4_dual: nn.ModuleList
+    drop: nn.Dropout
+    fc: nn.Linear
+    fc_dual: nn.Linear
+
     def __init__(
         self,
         depth: Literal[50, 101] = 50,
@@ -177,6 +192,12 @@ class SIFATransformer(nn.Module):
         >>> network(torch.rand(1, 8, 3, 32, 40)).shape
         torch.Size([1, 5])
     """
+
+    channels: int
+    patch_embed: nn.Conv3d
+    layers: nn.ModuleList
+    norm: nn.LayerNorm
+    head: nn.Linear
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class Codebook(nn.Module):
     """
 
     anchors: Tensor
+    scores: tuple[float, float]
 
     def __init__(self, anchors: Sequence[float] = (0, 1, 2, 3, 4, 5), scores: tuple[float, float] = (0, 100)) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class Codebook(nn.Module):
         _checks.expect(rising, "Codebook", "anchors", repr(anchors), "at least two rising numbers")
         fits = len(scores) == 2 and scores[0] < scores[1]
         _checks.expect(fits, "Codebook", "scores", repr(scores), "(lowest, highest)")
-        self.scores = tuple(map(float, scores))
+        self.scores = float(scores[0]), float(scores[1])
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
     def _slope(self) -> Tensor:
@@ -96,6 +97,8 @@ class StarVQA(TimeSformer):
         (torch.Size([2, 6]), torch.Size([2]))
         >>> loss = network.codebook.loss(vectors, torch.tensor([20.0, 80.0]))
     """
+
+    codebook: Codebook
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ class TimeSformer(Trunk):
 
     not_of_images = r"^time_embed$|\.temporal_fc\.|^head\."
     time_embed: Tensor | None
+    attention: str
+    head: nn.Module
 
     def __init__(
         self,

@@ -22,6 +22,10 @@ _NAMED: Mapping[str, dict[str, Any]] = {
 class PatchEmbed(nn.Module):
     """One token for each block of frames, rows and columns; clips that these do not divide are filled up with zeros."""
 
+    patch: Three
+    proj: nn.Conv3d
+    norm: nn.LayerNorm
+
     def __init__(self, channels: int, dim: int, patch: Three) -> None:
         super().__init__()
         self.patch = patch
@@ -61,6 +65,12 @@ class VideoSwin(nn.Module):
     """
 
     not_of_images = r"^head\."
+    channels: int
+    patch_embed: PatchEmbed
+    layers: nn.ModuleList
+    norm: nn.LayerNorm
+    drop: nn.Dropout
+    head: nn.Linear
 
     def __init__(
         self,

@@ -47,6 +47,12 @@ class XViT(Trunk):
 
     resize = "bicubic"
     not_of_images = r"^temp_embed$|^head\."
+    layout: str
+    n_div: int | None
+    segments: int
+    summary: bool
+    temp_embed: nn.Parameter
+    head: nn.Module
 
     def __init__(
         self,

@@ -135,6 +135,13 @@ class InterFrameAttention(nn.Module):
         torch.Size([1, 3, 4, 16, 24])
     """
 
+    dim: int
+    kernel: int
+    dilation: int
+    gate: str
+    weights: Weights
+    conv_offset: nn.Conv2d | None
+
     def __init__(
         self,
         dim: int,
@@ -154,7 +161,7 @@ class InterFrameAttention(nn.Module):
                     f"InterFrameAttention: {name} is {value!r}, expected a whole number of at least 1"
                 )
         self.dim, self.kernel, self.dilation, self.gate = dim, kernel, dilation, gate
-        self.weights: Weights = weights
+        self.weights = weights
         self.conv_offset = nn.Conv2d(dim, 2 * kernel**2, 3, padding=1, bias=False) if offsets else None
         self.reset_parameters()
 
