@@ -54,7 +54,7 @@ class Spent:
         for pipe, count in other.pipes.items():
             self.pipes[pipe] += count * times
         self.cache += other.cache * times
-        self.named += other.named
+        self.named += other.named if times else 0
 
     @property
     def instructions(self) -> float:

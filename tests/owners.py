@@ -170,6 +170,36 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     ]
 
 
+def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """Two passes through all slots; the second stages them again if they do not lie in memory together."""
+    windows, apart = _windows(case), _APART[case.flow]
+    reach = c["WINDOW"] + apart
+    side = reach + 15
+    held = windows * side * (side + c["TILE_Y"] - 16) * (16 * c["CHUNKS"] * (4 if case.dtype == "float32" else 2) + 4)
+    staged = side**2 / c["THREADS"]
+    rows, strips = 1 + reach, -(-(7 + reach) // 8)
+    shared = {
+        "i < SS_SLOTS * 4": (1, 0),
+        "i < r.tall * r.wide within int slot = first": (staged, 0),
+        "int slot = 0; slot < a.windows": (windows, 0),
+        "int first = 0; first < a.windows": (1, 0),
+        "i < r.tall * r.wide within int again = first": (0 if held <= c["POOL"] else staged, 0),
+        "int slot = first": (windows, 0),
+        "int again = first": (windows, 0),
+        "i < r.tall * r.wide": (1, 0),  # of queries
+        "int left = reach.tall": (rows, 0),
+        "int strip = 0": (strips + 0.5 if apart else 0, 0),  # one more, where one half has nothing; else it is unrolled
+        "int chunk = 0": (c["CHUNKS"], 0),
+        "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] * 32 / c["THREADS"], 0),
+        "int i = lane; i < fours": (2 * c["TOPK"] / 8, 0),  # of scores and of offsets, on average
+        "int rest = 4 * fours": (0, 0),
+    }
+    scored = 1.85 * c["TOPK"] / (windows * rows)  # a warp waits for the busiest of its threads; simulated
+    noted = "int i = 0; __any_sync(SS_ALL, left"
+    lines = ("kept[i] = fminf(", "beyond = beyond << 1", "(strip - begin[half])" if apart else "to[0] = {sums[0]")
+    return [Role({**shared, noted: (scored, 0)}, lines=lines)]
+
+
 def _score(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     runs = case.channels / c["CHANNELS"]
     return [Role({"int a = 0": (c["PATCH"], 0), "int b = 0": (c["PATCH"], 0), "int f = 0": (runs, 0)}, lines=("phi(",))]
@@ -236,6 +266,7 @@ def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 OWNERS = {
     "search": Owner(_search, load=8, planar=3),  # half of its loads are of one place for all threads
     "search_tiles": Owner(_search_tiles, load=4, planar=2),
+    "search_points": Owner(_search_points, load=4, planar=2),
     "score": Owner(_score, load=8, planar=8),  # ten threads have one query
     "aggregate_tiles": Owner(_tiles, load=16, planar=2),
     "scatter_tiles": Owner(_tiles, load=16, planar=2),

@@ -28,6 +28,7 @@ _SOME = [arch for arch in ARCHITECTURES if arch != _ALL]
 _MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what compiles in some seconds
 _USEFUL = {  # share of arithmetic in the busiest loop, of kernels where it is less than half
     "search": 0.09,
+    "search_points": 0.15,
     "aggregate": 0.09,
     "scatter": 0.09,
     "slope": 0.4,
@@ -86,6 +87,14 @@ def test_hot_loops_use_no_local_memory_and_are_mostly_arithmetic(name):
     assert not program.local()
     if KERNELS[name].file != "landing.cu":  # which counts and sorts
         assert program.useful() >= _USEFUL.get(name, 0.5)
+
+
+@needs_nvrtc
+@pytest.mark.skipif(sass.available() is not None, reason=str(sass.available()))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_search_of_points_multiplies_by_tensor_cores(dtype):
+    program = sass.disassemble(cubin(programs(KERNELS["search_points"], dtype)[0], 80))["search_points"]
+    assert [each.name for each in program.instructions].count("HMMA") >= (12 if dtype == "float32" else 4)
 
 
 def _mixed(name: str) -> kernels.Parameter:

@@ -15,7 +15,9 @@ pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
-_FILES = {name: Path(__file__).with_name(f"test_{name}.py") for name in ("ops", "large", "search_tiles")}
+_FILES = {
+    name: Path(__file__).with_name(f"test_{name}.py") for name in ("ops", "large", "search_tiles", "search_points")
+}
 # every kernel, and every way in which one keeps its best candidates
 _KINDS = (
     "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
@@ -29,6 +31,7 @@ def test_no_kernel_has_a_race(file, kinds):
 
 def test_no_tile_has_a_race():
     _has_no_race("search_tiles", "race or (bits_of_the_direct and (penalty or little))")
+    _has_no_race("search_points", "bits_of_the_direct and per")
 
 
 def _has_no_race(file: str, chosen: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda import search_tiles
+from shiftsearch.backends.cuda import search_points, search_tiles
 from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
@@ -108,12 +108,19 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
     sizes |= sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
-    tiles = search_tiles.constants(spec, p, dtype, constants, layout.k, memory) if not seeds else None
-    on_tiles = search_tiles.plan(tiles, sizes) if tiles else None
-    if tiles:
+    on_tiles = None if seeds else _on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
+    if on_tiles:
+        tiles = on_tiles.program.constants
         constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
     blocks, spare = _blocks(constants, count)
     return _Plan(on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
+
+
+def _on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
+    """Return how a search is launched on tiles, in the fastest way that can do it, if any."""
+    ways = ((search_points.POINTS, search_points.constants), (search_tiles.TILES, search_tiles.constants))
+    found = ((kernel, constants(*search)) for kernel, constants in ways)
+    return next((search_tiles.plan(kernel, tiles, sizes) for kernel, tiles in found if tiles), None)
 
 
 def _near(xp, video):

@@ -18,7 +18,7 @@ from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 
 _AT_ONCE, _WAIT = 9, 6  # SS_MOST_AT_ONCE and SS_WAIT of search_tiles.cu
 _MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
-_DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
+DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
 _PASSES = range(1, 10)  # over the same candidates, each of which keeps those behind the ones of the pass before
@@ -33,29 +33,29 @@ def constants(
 
     `memory` are the bytes of shared memory of a block. None: it cannot be on tiles.
     """
-    _, _, C, H, W = video
-    slides = not spec.slide or min(H, W) >= spec.window  # else candidates lie outside all the same
-    if H * W < _FEWEST or not slides or not _shares(spec, p, dtype):
+    if not shares(spec, p, dtype, video):
         return None
-    itemsize = np.dtype(dtype).itemsize
+    C, itemsize = video[2], np.dtype(dtype).itemsize
     ranked = int(spec.penalty != 0 or spec.anchor is not None)
     known = {**direct, "RANKED": ranked, "BUDGET": _BUDGET, **_channels(C // spec.heads, itemsize)}
     shapes = (_shape(known, *shape, passes, itemsize, memory) for passes in _PASSES for shape in _SHAPES)
     shape = next((shape for shape in shapes if shape), None)
-    return {name: value for name, value in known.items() if name not in _DIRECT} | shape if shape else None
+    return {name: value for name, value in known.items() if name not in DIRECT} | shape if shape else None
 
 
-def plan(tiles: Constants, sizes: dict[str, int]) -> Plan:
+def plan(kernel: Kernel, tiles: Constants, sizes: dict[str, int]) -> Plan:
     across, down = -(-sizes["w"] // tiles["TILE_X"]), -(-sizes["h"] // tiles["TILE_Y"])
     blocks = sizes["B"] * sizes["G"] * sizes["T"] * across * down
-    return Plan(Program(TILES, tiles), blocks, {**sizes, "across": across, "down": down})
+    return Plan(Program(kernel, tiles), blocks, {**sizes, "across": across, "down": down})
 
 
-def _shares(spec: Any, p: Patches, dtype: Any) -> bool:
+def shares(spec: Any, p: Patches, dtype: Any, video: tuple[int, ...]) -> bool:
     """Say whether windows of neighbours share comparisons that a tile can make."""
+    *_, H, W = video
+    slides = not spec.slide or min(H, W) >= spec.window  # else candidates lie outside all the same
     whole = not spec.subpixel and spec.step == p.stride == p.dilation == p.scale == 1 and p.border == p.query_border
     small = p.patch <= _MOST_PATCH and spec.window <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS
-    return whole and small and spec.topk is not None and dtype != np.float64
+    return H * W >= _FEWEST and slides and whole and small and spec.topk is not None and dtype != np.float64
 
 
 def _channels(channels: int, itemsize: int) -> Constants:
@@ -106,7 +106,8 @@ _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9,
 _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
-_TILES = {**_FORM, **_GRID, **_BEST, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "VECTORS": 1, "BUDGET": _BUDGET}
+INSTANCE = {**_FORM, **_GRID, **_BEST, "VECTORS": 1}
+_TILES = {**INSTANCE, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "BUDGET": _BUDGET}
 _PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1}
 _ODD = {"ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 4, "VECTORS": 0, "CHANNELS": 8, "ROWS": 24, "TILE_X": 28, "TILE_Y": 20}
 TILES = Kernel(
