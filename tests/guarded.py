@@ -52,8 +52,9 @@ def tighten() -> None:
     from shiftsearch.video.denoise import spectra
 
     pool._SMALL = 0
-    search = import_module("shiftsearch.backends.cpu.search")  # cpu.search is the primitive
-    for module in (margin, search, spectra, whole_places):
+    # cpu.search and cpu.attend are primitives
+    attend, search = (import_module(f"shiftsearch.backends.cpu.{name}") for name in ("attend", "search"))
+    for module in (attend, margin, search, spectra, whole_places):
         assert module.aligned is memory.aligned
         module.aligned = lambda size, dtype, new=np.zeros: new(size, dtype)
 

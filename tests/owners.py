@@ -259,6 +259,31 @@ def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({"int i = 1; i < count": (kept, 0), "to > 0 && numbers": (kept / 4, 0)})]
 
 
+def _attend(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    trips = {"int slot = 0": (_windows(case), 0), "int i = 0; i < SS_WINDOW": (c["WINDOW"], 0)}
+    return [Role({**trips, "int j = 0; j < SS_WINDOW": (c["WINDOW"], 0)})]
+
+
+def _attend_keys(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A warp has 8 x 4 keys, and 8 x 4 queries at a time; each that has some of a key in its window is gone through."""
+    reach = c["WINDOW"] + _APART[case.flow] - 1
+    met = (1 + (reach + 7) / 8) * (1 + (reach + 3) / 4)  # rectangles of queries
+    crowds = -(-case.width // 8) * -(-case.height // 4) / 32
+    asking = (c["WINDOW"] + 7) * (c["WINDOW"] + 3)
+    trips = {
+        "int i = 0; i < (to - from": (_windows(case), 0),
+        "int first = 0; first < crowds": (crowds / 32, 0),
+        "some &= some - 1": (1 + met / 8, 0),
+        "few &= few - 1": (met / (1 + met / 8), 0),
+        "asking &= asking - 1": (asking / met, 0),
+    }
+    return [Role(trips)]
+
+
+def _attend_reach(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [Role({"int n = 0; n < SS_CROWD": (32, 0)})]
+
+
 def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({})]
 
@@ -267,6 +292,9 @@ OWNERS = {
     "search": Owner(_search, load=8, planar=3),  # half of its loads are of one place for all threads
     "search_tiles": Owner(_search_tiles, load=4, planar=2),
     "search_points": Owner(_search_points, load=4, planar=2),
+    **dict.fromkeys(("attend", "attend_queries"), Owner(_attend, load=4, planar=4)),
+    "attend_keys": Owner(_attend_keys, load=4, planar=4),
+    "attend_reach": Owner(_attend_reach, load=4, planar=4),
     "score": Owner(_score, load=8, planar=8),  # ten threads have one query
     "aggregate_tiles": Owner(_tiles, load=16, planar=2),
     "scatter_tiles": Owner(_tiles, load=16, planar=2),

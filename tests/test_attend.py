@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import tracemalloc
 
+import emulate
 import numpy as np
 import pytest
+from backends import Run
+from cases import Case
 
 import shiftsearch as ss
+from shiftsearch import definition
 from shiftsearch._op import OPS
 from shiftsearch.backends import cpu
 from shiftsearch.errors import ShiftsearchError
@@ -21,6 +25,8 @@ CALLS = [
     {"patch": 3, "subpixel": True, "slide": False, "skip": "own_frame", "step": 0.5},
     {"patch": 2, "stride": 3, "slide": False, "skip": "self", "step": 2},
     {"radius": 2, "subpixel": True, "step": 1.3, "metric": "dot"},
+    {"heads": 2, "metric": "dot", "skip": "self"},
+    {"border": "zeros", "slide": False, "step": 2, "stride": 2, "skip": "own_frame"},
 ]
 
 
@@ -62,6 +68,25 @@ def test_numpy_gets_what_torch_gets(rng):
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(one, other.numpy())
         np.testing.assert_allclose(found[1].sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+def test_what_has_no_weight_is_not_there(backend):
+    """The first place that most queries look at is infinitely far, and has no value."""
+    if backend == "emulated" and emulate.available() is not None:
+        pytest.skip(str(emulate.available()))
+    run, op = Run(backend, "single"), OPS["attend"]
+    case = Case("attend: endless", (1, 1, 2, 6, 7), options={"window": 3, "radius": 0, "topk": None})
+    inputs = case.arrays(np.float32)
+    inputs["k"][..., 2, 3], inputs["v"][..., 2, 3] = np.inf, np.nan
+    arrive = {"out": np.ones_like(inputs["v"])}
+    outputs = run.forward(case, inputs)
+    found = {**outputs, **run.backward(case, outputs, arrive, inputs)}
+    wanted = op.forward(definition, case.spec, **inputs)
+    wanted |= op.backward(definition, case.spec, inputs, wanted, arrive, inputs.keys())
+    assert np.isfinite(found["out"]).all()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name].astype(float), array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def _peak(window: int) -> int:

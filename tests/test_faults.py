@@ -113,6 +113,13 @@ FAULTS = [
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
     Fault("search.cu", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),
     Fault("search.cu", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"),
+    Fault("attend.cuh", "a.groups > 1 ? share.g : 0", "0", "attend: pixels, heads, dot"),
+    Fault("attend.cuh", "channel_of(n) < F", "channel_of(n) <= F", "attend: pixels, many channels"),
+    # attention
+    Fault("attend.cu", "total *= rest, most = logit", "most = logit", "attend: plain"),
+    Fault("attend_keys.cu", "way % (Whole)SS_STEP == 0", "true", "attend: pixels outside"),
+    Fault("attend_keys.cu", "share.t + 2 * SS_RADIUS", "share.t + SS_RADIUS", "attend: pixels, heads, dot"),
+    Fault("attend_keys.cu", "first + __ffs(some) - 1", "first", "attend: pixels, more rectangles than a crowd"),
     # the best
     Fault(
         "search.cu",
@@ -150,6 +157,7 @@ IN_STACKED = [  # and the primitive that catches it
 RACES = [
     Fault("topk.cuh", "            __syncwarp();\n", "", "search: more kept than a warp has registers for"),
     Fault("topk.cuh", "    }\n    __syncwarp();\n}", "    }\n}", "search: more kept than a warp has registers for"),
+    Fault("attend_keys.cu", "                __syncwarp();\n", "", "attend: plain"),
 ]
 
 

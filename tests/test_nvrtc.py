@@ -29,6 +29,8 @@ _MOST_CODE = 128 * 1024  # bytes: what an H100 keeps of a program, and what comp
 _USEFUL = {  # share of arithmetic in the busiest loop, of kernels where it is less than half
     "search": 0.09,
     "search_points": 0.15,
+    "attend": 0.4,
+    "attend_queries": 0.4,
     "aggregate": 0.09,
     "scatter": 0.09,
     "slope": 0.4,
@@ -85,7 +87,7 @@ def test_hot_loops_use_no_local_memory_and_are_mostly_arithmetic(name):
     """At least half of the instructions of the first instance are arithmetic, except where listed."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
     assert not program.local()
-    if KERNELS[name].file != "landing.cu":  # which counts and sorts
+    if KERNELS[name].file != "landing.cu" and name != "attend_reach":  # which count, sort and compare
         assert program.useful() >= _USEFUL.get(name, 0.5)
 
 

@@ -17,8 +17,9 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.layers import check_video, per_pixel, shown
 from shiftsearch.nn.ops import Refine, ShiftedSearch
 from shiftsearch.ops.aggregate import AGGREGATE, aggregate, stack
-from shiftsearch.ops.attend import ATTEND, FAR
+from shiftsearch.ops.attend import ATTEND
 from shiftsearch.ops.attend import attend as _attend
+from shiftsearch.ops.attention import FAR
 
 Flow = Tensor | tuple[Tensor, Tensor] | list[Tensor] | None
 Attention = tuple[Tensor, Tensor, Tensor]  # output, weights and offsets

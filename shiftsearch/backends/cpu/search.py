@@ -75,7 +75,7 @@ def search(
         scores, offsets, _ = search(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
         return scores.swapaxes(0, 2), offsets.swapaxes(0, 2), None
     slots = spec.search_slots() if seeds is None else seeds.shape[-2]
-    task = _task(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
+    task = task_of(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
     shape = (B, spec.heads, T, task.rows, task.columns, task.kept)
     scores = np.empty(shape, q.dtype)
     offsets = np.empty((*shape, 3), q.dtype if spec.subpixel else np.int32)
@@ -93,7 +93,7 @@ def search(
     return scores, offsets, slots if task.seeds else None
 
 
-def _task(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
+def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
     phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window

@@ -1,0 +1,47 @@
+"""Attention to the places that a search has found, whose weights and offsets are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._types import Native
+from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum, wide
+from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.search import SEARCH
+
+
+def forward(
+    backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native
+) -> dict[str, Native]:
+    scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
+    logits = softmax.logits(scores, scores != (np.inf if spec.metric == "l2" else -np.inf))
+    sums = softmax.sums(logits)
+    weights = softmax.weights(logits, sums)
+    out = averaged(backend.xp, spec, weighted_sum(backend, spec.of_values().patches(), v, weights, offsets))
+    return {"out": out, "weights": weights, "offsets": offsets, "sums": sums}
+
+
+def backward(
+    backend: Any,
+    spec: AttendSpec,
+    softmax: Softmax,
+    inputs: dict[str, Native],
+    outputs: dict[str, Native],
+    grads: dict[str, Native],
+    wanted: Set[str],
+) -> dict[str, Native]:
+    weights, offsets, arrive = outputs["weights"], outputs["offsets"], wide(averaged(backend.xp, spec, grads["out"]))
+    form = {"q": arrive, "k": wide(inputs["v"]), "weights": weights, "offsets": offsets}
+    of_values = differentiate(backend, spec.of_values().patches(), {"k", "weights", "offsets"}, **form)
+    slopes = softmax.slopes(weights, of_values["weights"] + grads.get("weights", 0))
+    found = {"v": of_values["k"]}
+    if "scales" in wanted:
+        found["scales"] = softmax.scales(slopes, backend.score(inputs["q"], inputs["k"], offsets, spec.patches()))
+    on = {"scores": softmax.scores(slopes)}
+    if "offsets" in of_values:
+        on["offsets"] = of_values["offsets"] + grads.get("offsets", 0)
+    searched = {name: inputs[name] for name in ("q", "k", "flow") if name in inputs}
+    return found | SEARCH.backward(backend, spec, searched, outputs, on, wanted & searched.keys())
