@@ -6,7 +6,6 @@ video had a few. Nothing of them is kept, and gradients compute the scores again
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Set
 from dataclasses import replace
 from itertools import product
@@ -20,7 +19,7 @@ from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_su
 from shiftsearch.ops.form import differentiate
 from shiftsearch.ops.window import to_flow
 
-_AT_A_TIME = 8  # candidates for each query of the video, that are in memory
+_AT_A_TIME = 6  # candidates for each query of the video, that are in memory
 
 
 # --- queries a few at a time --------------------------------------------------------------------------
@@ -41,8 +40,8 @@ def _queries(xp: Any, spec: AttendSpec, k: Native, flow: Native) -> Iterator[_So
     """Yield all queries, a few at a time."""
     T, (h, w) = k.shape[1], query_grid(k.shape[-2], k.shape[-1], spec.stride)
     most = max(1, _AT_A_TIME * T * h * w // (spec.search_slots() * spec.window**2))
-    columns = min(w, math.isqrt(most))  # squares: what a row of queries needs beside them is little
-    rows = min(h, most // columns)
+    columns = -(-w // -(-16 * w // most))  # 16 rows at least: backends need more memory for a row of queries
+    rows = min(h, max(1, most // columns))
     for t, y, x in product(range(T), range(0, h, rows), range(0, w, columns)):
         yield _candidates(xp, spec, k, flow, t, slice(y, min(y + rows, h)), slice(x, min(x + columns, w)))
 
@@ -101,9 +100,9 @@ def forward(
     out: Any = 0
     for some in _queries(xp, spec, k, flow):
         logits = softmax.logits(backend.score(q, k, some.offsets, some.of(spec.patches())), some.counts)
-        here = sums[(*some.index, slice(None))] = softmax.sums(logits)
+        weights, sums[(*some.index, slice(None))] = softmax.weigh(logits)
         p = some.of(spec.of_values().patches())
-        out = out + weighted_sum(backend, p, values, softmax.weights(logits, here), some.offsets)
+        out = out + weighted_sum(backend, p, values, weights, some.offsets)
     return averaged(xp, spec, out).astype(v.dtype, copy=False), sums
 
 
@@ -126,7 +125,7 @@ def backward(
         of_keys, of_values = some.of(spec.patches()), some.of(spec.of_values().patches())
         scores = backend.score(q, k, some.offsets, of_keys)
         logits = softmax.logits(scores, some.counts)
-        weights = softmax.weights(logits, softmax.sums(logits))
+        weights, _ = softmax.weigh(logits)
         slopes = softmax.slopes(weights, backend.score(arrive, v, some.offsets, of_values))
         form = {"q": arrive, "k": v, "weights": weights, "offsets": some.offsets}
         values = differentiate(backend, of_values, {"k"} | of_places, **form)

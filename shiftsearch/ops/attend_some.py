@@ -18,8 +18,7 @@ def forward(
 ) -> dict[str, Native]:
     scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
     logits = softmax.logits(scores, scores != (np.inf if spec.metric == "l2" else -np.inf))
-    sums = softmax.sums(logits)
-    weights = softmax.weights(logits, sums)
+    weights, sums = softmax.weigh(logits)
     out = averaged(backend.xp, spec, weighted_sum(backend, spec.of_values().patches(), v, weights, offsets))
     return {"out": out, "weights": weights, "offsets": offsets, "sums": sums}
 

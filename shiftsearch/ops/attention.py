@@ -68,16 +68,16 @@ class Softmax:
 
     def logits(self, scores: Native, counts: Any = True) -> Native:
         """Return what is exponentiated. What is no number, or does not count, is far away."""
-        logits = (scores.clip(-FAR, FAR) * self._each).astype(scores.dtype)
+        logits = (scores.clip(-FAR, FAR) * self._each).astype(scores.dtype, copy=False)
         return self.xp.where(counts & ~self.xp.isnan(scores), logits, -FAR)
 
-    def sums(self, logits: Native) -> Native:
-        """Return what weights follow from, (..., 2): the largest logit, and the sum of all exp(logit - largest)."""
-        most = logits.max(-1)
-        return self.xp.stack((most, self.xp.exp(logits - most[..., None]).sum(-1)), -1)
-
-    def weights(self, logits: Native, sums: Native) -> Native:
-        return self.xp.exp(logits - sums[..., :1]) / sums[..., 1:]
+    def weigh(self, logits: Native) -> tuple[Native, Native]:
+        """Return weights, and what they follow from, (..., 2): the largest logit, and the sum of all exp(logit - largest)."""
+        most = logits.max(-1, keepdims=True)
+        weights = self.xp.exp(logits - most)
+        total = weights.sum(-1, keepdims=True)
+        weights /= total
+        return weights, self.xp.concatenate((most, total), -1)
 
     def slopes(self, weights: Native, by_weights: Native) -> Native:
         """Return the gradient of the logits from that of the weights."""
