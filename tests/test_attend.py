@@ -76,7 +76,7 @@ def test_what_has_no_weight_is_not_there(backend):
     if backend == "emulated" and emulate.available() is not None:
         pytest.skip(str(emulate.available()))
     run, op = Run(backend, "single"), OPS["attend"]
-    case = Case("attend: endless", (1, 1, 2, 6, 7), options={"window": 3, "radius": 0, "topk": None})
+    case = Case("attend: endless", (1, 1, 2, 6, 7), weighted=False, options={"window": 3, "radius": 0, "topk": None})
     inputs = case.arrays(np.float32)
     inputs["k"][..., 2, 3], inputs["v"][..., 2, 3] = np.inf, np.nan
     arrive = {"out": np.ones_like(inputs["v"])}
