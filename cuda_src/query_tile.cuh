@@ -19,7 +19,8 @@
 #define SS_PIXEL (SS_CHUNKS * SS_CHANNELS * (int)sizeof(SS_SCALAR))
 #define SS_STRIP (4 * SS_PIXEL + 16)  // with 16 bytes between: eight strips of a row lie in different banks
 #define SS_KEPT_ROWS (SS_ROWS + 1)
-#define SS_MOST_AT_ONCE 9
+#define SS_MOST_AT_ONCE (SS_SUBPIXEL ? 5 : 9)
+#define SS_TALLEST (SS_SUBPIXEL ? 127 : 255)  // rows of a reach
 #define SS_SUMS_ROW (4 * SS_STRIPS)
 #define SS_SUMS_PLANE (SS_ROWS * SS_SUMS_ROW)
 #define SS_SUMS (SS_MOST_AT_ONCE * SS_SUMS_PLANE + SS_COLUMN * SS_SUMS_ROW)  // the last queries' rows end below

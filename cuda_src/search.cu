@@ -10,17 +10,16 @@
 //
 // One warp per query at a time, a lane per candidate, the best in topk.cuh; the window is never stored. Candidate
 // number s * window**2 + i * window + j is in row i and column j of the window in slot s. Windows that neighbours share
-// are what search_tiles.cu is for; with SS_MARKED only those queries are searched here whose tiles it left.
+// are what search_tiles.cu and search_subpixel.cu are for; with SS_MARKED only those queries are searched here
+// that they left.
 //
 // Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1:
 // nothing lies outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW, SS_STEP, SS_RADIUS,
 // SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2 flow),
 // SS_SKIP (1 leaves self out, 2 makes it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of tiles),
 // SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: its buffers are in shared memory).
-#include "clip.cuh"
-#include "pairs.cuh"
+#include "patch_score.cuh"
 #include "topk.cuh"
-#include "whole.cuh"
 
 #define SS_WARPS 4
 #define SS_WINDOW_SIZE (SS_WINDOW * SS_WINDOW)
@@ -42,43 +41,6 @@ struct Task {
 };
 
 // --- windows --------------------------------------------------------------------------------------
-#if SS_SUBPIXEL
-// Along one axis: the centre of a window, and how many of its candidates come before the centre.
-struct Axis {
-    double centre;
-    int before;
-};
-
-typedef double Position;
-
-// Position of the candidate in row (or column) i.
-__device__ inline double position(const Axis& axis, int i) {
-    return __dadd_rn(axis.centre, __dmul_rn(SS_STEP, (double)(i - axis.before)));
-}
-
-__device__ inline Axis axis_around(int at, SS_AROUND way, int n) {
-    const int half = (SS_WINDOW - 1) / 2, last = SS_WINDOW - 1;
-    int sign;
-    const double moved = fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST);
-    Axis axis = {__dadd_rn((double)at, moved), half};
-    if (!SS_ZEROS) axis.centre = mirror(axis.centre, n, &sign);
-    if (!SS_SLIDE) return axis;
-    double before = half;
-    if (__dadd_rn(axis.centre, -__dmul_rn(SS_STEP, (double)half)) < 0) before = floor(__ddiv_rn(axis.centre, SS_STEP));
-    if (__dadd_rn(axis.centre, __dmul_rn(SS_STEP, last - before)) > n - 1)
-        before = ceil(__dadd_rn(__ddiv_rn(__dadd_rn(axis.centre, -(n - 1.0)), SS_STEP), (double)last));
-    axis.before = (int)fmin(fmax(before, 0.0), (double)last);
-    return axis;
-}
-#else
-typedef Span Axis;
-typedef Whole Position;
-
-__device__ inline Whole position(const Axis& axis, int i) { return axis.first + (Whole)SS_STEP * i; }
-
-__device__ inline Axis axis_around(int at, SS_AROUND way, int n) { return span_around(at, way, n); }
-#endif
-
 struct Window {
     int frame;
     Axis y, x;
@@ -114,141 +76,6 @@ __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, c
     return window;
 }
 
-// --- scores ---------------------------------------------------------------------------------------
-// A place along one axis: its pixel, and how far behind it.
-struct Spot {
-    Whole pixel;
-    SS_ACC behind;
-};
-
-// What is far away lies as far outside of the frame as anything does.
-__device__ inline Spot spot_at(double x) {
-    x = fmin(fmax(x, -SS_MOST), SS_MOST);
-    return {(Whole)floor(x), (SS_ACC)(x - floor(x))};
-}
-__device__ inline Spot spot_at(Whole x) { return {x, 0}; }
-
-__device__ inline Whole patch_offset(int i) { return (Whole)SS_DILATION * (i - SS_PATCH / 2); }
-
-// Whether nothing of a spot is in [0, n).
-__device__ inline bool beyond(Whole pixel, SS_ACC behind, int n) {
-    return pixel >= n || pixel < -1 || (pixel == -1 && behind == 0);
-}
-
-// Up to four pixels of k with weights: one bilinear sample. Corners without weight or pixel are not there.
-struct Sample {
-    const SS_SCALAR* at[SS_SUBPIXEL ? 4 : 1];
-    SS_ACC weight[SS_SUBPIXEL ? 4 : 1];
-};
-
-// `rows`: two rows of pixels of k, or nothing where it has none.
-__device__ inline Sample sample(const Plane& k, const SS_SCALAR* const* rows, Whole x, SS_ACC fy, SS_ACC fx) {
-    Sample found;
-#pragma unroll
-    for (int corner = 0; corner < (SS_SUBPIXEL ? 4 : 1); ++corner) {
-        const Whole u = x + corner % 2;
-        const SS_ACC down = corner / 2 ? fy : 1 - fy, across = corner % 2 ? fx : 1 - fx;
-        const bool inside = rows[corner / 2] && (!SS_ZEROS || (u >= 0 && u < k.W));
-        found.weight[corner] = down * across;
-        found.at[corner] =
-            inside && found.weight[corner] != 0 ? rows[corner / 2] + (long long)reflected(u, k.W) * k.column : 0;
-    }
-    return found;
-}
-
-#define SS_SOME (SS_VECTORS ? SS_FEW : 1)  // channels that are loaded at a time
-
-__device__ inline void load_some(const SS_SCALAR* from, SS_ACC* to) {
-    if (SS_VECTORS) load_few(from, to);
-    else to[0] = load(from);
-}
-
-__device__ inline void load_some(const Sample& from, long long on, SS_ACC* to) {
-#if SS_SUBPIXEL
-#pragma unroll
-    for (int i = 0; i < SS_SOME; ++i) to[i] = 0;
-#pragma unroll
-    for (int corner = 0; corner < 4; ++corner) {
-        if (!from.at[corner]) continue;
-        SS_ACC one[SS_SOME];
-        load_some(from.at[corner] + on, one);
-#pragma unroll
-        for (int i = 0; i < SS_SOME; ++i) to[i] += from.weight[corner] * one[i];
-    }
-#else
-    load_some(from.at[0] + on, to);
-#endif
-}
-
-// Adds the channels of a pair of pixels from f on, which are so far apart.
-__device__ inline SS_ACC add_some(const SS_SCALAR* mine, const Sample& theirs, int f, int of_q, int of_k, SS_ACC sum) {
-    SS_ACC q[SS_SOME], k[SS_SOME];
-    load_some(mine + (SS_VECTORS ? f : (long long)f * of_q), q);
-    load_some(theirs, SS_VECTORS ? f : (long long)f * of_k, k);
-#pragma unroll
-    for (int i = 0; i < SS_SOME; ++i) sum = add_pair(q[i], k[i], sum);
-    return sum;
-}
-
-// Up to SS_RUN channels of a pair of pixels.
-__device__ inline SS_ACC pair_of_pixels(const SS_SCALAR* mine, const Sample& theirs, int channels, int of_q, int of_k) {
-    const int at_once = SS_SUBPIXEL ? SS_VECTORS ? 2 : 4 : SS_RUN;
-    SS_ACC sum = 0;
-    if (channels >= SS_RUN) {
-#pragma unroll at_once
-        for (int f = 0; f < SS_RUN; f += SS_SOME) sum = add_some(mine, theirs, f, of_q, of_k, sum);
-    } else {
-#pragma unroll 1
-        for (int f = 0; f < channels; f += SS_SOME) sum = add_some(mine, theirs, f, of_q, of_k, sum);
-    }
-    return sum;
-}
-
-// Row y of a frame, mirrored or, in a border of zeros, nothing.
-__device__ inline const SS_SCALAR* row_of(const Plane& frame, Whole y, bool zeros) {
-    if (zeros && (y < 0 || y >= frame.H)) return 0;
-    return frame.first + (long long)reflected(y, frame.H) * frame.row;
-}
-
-// Score of the place (y, x), in the order of pairs.cuh; smaller is better.
-__device__ inline SS_ACC score_of(const Task& task, const Plane& k, const Spot& y, const Spot& x, const Sizes& s) {
-    const Plane& q = task.mine;
-    const Whole qy = (Whole)SS_SCALE * task.r.y, qx = (Whole)SS_SCALE * task.r.x;
-    Pairs<SS_ACC> rows(task.r.y);
-#pragma unroll 1
-    for (int i = 0; i < SS_PATCH; ++i) {
-        const Whole v = qy + patch_offset(i), there_v = y.pixel + patch_offset(i);
-        const bool row_exists =
-            !(SS_QUERY_ZEROS && (v < 0 || v >= q.H)) && !(SS_ZEROS && beyond(there_v, y.behind, k.H));
-        const SS_SCALAR *mine = row_of(q, v, SS_QUERY_ZEROS), *theirs[2] = {row_of(k, there_v, SS_ZEROS), 0};
-        if (SS_SUBPIXEL) theirs[1] = row_of(k, there_v + 1, SS_ZEROS);
-        SS_ACC row = 0;
-#pragma unroll 1
-        for (int first = 0; row_exists && first < s.F; first += SS_RUN) {
-            Pairs<SS_ACC> along(task.r.x);
-#pragma unroll 1
-            for (int j = 0; j < SS_PATCH; ++j) {
-                const Whole u = qx + patch_offset(j), there_u = x.pixel + patch_offset(j);
-                const bool exists =
-                    !(SS_QUERY_ZEROS && (u < 0 || u >= q.W)) && !(SS_ZEROS && beyond(there_u, x.behind, k.W));
-                SS_ACC pair = 0;
-                if (exists) {
-                    const Sample found = sample(k, theirs, there_u, y.behind, x.behind);
-                    const SS_SCALAR* const asked = mine + (long long)reflected(u, q.W) * q.column;
-                    pair = pair_of_pixels(asked, found, s.F - first, q.channel, k.channel);
-                }
-                along.add(pair);
-            }
-            row = plus(row, along.sum());
-            mine += (long long)SS_RUN * q.channel;
-            if (theirs[0]) theirs[0] += (long long)SS_RUN * k.channel;
-            if (theirs[1]) theirs[1] += (long long)SS_RUN * k.channel;
-        }
-        rows.add(row);
-    }
-    return rows.sum();
-}
-
 // --- ranks ----------------------------------------------------------------------------------------
 // A candidate whose rank is known, whether it is there at all, and whether it is the query itself.
 struct Ranked {
@@ -279,7 +106,7 @@ __device__ inline Ranked candidates(const Task& task, const Window& window, int 
     const int number = start + task.lane, any = number < SS_WINDOW_SIZE ? number : 0;
     const Spot y = spot_at(position(window.y, any / SS_WINDOW)), x = spot_at(position(window.x, any % SS_WINDOW));
     const Plane k = plane_of_k(task.k, task.r.b, task.r.g, window.frame, s, task.strides);
-    Ranked found = ranked(task, score_of(task, k, y, x, s), window, slot, any, number < SS_WINDOW_SIZE, s);
+    Ranked found = ranked(task, score_of(task.r, task.mine, k, y, x, s), window, slot, any, number < SS_WINDOW_SIZE, s);
     if (SS_ANCHOR == 1) {  // the first that is the query itself
         const unsigned itself = __ballot_sync(SS_ALL, found.itself);
         if (!*found_self && itself && task.lane == __ffs(itself) - 1) found.candidate.rank = -infinity();
@@ -294,9 +121,6 @@ struct Results {
     SS_PLACE* offsets;
     int* seed;
 };
-
-__device__ inline SS_PLACE away_from(int query, double x) { return (SS_PLACE)__dadd_rn(x, -(double)query); }
-__device__ inline SS_PLACE away_from(int query, Whole x) { return (SS_PLACE)(x - query); }
 
 __device__ inline void keep(const Task& task, const Candidate& c, long long to, const Results& out, const Sizes& s,
                             const Around& a) {
@@ -353,6 +177,13 @@ __device__ inline void search_query(const Task& task, Candidate* buffer, const R
 }
 #endif
 
+// Whether a query has to be searched here: its tile is marked, or a score that search_subpixel.cu left is no number.
+__device__ inline bool is_left(int tile_mark, const SS_ACC* scores, int K) {
+    bool left = tile_mark;
+    for (int e = 0; SS_SUBPIXEL && !left && e < K; e += SS_TOPK) left = isnan(scores[e]);
+    return left;
+}
+
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
        unsigned char* buffers, const int* wild, const Sizes s, const Strides strides, const Around a,
@@ -367,7 +198,8 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
     for (long long number = first; number < count; number += warps) {
         const Query r = query_of(number, s);
         const int clip = (r.b * s.G + r.g) * s.T + r.t;
-        if (SS_MARKED && !wild[1 + (clip * down + r.y / SS_TILE_Y) * across + r.x / SS_TILE_X]) continue;
+        const int tile = (clip * down + r.y / SS_TILE_Y) * across + r.x / SS_TILE_X;
+        if (SS_MARKED && !is_left(wild[1 + tile], scores + number * s.K, s.K)) continue;
         const Plane mine = plane_of_q(q, r.b, r.g, r.t, s, strides);
         const Task task = {number, r, mine, k, around, strides, (int)threadIdx.x % 32};
         search_query(task, buffer, out, s, a);

@@ -200,6 +200,60 @@ def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({**shared, noted: (scored, 0)}, lines=lines)]
 
 
+def _search_subpixel(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """As on tiles of whole pixels, with one more displacement along an axis where flow leads between pixels."""
+    windows, between = _windows(case), case.flow == "fraction"
+    reaches = [c["WINDOW"]] + [c["WINDOW"] + between + _APART[case.flow]] * (
+        windows - 1
+    )  # of the own frame, and others
+    if max(reaches) ** 2 > c["BUDGET"] * c["WINDOW"] ** 2:
+        return [Role({"int number = 0": (1, 0)})]
+    warps, steps = c["THREADS"] / 32, sum(reach * -(-reach // 5) for reach in reaches) / windows
+    at_once = sum(reach**2 for reach in reaches) / steps / windows
+    producers = 8 * c["ROWS"] / 32 / warps
+    strips, channels = -(-(31 + max(reaches)) // 4), c["CHANNELS"] * c["CHUNKS"]
+    pieces = (4 * strips if c["VECTORS"] else 8 * -(-strips // 2)) * channels / 32  # of a row of k, for a warp
+    pieces /= 8 if c["VECTORS"] and case.dtype != "float32" else 4
+    queries = c["TILE_X"] * c["TILE_Y"]
+    shared = {
+        "int number = 0": (windows, 0),
+        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "i < items within int y = threadIdx": (pieces, 0),
+        "i < SS_WINDOW * SS_QUERIES": (c["WINDOW"] * queries / c["THREADS"], 0),
+        "i < SS_QUERIES; i +=": (queries / c["THREADS"] / windows, 0),
+        "int e = 0; e < SS_TOPK": (c["TOPK"], 0),
+        "int i = 0; i < SS_PATCH": (0, 0),  # hardly any candidate is scored directly
+        "i < 3 * all": (3 * queries * c["TOPK"] / c["THREADS"] / windows, 0),
+    }
+    staged = pieces / (warps * (1 - producers)) / -(-max(reaches) // 5)  # a row for all steps of a row
+    looks = at_once / 3
+    let_in = 1.65 * _inserted(case) / (windows * steps * looks)  # a warp waits for the busiest of its threads
+    produced = {
+        "Steps producing": (steps, 0),
+        "int chunk = 0": (c["CHUNKS"], 0),
+        "int x = 3; x < n": (at_once - 3, 0),
+    }
+    consumed = {
+        "while (!ends)": (steps, 0),
+        "i < items within while (!ends)": (staged, 0),
+        "while (start < step.n)": (looks, 0),
+        "w.count & many & 255u": (let_in, 0),
+    }
+    staging = "*reinterpret_cast<Run*>(pixel_of"
+    consuming = ("rows[j] = sums", "float across = ", "best[SS_TOPK + i] = before")
+    return [
+        Role({**shared, **produced}, lines=("__fmaf_rn(", "*to = found", staging), share=producers),
+        Role({**shared, **consumed}, lines=(*consuming, staging), share=1 - producers),
+    ]
+
+
+def _spread(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    tall, wide = 33 + c["PATCH"] - 1, 32 + c["PATCH"] - 1
+    loads = case.channels / (1 if not c["VECTORS"] else 4 if case.dtype == "float32" else 8)
+    trips = {"i < SS_TALL * SS_WIDE": (tall * wide / 256, 0), "int f = 0; f < F": (loads / 2, 0)}
+    return [Role({**trips, "row < SS_TALL": (tall / 8, 0), "row < 32": (4, 0)}, lines=("sums.right = squared",))]
+
+
 def _score(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     runs = case.channels / c["CHANNELS"]
     return [Role({"int a = 0": (c["PATCH"], 0), "int b = 0": (c["PATCH"], 0), "int f = 0": (runs, 0)}, lines=("phi(",))]
@@ -295,6 +349,8 @@ OWNERS = {
     **dict.fromkeys(("attend", "attend_queries"), Owner(_attend, load=4, planar=4)),
     "attend_keys": Owner(_attend_keys, load=4, planar=4),
     "attend_reach": Owner(_attend_reach, load=4, planar=4),
+    "search_subpixel": Owner(_search_subpixel, load=4, planar=2),
+    "spread": Owner(_spread, load=16, planar=2),
     "score": Owner(_score, load=8, planar=8),  # ten threads have one query
     "aggregate_tiles": Owner(_tiles, load=16, planar=2),
     "scatter_tiles": Owner(_tiles, load=16, planar=2),

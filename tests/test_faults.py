@@ -40,7 +40,7 @@ class Fault:
 _TOWARDS_ZERO = "__float2{}_rn(__uint_as_float(__float_as_uint(x) & 0xffff{}u))"
 _DT = "return __float2int_rn(dt);"
 _FAR_DT = "rint(finite_or_zero((double)dt))"
-_FOLLOWED = "fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST);"
+_FOLLOWED = "fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST)"
 _NEAREST = "rintf(fminf(fmaxf(isfinite(x) ? x : 0, (float)-SS_MOST), (float)SS_MOST))"
 FAULTS = [
     # numbers
@@ -67,9 +67,7 @@ FAULTS = [
     ),
     # places
     Fault("whole.cuh", _NEAREST, "rintf(isfinite(x) ? x : 0)", "search: flow farther than it is followed"),
-    Fault(
-        "search.cu", _FOLLOWED, "finite_or_zero((double)way);", "search: fractional flow farther than it is followed"
-    ),
+    Fault("axis.cuh", _FOLLOWED, "finite_or_zero((double)way)", "search: fractional flow farther than it is followed"),
     Fault("whole.cuh", _NEAREST, "rintf(isfinite(x) ? x : 0)", "refine: seeds farther than they are followed"),
     Fault("whole.cuh", _NEAREST, _NEAREST.replace("rintf(", "floorf(0.5f + "), "search: flow of halves"),
     Fault(
@@ -111,8 +109,10 @@ FAULTS = [
         "fold: odd channels",
     ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
-    Fault("search.cu", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),
-    Fault("search.cu", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"),
+    Fault("patch_score.cuh", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),
+    Fault(
+        "patch_score.cuh", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"
+    ),
     Fault("attend.cuh", "a.groups > 1 ? share.g : 0", "0", "attend: pixels, heads, dot"),
     Fault("attend.cuh", "channel_of(n) < F", "channel_of(n) <= F", "attend: pixels, many channels"),
     # attention

@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
 _FILES = {
-    name: Path(__file__).with_name(f"test_{name}.py") for name in ("ops", "large", "search_tiles", "search_points")
+    name: Path(__file__).with_name(f"test_{name}.py")
+    for name in ("ops", "large", "search_tiles", "search_points", "search_subpixel")
 }
 # every kernel, and every way in which one keeps its best candidates
 _KINDS = (
@@ -32,6 +33,10 @@ def test_no_kernel_has_a_race(file, kinds):
 def test_no_tile_has_a_race():
     _has_no_race("search_tiles", "race or (bits_of_the_direct and (penalty or little))")
     _has_no_race("search_points", "bits_of_the_direct and per")
+
+
+def test_no_blend_has_a_race():
+    _has_no_race("search_subpixel", "right_to_the_tolerance and smooth")
 
 
 def _has_no_race(file: str, chosen: str) -> None:

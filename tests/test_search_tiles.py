@@ -240,7 +240,6 @@ def test_patches_of_every_size_are_on_tiles(patch, memory):
         ({"stride": 2}, {}),
         ({"step": 2}, {}),
         ({"dilation": 2}, {}),
-        ({"subpixel": True}, {}),
         ({"topk": None}, {}),
         ({"topk": 400, "window": 32}, {}),
         ({"window": 65}, {"size": (128, 128)}),

@@ -15,7 +15,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda import search_points, search_tiles
+from shiftsearch.backends.cuda import search_points, search_subpixel, search_tiles
 from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
@@ -71,7 +71,10 @@ def search(
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
-    arrays = {"q": q, "k": k, "around": around, **found}
+    arrays = {"q": q, "k": k, "around": around, "spread": None, **found}
+    if plan.spread:
+        arrays["spread"] = search_subpixel.empty_spread(xp, spec.heads, k)
+        plan.spread.launch(device, arrays)
     if plan.on_tiles:
         plan.on_tiles.launch(device, arrays)
     plan.direct.launch(device, arrays)
@@ -92,7 +95,8 @@ class _Layout(NamedTuple):
 class _Plan:
     """How a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
 
-    on_tiles: Plan | None  # first, if it can be; then only what it left is searched directly
+    spread: Plan | None  # first, if it is subtracted on tiles
+    on_tiles: Plan | None  # then, if it can be; then only what it left is searched directly
     direct: Plan
     shape: tuple[int, ...]
     spare: int
@@ -109,16 +113,21 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     sizes |= sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
     on_tiles = None if seeds else _on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
+    spread = search_subpixel.spread(on_tiles.program.constants, sizes) if on_tiles and spec.subpixel else None
     if on_tiles:
         tiles = on_tiles.program.constants
         constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
     blocks, spare = _blocks(constants, count)
-    return _Plan(on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
+    return _Plan(spread, on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
 
 
 def _on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
     """Return how a search is launched on tiles, in the fastest way that can do it, if any."""
-    ways = ((search_points.POINTS, search_points.constants), (search_tiles.TILES, search_tiles.constants))
+    ways = (
+        (search_subpixel.BLENDS, search_subpixel.constants),
+        (search_points.POINTS, search_points.constants),
+        (search_tiles.TILES, search_tiles.constants),
+    )
     found = ((kernel, constants(*search)) for kernel, constants in ways)
     return next((search_tiles.plan(kernel, tiles, sizes) for kernel, tiles in found if tiles), None)
 

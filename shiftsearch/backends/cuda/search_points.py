@@ -27,7 +27,7 @@ def constants(
     spec: Any, p: Patches, dtype: Any, direct: Constants, video: tuple[int, ...], memory: int
 ) -> Constants | None:
     """Return the constants of a search by tensor cores, or None: see search_tiles.constants."""
-    if not search_tiles.shares(spec, p, dtype, video) or not _is_of_points(spec, p, direct["TOPK"]):
+    if spec.subpixel or not search_tiles.shares(spec, p, dtype, video) or not _is_of_points(spec, p, direct["TOPK"]):
         return None
     channels, itemsize = video[2] // spec.heads, np.dtype(dtype).itemsize
     chunks = -(-channels // 16)

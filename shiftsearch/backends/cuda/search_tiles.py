@@ -1,7 +1,7 @@
 """Tiles of queries that share what they compare: which searches they can do, and what shape they have.
 
-On tiles are searches of whole pixels by float32, float16 and bfloat16, for every pixel (no stride, step, dilation or second
-resolution), by patches of up to 15, with channels that fit into shared memory; a topk that registers cannot hold is found
+On tiles are searches by float32, float16 and bfloat16, for every pixel (no stride, step, dilation or second resolution), by
+patches of up to 15, with channels that fit into shared memory; a topk of whole pixels that registers cannot hold is found
 in passes.
 Strides and dilations lose what neighbours share, seeds lead them apart: these searches, and tiles whose flow is wild, are
 for search.cu.
@@ -17,13 +17,15 @@ from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 
 _AT_ONCE, _WAIT = 9, 6  # SS_MOST_AT_ONCE and SS_WAIT of search_tiles.cu
+_BLENDED_AT_ONCE = 5  # and of search_subpixel.cu
 _MOST_PATCH, _MOST_WINDOW, _MOST_RADIUS = 15, 63, 32
-DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS", "SUBPIXEL", "PLACE")  # constants that tiles do not have
+DIRECT = ("REGISTERS", "ROOM", "SHARED", "MARKED", "SEEDS")  # constants that tiles do not have
 _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
 _PASSES = range(1, 10)  # over the same candidates, each of which keeps those behind the ones of the pass before
 # rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
 _SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120))
+_BLENDED_SHAPES = ((28, 2, 60), (16, 2, 120), (12, 2, 120))
 
 
 def constants(
@@ -38,7 +40,8 @@ def constants(
     C, itemsize = video[2], np.dtype(dtype).itemsize
     ranked = int(spec.penalty != 0 or spec.anchor is not None)
     known = {**direct, "RANKED": ranked, "BUDGET": _BUDGET, **_channels(C // spec.heads, itemsize)}
-    shapes = (_shape(known, *shape, passes, itemsize, memory) for passes in _PASSES for shape in _SHAPES)
+    of_size = _BLENDED_SHAPES if spec.subpixel else _SHAPES
+    shapes = (_shape(known, *shape, passes, itemsize, memory) for passes in _PASSES for shape in of_size)
     shape = next((shape for shape in shapes if shape), None)
     return {name: value for name, value in known.items() if name not in DIRECT} | shape if shape else None
 
@@ -52,10 +55,27 @@ def plan(kernel: Kernel, tiles: Constants, sizes: dict[str, int]) -> Plan:
 def shares(spec: Any, p: Patches, dtype: Any, video: tuple[int, ...]) -> bool:
     """Say whether windows of neighbours share comparisons that a tile can make."""
     *_, H, W = video
-    slides = not spec.slide or min(H, W) >= spec.window  # else candidates lie outside all the same
-    whole = not spec.subpixel and spec.step == p.stride == p.dilation == p.scale == 1 and p.border == p.query_border
+    slides = not spec.slide or min(H, W) >= spec.window + spec.subpixel  # else candidates lie outside all the same
+    near = spec.step == p.stride == p.dilation == p.scale == 1 and p.border == p.query_border
     small = p.patch <= _MOST_PATCH and spec.window <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS
-    return H * W >= _FEWEST and slides and whole and small and spec.topk is not None and dtype != np.float64
+    return (
+        H * W >= _FEWEST
+        and slides
+        and near
+        and small
+        and _blends(spec, p)
+        and spec.topk is not None
+        and dtype != np.float64
+    )
+
+
+def _blends(spec: Any, p: Patches) -> bool:
+    """Say whether scores of whole pixels become those of the places between, where candidates lie there.
+
+    In a border of zeros a difference of which one pixel is outside is not there, whatever its weight.
+    """
+    ranked = spec.penalty != 0 or spec.anchor is not None
+    return not spec.subpixel or (not ranked and (p.metric == "dot" or p.border == "reflect"))
 
 
 def _channels(channels: int, itemsize: int) -> Constants:
@@ -71,14 +91,15 @@ def _shape(
     patch, kept = constants["PATCH"], constants["TOPK"]
     topk = -(-kept // passes)
     wide, tall = (n - patch + 1 & ~1 for n in (32, rows))  # pairs begin at even queries
-    if tall < column or column * topk * (2 + constants["RANKED"]) > registers:
+    one = constants["SUBPIXEL"] and passes > 1  # what is open has to be settled in the first
+    if one or tall < column or column * topk * (2 + constants["RANKED"]) > registers:
         return None
     shape = {"ROWS": rows, "COLUMN": column, "TILE_X": wide, "TILE_Y": tall, "KEPT": kept, "TOPK": topk}
     shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
-    shape["RING"] = (memory - _fixed(constants) - _beside_ring(shape)) // 16 * 16
+    shape["RING"] = (memory - _fixed(constants) - _beside_ring({**constants, **shape})) // 16 * 16
     strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * itemsize + 16
-    needed = (rows + 1) * -(-(31 + max(constants["WINDOW"], 3)) // 4) * strip
-    return shape if shape["RING"] >= needed and _shared(shape) >= wide * tall * topk * 16 else None
+    needed = (rows + 1) * -(-(31 + max(constants["WINDOW"] + constants["SUBPIXEL"], 3)) // 4) * strip
+    return shape if shape["RING"] >= needed and shared({**constants, **shape}) >= wide * tall * topk * 16 else None
 
 
 def _owners(shape: Constants) -> int:
@@ -90,13 +111,21 @@ def _fixed(constants: Constants) -> int:
     return 12 * (2 * constants["RADIUS"] + 1) + 4 * constants["RANKED"] * constants["WINDOW"] ** 2 + 1280
 
 
-def _beside_ring(shape: Constants) -> int:
-    """Return the bytes of sums along rows, and of queues."""
-    row = -(-shape["TILE_X"] // 4) * 16
-    return 2 * (_AT_ONCE * shape["ROWS"] + shape["COLUMN"]) * row + _WAIT * shape["TILE_X"] * shape["TILE_Y"] * 8
+def _beside_ring(constants: Constants) -> int:
+    """Return the bytes of sums along rows, of queues, and of what blends need."""
+    row, queries = -(-constants["TILE_X"] // 4) * 16, constants["TILE_X"] * constants["TILE_Y"]
+    at_once = _BLENDED_AT_ONCE if constants["SUBPIXEL"] else _AT_ONCE
+    sums = 2 * (at_once * constants["ROWS"] + constants["COLUMN"]) * row
+    return sums + 8 * _WAIT * queries + constants["SUBPIXEL"] * _for_blends(constants, queries)
 
 
-def _shared(constants: Constants) -> int:
+def _for_blends(constants: Constants, queries: int) -> int:
+    """Return the bytes of blends that wait for the next row, and of what consumers note of their queries."""
+    consumers = constants["THREADS"] - 8 * constants["ROWS"]
+    return 4 * constants["WINDOW"] * queries + 16 * constants["COLUMN"] * consumers
+
+
+def shared(constants: Constants) -> int:
     return constants["RING"] + _beside_ring(constants)
 
 
@@ -106,7 +135,7 @@ _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9,
 _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
-INSTANCE = {**_FORM, **_GRID, **_BEST, "VECTORS": 1}
+INSTANCE = {**_FORM, **_GRID, **_BEST, "VECTORS": 1, "SUBPIXEL": 0, "PLACE": "int"}
 _TILES = {**INSTANCE, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "BUDGET": _BUDGET}
 _PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1}
 _ODD = {"ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 4, "VECTORS": 0, "CHANNELS": 8, "ROWS": 24, "TILE_X": 28, "TILE_Y": 20}
@@ -115,7 +144,7 @@ TILES = Kernel(
     "search_tiles.cu",
     registers=168,
     frame=200,  # outside of the loops over displacements and candidates
-    shared=_shared,
+    shared=shared,
     dtypes=("float32", "float16", "bfloat16"),
     instances=(
         _TILES,
