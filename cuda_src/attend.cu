@@ -1,8 +1,8 @@
 // Attention to all places of the windows, from the side of the queries: see attend.cuh.
 //
 //   attend           out (B, T, G * FV, H, W) and sums
-//   attend_queries   its gradients by q, and by the factor of each query's head (`products`); and `means`, of each query
-//                    the mean of the gradients of its weights, which attend_keys.cu needs
+//   attend_queries   its gradients by q, and by the factor of each query's head (`products`); and `means`, the mean of
+//                    the gradients of each query's weights, which attend_keys.cu needs
 #include "attend.cuh"
 
 // `counts`: it is not left out; `there`: it is a pixel.

@@ -8,9 +8,9 @@
 // the frame it may be none: it scores 0 then, and has no value. No other candidate lies outside. Nothing that is stored
 // has the size of a window: gradients compute the scores again.
 //
-// q, k, v, and the gradient of out are read as runs of 16 bytes at each pixel: (B, G, T, parts, H, W, SS_LANES, 16 bytes
-// of channels), with zeros behind the channels that there are. A pixel belongs to SS_LANES threads of a warp, each of
-// which has 16 bytes of every part, and a warp has a rectangle of pixels.
+// q, k, v, and the gradient of out are read as runs of 16 bytes at each pixel: (B, G, T, parts, H, W, SS_LANES, 16
+// bytes of channels), with zeros behind the channels that there are. A pixel belongs to SS_LANES threads of a warp,
+// each of which has 16 bytes of every part, and a warp has a rectangle of pixels.
 //
 // Constants: SS_LANES, SS_PARTS (of q and k), SS_PARTS_V (of v), SS_L2, SS_ZEROS, SS_STRIDE, SS_SKIP (1 leaves a query
 // itself out), SS_RADIUS, SS_FIRST_SLOT, and those of whole.cuh.
@@ -154,12 +154,13 @@ struct First {
     Whole y, x;
 };
 
-__device__ inline First window_of(const Share& share, const Pixel& at, int slot, const SS_AROUND* around, const Sizes& s,
-                                  const Around& a) {
+__device__ inline First window_of(const Share& share, const Pixel& at, int slot, const SS_AROUND* around,
+                                  const Sizes& s, const Around& a) {
     const int in_clip = slot + SS_FIRST_SLOT, followed = 2 * SS_RADIUS + 1 - a.slots;
     SS_AROUND dy = 0, dx = 0;
     if (in_clip >= followed) {
-        const long long plane = (long long)s.h * s.w, group = (long long)share.b * a.groups + (a.groups > 1 ? share.g : 0);
+        const long long plane = (long long)s.h * s.w;
+        const long long group = (long long)share.b * a.groups + (a.groups > 1 ? share.g : 0);
         const long long before = ((group * s.T + share.t) * a.slots + in_clip - followed) * 2;
         const SS_AROUND* const flow = around + before * plane + (long long)at.y * s.w + at.x;
         dx = flow[0], dy = flow[plane];

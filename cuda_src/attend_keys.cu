@@ -91,7 +91,7 @@ struct Asking {
     Whole y, x;
 };
 
-// What a warp has in shared memory of a rectangle of queries: numbers of q and of the gradient that arrives, and the rest.
+// What a warp has in shared memory of a rectangle of queries: numbers of q and of the gradient that arrives, and more.
 struct Desk {
     SS_ACC* numbers;
     Asking* asking;
@@ -179,8 +179,9 @@ __device__ inline void add_query(Key& key, const Desk& desk, int number, const P
 }
 
 // Adds what all queries of a frame add that look at this one in a slot. `queries`: that frame.
-__device__ inline void add_frame(Key& key, const Desk& desk, const Given& given, Share queries, int slot, const Box& box,
-                                 const Box* boxes, const Box* crowds, SS_ACC factor, const Sizes& s, const Around& a) {
+__device__ inline void add_frame(Key& key, const Desk& desk, const Given& given, Share queries, int slot,
+                                 const Box& box, const Box* boxes, const Box* crowds, SS_ACC factor, const Sizes& s,
+                                 const Around& a) {
     const Grid grid = grid_of(s.h, s.w);
     const int rects = grid.across * grid.down, lane = threadIdx.x % 32;
     const long long line = line_of(queries, slot, s, a);
