@@ -277,8 +277,6 @@ def _tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int i = threadIdx.x; i < SS_ROWS": (rows * -(-columns // 4) / 128, 0),
         "unsigned left = present": (at_once, 0),
         "int row = kept": (each / chunks * (1 + 7 / window), 0),
-        "c < SS_CHANNELS; c += SS_THREADS": (c["CHANNELS"] / 4, 0),
-        "i < SS_STAGED_W": (1, 0),
         "int i = threadIdx.x; i < steps * SS_QUADS": (-(-at_once // 4) / 4, 0),
         "int v = first_image": (1, 0),
         "int u = first_image": (1, 0),
@@ -304,7 +302,11 @@ def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         return [Role({})]
     corners = 1 if c["WHOLE"] else 4
     kept = case.search["topk"] / 4
-    trips = {"int m = 0": (4 * c["PATCH"] ** 2, 0), "int n = first": (kept, 0), "int at = begin_of": (kept, 0)}
+    trips = {
+        "SS_PATCH * SS_PATCH * 4": (4 * c["PATCH"] ** 2, 0),
+        "int n = first": (kept, 0),
+        "int at = begin_of": (kept, 0),
+    }
     return [Role({**trips, "corners * 4": (4 * corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
 
 
