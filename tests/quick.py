@@ -11,6 +11,7 @@ from dataclasses import fields
 from functools import cache
 from heapq import heapify, heappop, heappush
 
+import pytest
 from backends import Run
 from cases import Case
 
@@ -42,6 +43,16 @@ def kind(value: object) -> str:
     if isinstance(value, (int, float)) and value > 3:
         return "an even number" if value % 2 == 0 else "a number"
     return str(value)
+
+
+def shown_by(cases: Sequence[object], *places: int) -> list[object]:
+    """Return parameters of which only those at these places are in the quick run."""
+    marks = {place: pytest.mark.full for place in range(len(cases)) if place not in places}
+    names = [getattr(case, "name", str(case)) for case in cases]
+    return [
+        pytest.param(case, id=name, marks=marks.get(i, ()))
+        for i, (case, name) in enumerate(zip(cases, names, strict=True))
+    ]
 
 
 def cover(shown: Sequence[set[Hashable]]) -> list[int]:

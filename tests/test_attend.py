@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from backends import Run
 from cases import Case
+from quick import shown_by
 
 import shiftsearch as ss
 from shiftsearch import definition
@@ -40,7 +41,7 @@ def composed(q, k, v, flow, scales, **options):
     return ss.aggregate(v, weights, offsets, **shared)
 
 
-@pytest.mark.parametrize("options", CALLS, ids=str)
+@pytest.mark.parametrize("options", shown_by(CALLS, 0, 1))
 def test_it_is_search_and_softmax_and_aggregate(options):
     random, heads, stride = torch.Generator().manual_seed(0), options.get("heads", 1), options.get("stride", 1)
     options = {"window": 4, **options}

@@ -27,6 +27,7 @@ def missing():
     raise ShiftsearchError("arrays on a GPU need CuPy")
 
 
+@pytest.mark.full
 def test_the_command_ends_well_and_says_so():
     done = subprocess.run([sys.executable, "-m", "shiftsearch", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -77,6 +77,17 @@ CASES = [
     row("chain_flow: radius 2, stride 2", (1, 5, 1, 4, 5), flow="wild", radius=2, stride=2),
 ]
 
+_ALL = [
+    pytest.param(
+        backend,
+        case,
+        id=f"{case.name}-{backend.__name__.rpartition('.')[-1]}",
+        marks=pytest.mark.full if backend is definition and case.op.name == "attend" else (),  # half a minute
+    )
+    for backend in (definition, cpu)
+    for case in CASES
+]
+
 
 def losses(case: Case, outputs):
     """Return random weights of all outputs that a user gets, except of integers."""
@@ -86,8 +97,7 @@ def losses(case: Case, outputs):
 
 @pytest.mark.xdist_group("finite differences")  # which share kernels that take long to compile
 @pytest.mark.options_on
-@BACKENDS
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("backend", "case"), _ALL)
 def test_gradients_are_finite_differences(case, backend):
     op, spec, inputs = case.op, case.spec, case.arrays(np.float64)
     outputs = op.forward(backend, spec, **inputs)

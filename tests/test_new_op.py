@@ -43,6 +43,7 @@ def home(tmp_path):
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_tests_of_all_ops_find_it(home):
     files = [str(HERE / file) for file in _TESTS]
     only_it = ["--full", "-k", "halve and not halves"]  # `halves` are a kind of flow

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import emulate
 import numpy as np
 import pytest
+from quick import shown_by
 from test_search_tiles import DIRECTLY, LARGE, SMALL, Case, as_the_cpu, plan_of, same_bits
 from test_search_tiles import searched as searched  # a fixture
 
@@ -50,7 +51,7 @@ CASES = [
 NAMED = {case.name: case for case in CASES}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", shown_by(CASES, 0, 1, 8))
 def test_points_give_the_bits_of_the_direct_form(case, searched):
     on_tiles = searched(case)
     assert plan_of(case.spec, case.size, case.arrays()[0].dtype, case.memory).program.kernel.name == "search_points"

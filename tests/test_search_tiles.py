@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from device_arrays import Namespace, OnDevice
+from quick import shown_by
 
 from shiftsearch.backends import cpu
 from shiftsearch.backends.cuda import Cuda, kernels, search, search_tiles
@@ -137,7 +138,7 @@ def same_bits(found, expected):
     np.testing.assert_array_equal(found[0].view(np.int32), expected[0].view(np.int32))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", shown_by(CASES, 1, 3, 5, 12))
 def test_tiles_give_the_bits_of_the_direct_form(case, searched):
     on_tiles, directly = searched(case), searched(case, DIRECTLY)
     assert on_tiles[2] is not None

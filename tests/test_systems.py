@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from quick import shown_by
 
 from shiftsearch import ShiftsearchError
 
@@ -174,14 +175,14 @@ GRAPHS = [
 ]  # made of the same; compilers are slow
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", shown_by(GRAPHS, 0))
 def test_one_graph_has_it_all(name):
     network, inputs = made(name)
     torch.compiler.reset()
     close(torch.compile(network, fullgraph=True, backend="aot_eager")(*inputs), network(*inputs))
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", shown_by(GRAPHS, 0))
 def test_exported_programs_take_any_batch(name):
     network, inputs = made(name)
     batch = torch.export.Dim("batch", min=1, max=64)
