@@ -104,7 +104,13 @@ def stnls(device: Any) -> dict[str, Callable[[], Any]]:
 def deformable(device: Any) -> dict[str, Callable[[], Any]]:
     """Nine weighted samples for each pixel and head: a deformable convolution with kernels of ones, and `aggregate`."""
     import torch
-    from torchvision.ops import deform_conv2d
+
+    try:
+        from torchvision.ops import deform_conv2d
+    except RuntimeError as broken:
+        raise ImportError(f"torchvision does not fit this torch: {broken}") from broken
+    if not hasattr(torch.ops.torchvision, "deform_conv2d"):
+        raise ImportError("torchvision has no operators for this torch")
 
     _, H, W = _size(device)
     xp, C, rng = device.xp, HEADS * CHANNELS, np.random.default_rng(0)
