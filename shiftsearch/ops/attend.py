@@ -243,5 +243,5 @@ ATTEND = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
-    example=Example({"window": 3, "patch": 3, "topk": None, "heads": 2, "subpixel": True}, {"V": 6}),
+    example=Example({"window": 3, "patch": 2, "topk": None, "heads": 2, "subpixel": True}, {"V": 6}),
 )
