@@ -70,25 +70,16 @@ def _places(offsets: Tensor, kernel: int, dilation: int) -> Tensor:
 
     Those of the last frame are of the frame itself: they lie in the clip, and what is found there is not used.
     """
-    T, _, H, W = offsets.shape[1:]
-    offsets = (
-        offsets.float() if offsets.dtype in (torch.float16, torch.bfloat16) else offsets
-    )  # rows are too many for halves
+    T = offsets.shape[1]
+    if offsets.dtype in (torch.float16, torch.bfloat16):
+        offsets = offsets.float()  # halves cannot count the rows of a large frame
     near = torch.arange(kernel, device=offsets.device) * dilation - (dilation * (kernel - 1) + 1) // 2
     grid = torch.cartesian_prod(near, near).reshape(-1, 2).to(offsets.dtype)
     moved = offsets.unflatten(2, (-1, 2)).permute(0, 1, 4, 5, 2, 3) + grid  # (B, T, H, W, cells, 2)
-    y = moved[..., 0] + _numbers(H, offsets)[:, None, None]
-    x = moved[..., 1] + _numbers(W, offsets)[:, None]
-    inside = (y > -1) & (y < H) & (x > -1) & (x < W)
-    moved = torch.where(inside[..., None], moved, moved.detach())
     frames = torch.ones(T, device=offsets.device, dtype=offsets.dtype)
     frames[-1] = 0
     moved = torch.cat((moved[:, 1:], moved[:, -1:]), 1)
     return torch.cat((frames[:, None, None, None, None].expand(*moved.shape[:-1], 1), moved), -1)[:, None]
-
-
-def _numbers(n: int, like: Tensor) -> Tensor:
-    return torch.arange(n, device=like.device, dtype=like.dtype)
 
 
 def _check(x: Tensor, offsets: Tensor, kernel: int, dilation: int, weights: str) -> None:
