@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from numbers import Real
@@ -182,6 +182,8 @@ class Op:
     `forward(backend, spec, **inputs)` returns a dict of outputs. `backward(backend, spec, inputs, outputs, grads,
     wanted)` returns a dict of gradients, for those of the `wanted` inputs that have one. Of `grads`, the gradients
     that arrive at the outputs, only the first must be there; of `outputs`, those in `keeps`.
+    `multiply_adds(spec, sizes, fractions, wanted)` is the number of them in the op's formula, or in those of the `wanted`
+    gradients; with `fractions` places lie between pixels. No way to compute less of them has an effect on it.
     """
 
     function: Callable[..., Any]  # what users call: the op has its name, and its options have their defaults there
@@ -191,6 +193,7 @@ class Op:
     shapes: Callable[[Any, dict[str, int]], dict[str, tuple[int, ...]]]  # of the outputs, from spec and sizes
     forward: Callable[..., dict[str, Native]]
     backward: Callable[..., dict[str, Native]]
+    multiply_adds: Callable[[Any, dict[str, int], bool, Set[str] | None], int]  # how many the formulas have
     example: Example
     sizes: Callable[[Any, dict[str, int]], dict[str, int]] = lambda spec, sizes: {}  # of letters that the spec decides
     check: Callable[[Any, dict[str, int]], None] = lambda spec, sizes: None  # checks the sizes against the spec

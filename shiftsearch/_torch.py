@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import register_flop_formula
 
 from shiftsearch import _arrays
 from shiftsearch._op import Op, Spec, for_each_op, specified
@@ -76,6 +78,24 @@ class Operators:
         self.differentiable = _function(op.name, self.seen, self._save, self._slope)
         self.differentiable_backward = _function(op.name, self.seen_backward, _save_nothing, self._refuse_second)
 
+    def count(self) -> None:
+        """Have torch's FLOP counter count the multiply-adds of both operators, as two operations each."""
+        for operator, formula in ((self.seen, self._flops), (self.seen_backward, self._flops_of_backward)):
+            register_flop_formula(operator, get_raw=True)(formula)
+            for mode in _get_current_dispatch_mode_stack():  # counters have a copy of what was registered before them
+                getattr(getattr(mode, "counter", mode), "flop_registry", {})[operator] = formula
+
+    def _flops(self, *arguments: Any, out_val: Any = None, wanted: frozenset[str] | None = None) -> int:
+        op, inputs = self.op, self._inputs(arguments)
+        spec = self._spec(arguments[len(arguments) - len(op.options) :])
+        sizes = op.bind(spec, {name: tensor.shape for name, tensor in inputs.items()}).sizes
+        places = inputs.get("offsets")
+        fractions = getattr(spec, "subpixel", places is not None and places.is_floating_point())
+        return 2 * op.multiply_adds(spec, sizes, fractions, wanted)
+
+    def _flops_of_backward(self, *arguments: Any, out_val: Any = None) -> int:
+        return self._flops(*arguments[:-1], wanted=self._wanted(arguments))
+
     def _operator(self, suffix: str, function: Callable[..., Any], arguments: list[str], results: int) -> Any:
         schema = f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
         name = f"shiftsearch::{self.op.name}{suffix}"
@@ -132,7 +152,7 @@ class Operators:
         rest = arguments[len(op.inputs) : -1]
         outputs, rest = _given(op.keeps, rest), rest[len(op.keeps) :]
         grads, options = _given(self.returned, rest), rest[len(self.returned) :]
-        wanted = frozenset(name for name, needed in zip(op.inputs, arguments[-1], strict=True) if needed)
+        wanted = self._wanted(arguments)
         found = _arrays.backward(op, self._spec(options), inputs, outputs, grads, wanted)
         return _returned({name: found[name] if name in wanted else _nothing(arguments) for name in op.inputs})
 
@@ -148,6 +168,10 @@ class Operators:
         )
 
     # --- arguments ---
+    def _wanted(self, arguments: tuple[Any, ...]) -> frozenset[str]:
+        """Return the inputs whose gradients the backward operator is asked for."""
+        return frozenset(name for name, needed in zip(self.op.inputs, arguments[-1], strict=True) if needed)
+
     def _inputs(self, arguments: tuple[Any, ...]) -> dict[str, torch.Tensor]:
         return _given(self.op.inputs, arguments)
 
@@ -263,6 +287,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _register(op: Op) -> None:
     _OPERATORS[op.name] = Operators(op)
+    _OPERATORS[op.name].count()
 
 
 for_each_op(_register)

@@ -97,6 +97,7 @@ AGGREGATE = Op(
     check=check_channels,
     forward=_aggregate.forward,
     backward=_aggregate.backward,
+    multiply_adds=_aggregate.multiply_adds,
     example=Example({"patch": 3}),
 )
 
@@ -144,6 +145,7 @@ STACK = Op(
     check=check_channels,
     forward=_stack.forward,
     backward=_stack.backward,
+    multiply_adds=_stack.multiply_adds,
     example=Example({"patch": 3}),
 )
 

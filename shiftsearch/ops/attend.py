@@ -206,6 +206,11 @@ def _backward_of_primitive(
     return {"q": q, "k": k, "v": v} | ({"scales": softmax.factor * factors} if "scales" in inputs else {})
 
 
+def _multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    part = attend_some if spec.stores else attend_all
+    return part.multiply_adds(spec, sizes, fractions, wanted)
+
+
 # --- the op -----------------------------------------------------------------------------------------
 def _sizes(spec: AttendSpec, sizes: dict[str, int]) -> dict[str, int]:
     return {"S": 2 * spec.radius, **heads_and_grid(spec, sizes)}
@@ -243,5 +248,6 @@ ATTEND = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=_multiply_adds,
     example=Example({"window": 3, "patch": 2, "topk": None, "heads": 2, "subpixel": True}, {"V": 6}),
 )

@@ -16,7 +16,8 @@ import numpy as np
 from shiftsearch._geometry import MOST, Patches, frame_order, query_grid, reflect, window_offset
 from shiftsearch._types import Native
 from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum, wide
-from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.form import differentiate, pairs
+from shiftsearch.ops.form import multiply_adds as of_form
 from shiftsearch.ops.window import to_flow
 
 _AT_A_TIME = 6  # candidates for each query of the video, that are in memory
@@ -138,6 +139,16 @@ def backward(
         if moved:
             moved.add(some, values["offsets"] + keys["offsets"])
     return found | ({"flow": moved.to_flow(k.shape[-2:])} if moved else {})
+
+
+def multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    """Return how many the formulas have, with all scores twice: forward, and again in backward."""
+    by_keys, by_values, places = {"weights"}, {"q"}, spec.candidates(spec.search_slots())
+    if wanted is not None:
+        moved = {"offsets"} if "flow" in wanted else set()
+        by_keys, by_values = {"weights", "q", "k"} | moved, {"weights", "k"} | moved
+    keys = pairs(spec, sizes, places, sizes["C"]) * of_form(by_keys, fractions, spec.metric)
+    return keys + pairs(spec, sizes, places, sizes["V"]) * of_form(by_values, fractions)
 
 
 class _Moved:

@@ -9,7 +9,8 @@ import numpy as np
 
 from shiftsearch._types import Native
 from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum, wide
-from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.form import differentiate, pairs
+from shiftsearch.ops.form import multiply_adds as of_form
 from shiftsearch.ops.search import SEARCH
 
 
@@ -44,3 +45,15 @@ def backward(
         on["offsets"] = of_values["offsets"] + grads.get("offsets", 0)
     searched = {name: inputs[name] for name in ("q", "k", "flow") if name in inputs}
     return found | SEARCH.backward(backend, spec, searched, outputs, on, wanted & searched.keys())
+
+
+def multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    """Return how many the formulas have: those of the search, and those of the sum over what it found."""
+    slots = spec.search_slots()
+    values = pairs(spec, sizes, spec.kept(slots), sizes["V"])
+    if wanted is None:
+        return SEARCH.multiply_adds(spec, sizes, fractions, None) + values * of_form({"q"}, fractions)
+    count = SEARCH.multiply_adds(spec, sizes, fractions, wanted & SEARCH.inputs.keys())
+    if "scales" in wanted:
+        count += pairs(spec, sizes, spec.kept(slots), sizes["C"]) * of_form({"weights"}, fractions)
+    return count + values * of_form({"k", "weights", "offsets"}, fractions)

@@ -127,6 +127,16 @@ def _shapes(spec: ChainFlowSpec, sizes: dict[str, int]) -> dict[str, tuple[int, 
     return {"flow": (sizes["B"], sizes["T"], 2 * spec.radius, 2, *query_grid(sizes["H"], sizes["W"], spec.stride))}
 
 
+def _multiply_adds(spec: ChainFlowSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    """Return how many the steps have: each reads a flow, and all but those from the query move what was read before."""
+    T, (h, w) = sizes["T"], query_grid(sizes["H"], sizes["W"], spec.stride)
+    steps = abs(_geometry.frame_order(T, spec.radius) - np.arange(T)[:, None])
+    count = 4 * int((steps > 0).sum())
+    if wanted is not None:
+        count += (2 * 4 + 2) * int((steps > 1).sum())
+    return sizes["B"] * h * w * 2 * count
+
+
 CHAIN_FLOW = Op(
     function=chain_flow,
     spec=ChainFlowSpec,
@@ -136,6 +146,7 @@ CHAIN_FLOW = Op(
     check=lambda spec, sizes: check_clip(spec.caller, sizes["T"], spec.radius),
     forward=_forward,
     backward=_backward,
+    multiply_adds=_multiply_adds,
     example=Example({"radius": 1}),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 from numbers import Integral
@@ -14,6 +15,7 @@ from shiftsearch._geometry import query_grid
 from shiftsearch._op import OFFSET, WEIGHT, Example, Input, Op
 from shiftsearch._types import Array, Border, Native
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.form import multiply_adds
 from shiftsearch.ops.patches import MOST_PATCH
 from shiftsearch.ops.queries import Part, Queries, QueriesSpec, bounds
 
@@ -150,6 +152,16 @@ def _backward(
     return found
 
 
+def _multiply_adds(spec: FoldSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    """Return how many the formulas have: forward of sums and coverage, backward of the sums alone."""
+    places = math.prod(sizes[axis] for axis in "BGtyxKPP")
+    if wanted is None:
+        return places * (sizes["F"] + 1) * multiply_adds({"k"}, fractions)
+    read = multiply_adds({"q"}, fractions) - 1
+    by = multiply_adds({"offsets"}, fractions) if "offsets" in wanted else 0
+    return places * sizes["F"] * (read + len(wanted & {"patches", "weights"}) + by)
+
+
 FOLD = Op(
     function=fold,
     spec=FoldSpec,
@@ -164,5 +176,6 @@ FOLD = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=_multiply_adds,
     example=Example({"size": (3, 7, 8)}, sizes={"t": 3, "y": 7, "x": 8, "F": 2, "P": 3}),
 )

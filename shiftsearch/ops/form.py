@@ -7,6 +7,7 @@ gradient in the missing slot, and the gradients of the other slots are the deriv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,30 @@ def _read(video: Native, p: Patches) -> Native:
     return video if p.metric == "l2" else None
 
 
+_READ = 4  # multiply-adds to read, or to add to, a place between pixels
+
+
+def multiply_adds(wanted: Set[str], fractions: bool, metric: str = "dot") -> int:
+    """Return how many multiply-adds `differentiate` has for each channel of each pair of pixels.
+
+    A pair has one for each derivative, and those that read k at its place, or add there. The derivative by offsets has
+    two, by row and by column, and the slopes of what is read, which are differences of the same four pixels.
+    """
+    read, l2 = _READ * fractions, metric == "l2"
+    count = (1 + read) * len(wanted & {"weights", "q", "k"})
+    if l2 and "k" in wanted and "q" not in wanted:
+        count += read  # of k, which else is read for q
+    if "offsets" in wanted and fractions:
+        count += 2 * (1 + _READ) + _READ * l2
+    return count
+
+
+def pairs(spec: Any, sizes: dict[str, int], places: int, channels: int) -> int:
+    """Return how many numbers of q meet one of k, where each query has so many places."""
+    queries = math.prod(sizes.get(axis, 1) for axis in "BThw")
+    return queries * places * channels * getattr(spec, "patch", 1) ** 2
+
+
 @dataclass(frozen=True)
 class Derivative:
     """An op that is the derivative of S by the slot `by`. `slots` says which slot each of its inputs is."""
@@ -83,6 +108,10 @@ class Derivative:
         names = [name for name in self.slots if name in wanted and name in inputs]
         found = differentiate(backend, spec.patches(), {self.slots[name] for name in names}, **given)
         return {name: found[self.slots[name]] for name in names if self.slots[name] in found}
+
+    def multiply_adds(self, spec: Any, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+        slots = {self.by} if wanted is None else {self.slots[name] for name in wanted}
+        return pairs(spec, sizes, sizes["K"], sizes["C"]) * multiply_adds(slots, fractions, spec.patches().metric)
 
     def _given(self, xp: Any, inputs: dict[str, Native]) -> dict[str, Native]:
         """Return the slots that are given; missing weights are 1."""

@@ -9,6 +9,7 @@ from typing import Any
 from shiftsearch._call import run
 from shiftsearch._op import OFFSET, Example, Input, Op
 from shiftsearch._types import Array, Border, Native
+from shiftsearch.ops.form import multiply_adds, pairs
 from shiftsearch.ops.patches import PatchSpec, check_divides, grid_of
 from shiftsearch.ops.queries import Part, Queries, QueriesSpec, bounds
 
@@ -101,6 +102,14 @@ def _backward(
     return found
 
 
+def _multiply_adds(spec: GatherSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    """Return how many the formulas have: reading a whole pixel is none, and adding there is one."""
+    read = multiply_adds({"q"}, fractions) - 1
+    each = read if wanted is None else multiply_adds({"k" if name == "v" else name for name in wanted}, fractions)
+    part = zip("Thw", (s.stop - s.start for s in _part(spec, sizes)), strict=True)
+    return pairs(spec, {**sizes, **dict(part)}, sizes["K"], sizes["C"]) * each
+
+
 GATHER = Op(
     function=gather,
     spec=GatherSpec,
@@ -111,5 +120,6 @@ GATHER = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=_multiply_adds,
     example=Example({"patch": 3, "heads": 2}),
 )

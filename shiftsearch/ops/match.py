@@ -12,7 +12,7 @@ from shiftsearch._types import Array, Border, Metric, Native
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.patches import grid_of
 from shiftsearch.ops.score import check_heads
-from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, to_flow
+from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, multiply_adds_of, to_flow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,5 +158,6 @@ MATCH = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=multiply_adds_of(lambda spec, sizes: 1),
     example=Example({"window": 5, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}, sizes={"qH": 7, "qW": 8}),
 )

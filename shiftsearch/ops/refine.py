@@ -12,7 +12,7 @@ from shiftsearch._call import run
 from shiftsearch._op import OFFSET, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Metric, Native
 from shiftsearch.ops.score import check_heads, heads_and_grid
-from shiftsearch.ops.window import OUTPUTS, WindowSpec, along, differentiate_kept, query_positions
+from shiftsearch.ops.window import OUTPUTS, WindowSpec, along, differentiate_kept, multiply_adds_of, query_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,5 +150,6 @@ REFINE = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=multiply_adds_of(lambda spec, sizes: sizes["seeds"]),
     example=Example({"window": 3, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}, sizes={"seeds": 2}),
 )

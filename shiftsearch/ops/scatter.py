@@ -55,5 +55,6 @@ SCATTER = Op(
     check=check_channels,
     forward=_form.forward,
     backward=_form.backward,
+    multiply_adds=_form.multiply_adds,
     example=Example({"patch": 3}),
 )

@@ -94,5 +94,6 @@ SCORE = Op(
     check=check_heads,
     forward=_form.forward,
     backward=_form.backward,
+    multiply_adds=_form.multiply_adds,
     example=Example({"patch": 3, "heads": 2}),
 )

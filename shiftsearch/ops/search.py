@@ -13,7 +13,7 @@ from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.flow import chain, check_clip
 from shiftsearch.ops.score import check_heads, heads_and_grid
-from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, to_flow
+from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, multiply_adds_of, to_flow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,5 +207,6 @@ SEARCH = Op(
     check=_check,
     forward=_forward,
     backward=_backward,
+    multiply_adds=multiply_adds_of(lambda spec, sizes: spec.search_slots()),
     example=Example({"window": 5, "patch": 3, "topk": 4, "heads": 2, "subpixel": True}),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from shiftsearch._geometry import mirror_sign
 from shiftsearch._types import Anchor, Native, Skip
-from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.form import differentiate, multiply_adds, pairs
 from shiftsearch.ops.score import ScoreSpec
 
 
@@ -57,9 +57,13 @@ class WindowSpec(ScoreSpec):
         """Return whether no window sticks out of a frame, because windows slide inward and fit into it."""
         return self.slide and min(height, width) - 1 >= self.window * self.step
 
+    def candidates(self, slots: int) -> int:
+        """Return how many candidates a query has in `slots` windows."""
+        return slots * self.window**2 - self.removes_self
+
     def kept(self, slots: int) -> int:
         """Return how many candidates are kept of `slots` windows."""
-        count = slots * self.window**2 - self.removes_self
+        count = self.candidates(slots)
         if self.topk is None:
             return count
         there = self.window**2 - self.removes_self if self.per_frame else count
@@ -104,6 +108,19 @@ def differentiate_kept(
         moved = grads["offsets"]
         found["offsets"] = found["offsets"] + (moved if reached is None else xp.where(reached[..., None], moved, 0))
     return found
+
+
+def multiply_adds_of(slots: Callable[[Any, dict[str, int]], int]) -> Callable[..., int]:
+    """Return an op's `multiply_adds`, from how many windows a query has: of all their candidates, and back of those kept."""
+
+    def count(spec: Any, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+        windows = slots(spec, sizes)
+        if wanted is None:
+            return pairs(spec, sizes, spec.candidates(windows), sizes["C"]) * multiply_adds({"weights"}, fractions)
+        by = {"offsets" if name == "flow" else name for name in wanted}
+        return pairs(spec, sizes, spec.kept(windows), sizes["C"]) * multiply_adds(by, fractions, spec.metric)
+
+    return count
 
 
 def query_positions(xp: Any, stride: int, T: int, h: int, w: int) -> tuple[Native, Native, Native]:

@@ -58,6 +58,10 @@ def _backward(
     return {name: found[name] for name in wanted}
 
 
+def _multiply_adds(spec: HalveSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
+    return sizes["B"] * sizes["N"] * sizes["W"] * (1 if wanted is None else len(wanted))
+
+
 HALVE = Op(
     function=halve,
     spec=HalveSpec,
@@ -66,5 +70,6 @@ HALVE = Op(
     shapes=lambda spec, sizes: {"out": (sizes["B"], sizes["N"], sizes["W"])},
     forward=_forward,
     backward=_backward,
+    multiply_adds=_multiply_adds,
     example=Example({"times": 2}, sizes={"N": 3}),
 )
