@@ -94,18 +94,21 @@ def attend(
         if not isinstance(video, torch.Tensor):
             raise ShiftsearchError(f"attend: {name} is a {type(video).__name__}, expected a torch tensor")
     heads = options.get("heads", ATTEND.defaults["heads"])
-    _check_scale(scale, heads)
+    check_scale("attend", scale, heads)
     scales = None
     if isinstance(scale, torch.Tensor):
         scales, scale = scale.to(torch.promote_types(q.dtype, torch.float32)).expand(heads), 1.0
     return _attend(q, k, v, flow, scales, scale=scale, return_attention=return_attention, **options)
 
 
-def _check_scale(scale: Any, heads: int) -> None:
+def check_scale(caller: str, scale: Any, heads: int) -> None:
+    """Raise an error unless `scale` is a number, or a tensor with one for all heads or one for each."""
     several = isinstance(scale, Tensor)
     if not (scale.numel() in (1, heads) if several else scale is None or isinstance(scale, Real)):
         found = f"a tensor of shape {tuple(scale.shape)}" if several else repr(scale)
-        raise ShiftsearchError(f"attend: scale is {found}, expected a number or a tensor of {heads}, one for each head")
+        raise ShiftsearchError(
+            f"{caller}: scale is {found}, expected a number or a tensor of {heads}, one for each head"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +219,7 @@ class ShiftedAttention(nn.Module):
         self.dim, self.key_dim, self.conv = dim, key_dim, conv
         self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.scale = float(_scale(scale, key_dim, self.find.options))
+        self.scale = float(default_scale(scale, key_dim, self.find.options))
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(self.scale))) if learn_scale else None
         self.mix = _mixer(topk * dim, dim, patch) if conv and topk is not None else None
 
@@ -237,7 +240,7 @@ class ShiftedAttention(nn.Module):
                 return per_pixel(self.out, found[0]), *found[1:]
             return per_pixel(self.out, found)
         scores, offsets = self.find(q, k, flow)
-        weights = _weights(scores, scale, self.find.options["metric"])
+        weights = softmax_of_scores(scores, scale, self.find.options["metric"])
         of_patches = _of_patches(self.find.options)
         if self.mix is None:
             found = aggregate(v, weights, offsets, **of_patches)
@@ -259,14 +262,15 @@ def _of_patches(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _OF_PATCHES}
 
 
-def _scale(scale: float | Tensor | None, channels: int, options: Mapping[str, Any]) -> float | Tensor:
+def default_scale(scale: float | Tensor | None, channels: int, options: Mapping[str, Any]) -> float | Tensor:
+    """Return the scale, which is 1 / sqrt(n) for n products if it is None."""
     if scale is not None:
         return scale
     products = channels // options["heads"] * options["patch"] ** 2
     return (1 if options["metric"] == "dot" else 0.5) / math.sqrt(products)
 
 
-def _weights(scores: Tensor, scale: float | Tensor, metric: Metric) -> Tensor:
+def softmax_of_scores(scores: Tensor, scale: float | Tensor, metric: Metric) -> Tensor:
     """Return a softmax over the kept places, at least in single precision. Places outside the frame have weight 0."""
     scores = scores.clamp(-FAR, FAR)
     if isinstance(scale, torch.Tensor):

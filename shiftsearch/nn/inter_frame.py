@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn.layers import shown, zeroed
+from shiftsearch.nn.layers import check_whole, shown, zeroed
+from shiftsearch.nn.places import grid_of_points, placed
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.score import score
 
@@ -71,19 +72,14 @@ def _places(offsets: Tensor, kernel: int, dilation: int) -> Tensor:
     Those of the last frame are of the frame itself: they lie in the clip, and what is found there is not used.
     """
     T = offsets.shape[1]
-    if offsets.dtype in (torch.float16, torch.bfloat16):
-        offsets = offsets.float()  # halves cannot count the rows of a large frame
-    near = torch.arange(kernel, device=offsets.device) * dilation - (dilation * (kernel - 1) + 1) // 2
-    grid = torch.cartesian_prod(near, near).reshape(-1, 2).to(offsets.dtype)
-    moved = offsets.unflatten(2, (-1, 2)).permute(0, 1, 4, 5, 2, 3) + grid  # (B, T, H, W, cells, 2)
-    frames = torch.ones(T, device=offsets.device, dtype=offsets.dtype)
-    frames[-1] = 0
-    moved = torch.cat((moved[:, 1:], moved[:, -1:]), 1)
-    return torch.cat((frames[:, None, None, None, None].expand(*moved.shape[:-1], 1), moved), -1)[:, None]
+    before = (dilation * (kernel - 1) + 1) // 2
+    near = grid_of_points((kernel, kernel), (dilation, dilation), (before, before), offsets.device)
+    ahead = (torch.arange(T, device=offsets.device) < T - 1).long()[:, None]
+    return placed(torch.cat((offsets[:, 1:], offsets[:, -1:]), 1), near, ahead, 1)
 
 
 def _check(x: Tensor, offsets: Tensor, kernel: int, dilation: int, weights: str) -> None:
-    _whole("inter_frame", kernel=kernel, dilation=dilation)
+    check_whole("inter_frame", kernel=kernel, dilation=dilation)
     if weights not in ("dot", "softmax"):
         raise ShiftsearchError(f"inter_frame: weights is {weights!r}, expected one of 'dot', 'softmax'")
     for name, value in (("x", x), ("offsets", offsets)):
@@ -97,12 +93,6 @@ def _check(x: Tensor, offsets: Tensor, kernel: int, dilation: int, weights: str)
     if tuple(offsets.shape) != wanted or not offsets.is_floating_point():
         found = f"{offsets.dtype} of shape {tuple(offsets.shape)}"
         raise ShiftsearchError(f"inter_frame: offsets is {found}, expected floats of shape {wanted}")
-
-
-def _whole(module: str, **options: Any) -> None:
-    for name, value in options.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ShiftsearchError(f"{module}: {name} is {value!r}, expected a whole number of at least 1")
 
 
 class InterFrameAttention(nn.Module):
@@ -146,11 +136,7 @@ class InterFrameAttention(nn.Module):
         super().__init__()
         if gate not in ("residual", "paper"):
             raise ShiftsearchError(f"InterFrameAttention: gate is {gate!r}, expected one of 'residual', 'paper'")
-        for name, value in (("dim", dim), ("kernel", kernel), ("dilation", dilation)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ShiftsearchError(
-                    f"InterFrameAttention: {name} is {value!r}, expected a whole number of at least 1"
-                )
+        check_whole("InterFrameAttention", dim=dim, kernel=kernel, dilation=dilation)
         self.dim, self.kernel, self.dilation, self.gate = dim, kernel, dilation, gate
         self.weights = weights
         self.conv_offset = nn.Conv2d(dim, 2 * kernel**2, 3, padding=1, bias=False) if offsets else None
