@@ -1,8 +1,8 @@
-"""Where and when a clip shows what it sounds like.
+"""Classification of clips with sound, with a map of where in the frames, and when, the evidence lies.
 
-The idea is that of "Where and When: Space-Time Attention for Audio-Visual Explanations" (Chen et al., 2021). Its text could
-not be had, and its authors have published no code: the equations are our own, inspired by what its summary says. They are no
-reproduction, and there are no weights to load but those saved here.
+This model is inspired by "Where and When: Space-Time Attention for Audio-Visual Explanations" (Chen et al., 2021) but does
+not reproduce it: we had only the abstract, no code was published, and the equations here are our own. `load` reads only
+weights that were saved by this package.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from shiftsearch.models._attention import Mlp
 
 
 class Explanation(NamedTuple):
-    """What `AudioVisualAttention` says of clips, and the attention by which it came to say so."""
+    """The logits of `AudioVisualAttention`, and the attention weights from which they were computed."""
 
-    joint: Tensor  # (B, classes): logits by both
-    audio: Tensor  # (B, classes): by sound alone
-    visual: Tensor  # (B, classes): by what is seen alone
-    where: Tensor  # (B, T, H, W): sums to 1 over each frame that sounds
-    when_heard: Tensor  # (B, T): sums to 1
-    when_seen: Tensor  # (B, T): sums to 1
-    evidence: Tensor  # (B, T, H, W): where and when it is seen; sums to 1
+    joint: Tensor  # (B, classes): logits from sound and video together
+    audio: Tensor  # (B, classes): logits from the pooled sound alone
+    visual: Tensor  # (B, classes): logits from the pooled video alone
+    where: Tensor  # (B, T, H, W): attention over the places of each frame; sums to 1 in each frame with sound
+    when_heard: Tensor  # (B, T): attention over time, of the sound; sums to 1
+    when_seen: Tensor  # (B, T): attention over time, of the video; sums to 1
+    evidence: Tensor  # (B, T, H, W): when_seen * where, the weight of each place of each frame; sums to 1
 
     def enlarged(self, height: int, width: int) -> Tensor:
-        """Return the evidence in each pixel of the frames, (B, T, height, width), to be shown."""
+        """Return the evidence interpolated to the size of the frames, (B, T, height, width), for display."""
         return F.interpolate(self.evidence, (height, width), mode="bilinear", align_corners=False)
 
 
 class AudioVisualAttention(nn.Module):
-    """A classifier of clips with sound, that says where and when it sees, and when it hears, what they show.
+    """A classifier of clips with sound that returns where and when it found its evidence.
 
-    With sound a_t and places v_tp of frame t, both mapped to `dim` channels and normed:
+    Let a_t be the sound during frame t and v_tp the video at place p of frame t, both after a linear layer to `dim` channels
+    and layer normalisation, and Q, K, V (`where`) and Q', K', V' (`when`) linear layers; d is the number of channels of a head.
 
-    - where: S_t = softmax over p of (q a_t) . (k v_tp), and s_t = sum over p of S_tp * (value of v_tp)
-    - when: heard = softmax over t of (q' mean s) . (k' a_t), seen = softmax over t of (q' mean a) . (k' s_t)
-    - evidence: E_tp = seen_t * S_tp, whose sum with the values of places is what is classified, beside the sound that is
-      heard. With more than one head, maps are means over heads.
+    - Where: S_t = softmax over p of (Q a_t) . (K v_tp) / sqrt(d), and s_t = sum over p of S_tp V v_tp.
+    - When: heard = softmax over t of (Q' mean s) . (K' a_t) / sqrt(d), and
+      seen = softmax over t of (Q' mean a) . (K' s_t) / sqrt(d), with means over the frames.
+    - Evidence: E_tp = seen_t S_tp. The pooled video is the sum of E_tp V v_tp over all frames and places, the pooled sound
+      the sum of heard_t V' a_t over all frames; an MLP classifies both together, and a linear layer each alone.
 
-    Frames that are silent or that are not there have weight 0 in all of them, and a clip of such frames only has no weight
-    anywhere.
+    With several heads, the maps that are returned are means over the heads. Frames that are silent, or are padding, have
+    weight exactly 0 in every map; a clip of nothing else has weight 0 everywhere.
 
     Args:
-        video, audio: channels of the features of both
-        classes: of the result
-        dim: channels of attention
-        heads: groups of these channels, with weights of their own
+        video, audio: number of channels of the features of video and of sound
+        classes: number of classes
+        dim: number of channels of the attention
+        heads: number of attention heads
 
     State dict: `video`, `audio` (linear layers), `video_norm`, `audio_norm`, `where.q`, `where.k`, `where.v`, `when.q`,
     `when.k`, `when.v`, `cls_av.fc1`, `cls_av.fc2`, `cls_a`, `cls_v`; `where.k` and `when.k` have no bias.
@@ -90,12 +92,12 @@ class AudioVisualAttention(nn.Module):
         )
 
     def forward(self, video: Tensor, audio: Tensor, sounds: Tensor | None = None) -> Explanation:
-        """Return the classes of clips, where and when.
+        """Return the logits of clips and their attention maps.
 
         Args:
             video: features (B, T, channels, H, W)
-            audio: features (B, n * T, channels): the same number for each frame, of which the mean is taken
-            sounds: which of these are there and not silent, (B, n * T) of bool; None is all
+            audio: features (B, n * T, channels), n in a row for each frame, which are averaged
+            sounds: (B, n * T) of bool, False where the sound is silent or padding; None if it never is
         """
         self._check(video, audio, sounds)
         height, width = video.shape[-2:]
@@ -116,18 +118,18 @@ class AudioVisualAttention(nn.Module):
         return Explanation(joint, self.cls_a(sound), self.cls_v(sight), maps[0], heard.mean(1), seen.mean(1), maps[1])
 
     def _when(self, asking: Tensor, asked: Tensor, there: Tensor) -> Tensor:
-        """Return the weight of each frame for the mean of others, (B, heads, T)."""
+        """Return the attention (B, heads, T) of the mean of `asking` over the frames to the frames of `asked`."""
         count = there.sum(1, keepdim=True).clamp_min(1)
         mean = (asking * there[..., None]).sum(1) / count
         keys = self.split(self.when["k"](asked)).transpose(1, 2)
         return weights(self.split(self.when["q"](mean)), keys, there[:, None])
 
     def split(self, x: Tensor) -> Tensor:
-        """Return the channels of each head, (..., heads, dim / heads)."""
+        """Split channels (..., dim) into heads (..., heads, dim / heads)."""
         return x.unflatten(-1, (self.heads, -1))
 
     def loss(self, found: Explanation, classes: Tensor, share: float = 1.0) -> Tensor:
-        """Return the cross-entropy by both, plus a share of those by sound and by sight alone."""
+        """Return the cross-entropy of the joint logits plus `share` times those of the audio and of the visual logits."""
         joint, audio, visual = (F.cross_entropy(logits, classes) for logits in found[:3])
         return joint + share * (audio + visual)
 
@@ -146,12 +148,12 @@ class AudioVisualAttention(nn.Module):
 
 
 def _projections(dim: int) -> nn.ModuleDict:
-    """Return the layers of attention; a bias of keys would change no weight."""
+    """Return layers for queries, keys and values. The keys need no bias: softmax would cancel it."""
     return nn.ModuleDict({"q": nn.Linear(dim, dim), "k": nn.Linear(dim, dim, bias=False), "v": nn.Linear(dim, dim)})
 
 
 def per_frame(audio: Tensor, sounds: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of what sounds in each frame, (B, T, C), and which frames sound at all, (B, T)."""
+    """Return the mean sound of each frame, (B, T, C), and whether the frame has any, (B, T)."""
     if sounds is None:
         sounds = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
     bins = (frames, audio.shape[1] // frames)
@@ -161,7 +163,7 @@ def per_frame(audio: Tensor, sounds: Tensor | None, frames: int) -> tuple[Tensor
 
 
 def weights(q: Tensor, keys: Tensor, there: Tensor) -> Tensor:
-    """Return softmax(q . keys / sqrt(d)) over the keys (..., N, d) that are there, exactly 0 for others, and if none is."""
+    """Return softmax(q . keys / sqrt(d)) over those keys (..., N, d) that are `there`, and exactly 0 for the others."""
     logits = (keys @ q[..., None])[..., 0] / q.shape[-1] ** 0.5
     least = torch.finfo(logits.dtype).min
     return logits.masked_fill(~there, least).softmax(-1) * there

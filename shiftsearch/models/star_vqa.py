@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class Codebook(nn.Module):
-    """Scores as vectors of probabilities, and back: how near a score is to each of some anchors.
+    """A code of quality scores as vectors of probabilities, one for each anchor, and its inverse.
 
-    A score m, moved to the range of the anchors, has p_i = softmax(-(m - anchor_i)^2).
+    A score is mapped linearly from the range of scores to that of the anchors. Of the result m, the vector is
+    p = softmax over i of -(m - anchor_i)^2.
 
     Args:
-        anchors: at least two, rising
-        scores: (lowest, highest), which become the first and the last anchor
+        anchors: at least two numbers in rising order
+        scores: (lowest, highest) score, which are mapped to the first and to the last anchor
 
     Example:
         >>> codebook = Codebook()
@@ -51,16 +52,17 @@ class Codebook(nn.Module):
         return (self.anchors[-1] - self.anchors[0]) / (high - low)
 
     def encode(self, scores: Tensor) -> Tensor:
-        """Return the vectors (..., anchors) of scores (...)."""
+        """Return the probabilities (..., anchors) that encode scores (...)."""
         m = self.anchors[0] + (scores.double() - self.scores[0]) * self._slope()
         return (-((m[..., None] - self.anchors) ** 2)).softmax(-1).to(_floats(scores))
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Return the scores (...) of vectors (..., anchors), exactly those of `encode` where they come from there.
+        """Return the scores (...) that probabilities (..., anchors) encode: the exact inverse of `encode`.
 
-        Two neighbouring anchors a < b say it alone: log(p_b / p_a) = (b - a) (2 m - a - b). For other vectors each pair
-        says something else, and counts by the root of p_a p_b; one anchor alone has the score that it stands for. No
-        score is outside of the range.
+        In a vector made by `encode`, any two neighbouring anchors a < b determine m, as
+        log(p_b / p_a) = (b - a) (2 m - a - b). In the vector that a network predicts, pairs disagree: the result is their
+        mean, each weighted by sqrt(p_a p_b). If all probability is on one anchor, it is the score of that anchor. Scores
+        are clamped to their range.
         """
         p, (a, b) = vectors.double(), (self.anchors[:-1], self.anchors[1:])
         logs = p.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -72,7 +74,7 @@ class Codebook(nn.Module):
         return scores.clamp(*self.scores).to(_floats(vectors))
 
     def loss(self, vectors: Tensor, scores: Tensor) -> Tensor:
-        """Return the mean of 1 - cos between vectors (B, anchors) and those of scores (B,)."""
+        """Return the mean of 1 - cos(vectors, encode(scores)) for predictions (B, anchors) and scores (B,)."""
         return (1 - F.cosine_similarity(vectors, self.encode(scores).to(vectors.dtype), dim=-1)).mean()
 
 
@@ -81,14 +83,14 @@ def _floats(x: Tensor) -> torch.dtype:
 
 
 class StarVQA(TimeSformer):
-    """A judge of the quality of clips: TimeSformer whose class token says how near the score is to each anchor.
+    """A model of video quality: TimeSformer with divided attention, whose head predicts the code of a score.
 
     Args:
-        frames: for which positions in time are learnt; clips of another length get the nearest of them
-        anchors, scores: of the `Codebook`
+        frames: number of frames for which positions in time are learnt; clips of another length use the nearest of them
+        anchors, scores: as in `Codebook`
         sizes: of the transformer, as in `TimeSformer`
 
-    State dict: that of `TimeSformer`, but `head.fc1` and `head.fc2`. `load` reads published weights.
+    State dict: that of `TimeSformer`, with `head.fc1` and `head.fc2` in place of `head`. `load` reads published weights.
 
     Example:
         >>> network = StarVQA(4, size=32, patch=8, dim=24, depth=2, heads=2)
@@ -116,9 +118,9 @@ class StarVQA(TimeSformer):
         return Mlp(dim, dim, classes)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Return the vectors (B, anchors) of clips (B, T, channels, H, W), each of which sums to 1."""
+        """Return predicted probabilities (B, anchors) for clips (B, T, channels, H, W)."""
         return self.head(self.features(video)).softmax(-1)
 
     def score(self, video: Tensor) -> Tensor:
-        """Return the scores (B,) of clips."""
+        """Return the predicted scores (B,) of clips."""
         return self.codebook.decode(self(video))
