@@ -42,8 +42,16 @@ def options(about: str | None, steps: int, clips: str) -> argparse.ArgumentParse
     parser.add_argument("--save-every", type=positive(int), default=50, metavar="STEPS")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", type=positive(int), default=1, help="trainings, each with the next seed (default: 1)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the result here")
     return parser
+
+
+def each_seed(given: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the options of each training."""
+    return (argparse.Namespace(**{**vars(given), "seed": given.seed + n}) for n in range(given.seeds))
 
 
 def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -215,12 +223,12 @@ def clips_of(path: Path, frames: int, size: int) -> Tensor:
     found = []
     with io.read(path) as video:
         pictures = iter(video)
-        while len(part := [_small(frame, size) for frame in islice(pictures, frames)]) == frames:
+        while len(part := [small(frame, size) for frame in islice(pictures, frames)]) == frames:
             found.append(torch.stack(part))
     return torch.stack(found) if found else torch.zeros(0, frames, 3, size, size, dtype=torch.uint8)
 
 
-def _small(frame: Any, size: int) -> Tensor:
+def small(frame: Any, size: int) -> Tensor:
     """Return the middle square (3, size, size) of a frame, uint8, whatever its depth and colours."""
     picture = torch.from_numpy(frame.astype("float32") / (257 if frame.dtype.itemsize == 2 else 1))
     picture = picture.movedim(-1, 0) if picture.ndim == 3 else picture.expand(3, -1, -1)
