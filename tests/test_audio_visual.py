@@ -56,6 +56,13 @@ def test_where_and_when_by_loops():
     same(found.joint[0], network.cls_av(torch.cat((pooled_a, pooled_v))))
 
 
+def test_the_state_dict_has_these_names():
+    layers = {"video", "audio", "video_norm", "audio_norm", "where.q", "where.v", "when.q", "when.v", "cls_a", "cls_v"}
+    layers |= {"cls_av.fc1", "cls_av.fc2"}
+    names = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    assert set(audio_visual().state_dict()) == names | {"where.k.weight", "when.k.weight"}
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 def test_maps_sum_to_one_and_what_is_silent_has_no_weight(heads):
     network, video, audio = audio_visual(heads=heads), torch.randn(3, 4, 4, 2, 3), torch.randn(3, 8, 5)

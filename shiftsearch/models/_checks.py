@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -70,11 +74,31 @@ def floats(model: str, name: str, value: Any, letters: str, **sizes: int) -> Non
     """
     axes = letters.split()
     shape = "(" + ", ".join(str(sizes.get(axis, axis)) for axis in axes) + ("," if len(axes) == 1 else "") + ")"
-    expect(isinstance(value, torch.Tensor), model, name, f"a {type(value).__name__}", "a torch tensor")
+    tensor(model, name, value)
     fits = value.is_floating_point() and value.ndim == len(axes)
     fits = fits and all(sizes.get(axis, n) == n and n > 0 for axis, n in zip(axes, value.shape, strict=True))
     found = f"{value.dtype} of shape {tuple(value.shape)}"
     expect(fits, model, name, found, f"floats of shape {shape}, none of them 0")
+
+
+def tensor(model: str, name: str, value: Any, *shape: int) -> None:
+    """Check that a value is a tensor, of this shape if one is given."""
+    expect(isinstance(value, torch.Tensor), model, name, f"a {type(value).__name__}", "a torch tensor")
+    if shape:
+        expect(tuple(value.shape) == shape, model, name, f"of shape {tuple(value.shape)}", f"shape {shape}")
+
+
+def labels(model: str, name: str, value: Any, *shape: int) -> None:
+    """Check that a value is a tensor of the numbers of classes, of this shape."""
+    tensor(model, name, value, *shape)
+    expect(value.dtype == torch.int64, model, name, f"of {value.dtype}", "torch.int64")
+
+
+def rising(model: str, name: str, values: Any, least: int, most: float, expected: str) -> None:
+    """Check that a value is a sequence of finite numbers, each larger than the one before, neither too few nor too many."""
+    known = tuple(values) if isinstance(values, Iterable) else ()
+    fits = least <= len(known) <= most and all(isinstance(number, Real) and isfinite(number) for number in known)
+    expect(fits and all(a < b for a, b in pairwise(known)), model, name, repr(values), expected)
 
 
 def clip(model: str, video: Any, channels: int, patch: int = 1) -> None:

@@ -30,6 +30,7 @@ class Explanation(NamedTuple):
 
     def enlarged(self, height: int, width: int) -> Tensor:
         """Return the evidence interpolated to the size of the frames, (B, T, height, width), for display."""
+        _checks.whole("Explanation", height=height, width=width)
         return F.interpolate(self.evidence, (height, width), mode="bilinear", align_corners=False)
 
 
@@ -130,6 +131,7 @@ class AudioVisualAttention(nn.Module):
 
     def loss(self, found: Explanation, classes: Tensor, share: float = 1.0) -> Tensor:
         """Return the cross-entropy of the joint logits plus `share` times those of the audio and of the visual logits."""
+        _checks.labels(type(self).__name__, "classes", classes, *found.joint.shape[:1])
         joint, audio, visual = (F.cross_entropy(logits, classes) for logits in found[:3])
         return joint + share * (audio + visual)
 

@@ -207,6 +207,8 @@ class AVT(nn.Module):
             past: actions (B, T) of the frames, -1 where there is none
             future: actions (B,) that follow
         """
+        _checks.labels("AVT", "past", past, *found.past.shape[:2])
+        _checks.labels("AVT", "future", future, *found.future.shape[:1])
         of_past = F.cross_entropy(found.past.flatten(0, 1), past.flatten(), ignore_index=-1, reduction="none")
         apart = found.predicted[:, :-1] - found.features[:, 1:]
         feature = apart.square().sum() / max(apart.numel(), 1)  # a mean over nothing would be NaN

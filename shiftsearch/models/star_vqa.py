@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,10 +40,8 @@ class Codebook(nn.Module):
 
     def __init__(self, anchors: Sequence[float] = (0, 1, 2, 3, 4, 5), scores: tuple[float, float] = (0, 100)) -> None:
         super().__init__()
-        rising = len(anchors) > 1 and all(a < b for a, b in pairwise(anchors))
-        _checks.expect(rising, "Codebook", "anchors", repr(anchors), "at least two rising numbers")
-        fits = len(scores) == 2 and scores[0] < scores[1]
-        _checks.expect(fits, "Codebook", "scores", repr(scores), "(lowest, highest)")
+        _checks.rising("Codebook", "anchors", anchors, 2, inf, "at least two rising numbers")
+        _checks.rising("Codebook", "scores", scores, 2, 2, "(lowest, highest)")
         self.scores = float(scores[0]), float(scores[1])
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
@@ -53,6 +51,7 @@ class Codebook(nn.Module):
 
     def encode(self, scores: Tensor) -> Tensor:
         """Return the probabilities (..., anchors) that encode scores (...)."""
+        _checks.tensor("Codebook", "scores", scores)
         m = self.anchors[0] + (scores.double() - self.scores[0]) * self._slope()
         return (-((m[..., None] - self.anchors) ** 2)).softmax(-1).to(_floats(scores))
 
@@ -64,6 +63,7 @@ class Codebook(nn.Module):
         mean, each weighted by sqrt(p_a p_b). If all probability is on one anchor, it is the score of that anchor. Scores
         are clamped to their range.
         """
+        self._check(vectors)
         p, (a, b) = vectors.double(), (self.anchors[:-1], self.anchors[1:])
         logs = p.clamp_min(torch.finfo(torch.float32).tiny).log()
         each = ((logs[..., 1:] - logs[..., :-1]) / (b - a) + a + b) / 2
@@ -75,7 +75,20 @@ class Codebook(nn.Module):
 
     def loss(self, vectors: Tensor, scores: Tensor) -> Tensor:
         """Return the mean of 1 - cos(vectors, encode(scores)) for predictions (B, anchors) and scores (B,)."""
+        self._check(vectors)
+        _checks.tensor("Codebook", "scores", scores, *vectors.shape[:-1])
         return (1 - F.cosine_similarity(vectors, self.encode(scores).to(vectors.dtype), dim=-1)).mean()
+
+    def _check(self, vectors: Tensor) -> None:
+        _checks.tensor("Codebook", "vectors", vectors)
+        count = vectors.shape[-1] if vectors.ndim else 0
+        _checks.expect(
+            count == len(self.anchors),
+            "Codebook",
+            "vectors",
+            f"of {count} numbers",
+            f"one for each of {len(self.anchors)} anchors",
+        )
 
 
 def _floats(x: Tensor) -> torch.dtype:
