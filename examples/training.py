@@ -257,18 +257,25 @@ def folder_of_clips(folder: Path, frames: int, size: int) -> tuple[list[str], Cl
 
     Every fifth file of a class is for the test, and at least one: clips of one file are too much alike to be in both.
     """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if len(classes) < 2:
-        raise SystemExit(f"{folder} has {len(classes)} sub-folders, expected one for each of at least two classes")
+    classes = classes_of(folder)
     parts: tuple[list[Clips], list[Clips]] = [], []
     for label, path in enumerate(classes):
-        for part, files in zip(parts, _split(path), strict=True):
+        for part, files in zip(parts, split(path), strict=True):
             part.append(_read(files, label, frames, size))
     learnt, held = (Clips(*map(torch.cat, zip(*((p.clips, p.labels) for p in part), strict=True))) for part in parts)
     return [path.name for path in classes], learnt, held
 
 
-def _split(folder: Path) -> tuple[list[Path], list[Path]]:
+def classes_of(folder: Path) -> list[Path]:
+    """Return the sub-folders, one for each class."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if len(classes) < 2:
+        raise SystemExit(f"{folder} has {len(classes)} sub-folders, expected one for each of at least two classes")
+    return classes
+
+
+def split(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the videos of a class: to train on, and to test with."""
     files = videos(folder)
     if len(files) < 2:
         raise SystemExit(f"{folder} has {len(files)} videos, expected at least two: one to train on, one to test with")
