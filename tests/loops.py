@@ -1,4 +1,4 @@
-"""What the tests of attention have in common: attention one query at a time, and who sees whom."""
+"""Helpers of the tests of attention: attention by loops, and receptive fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def same(found, expected):
 
 
 def heads_of(layer, x):
-    """q, k, v of tokens (N, dim), each as lists [head][token] of vectors."""
+    """Return q, k, v (N, dim) of tokens (N, dim)."""
     dim = x.shape[-1]
     parts = [x @ layer.weight[n * dim : (n + 1) * dim].T for n in range(3)]
     if layer.bias is not None:
@@ -29,7 +29,7 @@ def heads_of(layer, x):
 
 
 def attention(attn, queries, tokens):
-    """What queries (M, dim) get of tokens (N, dim), one head and one query at a time."""
+    """Return the attention of queries (M, dim) to tokens (N, dim), one head and one query at a time."""
     q, (_, k, v) = heads_of(attn.qkv, queries)[0], heads_of(attn.qkv, tokens)
     d = q.shape[-1] // attn.heads
     out = torch.zeros_like(queries)
@@ -42,7 +42,7 @@ def attention(attn, queries, tokens):
 
 
 def sees(network, video, output, where):
-    """Whether each frame and pixel of a clip changes a part of the result."""
+    """Return which frames and pixels of a clip a part of the result depends on."""
     video = video.clone().requires_grad_()
     (grad,) = torch.autograd.grad(output(network, video)[where].sum(), video)
     return grad.abs().sum(2)[0] > 0

@@ -1,4 +1,4 @@
-"""Where and when: maps that sum to one, and what has no weight in them."""
+"""Audio-visual attention: its equations, maps that sum to one, masks of silence, and planted cues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def audio_visual(**options):
     return randomly(models.AudioVisualAttention(4, 5, 3, **{"dim": 6, "heads": 2, **options}))
 
 
-def test_where_and_when_by_loops():
+def test_the_result_equals_the_equations_computed_by_loops():
     network, video, audio = audio_visual(), torch.randn(1, 3, 4, 2, 3), torch.randn(1, 6, 5)
     found = network(video, audio)
     a = [network.audio_norm(network.audio(audio[0, 2 * t : 2 * t + 2].mean(0))) for t in range(3)]
@@ -64,7 +64,7 @@ def test_the_state_dict_has_these_names():
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_maps_sum_to_one_and_what_is_silent_has_no_weight(heads):
+def test_maps_sum_to_one_and_silent_frames_have_weight_zero(heads):
     network, video, audio = audio_visual(heads=heads), torch.randn(3, 4, 4, 2, 3), torch.randn(3, 8, 5)
     sounds = torch.tensor([[1] * 8, [1, 0, 0, 0, 0, 1, 1, 1], [0] * 8]).bool()
     there = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 0]])
@@ -78,10 +78,10 @@ def test_maps_sum_to_one_and_what_is_silent_has_no_weight(heads):
     assert (audio.grad[~sounds] == 0).all()
     assert (video.grad[there == 0] == 0).all()
     alone = network(video[1:2, [0, 2, 3]], audio[1:2, [0, 1, 4, 5, 6, 7]], sounds[1:2, [0, 1, 4, 5, 6, 7]])
-    same(alone.joint, found.joint[1:2])  # as if the silent frame was not there
+    same(alone.joint, found.joint[1:2])  # the same as without the silent frame
 
 
-def test_moving_places_and_frames_moves_the_maps():
+def test_permuted_places_and_frames_permute_the_maps():
     network, video, audio = audio_visual(), torch.randn(1, 3, 4, 2, 3), torch.randn(1, 3, 5)
     found, turned = network(video, audio), network(video.flip(1, 3, 4), audio.flip(1))
     same(turned.joint, found.joint)
@@ -89,8 +89,8 @@ def test_moving_places_and_frames_moves_the_maps():
     same(turned.when_heard, found.when_heard.flip(1))
 
 
-def test_a_planted_cue_is_found_where_and_when_it_is():
-    """Sound and place agree in one frame and one place only."""
+def test_the_evidence_is_largest_at_a_planted_cue():
+    """The sound matches the video in one frame and at one place only."""
     network = audio_visual(heads=1)
     for layer in (network.where.q, network.where.k, network.when.q, network.when.k):
         layer.weight.data = 6 * torch.eye(6)
@@ -102,7 +102,7 @@ def test_a_planted_cue_is_found_where_and_when_it_is():
     network.video.bias.data, network.audio.bias.data = 0.01 * torch.randn(6), 0.01 * torch.randn(6)
     for norm in (network.video_norm, network.audio_norm):
         norm.weight.data, norm.bias.data = torch.ones(6), torch.zeros(6)
-    video[:, :, 3], audio[:, :, 4] = 1, 1  # what is anywhere else agrees with nothing
+    video[:, :, 3], audio[:, :, 4] = 1, 1  # features elsewhere match no others
     video[0, 2, :, 1, 3], audio[0, 2] = torch.eye(4)[0], torch.eye(5)[0]
     found = network(video, audio)
     at = found.evidence.argmax().item()

@@ -22,7 +22,7 @@ def avt(**options):
     return randomly(models.AVT(4, features=6, head={"dim": 8, "depth": 2, "heads": 2, "positions": 9}, **options))
 
 
-def test_predictions_see_their_frame_and_those_before_and_the_backbone_its_own_frame_only():
+def test_the_head_is_causal_and_the_backbone_sees_single_frames():
     head, x = avt_head(), torch.randn(1, 5, 6, requires_grad=True)
     for t in range(5):
         (grad,) = torch.autograd.grad(head(x)[0, t].sum(), x)
@@ -31,7 +31,7 @@ def test_predictions_see_their_frame_and_those_before_and_the_backbone_its_own_f
     assert frames.flatten(1).any(1).tolist() == [False, True, False]
 
 
-def test_a_causal_block_is_attention_to_what_came_before():
+def test_a_causal_block_equals_attention_computed_by_loops():
     block, x = avt_head().blocks[0], torch.randn(5, 8)
     z = block.norm1(x)
     y = x + torch.cat([attention(block.attn, z[t : t + 1], z[: t + 1]) for t in range(5)])
@@ -40,7 +40,7 @@ def test_a_causal_block_is_attention_to_what_came_before():
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_roll_out_is_what_it_is_without_a_cache(frames):
+def test_roll_out_with_a_cache_equals_that_without(frames):
     head, x = avt_head(), torch.randn(2, frames, 6)
     seen, expected = head.encoder(x), []
     for _ in range(5):
@@ -56,7 +56,7 @@ def test_roll_out_is_what_it_is_without_a_cache(frames):
         head.roll_out(x, 10)
 
 
-def test_what_follows_is_classified_alike_in_the_past_and_in_the_future():
+def test_one_classifier_serves_past_and_future():
     network, z = avt(), torch.randn(2, 3, 6)
     found = network(z)
     predicted = network.head(z)
@@ -67,7 +67,7 @@ def test_what_follows_is_classified_alike_in_the_past_and_in_the_future():
 
 
 @pytest.mark.parametrize("frames", [3, 1])
-def test_the_three_losses(frames):
+def test_the_three_losses_equal_their_formulas(frames):
     network, z = avt(), torch.randn(2, frames, 6, requires_grad=True)
     labels, future = torch.randint(4, (2, frames)), torch.tensor([3, 0])
     labels[0, 0] = -1
@@ -84,8 +84,8 @@ def test_the_three_losses(frames):
     assert z.grad.isfinite().all()
 
 
-def test_features_learn_from_their_prediction_too():
+def test_the_feature_loss_has_gradients_to_its_target():
     network, z = avt(), torch.randn(1, 2, 6, requires_grad=True)
     losses = network.losses(network(z), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     (grad,) = torch.autograd.grad(losses["feature"], z)
-    assert (grad[0, 1].abs() > 0).all()  # the last feature is a target only
+    assert (grad[0, 1].abs() > 0).all()  # the last feature is never an input of a prediction, only a target

@@ -1,4 +1,4 @@
-"""SIFA's attention between frames: equal to sampling by torch, forward and backward, and what follows from its formula."""
+"""SIFA: inter-frame attention against grid_sample, forward and backward, its properties, and its two networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def sampled(frame, y, x):
-    """A frame (B, C, H, W) at places (B, H, W), 0 outside."""
+    """Sample a frame (B, C, H, W) at places (B, H, W), with zeros outside."""
     H, W = frame.shape[-2:]
     at = torch.stack((2 * x / (W - 1) - 1, 2 * y / (H - 1) - 1), -1)
     return F.grid_sample(frame, at, align_corners=True)
@@ -56,7 +56,7 @@ def drawn(kernel=3, shape=(2, 3, 4, 5, 7), spread=1.5):
         {"kernel": 2, "dilation": 3},
     ],
 )
-def test_it_is_sampling_forward_and_backward(options):
+def test_it_equals_grid_sample_forward_and_backward(options):
     x, offsets = drawn(options.get("kernel", 3))
     grad = torch.randn_like(x)
     found, expected = (
@@ -67,9 +67,9 @@ def test_it_is_sampling_forward_and_backward(options):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("weights", ["dot", "softmax"])  # of which a product of 0 has none
-def test_cells_a_pixel_outside_or_further_have_no_gradient_of_their_offset(weights):
-    """With offsets of 0 the outermost cells lie exactly there, where the derivative from inside is not 0."""
+@pytest.mark.parametrize("weights", ["dot", "softmax"])  # with dot, a product of 0 has no gradient by itself
+def test_offsets_of_cells_a_pixel_or_more_outside_have_gradient_zero(weights):
+    """With offsets of 0 the outermost cells lie exactly one pixel outside, where the derivative from inside is not 0."""
     x, _ = drawn()
     offsets = torch.zeros(2, 3, 18, 5, 7, requires_grad=True)
     (grad,) = torch.autograd.grad(inter_frame(x, offsets, weights=weights).square().sum(), offsets)
@@ -82,7 +82,7 @@ def test_cells_a_pixel_outside_or_further_have_no_gradient_of_their_offset(weigh
     assert (grad[:, 0] == 0).all()  # no frame comes before the first
 
 
-def test_what_is_added_is_cubic_in_the_frames_and_softmax_is_a_mean():
+def test_dot_weights_are_cubic_in_the_frames_and_softmax_weights_sum_to_one():
     x, offsets = drawn()
     added = inter_frame(x, offsets) - x
     torch.testing.assert_close(inter_frame(3 * x, offsets) - 3 * x, 27 * added, rtol=1e-9, atol=1e-9)
@@ -91,7 +91,7 @@ def test_what_is_added_is_cubic_in_the_frames_and_softmax_is_a_mean():
     torch.testing.assert_close(inner, torch.ones_like(inner))
 
 
-def test_a_frame_sees_the_next_only_and_the_last_nothing():
+def test_a_frame_sees_the_next_and_the_last_stays_as_it_is():
     x, offsets = drawn(shape=(1, 4, 4, 5, 7))
     for t in range(4):
         (grad,) = torch.autograd.grad(inter_frame(x, offsets)[0, t].sum(), x)
@@ -101,7 +101,7 @@ def test_a_frame_sees_the_next_only_and_the_last_nothing():
     assert (inter_frame(x[:, :1], offsets[:, :1]) == x[:, :1]).all()
 
 
-def test_memory_of_any_order_gives_the_same():
+def test_strides_do_not_matter():
     x, offsets = drawn()
     other = x.detach().permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     assert not other.is_contiguous()
@@ -109,7 +109,7 @@ def test_memory_of_any_order_gives_the_same():
 
 
 @pytest.mark.parametrize(("gate", "still"), [("residual", 1.5), ("paper", 0.5)])
-def test_offsets_come_from_what_changed(gate, still):
+def test_offsets_are_predicted_from_the_gated_change(gate, still):
     layer, x = InterFrameAttention(4, gate=gate), torch.randn(1, 3, 4, 5, 7)
     assert (layer.offsets(x) == 0).all()
     torch.testing.assert_close(layer(x), inter_frame(x, torch.zeros(1, 3, 18, 5, 7)))
@@ -123,14 +123,14 @@ def test_offsets_come_from_what_changed(gate, still):
     assert InterFrameAttention(4, offsets=False).conv_offset is None
 
 
-def test_one_graph_has_it_all():
+def test_it_compiles_to_one_graph():
     layer, x = InterFrameAttention(4), torch.randn(1, 3, 4, 5, 7)
     torch.nn.init.normal_(layer.conv_offset.weight)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
 
 
 # --- the networks of it -----------------------------------------------------------------------------
-def test_the_residual_network_has_its_blocks_where_they_belong_and_begins_without_them():
+def test_sifa_net_has_its_blocks_in_place_and_zero_offsets_at_first():
     network = models.SIFANet(classes=3, width=4).eval()
     at = [name for name, part in network.named_modules() if isinstance(part, InterFrameAttention)]
     blocks = ["layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5", "layer4.1", "layer4_dual.1"]
@@ -144,7 +144,7 @@ def test_the_residual_network_has_its_blocks_where_they_belong_and_begins_withou
     torch.testing.assert_close(found.probabilities().sum(-1), torch.ones(2))
 
 
-def test_a_block_adds_what_it_finds_between_its_convolutions():
+def test_a_block_attends_between_its_second_and_third_convolution():
     network = models.SIFANet(classes=3, width=4).eval()
     block, x = network.layer2[1], torch.randn(1, 32, 2, 5, 7)
     assert (block(x) == x.relu()).all()  # before training
@@ -155,7 +155,7 @@ def test_a_block_adds_what_it_finds_between_its_convolutions():
     torch.testing.assert_close(block(x), (block.bn3(block.conv3(y)) + x).relu())
 
 
-def test_the_transformer_is_one_of_images_before_it_looks_at_other_frames():
+def test_a_new_sifa_transformer_equals_the_image_swin():
     sizes = {"dim": 4, "depths": (2, 2), "heads": (1, 2)}
     network = models.SIFATransformer(classes=3, window=3, **sizes).eval()
     kinds = [[type(block.between).__name__ for block in stage.blocks] for stage in network.layers]
@@ -181,7 +181,7 @@ def test_the_transformer_is_one_of_images_before_it_looks_at_other_frames():
         ({"offsets": None}, "inter_frame: offsets is a NoneType, expected a torch tensor"),
     ],
 )
-def test_what_is_given_is_checked(options, message):
+def test_wrong_arguments_raise_an_error(options, message):
     x, offsets = drawn()
     with pytest.raises(ShiftsearchError, match=message):
         inter_frame(**{"x": x, "offsets": offsets, **options})

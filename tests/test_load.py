@@ -1,4 +1,4 @@
-"""Files as their authors publish them: of the names and shapes that they have, loaded into the models, or told."""
+"""`load`: files with the published names and shapes are loaded; what does not fit is listed in one error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _seeded():
 
 
 def drawn(shapes):
-    """Random weights of these names and shapes."""
+    """Return random weights of these names and shapes."""
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
@@ -63,7 +63,7 @@ def timesformer(frames=3, patches=PATCHES, head=5):
 
 
 def xvit(frames=8):
-    """With the linear layer that the released code makes and never uses."""
+    """Return shapes of a file, with the linear layer that the released code makes and never uses."""
     block = {
         name.replace("at.", "consensus.temporal_encoder.0."): shape for name, shape in vit_block("at", False).items()
     }
@@ -78,7 +78,7 @@ def star_vqa():
 
 
 def avt(dim=8):
-    """With what the release of transformers that wrote such files keeps beside the weights."""
+    """Return shapes of a file, with the buffers that old releases of transformers saved beside the weights."""
     at = "future_predictor.gpt_model"
     shapes = {**vit("backbone.model."), **linear("classifiers.action", 5, DIM), "cls_map_action": (3, 5)}
     shapes |= {"future_predictor.encoder.weight": (dim, DIM), "future_predictor.decoder.weight": (DIM, dim)}
@@ -101,7 +101,7 @@ def own_avt():
 
 
 def swin():
-    """Two stages of a block each, of 4 and 8 channels, with windows of (2, 3, 3)."""
+    """Return shapes of two stages with one block each, of 4 and 8 channels, and windows of (2, 3, 3)."""
     shapes = {"backbone.patch_embed.proj.weight": (4, 3, 2, 4, 4), "backbone.patch_embed.proj.bias": (4,)}
     shapes |= {**norm("backbone.patch_embed.norm", 4), **norm("backbone.norm", 8), **linear("cls_head.fc_cls", 5, 8)}
     for stage, (dim, heads) in enumerate(((4, 1), (8, 2))):
@@ -137,8 +137,8 @@ def test_timesformer_as_published(tmp_path):
     assert all((own[name.removeprefix("model.")] == value).all() for name, value in weights.items())
 
 
-def test_positions_of_other_sizes_are_the_nearest_along_each_axis():
-    """Along the flattened frame, as the released code has it, places of different rows would be mixed."""
+def test_positions_of_another_size_are_interpolated_along_each_axis():
+    """The released code interpolates along the flattened frame, which mixes rows."""
     saved = drawn(timesformer(frames=2))
     network = models.load(own_timesformer(size=(32, 16)), saved)
     old, new = saved["model.pos_embed"][0], network.pos_embed.detach()[0]
@@ -166,7 +166,7 @@ def test_star_vqa_as_published():
     assert all((own[name.removeprefix("model.")] == value).all() for name, value in saved.items())
 
 
-def test_avt_as_published_with_matrices_the_other_way_round():
+def test_avt_as_published_has_its_conv1d_weights_transposed():
     saved = drawn(avt())
     own = models.load(own_avt(), {"model": saved, "optimizer": {"state": {}}, "epoch": 3}).state_dict()
     at = "future_predictor.gpt_model"
@@ -179,7 +179,7 @@ def test_avt_as_published_with_matrices_the_other_way_round():
     assert (own["classifier.bias"] == saved["classifiers.action.bias"]).all()
 
 
-def test_avt_begins_with_a_network_of_images():
+def test_avt_takes_image_weights_for_its_backbone():
     image, network = drawn({**vit(), **linear("head", 1000, DIM)}), own_avt()
     encoder = network.head.encoder.weight.clone()
     models.load(network, image)
@@ -199,7 +199,7 @@ def test_video_swin_as_published():
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict"])
-def test_image_weights_begin_attention_over_time_too(wrap):
+def test_image_weights_initialise_temporal_attention_too(wrap):
     image = drawn({**vit(), **linear("head", 1000, DIM)})
     network = own_timesformer()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -213,7 +213,7 @@ def test_image_weights_begin_attention_over_time_too(wrap):
     )
 
 
-def test_parts_can_stay_as_they_were():
+def test_skipped_parts_keep_their_weights():
     network = own_timesformer()
     head = network.head.weight.clone()
     models.load(network, drawn(timesformer(head=400)), skip=["head"])
@@ -233,7 +233,7 @@ def test_safetensors_are_read(tmp_path):
 
 # --- what does not ----------------------------------------------------------------------------------
 def refused(network, source, message, **options):
-    """Nothing is loaded, and the error says why."""
+    """Check that the error says why, and that nothing was loaded."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ShiftsearchError, match=message):
         models.load(network, source, **options)
@@ -251,7 +251,7 @@ def test_one_error_lists_all_that_does_not_fit():
     refused(own_timesformer(), saved, message)
 
 
-def test_files_of_another_system_are_told():
+def test_files_of_another_system_raise_an_error():
     refused(own_timesformer(), drawn(xvit()), "source is of X-ViT, expected weights for the model, TimeSformer")
     refused(own_swin(), drawn(timesformer()), "source is of TimeSformer, expected weights for the model, VideoSwin")
     refused(own_timesformer(), drawn(swin()), "source is of Video Swin, expected weights for the model, TimeSformer")
@@ -263,7 +263,7 @@ def test_files_of_another_system_are_told():
     refused(network, drawn(timesformer()), "source is of TimeSformer, expected weights for the model, XViT")
 
 
-def test_images_must_have_all_that_images_have():
+def test_image_weights_must_be_complete():
     image = drawn(vit())
     del image["blocks.0.norm1.weight"]
     missing = "2 missing: blocks.0.norm1.weight, blocks.0.temporal_norm1.weight"
@@ -271,7 +271,7 @@ def test_images_must_have_all_that_images_have():
     refused(own_timesformer(depth=1), drawn(vit()), "unexpected: blocks.1")
 
 
-def test_files_of_no_system_are_told(tmp_path):
+def test_files_of_no_known_system_raise_an_error(tmp_path):
     refused(own_timesformer(), {"conv1.weight": torch.zeros(1)}, "source is of no known system, it has conv1.weight")
     refused(own_timesformer(), {}, "source is of no known system, it has no tensors")
     refused(own_timesformer(), 7, "source is a int, expected a file or a mapping")

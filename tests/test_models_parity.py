@@ -1,4 +1,4 @@
-"""Models of other libraries with the same weights, loaded by `load`, give the same."""
+"""Models of other libraries and ours give the same results with the same random weights, which `load` converts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hugging_face(attention="divided_space_time", frames=4):
 
 @pytest.mark.parametrize(("attention", "theirs"), [("divided", "divided_space_time"), ("joint", "joint_space_time")])
 @pytest.mark.parametrize("size", [(32, 32), (48, 32)])
-def test_timesformer_is_that_of_hugging_face(attention, theirs, size):
+def test_timesformer_equals_hugging_face(attention, theirs, size):
     kinds, config = hugging_face(theirs)
     reference = randomly(kinds.TimesformerForVideoClassification(config))
     ours = models.TimeSformer(4, classes=5, attention=attention, **SMALL).eval()
@@ -44,7 +44,7 @@ def test_timesformer_is_that_of_hugging_face(attention, theirs, size):
     torch.testing.assert_close(ours(video), reference(video).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_features_are_those_of_the_model_without_a_head():
+def test_features_equal_hugging_face_without_a_head():
     kinds, config = hugging_face()
     reference = randomly(kinds.TimesformerModel(config))
     ours = models.TimeSformer(4, classes=5, **SMALL).eval()
@@ -53,7 +53,7 @@ def test_features_are_those_of_the_model_without_a_head():
     torch.testing.assert_close(ours.features(video), reference(video).last_hidden_state[:, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_star_vqa_is_the_body_of_timesformer():
+def test_star_vqa_equals_hugging_face_timesformer_and_its_head():
     kinds, config = hugging_face(frames=5)
     reference = randomly(kinds.TimesformerModel(config))
     body = models.load(models.TimeSformer(5, **SMALL), reference.state_dict(), skip=["head"]).state_dict()
@@ -67,7 +67,7 @@ def test_star_vqa_is_the_body_of_timesformer():
     torch.testing.assert_close(ours(video), vector, rtol=1e-5, atol=1e-5)
 
 
-def test_joint_attention_takes_the_nearest_positions_in_time():
+def test_joint_attention_takes_the_nearest_temporal_positions():
     kinds, config = hugging_face("joint_space_time")
     reference = randomly(kinds.TimesformerForVideoClassification(config))
     ours = models.load(models.TimeSformer(4, classes=5, attention="joint", **SMALL), reference.state_dict()).eval()
@@ -75,10 +75,10 @@ def test_joint_attention_takes_the_nearest_positions_in_time():
     torch.testing.assert_close(ours(video), reference(video).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_space_attention_is_that_of_single_frames():
+def test_space_attention_equals_the_mean_over_single_frames():
     kinds, config = hugging_face("space_only")
     reference = randomly(kinds.TimesformerModel(config))
-    reference.layernorm = torch.nn.Identity()  # which follows the mean over frames, that they leave out
+    reference.layernorm = torch.nn.Identity()  # ours comes after the mean over frames, which theirs does not take
     ours = models.TimeSformer(4, classes=5, attention="space", **SMALL).eval()
     state = {**reference.state_dict(), "layernorm.weight": torch.rand(24), "layernorm.bias": torch.rand(24)}
     models.load(ours, state, skip=["head"])
@@ -88,7 +88,7 @@ def test_space_attention_is_that_of_single_frames():
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_the_trunk_is_the_vision_transformer_of_timm(size):
+def test_the_trunk_equals_timm(size):
     build = library("timm").models.vision_transformer.VisionTransformer
     sizes = {"img_size": size, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
     reference = randomly(build(**sizes, dynamic_img_size=True))
@@ -104,12 +104,12 @@ SWIN = {"dim": 12, "depths": (2, 2), "heads": (2, 3)}
     ("window", "size"),
     [
         ((2, 3, 3), (6, 24, 32)),
-        ((2, 3, 4), (5, 21, 30)),  # everything filled up
-        ((4, 3, 3), (3, 30, 24)),  # fewer frames than a window has
+        ((2, 3, 4), (5, 21, 30)),  # every axis is padded
+        ((4, 3, 3), (3, 30, 24)),  # fewer frames than a window
         ((2, 5, 6), (6, 16, 20)),  # smaller frames than a window
     ],
 )
-def test_video_swin_is_that_of_torchvision(window, size):
+def test_video_swin_equals_torchvision(window, size):
     build = library("torchvision.models.video.swin_transformer").SwinTransformer3d
     sizes = {"patch_size": [2, 4, 4], "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "num_classes": 5}
     reference = randomly(build(**sizes, window_size=list(window)))
@@ -119,7 +119,7 @@ def test_video_swin_is_that_of_torchvision(window, size):
     torch.testing.assert_close(ours(video), reference(video.transpose(1, 2)), rtol=1e-5, atol=1e-5)
 
 
-def test_the_tiny_video_swin_is_that_of_torchvision():
+def test_tiny_video_swin_equals_torchvision():
     reference = library("torchvision.models.video.swin_transformer").swin3d_t().eval()
     with torch.device("meta"):
         ours = models.VideoSwin("tiny").eval()
@@ -129,7 +129,7 @@ def test_the_tiny_video_swin_is_that_of_torchvision():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (36, 28)])
-def test_windows_of_one_frame_are_those_of_images(size):
+def test_windows_of_one_frame_equal_the_image_swin_of_torchvision(size):
     build = library("torchvision.models.swin_transformer").SwinTransformer
     sizes = {"patch_size": [4, 4], "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "num_classes": 5}
     reference = randomly(build(**sizes, window_size=[3, 3]))
@@ -148,7 +148,7 @@ def test_windows_of_one_frame_are_those_of_images(size):
     torch.testing.assert_close(ours(video), reference(video[:, 0]), rtol=1e-5, atol=1e-5)
 
 
-def test_the_head_of_avt_is_gpt_2():
+def test_the_head_of_avt_equals_gpt_2():
     transformers = library("transformers")
     sizes = {"n_layer": 2, "n_embd": 16, "n_head": 4, "n_positions": 12, "vocab_size": 1}
     config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)

@@ -1,4 +1,4 @@
-"""What all systems of attention over space and time have in common: sizes as published, and good manners with torch."""
+"""Properties that all systems share: published parameter counts, and support for the features of torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIT = {"size": 16, "patch": 8, "dim": 12, "depth": 2, "heads": 2}
 SWIN = {"dim": 6, "depths": (2, 1), "heads": (1, 2), "window": (2, 2, 3), "patch": (1, 2, 2)}
 HEAD = {"dim": 8, "depth": 2, "heads": 2, "positions": 6}
 SIFA = {"dim": 4, "depths": (2, 2), "heads": (1, 2), "window": 3}
-SYSTEMS = {  # a small one of each, and the shapes of what it takes, but for the batch
+SYSTEMS = {  # a small network of each, and the shapes of its inputs without the batch
     "vit": (lambda **more: models.ViT(**VIT, **more), [(3, 3, 16, 16)]),
     "divided": (lambda **more: models.TimeSformer(3, classes=5, **VIT, **more), [(3, 3, 16, 16)]),
     "joint": (lambda **more: models.TimeSformer(3, classes=5, attention="joint", **VIT, **more), [(3, 3, 16, 16)]),
@@ -40,7 +40,7 @@ def _seeded():
 
 
 def made(name, **more):
-    """A small network whose weights are all random, none of them 0, and two inputs for it."""
+    """Return a small network with random weights, none of them 0, and a batch of two for it."""
     build, shapes = SYSTEMS[name]
     network = build(**more)
     for parameter in network.parameters():
@@ -49,7 +49,7 @@ def made(name, **more):
 
 
 def tensors(result):
-    """What a network returns, as a list."""
+    """Return the tensors that a network returned, as a list."""
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
@@ -87,7 +87,7 @@ PUBLISHED = [  # millions of parameters; 10 ** 9 multiplications of a clip with 
 
 
 @pytest.mark.parametrize(("kind", "options", "millions", "frames", "billions"), PUBLISHED)
-def test_parameters_and_operations_are_those_published(kind, options, millions, frames, billions):
+def test_parameters_and_operations_are_as_published(kind, options, millions, frames, billions):
     with torch.device("meta"), torch.no_grad():
         network = kind(**options).eval()
         assert rounded(sum(p.numel() for p in network.parameters()) / 1e6, millions) == millions
@@ -98,10 +98,8 @@ def test_parameters_and_operations_are_those_published(kind, options, millions, 
 
 
 @pytest.mark.parametrize(("variant", "millions"), [("small", "61.28"), ("base", "108.57"), ("large", "243.44")])
-def test_parameters_of_the_transformer_of_sifa_are_those_published_with_what_the_released_code_never_uses(
-    variant, millions
-):
-    """Each of its blocks has the norm and the convolution over time, and constants 1 / C of 4 frames; none has offsets."""
+def test_sifa_transformer_has_the_published_parameters_if_unused_ones_are_counted(variant, millions):
+    """Each released block has the norm, the temporal convolution and constants 1 / C for 4 frames, used or not; no offsets."""
     with torch.device("meta"):
         network = models.SIFATransformer(variant)
     count = sum(p.numel() for name, p in network.named_parameters() if "conv_offset" not in name)
@@ -111,7 +109,7 @@ def test_parameters_of_the_transformer_of_sifa_are_those_published_with_what_the
     assert rounded(count / 1e6, millions) == millions
 
 
-def test_operations_of_the_transformer_of_sifa_are_those_published_and_those_of_its_offsets():
+def test_sifa_transformer_has_the_published_operations_and_those_of_its_offsets():
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = models.SIFATransformer().eval()
         network(torch.empty(1, 16, 3, 224, 224))
@@ -129,13 +127,13 @@ def of_layers(counter):
 
 
 def rounded(number, like):
-    """As text, with as many digits as another."""
+    """Return a number as text, with as many digits as `like`."""
     return f"{number:.{len(like.partition('.')[2])}f}"
 
 
-# --- manners ----------------------------------------------------------------------------------------
+# --- torch ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_weight_learns_and_the_clips_of_a_batch_are_independent(name):
+def test_every_weight_has_a_gradient_and_clips_of_a_batch_are_independent(name):
     network, inputs = made(name)
     result = network(*inputs)
     loss(result).backward()
@@ -145,7 +143,7 @@ def test_every_weight_learns_and_the_clips_of_a_batch_are_independent(name):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_copies_and_saved_weights_give_the_same(name, tmp_path):
+def test_copies_and_loaded_weights_give_the_same_result(name, tmp_path):
     network, inputs = made(name)
     expected = network(*inputs)
     close(copy.deepcopy(network)(*inputs), expected, rtol=0, atol=0)
@@ -156,7 +154,7 @@ def test_copies_and_saved_weights_give_the_same(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "audio_visual"])
-def test_blocks_that_are_computed_again_have_the_same_gradients(name):
+def test_gradient_checkpointing_gives_the_same_gradients(name):
     network, inputs = made(name)
     again = SYSTEMS[name][0](recompute=True).eval()
     again.load_state_dict(network.state_dict())
@@ -166,7 +164,7 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(name):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_autocast_is_nearly_the_same(name):
+def test_autocast_stays_close(name):
     network, inputs = made(name)
     expected = tensors(network(*inputs))
     with torch.autocast("cpu", torch.bfloat16):
@@ -175,18 +173,20 @@ def test_autocast_is_nearly_the_same(name):
         assert (one.float() - other).abs().max() < 0.1 * other.abs().max()
 
 
-GRAPHS = [name for name in SYSTEMS if name not in ("vit", "space", "joint")]  # made of the same; compilers are slow
+GRAPHS = [
+    name for name in SYSTEMS if name not in ("vit", "space", "joint")
+]  # the others have no operation of their own, and compiling is slow
 
 
 @pytest.mark.parametrize("name", shown_by(GRAPHS, 0))
-def test_one_graph_has_it_all(name):
+def test_it_compiles_to_one_graph(name):
     network, inputs = made(name)
     torch.compiler.reset()
     close(torch.compile(network, fullgraph=True, backend="aot_eager")(*inputs), network(*inputs))
 
 
 @pytest.mark.parametrize("name", shown_by(GRAPHS, 0))
-def test_exported_programs_take_any_batch(name):
+def test_exported_programs_take_any_batch_size(name):
     network, inputs = made(name)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(network, tuple(inputs), dynamic_shapes=tuple({0: batch} for _ in inputs))
@@ -194,7 +194,7 @@ def test_exported_programs_take_any_batch(name):
     close(program.module()(*more), network(*more))
 
 
-def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
+def test_drop_path_drops_whole_clips_and_keeps_the_mean():
     drop = _attention.DropPath(0.25)
     kept = drop(torch.ones(4000, 2, 3))
     assert (kept == kept[:, :1, :1]).all()
@@ -226,7 +226,7 @@ def test_training_drops_paths_of_single_clips_and_keeps_their_mean():
         ("space", (1, 3, 3, 16, 20), "TimeSformer: video is of 16 x 20 pixels, expected multiples of the patch, 8 x 8"),
     ],
 )
-def test_a_clip_that_does_not_fit_is_told(name, shape, message):
+def test_a_clip_that_does_not_fit_raises_an_error(name, shape, message):
     with pytest.raises(ShiftsearchError, match=message):
         SYSTEMS[name][0]()(torch.zeros(shape))
 
@@ -243,13 +243,13 @@ def test_a_clip_that_does_not_fit_is_told(name, shape, message):
         ),
     ],
 )
-def test_sound_that_does_not_fit_is_told(audio, sounds, message):
+def test_sound_that_does_not_fit_raises_an_error(audio, sounds, message):
     network, (video, _) = made("audio_visual")
     with pytest.raises(ShiftsearchError, match=f"AudioVisualAttention: {message}"):
         network(video, torch.zeros(audio), sounds)
 
 
-def test_labels_and_scores_that_do_not_fit_are_told():
+def test_labels_and_scores_that_do_not_fit_raise_an_error():
     avt, (video,) = made("avt")
     heard, inputs = made("audio_visual")
     codebook, two = models.Codebook(), torch.zeros(2, dtype=torch.int64)
@@ -330,6 +330,6 @@ def test_labels_and_scores_that_do_not_fit_are_told():
         (models.ViT, {"recompute": 1}, "ViT: recompute is 1, expected True or False"),
     ],
 )
-def test_options_that_make_no_sense_are_told(kind, options, message):
+def test_wrong_options_raise_an_error(kind, options, message):
     with torch.device("meta"), pytest.raises(ShiftsearchError, match=message):
         kind(**options)

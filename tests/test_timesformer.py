@@ -1,4 +1,4 @@
-"""TimeSformer: what each attention is, and what it does not see."""
+"""TimeSformer: each kind of attention against loops, receptive fields and invariances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def timesformer(attention="divided", frames=3, **more):
     return randomly(models.TimeSformer(frames, classes=4, attention=attention, **{**VIT, **more}))
 
 
-def test_divided_attention_is_over_time_at_a_place_then_over_space_in_a_frame():
+def test_divided_attention_equals_loops_over_time_then_space():
     block = timesformer(depth=1).blocks[0]
     T, N, x = 3, 4, torch.randn(13, 12)
     cls, patches = x[:1], x[1:].reshape(T, N, 12).clone()
@@ -33,7 +33,7 @@ def test_divided_attention_is_over_time_at_a_place_then_over_space_in_a_frame():
     same(block(x[None], frames=T)[0], y + block.mlp(block.norm2(y)))
 
 
-def test_joint_attention_is_among_all_tokens():
+def test_joint_attention_equals_loops_over_all_tokens():
     block, x = timesformer("joint").blocks[0], torch.randn(13, 12)
     z = block.norm1(x)
     y = x + attention(block.attn, z, z)
@@ -41,7 +41,7 @@ def test_joint_attention_is_among_all_tokens():
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided", "space"])
-def test_without_positions_in_time_the_order_of_frames_says_nothing(attention):
+def test_without_temporal_positions_the_order_of_frames_does_not_matter(attention):
     network, video = timesformer(attention), torch.randn(1, 3, 3, 16, 16)
     shuffled = video[:, [2, 0, 1]]
     if network.time_embed is not None:
@@ -51,14 +51,14 @@ def test_without_positions_in_time_the_order_of_frames_says_nothing(attention):
 
 
 def image_of(network):
-    """The same network of images: spatial attention of one frame alone."""
+    """Return the image network with the same weights: spatial attention only."""
     image = models.TimeSformer(classes=4, attention="space", **VIT).eval()
     own = image.state_dict()
     image.load_state_dict({name: value for name, value in network.state_dict().items() if name in own})
     return image
 
 
-def test_a_frame_that_stands_still_gets_what_an_image_gets_before_training_over_time():
+def test_a_new_network_gives_a_static_clip_what_the_image_network_gives_its_frame():
     network, frame = timesformer(), torch.randn(1, 1, 3, 16, 16)
     for block in network.blocks:
         for parameter in block.temporal_fc.parameters():
@@ -70,14 +70,14 @@ def test_a_frame_that_stands_still_gets_what_an_image_gets_before_training_over_
     assert (fresh.time_embed == 0).all()
 
 
-def test_one_frame_is_an_image_to_joint_attention():
+def test_joint_attention_of_one_frame_equals_the_image_network():
     network, frame = timesformer("joint", frames=1), torch.randn(1, 1, 3, 16, 16)
     torch.nn.init.zeros_(network.time_embed)
     same(network(frame), image_of(network)(frame))
 
 
-def test_a_patch_sees_all_frames_at_its_place_only_through_attention_over_time():
-    """Attention over space mixes what is in one frame: without it a token knows the frames at its own place."""
+def test_temporal_attention_sees_only_the_same_place_in_other_frames():
+    """With spatial attention switched off, a token depends on its own place in all frames and on nothing else."""
     network, video = timesformer(depth=1), torch.randn(1, 3, 3, 16, 16)
     torch.nn.init.zeros_(network.blocks[0].attn.proj.weight)
 
@@ -89,4 +89,4 @@ def test_a_patch_sees_all_frames_at_its_place_only_through_attention_over_time()
     expected = torch.zeros(3, 16, 16, dtype=torch.bool)
     expected[:, 8:, :8] = True
     assert (seen == expected).all()
-    assert not sees(network, video, tokens, (0, 0)).any()  # the class token, which attention over time leaves out
+    assert not sees(network, video, tokens, (0, 0)).any()  # the class token takes no part in temporal attention

@@ -1,4 +1,4 @@
-"""Video Swin: windows, where they are cut, and what still clips get from weights of images."""
+"""Video Swin: windows and their shift against loops, receptive fields, merging, and inflation of image weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWIN = {"dim": 4, "depths": (2,), "heads": (2,), "window": (2, 3, 4), "patch": (
 
 
 def windows(size, window, shifted):
-    """For each place of a clip the part of a window in which it lies; along each axis floor((p - shift) / window)."""
+    """Return the window of each place of a clip: along each axis, floor((p - shift) / window)."""
     parts = []
     for n, w in zip(size, window, strict=True):
         shift = w // 2 if shifted and n > w else 0
@@ -29,8 +29,8 @@ def windows(size, window, shifted):
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("size", [(4, 6, 8), (3, 7, 5), (1, 2, 9)])  # whole windows, filled up, smaller than one
-def test_two_tokens_attend_to_each_other_where_their_groups_agree_along_each_axis(size, shifted):
+@pytest.mark.parametrize("size", [(4, 6, 8), (3, 7, 5), (1, 2, 9)])  # whole windows, padded ones, smaller than a window
+def test_attention_equals_loops_over_the_tokens_of_a_window(size, shifted):
     layer = randomly(_swin.WindowAttention(4, 2, (2, 3, 4), shifted=shifted, exact=True))
     x, (T, H, W) = torch.randn(1, *size, 4), size
     groups = windows(size, (2, 3, 4), shifted)
@@ -55,7 +55,7 @@ def test_two_tokens_attend_to_each_other_where_their_groups_agree_along_each_axi
         same(out[at], layer.proj(found.flatten()))
 
 
-def test_windows_see_what_is_in_them_and_shifted_ones_see_across():
+def test_receptive_fields_are_windows_and_shifted_windows():
     network, video = randomly(models.VideoSwin(classes=3, **SWIN)), torch.randn(1, 4, 3, 6, 8)
     seen = sees(network, video, lambda net, clip: net.layers[0].blocks[0](net.patch_embed(clip)), (0, 1, 1, 2))
     expected = torch.zeros(4, 6, 8, dtype=torch.bool)
@@ -67,16 +67,16 @@ def test_windows_see_what_is_in_them_and_shifted_ones_see_across():
     assert (seen == expected).all()
 
 
-def test_four_neighbours_in_space_become_one_token():
+def test_patch_merging_joins_two_by_two_tokens():
     layer, x = randomly(_swin.Merging(2)), torch.randn(1, 2, 3, 4, 2)
     out = layer(x)
     assert out.shape == (1, 2, 2, 2, 4)
-    places = [(2, 2), (3, 2), (2, 3), (3, 3)]  # beyond the last row there is nothing
+    places = [(2, 2), (3, 2), (2, 3), (3, 3)]  # rows after the last are 0
     four = torch.cat([x[0, 1, y, z] if y < 3 else torch.zeros(2) for y, z in places])
     same(out[0, 1, 1, 1], layer.reduction(layer.norm(four)))
 
 
-def test_a_clip_that_stands_still_gets_from_inflated_weights_what_they_gave_its_frame():
+def test_inflated_weights_give_a_static_clip_what_they_gave_its_frame():
     image = randomly(models.VideoSwin(classes=3, **{**SWIN, "window": (1, 4, 4), "patch": (1, 2, 2)}))
     state = image.state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, 0]
@@ -87,7 +87,7 @@ def test_a_clip_that_stands_still_gets_from_inflated_weights_what_they_gave_its_
     same(still, image.features(frame).expand_as(still))
 
 
-def test_tables_of_smaller_windows_are_made_larger():
+def test_position_tables_of_smaller_windows_are_interpolated():
     image = randomly(models.VideoSwin(classes=3, **{**SWIN, "window": (1, 3, 3), "patch": (1, 2, 2)}))
     state = image.state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, 0]

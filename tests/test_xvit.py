@@ -1,4 +1,4 @@
-"""X-ViT: which channels of keys and values come from which frame, and who sees whom."""
+"""X-ViT: keys and values with channels of neighbouring frames, receptive fields, segments and heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def xvit(frames=4, **options):
 
 
 def borrowing(x, layout, n_div, heads):
-    """Keys or values (T, N, dim) of each frame, channel by channel."""
+    """Return keys or values (T, N, dim) with channels of neighbouring frames, one channel at a time."""
     T, _, dim = x.shape
     d = dim // heads
     out = x.clone()
@@ -34,7 +34,7 @@ def borrowing(x, layout, n_div, heads):
 @pytest.mark.parametrize("layout", ["flat", "per_head"])
 @pytest.mark.parametrize("n_div", [2, 3, 4])  # of 12 channels in two heads: with 4, half a head moves
 @pytest.mark.parametrize("summary", [False, True])
-def test_frames_attend_to_keys_and_values_with_channels_of_their_neighbours(layout, n_div, summary):
+def test_attention_equals_loops_over_shifted_keys_and_values(layout, n_div, summary):
     network, x = xvit(layout=layout, n_div=n_div, summary=summary), torch.randn(4, 5, 12)
     layer = network.blocks[0].attn
     q, k, v = heads_of(layer.qkv, x)
@@ -51,13 +51,13 @@ def test_frames_attend_to_keys_and_values_with_channels_of_their_neighbours(layo
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_each_block_sees_one_frame_further(depth):
+def test_each_block_widens_the_receptive_field_by_one_frame(depth):
     network, video = xvit(frames=5, depth=depth), torch.randn(1, 5, 3, 16, 16)
     frames = sees(network, video, lambda net, clip: net.features(clip), (0, 2)).flatten(1).any(1)
     assert frames.tolist() == [abs(t - 2) <= depth for t in range(5)]
 
 
-def test_segments_see_nothing_of_each_other():
+def test_segments_are_independent():
     network, video = xvit(frames=6, segments=2), torch.randn(1, 6, 3, 16, 16)
     frames = sees(network, video, lambda net, clip: net.features(clip), (0, 2)).flatten(1).any(1)
     assert frames.tolist() == [True, True, True, False, False, False]
@@ -65,19 +65,19 @@ def test_segments_see_nothing_of_each_other():
         network(video[:, :5])
 
 
-def test_a_summary_of_each_frame_shows_the_whole_clip():
+def test_with_summary_tokens_every_frame_sees_the_whole_clip():
     network, video = xvit(frames=5, depth=1, summary=True, n_div=None), torch.randn(1, 5, 3, 16, 16)
     assert sees(network, video, lambda net, clip: net.features(clip), (0, 0)).flatten(1).any(1).all()
 
 
-def test_a_head_without_neighbours_adds_nothing():
-    """Zero keys are no mask: attention is uniform, to values that are 0."""
-    layer = xvit(n_div=2, layout="flat").blocks[0].attn  # with one frame, all channels are from outside the clip
+def test_a_fully_shifted_head_contributes_zero_at_the_end_of_a_clip():
+    """Keys of 0 are not masked: attention to them is uniform, and their values are 0."""
+    layer = xvit(n_div=2, layout="flat").blocks[0].attn  # of one frame, all channels come from outside the clip
     x = torch.randn(1, 1, 5, 12)
     same(layer(x, mix=xvit(n_div=2).mix), layer.proj.bias.expand(1, 1, 5, 12))
 
 
-def test_without_mixing_frames_are_images_and_a_still_clip_differs_at_its_ends_only():
+def test_without_shift_it_is_an_image_network_and_on_a_static_clip_only_the_ends_differ():
     network, frame = xvit(depth=1, n_div=None), torch.randn(1, 1, 3, 16, 16)
     torch.nn.init.zeros_(network.temp_embed)
     image = models.load(
@@ -91,19 +91,19 @@ def test_without_mixing_frames_are_images_and_a_still_clip_differs_at_its_ends_o
     assert (network.features(still)[:, 0] - image(still)[:, 0]).abs().max() > 1e-3
 
 
-def test_positions_in_time_repeat():
+def test_temporal_positions_are_periodic():
     network, video = xvit(frames=2, depth=1, temporal="mean"), torch.randn(1, 4, 3, 16, 16)
     twice = xvit(frames=4, depth=1, temporal="mean")
     twice.load_state_dict({**network.state_dict(), "temp_embed": network.temp_embed.repeat(1, 2, 1, 1)})
     same(network(video), twice(video))
 
 
-def test_the_mean_over_frames_is_the_mean():
+def test_the_mean_head_averages_the_class_tokens():
     network, video = xvit(temporal="mean"), torch.randn(2, 4, 3, 16, 16)
     same(network(video), network.features(video).mean(1) @ network.head.weight.T + network.head.bias)
 
 
-def test_a_token_that_attends_to_the_frames_knows_no_order():
+def test_the_temporal_attention_head_ignores_the_order_of_frames():
     head, x = xvit().head, torch.randn(2, 4, 12)
     same(head(x[:, [3, 1, 0, 2]]), head(x))
     tokens = torch.cat((head.cls_token[0], x[0]))
