@@ -272,6 +272,7 @@ def test_neighbourhoods_are_all_pairs_within_windows(size, kernel, dilation, cau
     same(ours, lambda q, k, v: all_pairs(q, k, v, *each, scale), q, k, v)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # of what it calls
 def test_neighbourhoods_are_nattens():
     natten = library("natten")
@@ -325,6 +326,7 @@ def test_gradients_are_finite_differences(name):
     assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in tensors], fast_mode=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CALLS)
 def test_they_compile_into_one_graph(name):
     function, tensors = calls()[name]

@@ -1,4 +1,4 @@
-"""Statements of README and CONTRIBUTING are true."""
+"""Statements of README, CONTRIBUTING and the pages in docs are true."""
 
 import importlib.util
 import re
@@ -21,6 +21,15 @@ def test_the_examples_run_and_print_what_their_comments_say(capsys):
         said += re.findall(r"^print\(.*\)  # ([^:\n]*)", block, re.MULTILINE)
     assert len(said) == 4
     assert capsys.readouterr().out.splitlines() == [text.strip() for text in said]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_examples_of_pages_run(page):
+    pytest.importorskip("torch")
+    shared: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, page.name, "exec"), shared)
+    assert shared
 
 
 def test_the_table_of_ops_is_the_package():

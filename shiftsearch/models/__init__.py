@@ -4,6 +4,7 @@ from shiftsearch.models._vit import ViT
 from shiftsearch.models.audio_visual import AudioVisualAttention, Explanation
 from shiftsearch.models.avt import AVT, Anticipation, AVTHead
 from shiftsearch.models.load import load
+from shiftsearch.models.rvrt import RVRTAttention
 from shiftsearch.models.sifa import SIFANet, SIFATransformer, TwoHeads
 from shiftsearch.models.star_vqa import Codebook, StarVQA
 from shiftsearch.models.timesformer import TimeSformer
@@ -18,6 +19,7 @@ __all__ = [
     "AudioVisualAttention",
     "Codebook",
     "Explanation",
+    "RVRTAttention",
     "SIFANet",
     "SIFATransformer",
     "ShiftedUNet",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shiftsearch.errors import ShiftsearchError
 
 Names = Mapping[str, "str | Callable[[re.Match[str]], str]"]
-_WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
+_WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model", "params")
 _PREFIXES = ("module.", "model.")
 _SHOWN = 20  # names of a list in an error
 
@@ -89,6 +89,7 @@ _FORMATS = (
     _Format("torchvision's Video Swin", ["VideoSwin"], r"^features\.0\.0\.attn\.relative", _TORCHVISION, _BUFFERS),
     _Format("Video Swin", ["VideoSwin"], r"layers\.0\.blocks\.0\.attn\.relative", _SWIN, _BUFFERS),
     _Format("AVT", ["AVT"], r"^future_predictor\.|^head\.encoder\.", _AVT, _NOT_OF_AVT, r"\.c_(attn|proj|fc)\.weight$"),
+    _Format("RVRT", ["RVRTAttention"], r"(^|\.)conv_offset\.10\."),
     _Format("SIFA's residual network", ["SIFANet"], r"^layer4_dual\."),
     _Format("SIFA's transformer", ["SIFATransformer"], r"\.between\."),
     _Format("AudioVisualAttention", ["AudioVisualAttention"], r"^cls_av\."),
@@ -99,7 +100,11 @@ _FORMATS = (
 
 
 def load(
-    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, skip: Sequence[str] = ()
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    skip: Sequence[str] = (),
+    part: str | None = None,
 ) -> nn.Module:
     """Load weights that a system's authors published, or that were saved here, into a model of this package.
 
@@ -116,6 +121,7 @@ def load(
     `VideoSwin`        its authors, torchvision, and Swin transformers of images
     `AVT`              its authors, and vision transformers of images
     `ViT`              timm: vision transformers of images, without their classifier
+    `RVRTAttention`    RVRT, with `part`: it has a layer for each direction, such as "deform_align.backward_1"
     =================  =======================================================================================
 
     What is missing in the weights of a network for images, what is learnt over time and the classifier, stays as it was.
@@ -124,6 +130,7 @@ def load(
         model: of this package
         source: a file of `torch.save` or of safetensors, or the mapping that it holds
         skip: beginnings of names of the model, such as "head": what stays as it was, whatever the file has for it
+        part: the name of a part of the network whose weights the file has; the model takes those of this part
 
     Returns:
         the model
@@ -134,7 +141,7 @@ def load(
         >>> published = {"model_state": {f"model.{k}": v for k, v in TimeSformer(classes=9, **small).state_dict().items()}}
         >>> network = load(TimeSformer(classes=5, **small), published, skip=["head"])
     """
-    state = _stripped(_unwrapped(_read(source)))
+    state = _part(_stripped(_unwrapped(_read(source))), part)
     system = next((c.__name__ for c in type(model).__mro__ if any(c.__name__ in f.models for f in _FORMATS)), None)
     if system is None:
         raise ShiftsearchError(f"load: model is a {type(model).__name__}, expected one of shiftsearch.models")
@@ -191,6 +198,17 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if state and all(name.startswith(prefix) for name in state):
             return _stripped({name.removeprefix(prefix): value for name, value in state.items()})
     return state
+
+
+def _part(state: dict[str, Tensor], part: str | None) -> dict[str, Tensor]:
+    """Return the weights of a part of a network, by their names within it."""
+    if part is None:
+        return state
+    found = {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
+    if not found:
+        parts = sorted({name.rpartition(".")[0] for name in state})
+        raise ShiftsearchError(f"load: part is {part!r}, expected a part of the source, such as {_listed(parts)}")
+    return found
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

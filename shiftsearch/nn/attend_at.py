@@ -81,7 +81,7 @@ def attend_at(
         out (B, T, C', H, W); with return_attention also weights (B, heads, T, H, W, K)
 
     Example:
-        >>> offsets = places(torch.randn(3, 18, 16, 24), groups=1)
+        >>> _, _, offsets = attend(video, video, video, window=5, topk=4, return_attention=True)
         >>> attend_at(video, video, video, offsets, heads=2).shape
         torch.Size([3, 4, 16, 24])
     """

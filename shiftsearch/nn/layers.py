@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shiftsearch.errors import ShiftsearchError
+
+Conv = TypeVar("Conv", bound=nn.Module)
 
 
 def shown(options: Mapping[str, Any]) -> str:
@@ -61,7 +63,7 @@ def per_pixel(layer: nn.Module, video: Tensor) -> Tensor:
     return layer(video.movedim(-3, -1)).movedim(-1, -3)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zeroed(layer: Conv) -> Conv:
     """Return a convolution with all its parameters set to 0."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

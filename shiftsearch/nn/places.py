@@ -42,7 +42,7 @@ def places(
         >>> offsets = places(moves, groups=2)
         >>> offsets.shape
         torch.Size([2, 3, 16, 24, 9, 3])
-        >>> shiftsearch.aggregate(video, torch.full(offsets.shape[:-1], 1 / 9), offsets).shape  # a mean of 3 x 3 pixels
+        >>> aggregate(video, torch.full(offsets.shape[:-1], 1 / 9), offsets).shape  # a mean of 3 x 3 pixels
         torch.Size([3, 4, 16, 24])
     """
     check_floats("places", "moves", moves)
