@@ -16,6 +16,7 @@ from shiftsearch.ops.refine import refine
 from shiftsearch.ops.scatter import scatter
 from shiftsearch.ops.score import score
 from shiftsearch.ops.search import search
+from shiftsearch.threads import get_num_threads, set_num_threads
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks
 from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
@@ -45,6 +46,7 @@ __all__ = [
     "flow",
     "fold",
     "gather",
+    "get_num_threads",
     "match",
     "neighbours",
     "refine",
@@ -52,6 +54,7 @@ __all__ = [
     "scene_cuts",
     "score",
     "search",
+    "set_num_threads",
     "stack",
     "upsample_flow",
 ]

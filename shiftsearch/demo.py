@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import shiftsearch
-from shiftsearch.backends.cpu.pool import threads
+from shiftsearch.threads import get_num_threads
 from shiftsearch.video.io.pictures import eight_bits, png, row
 from shiftsearch.video.io.whole import whole
 
@@ -67,7 +67,7 @@ def run(picture: str | Path, frames: int = 5, height: int = 96, width: int = 128
     with whole(picture) as part:
         clean, truth = moving_clip(frames, height, width)
         noisy = clean + np.float32(0.1) * np.random.default_rng(2).standard_normal(clean.shape, np.float32)
-        print(f"{frames} frames of {width} x {height}, noise 10 %, {threads()} threads", flush=True)
+        print(f"{frames} frames of {width} x {height}, noise 10 %, {get_num_threads()} threads", flush=True)
 
         given = a_little_off(truth)
         shared: dict[str, Any] = {"patch": 7, "topk": 1, "per_frame": True, "penalty": 0.05}

@@ -26,6 +26,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # a module imports modules of smaller rank only, or of its own among ops and within one backend
 _RANKS = [
     "errors",
+    "threads",
     "_types",
     "_source",
     "_geometry",
@@ -202,6 +203,8 @@ SIGNATURES = {
     "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
+    "set_num_threads": ({"number": NEEDED}, {}),
+    "get_num_threads": ({}, {}),
 }
 
 

@@ -34,6 +34,7 @@ def test_the_examples_of_pages_run(page):
 
 def test_the_table_of_ops_is_the_package():
     tables = README.split("## Frames of video")[1].split("## ")[0] + README.split("## Ops")[1].split("## ")[0]
+    tables += README.split("## Environment")[1]  # has the threads
     named = set(re.findall(r"`(\w+)", tables))  # flow by its functions, as in `flow.dis`
     assert set(shiftsearch.__all__) - {"ShiftsearchError"} <= named
 

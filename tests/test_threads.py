@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -228,3 +229,83 @@ def test_nowhere_to_write_a_cache_does_not_matter(tmp_path):
 def test_a_read_only_cache_does_not_matter(tmp_path):
     tmp_path.chmod(0o500)
     finished(program(tmp_path))
+
+
+# --- how many -----------------------------------------------------------------------------------------
+@pytest.fixture
+def many_cores(monkeypatch):
+    """As on a machine with eight cores, where nothing says how many threads there should be."""
+    for name in ("SHIFTSEARCH_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    yield
+    ss.set_num_threads(None)
+
+
+def test_threads_follow_what_was_set_then_the_environment_then_torch(many_cores, monkeypatch):
+    torch = pytest.importorskip("torch")
+    usual = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    try:
+        for number in (3, 1, 100):
+            torch.set_num_threads(number)
+            assert ss.get_num_threads() == min(number, 8)
+    finally:
+        torch.set_num_threads(usual)
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "5")
+    assert ss.get_num_threads() == 5
+    ss.set_num_threads(6)
+    assert ss.get_num_threads() == 6
+    ss.set_num_threads(None)
+    assert ss.get_num_threads() == 5
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("2,1", 2), ("99", 8), ("", 8), ("all", 8), ("0", 8)])
+def test_without_torch_threads_follow_openmp(many_cores, monkeypatch, said, threads):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert ss.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])
+def test_only_whole_numbers_of_threads_are_set(number):
+    with pytest.raises(ss.ShiftsearchError, match=f"set_num_threads: number is {number!r}, expected"):
+        ss.set_num_threads(number)
+
+
+def test_no_more_threads_work_than_are_allowed_whatever_the_pool_has(many_cores, monkeypatch):
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    for number in (4, 2, 1):
+        ss.set_num_threads(number)
+        now, most, lock = 0, 0, threading.Lock()
+
+        def work(stop, first, last, lock=lock):
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.01)
+            with lock:
+                now -= 1
+
+        pool.spread(work, 24, 1)
+        assert most <= number
+
+
+class _Threads:
+    """A data set of how many threads its worker may use."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        return ss.get_num_threads()
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_a_worker_of_a_data_loader_has_one_thread(many_cores):
+    torch = pytest.importorskip("torch")
+    ss.set_num_threads(4)
+    loader = torch.utils.data.DataLoader(_Threads(), num_workers=1, multiprocessing_context="fork")
+    assert torch.cat(list(loader)).tolist() == [1, 1]

@@ -26,7 +26,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.restoration import denoise_nl_means
 
 import shiftsearch
-from shiftsearch.backends.cpu.pool import threads
+from shiftsearch.threads import get_num_threads
 
 FRAMES, HEIGHT, WIDTH = 8, 144, 176
 TUNED = {  # file, first frame, halved, top, left
@@ -180,7 +180,7 @@ def main():
     versions = {name: importlib.metadata.version(name) for name in libraries} | {"python": platform.python_version()}
     result = {
         "protocol": __doc__,
-        "threads": threads(),
+        "threads": get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "versions": {"shiftsearch": shiftsearch.__version__, **versions},
         "tuned_on": list(TUNED),

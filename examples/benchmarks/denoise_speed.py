@@ -27,7 +27,7 @@ import numpy as np
 from skimage.restoration import denoise_nl_means
 
 import shiftsearch
-from shiftsearch.backends.cpu.pool import threads
+from shiftsearch.threads import get_num_threads
 
 SIGMA = 20
 
@@ -82,7 +82,7 @@ def speeds(size, colour: bool, count: int, turns: int):
     """Return a row for each method and number of threads."""
     frames = list(clip(count, *size, colour))
     rows = []
-    for number in sorted({1, threads()}):
+    for number in sorted({1, get_num_threads()}):
         os.environ["SHIFTSEARCH_NUM_THREADS"] = str(number)
         cv2.setNumThreads(number)
         ours(frames[:6])  # compiles
@@ -141,7 +141,7 @@ def main():
     result = {
         "protocol": __doc__,
         "size": size,
-        "threads": threads(),
+        "threads": get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "versions": {"shiftsearch": shiftsearch.__version__, **versions},
         "rows": rows,

@@ -21,6 +21,7 @@ from shiftsearch.backends.cpu.margin import margined
 from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.backends.cpu.search import task_of
 from shiftsearch.backends.cpu.windows import TILE, Task, Windows, room_for, windows_of_flow
+from shiftsearch.threads import get_num_threads
 
 _BAND = 64  # rows at least: every band looks at all queries of some frames
 
@@ -92,7 +93,7 @@ class _Call:
 
     def of_bands(self, work: Any, flow: Native) -> None:
         task = self.task
-        bands = max(1, min(pool.threads(), task.height // _BAND))
+        bands = max(1, min(get_num_threads(), task.height // _BAND))
         looking = [[t for t in range(task.frames) if f in self.order[t]] for f in range(task.frames)]
 
         def some_bands(stop, first, last):

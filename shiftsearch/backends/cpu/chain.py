@@ -20,6 +20,7 @@ from shiftsearch.backends.cpu.grid import finite, slots_ahead, within_period
 from shiftsearch.backends.cpu.jit import exact, kernel
 from shiftsearch.backends.cpu.memory import stopped
 from shiftsearch.backends.cpu.patch import between, bilinear
+from shiftsearch.threads import get_num_threads
 
 _BAND = 32  # least rows: every band of a field reads all trajectories
 _STEP = 40  # multiply-adds that take as long as one step of a trajectory
@@ -153,7 +154,7 @@ def chain_flow_backward(
 ) -> tuple[Native, Native]:
     (B, T, slots, _, h, w), H = grad.shape, forward.shape[3]
     grads = np.zeros(forward.shape, forward.dtype), np.zeros(backward.shape, backward.dtype)
-    bands = max(1, min(pool.threads(), H // _BAND))
+    bands = max(1, min(get_num_threads(), H // _BAND))
     cost = slots * h * w * _STEP
     for b, t in np.ndindex(B, T):
         steps = np.empty((slots, h, w, 4))

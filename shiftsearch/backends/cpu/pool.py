@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
 
 import numpy as np
 
-from shiftsearch.errors import ShiftsearchError
+from shiftsearch.threads import get_num_threads
 
 _Result = TypeVar("_Result")
-_VARIABLE = "SHIFTSEARCH_NUM_THREADS"
 _SMALL = 2_000_000  # multiply-adds: less work is done sooner than other threads wake up
 _LONG = 100_000_000  # multiply-adds: for more, the main thread only waits, so that Ctrl-C can stop the work
 _GLANCE = 0.2  # seconds: on some systems a signal does not end a longer wait
@@ -32,19 +31,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def threads() -> int:
-    """Return how many threads this process may use: its cores, or SHIFTSEARCH_NUM_THREADS."""
-    wanted = os.environ.get(_VARIABLE)
-    if wanted:
-        if not wanted.isdigit() or int(wanted) < 1:
-            raise ShiftsearchError(f"the environment's {_VARIABLE} is {wanted!r}, expected a whole number from 1")
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def parts(cost: float) -> int:
     """Return how many parts to split work of `cost` multiply-adds into if each part must read all of the input."""
-    return 3 * threads() if threads() > 1 and cost >= _SMALL else 1
+    return 3 * get_num_threads() if get_num_threads() > 1 and cost >= _SMALL else 1
 
 
 def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float) -> None:
@@ -56,7 +45,7 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
     Ctrl-C reaches the main thread only between two lines of Python. Long work is therefore left to other threads while
     the main one waits. They read stop[0] often, and where it is set `work` returns at once, finished or not.
     """
-    stop, workers = np.zeros(1, np.int32), min(threads(), count)
+    stop, workers = np.zeros(1, np.int32), min(get_num_threads(), count)
     waits = cost >= _LONG and _in_main_thread()
     if not waits and (workers <= 1 or cost < _SMALL):
         work(stop, 0, count)
@@ -64,10 +53,11 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
     work(stop, 0, 0)  # compiles what the others need, see `aside`
     ranges = min(count, workers * 6) if workers > 1 else 1  # more ranges than threads, because some take longer
     ends = [count * i // ranges for i in range(ranges + 1)]
+    left = iter(list(itertools.pairwise(ends)))
     pending = []
     try:
-        for pair in itertools.pairwise(ends):
-            pending.append(_threads(workers).submit(work, stop, *pair))
+        for _ in range(workers):  # the pool may have more threads, from when a call was allowed more
+            pending.append(_threads(workers).submit(_consume, work, stop, left))
         _wait(pending)
     except BaseException:
         stop[0] = 1
@@ -75,6 +65,12 @@ def spread(work: Callable[[np.ndarray, int, int], None], count: int, cost: float
             task.cancel()
         futures.wait(pending)  # until they return, threads write to memory that belongs to the caller
         raise
+
+
+def _consume(work: Callable[[np.ndarray, int, int], None], stop: np.ndarray, left: Iterator[tuple[int, int]]) -> None:
+    """Do one range after the other, as long as there are some that no other thread has taken."""
+    for first, last in left:
+        work(stop, first, last)
 
 
 def _wait(pending) -> None:

@@ -22,6 +22,7 @@ from shiftsearch.backends.cpu.jit import Compiled, inline, kernel
 from shiftsearch.backends.cpu.layout import channels_last, copy_rows
 from shiftsearch.backends.cpu.memory import Pointer, after, get, like, pointers, put, stopped
 from shiftsearch.backends.cpu.patch import Frame, lay_key, lay_query, own, pair, read, workspace, write
+from shiftsearch.threads import get_num_threads
 
 _BAND = 32  # least rows: each band reads all candidates of the query rows that reach it
 
@@ -329,5 +330,5 @@ class Heads:
 
 
 def _bands(frames: int, height: int) -> int:
-    workers = pool.threads()
+    workers = get_num_threads()
     return max(1, min(-(-3 * workers // frames) if workers > 1 else 1, height // _BAND))

@@ -23,6 +23,7 @@ from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.backends.cpu.patches_code import build_add, build_compare
 from shiftsearch.backends.cpu.places_code import build_find
 from shiftsearch.backends.cpu.whole_rows import Memory, Pairs, Scratch, add_parts, compare_rows, find_reach, spare_size
+from shiftsearch.threads import get_num_threads
 
 _LEAST_ROWS = 32  # of a thread's part of a frame: patches that lie across parts cost more
 
@@ -61,7 +62,7 @@ class _Heads:
 
     def parts(self) -> tuple[int, int]:
         """Return into how many parts the frames, and the rows, of the videos are divided among threads."""
-        workers = pool.threads()
+        workers = get_num_threads()
         if workers == 1:
             return 1, 1
         of_rows = max(1, min(workers, min(self.pairs.q.height, self.pairs.k.height) // _LEAST_ROWS))

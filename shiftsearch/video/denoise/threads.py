@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+from shiftsearch.threads import get_num_threads
+
 
 class Threads:
     """Threads for as many bands at once as there are cores, or as memory allows. Results come in order."""
@@ -27,9 +29,7 @@ class Threads:
 
     def in_order(self, work: Callable[[Any], Any], bands: Sequence[Any], each: int) -> Iterator[Any]:
         """Yield `work(band)` of each band, which takes `each` bytes."""
-        from shiftsearch.backends.cpu.pool import threads as threads_of_a_call  # loads numba
-
-        threads = threads_of_a_call()
+        threads = get_num_threads()
         at_once = min(2 * threads, len(bands), int(self._most // each))
         if at_once < 2 or threads < 2:
             yield from map(work, bands)
