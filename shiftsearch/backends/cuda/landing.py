@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from shiftsearch._geometry import Patches
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PLANS, PLACES, Call, Options, Pairs, for_each, plan_of
+from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, PLACES, Call, Options, Pairs, for_each, plan_of
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, each_with
 from shiftsearch.errors import ShiftsearchError
 
 _CELLS = 8  # of a thread that sums them, as landing.cu says
 LANDS: Constants = {"REACH": 4, "WEIGHTED": 1}
+_READ = ("ACC", "OFFSET", "STRIDE", "ZEROS")  # of the options of a call: no others move a candidate
 _INSTANCES = each_with(PLACES, PATCHES=0, **LANDS)
 COUNT_LANDINGS = Kernel("count_landings", "landing.cu", registers=40, instances=_INSTANCES)
 BEGIN_CELLS = Kernel("begin_cells", "landing.cu", registers=40, instances=_INSTANCES[:1])
@@ -57,9 +58,16 @@ def _plan(options: Options, p: Patches, candidates: int, weighted: bool) -> _Sor
         raise ShiftsearchError(f"{candidates} offsets, expected fewer than 2**31: split the arrays")
     constants = ("REACH", reach), ("WEIGHTED", int(weighted))
     cells = s["B"] * s["G"] * s["kT"] * (s["kH"] + 2 * reach) * (s["kW"] + 2 * reach)
+    options = _without_values(options)
     begin, end = (
         plan_of(kernel, -(-cells // (kernel.threads * each)), options, constants, (("cells", cells),))
         for kernel, each in ((BEGIN_CELLS, _CELLS), (SORT_CELLS, 1))
     )
     count, fill = (for_each(kernel, options, 1, constants) for kernel in (COUNT_LANDINGS, FILL_CELLS))
     return _Sorting(cells, constants, (count, begin, fill, end))
+
+
+def _without_values(options: Options) -> Options:
+    """Return what decides where candidates land, so that calls which differ in other options share compiled kernels."""
+    read = {name: options.constants[name] for name in _READ}
+    return replace(options, constants={**FRACTION, "SCALAR": read["ACC"], **read})
