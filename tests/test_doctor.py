@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from device_arrays import Namespace
 
-from shiftsearch import ShiftsearchError, __version__
+from shiftsearch import ShiftsearchError, __version__, doctor
 from shiftsearch.backends import cpu, cuda
 from shiftsearch.backends.cuda import Cuda
 from shiftsearch.doctor import examine
@@ -21,6 +21,12 @@ def examined(monkeypatch, load) -> tuple[bool, str]:
     monkeypatch.setattr(cuda, "load", load)
     out = io.StringIO()
     return examine(out), out.getvalue()
+
+
+@pytest.fixture
+def few_ops(monkeypatch):
+    """Have only those ops examined that a test looks at, and one that is right beside them."""
+    monkeypatch.setattr(doctor, "OPS", {name: doctor.OPS[name] for name in ("score", "aggregate", "gather")})
 
 
 def missing():
@@ -36,14 +42,14 @@ def test_the_command_ends_well_and_says_so():
     assert done.stdout.rstrip().splitlines()[-1].startswith("all well on cpu")
 
 
-@pytest.mark.full
+@pytest.mark.usefixtures("few_ops")
 def test_missing_parts_are_reported_and_are_no_fault(monkeypatch):
     well, said = examined(monkeypatch, missing)
     assert well
     assert "cuda         not here: arrays on a GPU need CuPy" in said
 
 
-@pytest.mark.full
+@pytest.mark.usefixtures("few_ops")
 @pytest.mark.parametrize("wrong", ["value", "error"])
 def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
     right = cpu.gather
@@ -57,11 +63,12 @@ def test_an_op_that_is_wrong_is_named(monkeypatch, wrong):
     well, said = examined(monkeypatch, missing)
     assert not well
     assert "cpu   gather      WRONG" in said
+    assert "cpu   score       ok" in said
     assert ("out of order" in said) == (wrong == "error")
     assert said.rstrip().endswith("wrong on cpu")
 
 
-@pytest.mark.full
+@pytest.mark.usefixtures("few_ops")
 def test_nan_is_wrong(monkeypatch):
     """Also in the gradients, which are compared last."""
     right = cpu.scatter
@@ -91,7 +98,7 @@ def test_each_backend_is_examined(monkeypatch):
     assert said.rstrip().endswith("all well on cpu and cuda")
 
 
-@pytest.mark.full
+@pytest.mark.usefixtures("few_ops")
 def test_a_missing_compiler_is_reported(monkeypatch):
     def gone(*_, **__):
         raise RuntimeError("libnvrtc.so")
