@@ -59,9 +59,10 @@ def backward(
             )
             whole = _inputs(op, home, plan, native)
             compute = whole[op.values[0]].dtype
-            arrived = {n: g.astype(compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
+            arrived = {n: _written(g, compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
             first = next(iter(op.outputs))
-            arrived.setdefault(first, xp.zeros(plan.shapes[first], op.dtype(first, spec, compute.name)))
+            if first not in arrived:
+                arrived[first] = xp.zeros(plan.shapes[first], op.dtype(first, spec, compute.name))
             with np.errstate(all="ignore"), _Room(spec.caller, native):
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
@@ -112,6 +113,11 @@ def _prepare(array: Native, compute: np.dtype[Any], given: Input, widens: bool) 
     if dtype_of(array) in _WHOLE:
         return _whole(array, widens)
     return array.astype("float32") if dtype_of(array) in _HALF else array
+
+
+def _written(array: Native, dtype: np.dtype[Any]) -> Native:
+    """Return a gradient in this dtype, with a place in memory for each number: that of a sum has one for all."""
+    return array.astype(dtype, copy=0 in array.strides)
 
 
 def _whole(array: Native, widens: bool) -> Native:

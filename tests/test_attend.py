@@ -12,7 +12,7 @@ from cases import Case
 from quick import shown_by
 
 import shiftsearch as ss
-from shiftsearch import definition
+from shiftsearch import _arrays, definition
 from shiftsearch._op import OPS
 from shiftsearch.backends import cpu
 from shiftsearch.errors import ShiftsearchError
@@ -107,6 +107,25 @@ def test_memory_does_not_grow_with_the_window():
     for window in (7, 21):
         _peak(window)  # kernels are compiled, and what calls remember is in memory
     assert _peak(21) < 1.2 * _peak(7)
+
+
+def test_attention_to_all_takes_ten_mebibytes_beside_its_arrays():
+    """Offsets of 3 x 7 x 7 places for each pixel would be 144 MiB, and weights 48."""
+    rng, op = np.random.default_rng(0), OPS["attend"]
+    q, k, v, grad = rng.standard_normal((4, 1, 5, 64, 64, 64), np.float32)
+    inputs, spec = {"q": q, "k": k, "v": v}, op.specify(window=7, topk=None, heads=4, metric="dot")
+    outputs = _arrays.forward(op, spec, inputs)
+    kept = {name: outputs[name] for name in op.keeps}
+    for call in (
+        lambda: _arrays.forward(op, spec, inputs),
+        lambda: _arrays.backward(op, spec, inputs, kept, {"out": grad}, inputs.keys()),
+    ):
+        call()  # kernels are compiled
+        tracemalloc.start()
+        results = sum(array.nbytes for array in call().values())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < results + 10 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,13 @@ class _Call:
             vectors=aligned((count + lanes) * lanes, self.dtype),
         )
 
+    def flow_of(self, b: int, g: int) -> Native:
+        return self.flow[b, g % self.flow.shape[1]]
+
+    def work(self, kernel: Any, read: Numbers, found: Found, codes: Codes, factor: float) -> _Work:
+        sizes = Sizes(self.of_values.channels, factor, self.spec.skip == "self")
+        return _Work(kernel, read, found, self.task, sizes, codes)
+
     def run(self, work: Any, flow: Native, band: Band, stop: Native, first: int, last: int) -> None:
         """Call `work` for tile rows first..last, some at a time."""
         windows, scratch = room_for(TILE * self.task.columns * self.task.slots), self.scratch()
@@ -113,18 +120,24 @@ def attend(
     q: Native, k: Native, v: Native, spec: Any, factors: Native, *, flow: Native | None = None
 ) -> tuple[Native, Native]:
     call, out = _Call(spec, q, k, v, flow), np.empty(v.shape, v.dtype)
-    task, codes, nothing = call.task, call.codes(known=False), np.empty(0, v.dtype)
+    task = call.task
     sums = np.empty((*k.shape[:1], spec.heads, task.frames, task.rows, task.columns, 2), v.dtype)
     for b, g in np.ndindex(*sums.shape[:2]):
-        at_q, at_k = (call.load(video, call.of_keys, b, g) for video in (q, k))
-        read = Numbers(at_q, at_k, call.load(v, call.of_values, b, g), nothing, sums[b, g].reshape(-1), nothing)
-        found = Found(aligned(call.of_values.size, v.dtype), nothing, nothing, nothing)
-        sizes = Sizes(call.of_values.channels, float(factors[g]), spec.skip == "self")
-        call.of_queries(
-            _Work(attend_rows.attend, read, found, task, sizes, codes), call.flow[b, g % call.flow.shape[1]]
-        )
-        call.store(found.q, call.of_values, out, b, g)
+        _forward_of_head(call, (q, k, v), (out, sums), float(factors[g]), b, g)
     return out, sums
+
+
+# What is in memory of a head, in the order of kernels, is gone before the next head: a function each sees to that.
+def _forward_of_head(
+    call: _Call, videos: tuple[Native, ...], results: tuple[Native, ...], factor: float, b: int, g: int
+) -> None:
+    (q, k, v), (out, sums), nothing = videos, results, np.empty(0, call.dtype)
+    at_q, at_k = (call.load(video, call.of_keys, b, g) for video in (q, k))
+    read = Numbers(at_q, at_k, call.load(v, call.of_values, b, g), nothing, sums[b, g].reshape(-1), nothing)
+    found = Found(aligned(call.of_values.size, call.dtype), nothing, nothing, nothing)
+    work = call.work(attend_rows.attend, read, found, call.codes(known=False), factor)
+    call.of_queries(work, call.flow_of(b, g))
+    call.store(found.q, call.of_values, out, b, g)
 
 
 @primitive
@@ -141,24 +154,38 @@ def attend_backward(
     flow: Native | None = None,
 ) -> tuple[Native, Native, Native, Native]:
     call = _Call(spec, q, k, v, flow)
-    task, codes = call.task, call.codes(known=True)
-    q_grad, k_grad, v_grad = (np.empty(video.shape, video.dtype) for video in (q, k, v))
+    grads = tuple(np.empty(video.shape, video.dtype) for video in (q, k, v))
     products = np.empty(sums.shape[:-1], sums.dtype)
-    keys, values = call.of_keys, call.of_values
     for b, g in np.ndindex(*sums.shape[:2]):
-        at_q, at_k = (call.load(video, keys, b, g) for video in (q, k))
-        at_v, arrives = (call.load(video, values, b, g) for video in (v, grad))
-        of_queries = np.ascontiguousarray(sums[b, g]).reshape(-1), np.empty(call.queries, v.dtype)
-        read = Numbers(at_q, at_k, at_v, arrives, *of_queries)
-        to_q, to_k, to_v = (aligned(kind.size, v.dtype) for kind in (keys, keys, values))
-        found = Found(to_q, to_k, to_v, products[b, g].reshape(-1))
-        sizes = Sizes(values.channels, float(factors[g]), spec.skip == "self")
-        around = call.flow[b, g % call.flow.shape[1]]
-        call.of_queries(_Work(attend_rows.to_queries, read, found, task, sizes, codes), around)
-        call.of_bands(_Work(attend_rows.to_keys, read, found, task, sizes, codes), around)
-        for numbers, kind, to in ((to_q, keys, q_grad), (to_k, keys, k_grad), (to_v, values, v_grad)):
-            call.store(numbers, kind, to, b, g)
-    return q_grad, k_grad, v_grad, products.sum((0, 2, 3, 4))
+        _backward_of_head(call, (q, k, v, grad), sums, grads, products, float(factors[g]), b, g)
+    return *grads, products.sum((0, 2, 3, 4))
+
+
+def _backward_of_head(
+    call: _Call,
+    videos: tuple[Native, ...],
+    sums: Native,
+    grads: tuple[Native, ...],
+    products: Native,
+    factor: float,
+    b: int,
+    g: int,
+) -> None:
+    kinds, nothing = (call.of_keys, call.of_keys, call.of_values, call.of_values), np.empty(0, call.dtype)
+    of_queries = np.ascontiguousarray(sums[b, g]).reshape(-1), np.empty(call.queries, call.dtype)
+    at_q, at_k, at_v, arrives = (call.load(video, kind, b, g) for video, kind in zip(videos, kinds, strict=True))
+    read = Numbers(at_q, at_k, at_v, arrives, *of_queries)
+    codes = call.codes(known=True)
+    to_q = aligned(call.of_keys.size, call.dtype)
+    found = Found(to_q, nothing, nothing, products[b, g].reshape(-1))
+    call.of_queries(call.work(attend_rows.to_queries, read, found, codes, factor), call.flow_of(b, g))
+    call.store(to_q, call.of_keys, grads[0], b, g)
+    del to_q, found  # before those of keys and values are there
+    to_k, to_v = (aligned(kind.size, call.dtype) for kind in kinds[1:3])
+    found = Found(nothing, to_k, to_v, nothing)
+    call.of_bands(call.work(attend_rows.to_keys, read, found, codes, factor), call.flow_of(b, g))
+    call.store(to_k, call.of_keys, grads[1], b, g)
+    call.store(to_v, call.of_values, grads[2], b, g)
 
 
 class _Work(NamedTuple):
