@@ -7,6 +7,7 @@ interrupted goes on as if it had not been. It needs torch and tqdm, and PyAV for
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -210,8 +211,33 @@ def write(path: Path | None, result: dict[str, Any]) -> None:
 ENDINGS = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".y4m", ".gif", ".ts", ".wmv", ".ogv"}
 
 
+def run(main: Callable[[], Any]) -> None:
+    """Run an example, which ends with one line if its clips cannot be read."""
+    try:
+        main()
+    except ShiftsearchError as error:
+        raise SystemExit(str(error)) from None
+
+
+def rows(path: Path, **columns: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file that has these columns, each value read by the function of its column."""
+    expected = f"expected a table with the columns {', '.join(columns)}"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [{name: read(row[name]) for name, read in columns.items()} for row in csv.DictReader(file)]
+    except OSError:
+        raise SystemExit(f"{path} cannot be read: {expected}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise SystemExit(f"{path}: {expected}; {error!r}") from None
+    if not found:
+        raise SystemExit(f"{path} has no rows: {expected}")
+    return found
+
+
 def videos(folder: Path) -> list[Path]:
     """Return the video files directly in a folder."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is no folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from shiftsearch import ShiftsearchError
@@ -142,6 +144,33 @@ def test_sifa_net_has_its_blocks_in_place_and_zero_offsets_at_first():
     assert network.layer4_dual[0].conv2.stride == (1, 1, 1)
     found = network(torch.randn(2, 8, 3, 24, 32))
     torch.testing.assert_close(found.probabilities().sum(-1), torch.ones(2))
+
+
+def names_of(network, pattern):
+    """Return the names in a state dict, those of all blocks as one."""
+    return {re.sub(pattern, "block.", name) for name in network.state_dict()}
+
+
+def both(*layers):
+    return {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+
+def batch_norm(name):
+    return {f"{name}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+
+
+def test_state_dicts_have_the_documented_names():
+    network = models.SIFANet(classes=3, width=4)
+    norms = [f"block.bn{n}" for n in (1, 2, 3)] + ["bn1", "block.downsample.1"]
+    expected = {f"block.conv{n}.weight" for n in (1, 2, 3)} | both("fc", "fc_dual", "block.fc1", "block.fc2")
+    expected |= {"conv1.weight", "block.downsample.0.weight", "block.sifa.conv_offset.weight"}
+    assert names_of(network, r"layer(\d|4_dual)\.\d\.") == expected.union(*map(batch_norm, norms))
+    network = models.SIFATransformer(classes=3, window=3, dim=4, depths=(2, 2), heads=(1, 2))
+    layers = ["norm1", "norm2", "mlp.fc1", "mlp.fc2", "attn.qkv", "attn.proj", "between.norm"]
+    single = ["attn.relative_position_bias_table", "between.attention.conv_offset.weight", "between.conv.weight"]
+    expected = both("patch_embed", "norm", "head", "layers.0.downsample.norm", *(f"block.{layer}" for layer in layers))
+    expected |= {"layers.0.downsample.reduction.weight", *(f"block.{name}" for name in single)}
+    assert names_of(network, r"layers\.\d\.blocks\.\d\.") == expected
 
 
 def test_a_block_attends_between_its_second_and_third_convolution():
