@@ -1,4 +1,4 @@
-"""The form and its derivatives. Each loops over kept candidates and patch pixels."""
+"""The form and its derivatives. Each loops over patch pixels and kept candidates."""
 
 from __future__ import annotations
 
@@ -45,18 +45,23 @@ class _Same:
 
 def _pairs(
     q: Native, k: Native, offsets: Native, p: Patches
-) -> Iterator[tuple[int, At, At, Native, Native, Native, tuple[Native, Native]]]:
-    """Yield, for every kept candidate and patch pixel, (its number, where q is read, where k is read, both values, exists, signs)."""
-    frames, (H, W) = k.shape[2], k.shape[-2:]
-    for n in range(offsets.shape[-2]):
-        frame, y, x, sy, sx = places(offsets[..., n, :], p, frames, H, W)
-        for dy, dx in patch_pixels(p):
-            at_q = query_patch(q[n], p, offsets.shape[:5], dy, dx)
+) -> Iterator[tuple[int, At, At, Native, Native, Native, list[Native]]]:
+    """Yield, for every patch pixel and kept candidate, (its number, where q is read, where k is read, both values, exists, signs)."""
+    found = [places(offsets[..., n, :], p, k.shape[2], *k.shape[-2:]) for n in range(offsets.shape[-2])]
+    for dy, dx in patch_pixels(p):
+        at_q = query_patch(q[0], p, offsets.shape[:5], dy, dx)
+        values, missing = _read(q, at_q, p), outside(q[0], *at_q[1:], p.query_border)
+        for n, (frame, y, x, *signs) in enumerate(found):
             at_k = frame, y + dy, x + dx
-            a = sample(q[n], *at_q, p.query_border)
-            b = sample(k, *at_k, p.border)
-            exists = ~(outside(q[n], *at_q[1:], p.query_border) | outside(k, *at_k[1:], p.border))
-            yield n, at_q, at_k, a, b, exists[..., None], (sy, sx)
+            exists = ~(missing | outside(k, *at_k[1:], p.border))
+            yield n, at_q, at_k, values[n], sample(k, *at_k, p.border), exists[..., None], signs
+
+
+def _read(q: Any, at: At, p: Patches) -> Any:
+    """Return what lies at these pixels of each video of queries, which is read once if all are the same."""
+    if isinstance(q, _Same):
+        return _Same(sample(q[0], *at, p.query_border))
+    return [sample(video, *at, p.query_border) for video in q]
 
 
 @primitive

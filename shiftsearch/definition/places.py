@@ -40,7 +40,7 @@ def places(
 def _index(video: Native, frame: Native, y: Native, x: Native) -> Any:
     """Return the index of the pixels of `video` (B, G, T, F, H, W) at whole positions (B, G, T, h, w)."""
     (B, G), (H, W) = video.shape[:2], video.shape[-2:]
-    y, x = (np.nan_to_num(reflect(i, n)).astype(int) for i, n in ((y, H), (x, W)))
+    y, x = (np.fmax(reflect(i, n), 0).astype(int) for i, n in ((y, H), (x, W)))  # 0 for what is no number
     b, g = np.arange(B).reshape(B, *[1] * (y.ndim - 1)), np.arange(G).reshape(G, *[1] * (y.ndim - 2))
     return b, g, frame, slice(None), y, x
 
