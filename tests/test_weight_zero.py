@@ -56,6 +56,7 @@ class Sprinkled(Case):
 
 
 def _rows():
+    """Yield cases with the channels and patches of the table of cases, for which kernels are compiled already."""
     kinds = [
         ("int", 3, True),
         ("int", 3, False),
@@ -72,7 +73,7 @@ def _rows():
                 **({"metric": metric[0]} if metric else {}),
             }
             name = f"{op}: {', '.join([*metric, offsets, border, 'finite weights' if finite else 'any weights'])}"
-            size = (1, 3, 2, 6, 7) if patch == 3 else (1, 2, 2, 1, 5)  # or an axis of one pixel
+            size = (1, 3, 3, 6, 7) if patch == 3 else (1, 2, 3, 1, 5)  # or an axis of one pixel
             yield Sprinkled(**vars(row(name, size, **options)), finite_weights=finite)
     for op, metric, border, subpixel in product(
         ("search", "refine"), ("l2", "dot"), ("reflect", "zeros"), (False, True)
@@ -80,7 +81,7 @@ def _rows():
         kinds = {"flow": "halves"} if op == "search" else {"offsets": "halves"}
         name = f"{op}: {metric}, {border}{', subpixel' * subpixel}"
         options = {"window": 3, "patch": 2, "topk": None, "metric": metric, "border": border, "subpixel": subpixel}
-        yield Sprinkled(**vars(row(name, (1, 3, 2, 6, 7), **kinds, **options)))
+        yield Sprinkled(**vars(row(name, (1, 3, 3, 6, 7), **kinds, **options)))
     yield Sprinkled(
         **vars(row("search: many channels", (1, 3, 16, 5, 6), window=3, topk=None, subpixel=True, flow="halves"))
     )
