@@ -5,6 +5,7 @@ Its check for undefined behaviour is on wherever kernels are emulated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import emulate
@@ -15,32 +16,25 @@ pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
-_FILES = {
-    name: Path(__file__).with_name(f"test_{name}.py")
-    for name in ("ops", "large", "search_tiles", "search_points", "search_subpixel")
-}
-# every kernel, and every way in which one keeps its best candidates
-_KINDS = (
-    "plain or registers or (anchor and strange) or (skip and per) or (candidates and infinite) or (score and fraction)"
+# every kernel, at whole pixels and between them, and every way in which one keeps its best candidates
+_KINDS = """plain or (score and fraction and not (heads or stride or zeros)) or (not gradients and (
+    registers or strange or (candidates and infinite) or (per and (self or seed or all))))""".replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("file", "kinds"), [("ops", _KINDS), ("large", "(kept and not fractions) or share")], ids=["ops", "large"]
 )
-
-
-@pytest.mark.parametrize(("file", "kinds"), [("ops", _KINDS), ("large", "(kept and not fractions) or share")])
 def test_no_kernel_has_a_race(file, kinds):
-    _has_no_race(file, f"emulated and single and ({kinds})")
+    _has_no_race([file], f"emulated and single and ({kinds})")
 
 
 def test_no_tile_has_a_race():
-    _has_no_race("search_tiles", "race or (bits_of_the_direct and (penalty or little))")
-    _has_no_race("search_points", "bits_of_the_direct and per")
+    _has_no_race(("search_tiles", "search_points", "search_subpixel"), "race")
 
 
-def test_no_blend_has_a_race():
-    _has_no_race("search_subpixel", "right_to_the_tolerance and smooth")
-
-
-def _has_no_race(file: str, chosen: str) -> None:
-    command = ["-q", "-x", "-p", "no:cacheprovider", str(_FILES[file]), "-k", chosen]
+def _has_no_race(names: Sequence[str], chosen: str) -> None:
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
+    command = ["-q", "-x", "-p", "no:cacheprovider", *files, "-k", chosen]
     done = emulate.run_under_tsan(command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert " passed" in done.stdout

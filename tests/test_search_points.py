@@ -8,7 +8,7 @@ import emulate
 import numpy as np
 import pytest
 from quick import shown_by
-from test_search_tiles import DIRECTLY, LARGE, SMALL, Case, as_the_cpu, plan_of, same_bits
+from test_search_tiles import DIRECTLY, LARGE, SMALL, Case, as_the_cpu, plan_of, same_bits, under_tsan
 from test_search_tiles import searched as searched  # a fixture
 
 from shiftsearch.backends.cuda import kernels
@@ -65,6 +65,11 @@ def test_points_give_the_bits_of_the_direct_form(case, searched):
     same_bits(on_tiles, directly)
     if not case.strange:
         as_the_cpu(case, *on_tiles[:2])
+
+
+@under_tsan
+def test_points_have_no_race(searched):
+    assert not searched(NAMED["dot, zeros, per frame"])[2].any()
 
 
 # --- what tensor cores may be off -------------------------------------------------------------------

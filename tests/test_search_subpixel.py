@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from device_arrays import Namespace, OnDevice
 from quick import shown_by
+from test_search_tiles import under_tsan
 
 from shiftsearch.backends import cpu
 from shiftsearch.backends.cuda import Cuda, kernels, search, search_subpixel, search_tiles
@@ -190,6 +191,11 @@ def test_scores_are_right_to_the_tolerance(data, searched):
         np.testing.assert_array_equal(offsets, directly[1])  # of equal ones the first
     if data in ("pixels", "wild everywhere"):
         same_bits((scores, offsets), directly)
+
+
+@under_tsan
+def test_blends_have_no_race(searched):
+    assert not searched(USUAL, _data("smooth", USUAL))[2].tiles.any()
 
 
 @pytest.mark.full

@@ -21,6 +21,9 @@ pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
 ]
+under_tsan = pytest.mark.skipif(
+    os.environ.get("SHIFTSEARCH_EMULATOR_MODE") != "tsan", reason="run by test_sanitizers.py"
+)
 LARGE, SMALL, _TURING = 227 << 10, 99 << 10, 64 << 10  # shared memory of a block
 _DTYPES = {"single": np.float32, "half": np.float16, "bfloat": ml_dtypes.bfloat16}
 
@@ -206,7 +209,15 @@ def test_fault_is_caught(name, fault, searched):
     assert ": error: " not in str(caught.value), "does not compile"
 
 
-@pytest.mark.skipif(os.environ.get("SHIFTSEARCH_EMULATOR_MODE") != "tsan", reason="run by test_sanitizers.py")
+@under_tsan
+@pytest.mark.parametrize("name", ["penalty", "little shared memory"])
+def test_tiles_have_no_race(name, searched):
+    """The direct form is left out: with it this would take twice the time."""
+    marks = searched(next(c for c in CASES if c.name == name))[2]
+    assert not marks.any(), "no tile is searched"
+
+
+@under_tsan
 def test_race_is_seen(searched):
     case = next(c for c in CASES if c.name == "patch 7")
     with pytest.raises(emulate.EmulatorError, match="data race"):
