@@ -1,4 +1,4 @@
-"""`python guarded.py cases|random start|end [first] [last]`: the CPU backend with guard pages around every array.
+"""`python guarded.py cases` or `random start|end first last`: the CPU backend with guard pages around every array.
 
 A read or write beside an array ends the process. Each call is printed before it is made, so that the last line
 says which one it was.
@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,11 @@ def unavailable() -> str | None:
     return None if shutil.which("cc") or shutil.which("gcc") else "guard pages need a C compiler"
 
 
-def install(end: str) -> None:
-    """Put guard pages around all new arrays of all threads; arrays touch the one at their `end`."""
+def install(end: str) -> Callable[[str], None]:
+    """Put guard pages around all new arrays of all threads; arrays touch the one at their `end`.
+
+    Return a function that changes the end for those that are made later.
+    """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "pages.so"
         compiler = shutil.which("cc") or shutil.which("gcc")
@@ -42,8 +47,14 @@ def install(end: str) -> None:
     table = ctypes.cast(pointer(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
     handler = ctypes.cast(table[_DEFAULT_HANDLER], ctypes.POINTER(ctypes.py_object))[0]
     allocator = ctypes.c_void_p(pointer(handler, b"mem_handler") + _ALLOCATOR)
-    if pages.guard(allocator, int(end == "end")):
+    if pages.guard(allocator):
         raise MemoryError("no addresses for guard pages")
+
+    def touch(end: str) -> None:
+        pages.lie_at_end(int(end == "end"))
+
+    touch(end)
+    return touch
 
 
 def tighten() -> None:
@@ -59,16 +70,16 @@ def tighten() -> None:
         module.aligned = lambda size, dtype, new=np.zeros: new(size, dtype)
 
 
-def main(what: str, end: str, first: str = "0", last: str = "0") -> None:
+def main(what: str, end: str = "start", first: str = "0", last: str = "0") -> None:
     faulthandler.enable()
-    install(end)
+    touch = install(end)
     tighten()
     from backends import Run
     from cases import CASES
     from random_calls import call_frames, grads_for, random_case, shuffled
 
     def run(case, precision: str, seed: int) -> None:
-        print(f"{case.name}, {precision}", flush=True)
+        print(f"{case.name}, {precision}, {end}", flush=True)
         os.environ["SHIFTSEARCH_NUM_THREADS"] = "13"[seed // 2 % 2]  # three threads for small calls, too
         rng, on = np.random.default_rng(seed), Run("cpu", precision)
         arrays = {
@@ -79,7 +90,8 @@ def main(what: str, end: str, first: str = "0", last: str = "0") -> None:
 
     if what == "cases":
         for number, case in enumerate(CASES):
-            for precision in ("single", "double"):
+            for end, precision in product(("start", "end"), ("single", "double")):
+                touch(end)
                 run(case, precision, number)
     else:
         for seed in range(int(first), int(last)):
