@@ -44,6 +44,7 @@ SIZE = (72, 90)
 
 
 # --- right ------------------------------------------------------------------------------------------
+@pytest.mark.xdist_group("motion is undone")  # by kernels that take long to compile
 @pytest.mark.parametrize("output", ["patch", "pixel"])
 @pytest.mark.parametrize("interp", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])

@@ -56,6 +56,7 @@ def test_pairs_with_a_member_outside_hold_nothing_even_beside_a_nan(backend):
         assert (gradient(q, q, c, offsets, p) == 0).all(), gradient
 
 
+@pytest.mark.xdist_group("nothing warns")  # of kernels that take long to compile
 @pytest.mark.parametrize("value", NONE.values(), ids=NONE)
 def test_nothing_warns_of_values(value, rng, monkeypatch):
     """On either backend: values that are not finite give such results, or count as no motion."""

@@ -13,6 +13,7 @@ from backends import RUNS
 from cases import CASES
 from quick import cover, kind
 
+pytestmark = pytest.mark.xdist_group("quick run")  # which is collected once
 FOLDER = Path(__file__).parent
 NAMES = {case.name: case for case in CASES}
 BACKENDS = {parameter.values[0].backend for parameter in RUNS}
@@ -79,3 +80,10 @@ def test_a_choice_shows_everything_and_nothing_twice():
     assert cover([{1}, {1, 2}, {3}, {2, 3}, {3}]) == [1, 2]
     assert cover([{1, 2}, {2, 3}, {3, 4}]) == [0, 2]
     assert cover([]) == []
+
+
+def test_a_group_is_kept_together(request):
+    """By its name behind that of a test. A pytest that pytest-xdist does not know drops it and says nothing."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs a process of pytest-xdist with --dist loadgroup")
+    assert request.node.nodeid.endswith("@quick run")
