@@ -174,15 +174,14 @@ __device__ inline void blend(float worst, Waiting& w, const Askers& a, const Not
 // it is the first of its row.
 __device__ inline void consume_blended(float* best, Waiting& w, const Askers& a, const Notes& notes, float* above,
                                        const Queue& queue, const float* sums, const Spread& spread, const Step& step,
-                                       const Slot& slot, int y, int x, bool begins, bool empties,
-                                       const Sizes& s) {
+                                       const Slot& slot, int y, int x, bool begins, const Sizes& s) {
     sums += step.half * SS_SUMS + step.plane * SS_SUMS_PLANE;
     if (begins)
 #pragma unroll
         for (int r = 0; r < SS_COLUMN; ++r) notes.score(r) = 0, notes.spread(r) = 0;
-    int start = 0;
+    const Last none[SS_COLUMN] = {};
 #pragma unroll 1
-    do {
+    for (int start = 0; start < step.n; start += SS_FLUSHED_BY) {
         const int n = step.n - start;
         float found[SS_FLUSHED_BY][SS_COLUMN] = {};
 #pragma unroll
@@ -198,36 +197,8 @@ __device__ inline void consume_blended(float* best, Waiting& w, const Askers& a,
         for (int r = 0; r < SS_COLUMN; ++r)
             blend(best[r * SS_BEST + SS_TOPK - 1], w, a, notes, above, queue, found, r, start, n, spread, step, slot, y,
                   x, s);
-        start += SS_FLUSHED_BY;
-        const unsigned many = empties && start >= step.n ? SS_ALL : SS_MANY;
-        if (__any_sync(SS_ALL, w.count & many))
-#pragma unroll
-            for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, {0, 0}, queue, w, a, r, many, slot);
-    } while (start < step.n);
-}
-
-// All steps of a slot, as far as they are in `part` of its reach. Consumers also stage the rows of k, one ahead. At the
-// end of the `final` slot nothing waits any more.
-__device__ inline void blend_all(float* best, Waiting& w, const Askers& a, const Notes& notes, float* above,
-                                 const Queue& queue, const Ring& ring, const float* sums, const Spread& spread,
-                                 const Slot& slot, const Part& part, bool final, int thread, int y, int x,
-                                 const Sizes& s) {
-    Steps producing(slot.reach);
-    Step before = {0, 0, 0, 0, 0};
-    bool ends;
-#pragma unroll 1
-    do {
-        ends = !producing.left();
-        if (!ends && producing.now.dx == 0)
-            stage(ring, producing.now.dy + SS_ROWS, slot, s.F, thread, SS_THREADS - SS_PRODUCERS);
-        const Step some = within(before, part);
-        if (some.n || (ends && final))
-            consume_blended(best, w, a, notes, above, queue, sums, spread, some, slot, y, x, before.dx <= part.x,
-                            ends && final, s);
-        before = producing.now;
-        producing.go_on();
-        meet();
-    } while (!ends);
+        if (__any_sync(SS_ALL, w.count & SS_MANY)) let_in(best, none, queue, w, a, SS_MANY, slot);
+    }
 }
 
 #endif

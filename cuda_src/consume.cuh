@@ -51,7 +51,7 @@ struct Askers {
 // Candidates that were good enough when they came: of each query SS_WAIT entries, the first come the first to go. An
 // entry is a score and a place; those of a tile's queries lie side by side.
 struct Queue {
-    char* entries;
+    Address entries;
     const float* penalties;
 };
 
@@ -64,7 +64,7 @@ struct Waiting {
 #define SS_ENTRIES (SS_TILE_X * SS_TILE_Y * (unsigned)sizeof(float2))
 
 __device__ inline float2* entry_of(const Queue& queue, unsigned at, int r) {
-    return reinterpret_cast<float2*>(queue.entries + at) + r * SS_TILE_X;
+    return shared_at<float2>(queue.entries + at) + r * SS_TILE_X;
 }
 
 // `at` or, where it lies before or behind the entries of a queue, the one from the other end: what is less than 0 is a
@@ -121,6 +121,13 @@ __device__ inline void let_in(float* best, const Last& last, const Queue& queue,
     }
 }
 
+// The same for each of a consumer's queries.
+__device__ inline void let_in(float* best, const Last* last, const Queue& queue, Waiting& w, const Askers& a,
+                              unsigned many, const Slot& slot) {
+#pragma unroll
+    for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, last[r], queue, w, a, r, many, slot);
+}
+
 // From sums along rows to scores of SS_COLUMN queries, one below the other.
 __device__ inline void sums_down(const float* rows, float* scores) {
     float pair[SS_COLUMN / 2 + SS_PAIRS + 2];
@@ -147,15 +154,13 @@ __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& ste
 
 // One step of what was produced, for the queries below (y, x).
 __device__ inline void consume(float* best, const Last* last, Waiting& w, const Askers& a, const Queue& queue,
-                               const float* sums, const Step& step, const Slot& slot, int y, int x, bool empties,
-                               const Sizes& s) {
+                               const float* sums, const Step& step, const Slot& slot, int y, int x, const Sizes& s) {
     sums += step.half * SS_SUMS + step.plane * SS_SUMS_PLANE;
     unsigned candidates[SS_COLUMN];
 #pragma unroll
     for (int r = 0; r < SS_COLUMN; ++r) candidates[r] = candidates_of(a, r, step);
-    int start = 0;
 #pragma unroll 1
-    do {
+    for (int start = 0; start < step.n; start += SS_FLUSHED_BY) {
 #pragma unroll
         for (int i = 0; i < SS_FLUSHED_BY; ++i) {
             const int d = start + i;
@@ -165,47 +170,41 @@ __device__ inline void consume(float* best, const Last* last, Waiting& w, const 
             for (int j = 0; j < SS_COLUMN + SS_PATCH - 1; ++j) rows[j] = sums[d * SS_SUMS_PLANE + j * SS_SUMS_ROW];
             sums_down(rows, found);
             const int dy = slot.reach.y + step.dy, dx = slot.reach.x + step.dx + d;
-            const int place = slot.number << 16 | step.dy << 8 | (step.dx + d);
+            const int place = (slot.number << 16 | step.dy << 8 | step.dx) + d;
             if (SS_SKIP == 1 && slot.own && dy == 0 && dx == 0) continue;
 #pragma unroll
             for (int r = 0; r < SS_COLUMN; ++r) {
                 const bool outside = !SS_ZEROS && !SS_SLIDE &&
                                      ((unsigned)(y + r + dy) >= (unsigned)s.kH || (unsigned)(x + dx) >= (unsigned)s.kW);
                 if (outside || (SS_RANKED && !(found[r] < infinite()))) found[r] = infinite();
-                if (!(candidates[r] >> d & 1)) continue;
+                if (!(candidates[r] & 1u << d)) continue;
                 const float rank = rank_of(found[r], step.dy, step.dx + d, a, r, slot, queue.penalties);
                 if (is_better(rank, best[r * SS_BEST + SS_TOPK - 1]))  // or no number, which then becomes infinite
                     push(queue, w, r, found[r], place);
             }
         }
-        start += SS_FLUSHED_BY;
-        const unsigned many = empties && start >= step.n ? SS_ALL : SS_MANY;
-        if (__any_sync(SS_ALL, w.count & many))
-#pragma unroll
-            for (int r = 0; r < SS_COLUMN; ++r) let_in(best + r * SS_BEST, last[r], queue, w, a, r, many, slot);
-    } while (start < step.n);
+        if (__any_sync(SS_ALL, w.count & SS_MANY)) let_in(best, last, queue, w, a, SS_MANY, slot);
+    }
 }
 
-// All steps of a slot, as far as they are in `part` of its reach. Consumers also stage the rows of k, one ahead. At the
-// end of the `final` slot nothing waits any more.
-__device__ inline void consume_all(float* best, const Last* last, Waiting& w, const Askers& a, const Queue& queue,
-                                   const Ring& ring, const float* sums, const Slot& slot, const Part& part, bool final,
-                                   int thread, int y, int x, const Sizes& s) {
-    Steps producing(slot.reach);
-    Step before = {0, 0, 0, 0, 0};
-    bool ends;
+// Does the `work` of consumers with all steps of a slot, as far as they are in `part` of its reach; it is told whether a
+// step is the first of them in its row. Consumers also stage the rows of k, where the last one is that nobody needs.
+template <class Work>
+__device__ inline void consume_all(const Ring& ring, const Slot& slot, const Part& part, int thread, const Sizes& s,
+                                   const Work& work) {
+    Steps steps(slot.reach);
 #pragma unroll 1
-    do {
-        ends = !producing.left();
-        if (!ends && producing.now.dx == 0)
-            stage(ring, producing.now.dy + SS_ROWS, slot, s.F, thread, SS_THREADS - SS_PRODUCERS);
-        const Step some = within(before, part);
-        const bool empties = ends && (final || SS_RANKED);  // ranks are those of a slot
-        if (some.n || empties) consume(best, last, w, a, queue, sums, some, slot, y, x, empties, s);
-        before = producing.now;
-        producing.go_on();
-        meet();
-    } while (!ends);
+    for (int dy = 0; dy < slot.reach.tall; ++dy) {
+#pragma unroll 1
+        for (steps.begin(dy); steps.left(); steps.go_on()) {
+            meet();  // producers are one step ahead
+            const Step some = within(steps.now, part);
+            if (some.n) work(some, steps.now.dx <= part.x);
+        }
+        if (dy + 2 < slot.reach.tall)
+            stage(ring, dy + SS_KEPT_ROWS, slot, s.F, thread, SS_THREADS - SS_PRODUCERS);
+    }
+    meet();
 }
 
 #endif

@@ -28,7 +28,7 @@ __device__ inline void load_four(const Plane& q, const Four& four, int first, in
 #pragma unroll
         for (int f = 0; f < SS_CHANNELS; f += SS_VECTORS ? SS_FEW : 1) {
             float* const few = to + j * SS_CHANNELS + f;
-            const bool exists = there && first + f < F;
+            const bool exists = there && (SS_FULL || first + f < F);
             if (SS_VECTORS && exists) load_few(from + f, few);
             if (SS_VECTORS && !exists)
 #pragma unroll
@@ -75,7 +75,8 @@ struct Meeting {
     template <int from, int to> __device__ void next(const float* q) {
         float theirs[SS_CHANNELS], e[4] = {0, 0, 0, 0};
 #pragma unroll
-        for (int f = 0; f < SS_CHANNELS; f += SS_FEW) load_few(reinterpret_cast<const SS_SCALAR*>(k) + f, theirs + f);
+        for (int f = 0; f < SS_CHANNELS; f += SS_FEW_HELD)
+            load_few(reinterpret_cast<const SS_HELD*>(k) + f, theirs + f);
 #pragma unroll
         for (int j = from; j <= to; ++j) {
             e[j] = pixel_sum(q + j * SS_CHANNELS, theirs);
@@ -99,11 +100,15 @@ struct Meeting {
     }
 };
 
-// Compares four pixels with those at n displacements, three or more.
+// Compares four pixels with those at n displacements, three or more. Two at once: then what waits for the pixels behind
+// it stays where it is in registers.
 __device__ inline void produce(Meeting four, int n, const float* q) {
     four.next<0, 0>(q), four.next<0, 1>(q), four.next<0, 2>(q);
+    int x = 3;
 #pragma unroll 1
-    for (int x = 3; x < n; ++x) four.next<0, 3>(q);
+    for (; x + 1 < n; x += 2) four.next<0, 3>(q), four.next<0, 3>(q);
+#pragma unroll 1
+    for (; x < n; ++x) four.next<0, 3>(q);
     four.next<1, 3>(q), four.next<2, 3>(q), four.next<3, 3>(q);
 }
 
@@ -116,7 +121,7 @@ __device__ inline void produce_step(const Ring& ring, const Plane& mine, const F
     for (int chunk = 0; chunk < SS_CHUNKS; ++chunk) {
         if (SS_CHUNKS > 1) load_four(mine, four, chunk * SS_CHANNELS, s.F, q);
         const char* const k = pixel_of(ring.row(line + now.dy) + strip * SS_STRIP, now.dx);
-        produce({k + chunk * SS_CHANNELS * sizeof(SS_SCALAR), now.dx, inside ? four.there : 0,
+        produce({k + chunk * SS_CHANNELS * sizeof(SS_HELD), now.dx, inside ? four.there : 0,
                  slot.x + 4 * strip + now.dx, s.kW, chunk > 0, strip < SS_STRIPS, sums},
                 now.n, q);
     }
@@ -125,11 +130,15 @@ __device__ inline void produce_step(const Ring& ring, const Plane& mine, const F
 // All steps of a slot, as far as they are in `part` of its reach.
 __device__ inline void produce_all(const Ring& ring, const Plane& mine, const Four& four, int strip, int line,
                                    const Slot& slot, const Part& part, float* q, float* sums, const Sizes& s) {
+    Steps steps(slot.reach);
 #pragma unroll 1
-    for (Steps producing(slot.reach); producing.left(); producing.go_on()) {
-        const Step some = within(producing.now, part);
-        if (some.n) produce_step(ring, mine, four, strip, line, some, slot, q, sums, s);
-        meet();
+    for (int dy = 0; dy < slot.reach.tall; ++dy) {
+#pragma unroll 1
+        for (steps.begin(dy); steps.left(); steps.go_on()) {
+            const Step some = within(steps.now, part);
+            if (some.n) produce_step(ring, mine, four, strip, line, some, slot, q, sums, s);
+            meet();
+        }
     }
     meet();  // consumers are one step behind
 }

@@ -13,6 +13,22 @@ __device__ inline void meet() {
 #endif
 }
 
+// Where something is in shared memory, for all threads of a warp: a number that the compiler keeps in a register, while
+// it would find out anew, at each use, where shared memory begins.
+#ifndef SS_EMULATED
+typedef unsigned Address;
+__device__ inline Address address_of(const void* shared) {
+    return __shfl_sync(0xffffffffu, (unsigned)__cvta_generic_to_shared(shared), 0);
+}
+template <class Number> __device__ inline Number* shared_at(Address at) {
+    return static_cast<Number*>(__cvta_shared_to_generic(at));
+}
+#else
+typedef unsigned long long Address;
+__device__ inline Address address_of(const void* shared) { return reinterpret_cast<Address>(shared); }
+template <class Number> __device__ inline Number* shared_at(Address at) { return reinterpret_cast<Number*>(at); }
+#endif
+
 // Adds the products of 16 queries with 8 pixels, of 16 channels each, to `sums`. Each lane of a warp has a part of
 // these matrices (mma.m16n8k16): lane 4 * g + t has of the queries g and g + 8 and of pixel g the channels 2 * t and
 // 2 * t + 1, and those 8 channels on; of the sums it has those of queries g and g + 8 with pixels 2 * t and 2 * t + 1.

@@ -16,7 +16,8 @@
 #define SS_PRODUCERS (8 * SS_ROWS)  // threads; the others consume
 
 // Shared memory: a ring of rows of k, sums along rows, and candidates that wait.
-#define SS_PIXEL (SS_CHUNKS * SS_CHANNELS * (int)sizeof(SS_SCALAR))
+#define SS_FEW_HELD (16 / (int)sizeof(SS_HELD))
+#define SS_PIXEL (SS_CHUNKS * SS_CHANNELS * (int)sizeof(SS_HELD))
 #define SS_STRIP (4 * SS_PIXEL + 16)  // with 16 bytes between: eight strips of a row lie in different banks
 #define SS_KEPT_ROWS (SS_ROWS + 1)
 #define SS_MOST_AT_ONCE (SS_SUBPIXEL ? 5 : 9)
@@ -65,24 +66,20 @@ struct Step {
 
 #define SS_FEWEST 3  // displacements that producers compare at once
 
-// The steps of a reach, row by row, and even in a row.
+// The steps of a row of a reach: even ones.
 struct Steps {
-    int tall, wide, shorter, longer;  // displacements of a step, and up to where a step has one more
+    int wide, shorter, longer;  // displacements of a step, and up to where a step has one more
     Step now;
 
-    __device__ Steps(const Reach& reach) : tall(reach.tall), wide(reach.wide) {
+    __device__ Steps(const Reach& reach) : wide(reach.wide) {
         const int of_row = (wide + SS_MOST_AT_ONCE - 1) / SS_MOST_AT_ONCE;
         shorter = wide / of_row, longer = wide % of_row * (shorter + 1);
-        now = {0, 0, shorter + (longer > 0), 0, 0};
+        now = {0, 0, 0, 0, 0};
     }
 
-    __device__ bool left() const { return now.dy < tall; }
-
-    __device__ void go_on() {
-        now.dx += now.n, now.half ^= 1;
-        if (now.dx >= wide) now.dx = 0, ++now.dy;
-        now.n = shorter + (now.dx < longer);
-    }
+    __device__ void begin(int dy) { now.dy = dy, now.dx = 0, now.n = shorter + (longer > 0); }
+    __device__ bool left() const { return now.dx < wide; }
+    __device__ void go_on() { now.dx += now.n, now.half ^= 1, now.n = shorter + (now.dx < longer); }
 };
 
 // A part of a reach: its first row and column, and what is behind its last ones.
@@ -92,10 +89,10 @@ struct Part {
 
 // What of a step is in a part of the reach, and a little more if that is little.
 __device__ inline Step within(const Step& step, const Part& part) {
-    int first = max(part.x, step.dx), end = min(part.end_x, step.dx + step.n);
-    if (step.dy < part.y || step.dy >= part.end_y || first >= end) return {step.dy, 0, 0, 0, step.half};
-    first = max(min(first, end - SS_FEWEST), step.dx), end = max(end, first + SS_FEWEST);
-    return {step.dy, first, end - first, first - step.dx, step.half};
+    const int from = part.x - step.dx, to = part.end_x - step.dx;
+    if (step.dy < part.y || step.dy >= part.end_y || from >= step.n || to <= 0) return {step.dy, 0, 0, 0, step.half};
+    const int first = max(min(from, step.n - SS_FEWEST), 0), end = max(min(to, step.n), first + SS_FEWEST);
+    return {step.dy, step.dx + first, end - first, first, step.half};
 }
 
 #endif

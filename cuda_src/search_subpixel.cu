@@ -157,7 +157,7 @@ struct Memory {
     __device__ Memory(char* behind, int consumer) {
         sums = reinterpret_cast<float*>(behind), above = sums + 2 * SS_SUMS;
         notes = {above + SS_WINDOW * SS_QUERIES + consumer};
-        queue = {reinterpret_cast<char*>(above + SS_WINDOW * SS_QUERIES + SS_NOTES), 0};
+        queue = {address_of(above + SS_WINDOW * SS_QUERIES + SS_NOTES), 0};
     }
 };
 
@@ -166,7 +166,7 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
                                    const Memory& memory, const Spread& spread, const Role& role, const Slot& slot,
                                    const Plane& mine, const Sizes& s) {
 #pragma unroll 1
-    for (int y = threadIdx.x / 32; y < SS_ROWS; y += SS_THREADS / 32)
+    for (int y = threadIdx.x / 32; y < SS_KEPT_ROWS; y += SS_THREADS / 32)
         stage(ring, y, slot, s.F, threadIdx.x % 32, 32);
 #pragma unroll 1
     for (int i = threadIdx.x; i < SS_WINDOW * SS_QUERIES; i += SS_THREADS) memory.above[i] = 0;
@@ -177,8 +177,13 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
         const int query = role.row * SS_TILE_X + role.column;
         const Askers askers = askers_of(memory.notes, role.exist, slot.reach);
         const float* const produced = memory.sums + role.row * SS_SUMS_ROW + role.column;
-        blend_all(state, waiting, askers, memory.notes, memory.above + query, memory.queue, ring, produced, spread,
-                  slot, part, final, role.consumer, role.y, role.x, s);
+        float* const above = memory.above + query;
+        consume_all(ring, slot, part, role.consumer, s, [&](const Step& step, bool begins) {
+            consume_blended(state, waiting, askers, memory.notes, above, memory.queue, produced, spread, step, slot,
+                            role.y, role.x, begins, s);
+        });
+        const Last none[SS_COLUMN] = {};
+        if (final) let_in(state, none, memory.queue, waiting, askers, SS_ALL, slot);
         // else what producers alone have would be kept, or spilled, all the time
 #pragma unroll
         for (int i = SS_COLUMN * SS_BEST; i < SS_REGISTERS; ++i) state[i] = 0;

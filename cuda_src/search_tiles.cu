@@ -15,7 +15,8 @@
 // sums is that of pairs.cuh: what search.cu would give is the same, bit for bit.
 //
 // Arrays are those of search.cu. Constants beside its own: SS_TILE_X, SS_TILE_Y, SS_ROWS, SS_COLUMN, SS_THREADS,
-// SS_CHANNELS (of a pixel at a time: 4, 8 or 16) and SS_CHUNKS of them, SS_RING bytes of shared memory for k, SS_BUDGET
+// SS_CHANNELS (of a pixel at a time: 4, 8 or 16) and SS_CHUNKS of them, SS_FULL (1: these are all channels, else there
+// are fewer), SS_HELD (type of k in shared memory: float, or SS_SCALAR where that has no room), SS_RING bytes of shared memory for k, SS_BUDGET
 // (displacements of a tile for each of the window, above which it is wild), SS_RANKED (1: some rank is not the score).
 #include "consume.cuh"
 #include "produce.cuh"
@@ -75,9 +76,13 @@ __device__ inline void hand_over(const Found& to, const float* best, const Begin
 // `some` of the `each` numbers of every query of a row, which are the first of `all` behind `row` in the array.
 template <class Number>
 __device__ inline void write_row(const Number* from, Number* row, int wide, int each, int some, int all) {
+    const bool in_one = SS_KEPT == SS_TOPK && !SS_PER_FRAME;
+    const int count = wide * each, at_once = 4 * 32;
 #pragma unroll 1
-    for (int i = threadIdx.x % 32; i < wide * each; i += 32)
-        if (i % each < some) row[i / each * all + i % each] = from[i];
+    for (int first = threadIdx.x % 32; first < count; first += at_once)
+#pragma unroll
+        for (int i = first; i < first + at_once; i += 32)
+            if (i < count && (in_one || i % each < some)) row[in_one ? i : i / each * all + i % each] = from[i];
 }
 
 // To the arrays, where the queries of a row lie one behind the other: the kept ones from `first` on of each.
@@ -121,7 +126,7 @@ __device__ inline void search_slot(float* state, const Last* last, Waiting& wait
                                    const Part& part, bool final, const Ring& ring, float* sums, const Queue& queue,
                                    const Role& role, const Slot& slot, const Plane& mine, const Sizes& s) {
 #pragma unroll 1
-    for (int y = threadIdx.x / 32; y < SS_ROWS; y += SS_THREADS / 32)
+    for (int y = threadIdx.x / 32; y < SS_KEPT_ROWS; y += SS_THREADS / 32)
         stage(ring, y, slot, s.F, threadIdx.x % 32, 32);
     __syncthreads();
     if (role.producer) {
@@ -129,8 +134,10 @@ __device__ inline void search_slot(float* state, const Last* last, Waiting& wait
     } else {
         const Askers askers = askers_of(windows, role.exist, slot.reach);
         const float* const produced = sums + role.row * SS_SUMS_ROW + role.column;
-        consume_all(state, last, waiting, askers, queue, ring, produced, slot, part, final, role.consumer, role.y,
-                    role.x, s);
+        consume_all(ring, slot, part, role.consumer, s, [&](const Step& step, bool) {
+            consume(state, last, waiting, askers, queue, produced, step, slot, role.y, role.x, s);
+        });
+        if (final || SS_RANKED) let_in(state, last, queue, waiting, askers, SS_ALL, slot);  // ranks are those of a slot
     }
 }
 
@@ -143,7 +150,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
     __shared__ float penalties[SS_RANKED ? SS_WINDOW * SS_WINDOW : 1];
     char* const pool = reinterpret_cast<char*>(memory);
     float* const sums = reinterpret_cast<float*>(pool + SS_RING);
-    const Queue queue = {reinterpret_cast<char*>(sums + 2 * SS_SUMS), penalties};
+    const Queue queue = {address_of(sums + 2 * SS_SUMS), penalties};
 
     const Tile tile = tile_of(blockIdx.x, s, across, down);
     const Plane mine = plane_of_q(q, tile.b, tile.g, tile.t, s, m);

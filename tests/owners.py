@@ -90,6 +90,7 @@ class _Reach:
     steps: float
     produced: float  # displacements, of a warp
     consumed: float
+    evens: float  # steps with an even number of displacements
     too_wide: bool  # tiles are left
 
 
@@ -117,7 +118,9 @@ def _of_slot(case: Case, flow: Any, wide: int, tall: int, column: int) -> list[f
         warps = range(0, groups * wide, 32)
         consumed = [area(n // wide, min((n + 31) // wide, groups - 1)) for n in warps]
         rows, columns = np.ptp(y) + window, np.ptp(x) + window
-        found.append([columns, rows, rows * -(-columns // 9), np.mean(produced), np.mean(consumed)])
+        found.append(
+            [columns, rows, rows * -(-columns // 9), np.mean(produced), np.mean(consumed), rows * _evens(columns, 9)]
+        )
     return list(np.mean(found, 0))
 
 
@@ -130,39 +133,60 @@ def _window_begins(moved: Any, axis: int, window: int) -> Any:
     return np.clip(centre - (window - 1) // 2, 0, n - window) - at
 
 
+def _compared(produced: float, odd: float) -> Trips:
+    """Return the trips of loops behind the first three displacements of a step: by two of them, and for one that is left."""
+    return {"x + 1 < n": ((produced - 3 - odd) / 2, 0), "x < n": (odd, 0)}
+
+
+def _evens(columns: int, at_once: int) -> int:
+    """Return how many steps of a row have an even number of displacements: three, pairs, and one."""
+    steps = -(-columns // at_once)
+    return sum((columns + step) // steps % 2 == 0 for step in range(steps))
+
+
+_LEFT = 3  # candidates of the busiest thread of a warp that wait at the end
+
+
+def _staged(c: dict[str, Any], columns: float) -> int:
+    """Return how often a warp turns to stage a row of k."""
+    strips, channels = -(-(31 + round(columns)) // 4), c["CHANNELS"] * c["CHUNKS"]
+    return -(-8 * -(-strips // 2) * channels // (min(8, c["CHANNELS"]) * 32))
+
+
 def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Producers and consumers; steps are of nine displacements, in each row of what a tile looks at."""
     windows = _windows(case)
     reach = _reach(case, c["TILE_X"], c["TILE_Y"], c["COLUMN"], c["BUDGET"])
     if reach.too_wide:  # left to the search of queries
         return [Role({"int number = begin": (1, 0)})]
-    warps, steps = c["THREADS"] / 32, reach.steps
+    warps, steps, rows = c["THREADS"] / 32, reach.steps, reach.rows
     producers = 8 * c["ROWS"] / 32 / warps
-    strips, channels = -(-(31 + round(reach.columns)) // 4), c["CHANNELS"] * c["CHUNKS"]
-    pieces = (4 * strips if c["VECTORS"] else 8 * -(-strips // 2)) * channels / 32  # of a row of k, for a warp
-    pieces /= 8 if c["VECTORS"] and case.dtype != "float32" else 4
+    pieces, row = _staged(c, reach.columns), c["TILE_X"] * c["TOPK"]
     shared = {
         "int number = begin": (windows, 0),
-        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "int y = threadIdx.x / 32; y < SS_KEPT_ROWS": ((c["ROWS"] + 1) / warps, 0),
         "i < items within int y = threadIdx": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
-        "i < wide * each": (2 * c["TILE_X"] * c["TOPK"] / 32, 0),  # in two loops, as many offsets as three scores
+        "first < count": ((-(-row // 128) + -(-3 * row // 128)) / 2, 0),  # in two loops, of scores and of offsets
     }
-    staged = pieces / (warps * (1 - producers)) * reach.rows / steps  # a row for all steps of a row
+    staged = pieces / (warps * (1 - producers)) * (rows - 2) / rows
     looks = reach.consumed / 3
-    let_in = 1.65 * _inserted(case) / (windows * looks)  # a warp waits for the busiest of its threads
+    let_in = (1.65 * _inserted(case) - _LEFT) / (windows * looks)  # a warp waits for the busiest of its threads
     produced = {
-        "Steps producing": (steps, 0),
+        "int dy = 0; dy < slot.reach.tall": (rows, 0),
+        "steps.left()": (steps / rows, 0),
         "int chunk = 0": (c["CHUNKS"], 0),
-        "x < n": (reach.produced / steps - 3, 0),
+        **_compared(reach.produced / steps, reach.evens / steps),
     }
     consumed = {
-        "while (!ends)": (steps, 0),
-        "i < items within while (!ends)": (staged, 0),
-        "while (start < step.n)": (looks / steps, 0),
-        "w.count & many & 255u": (let_in, 0),
+        "int dy = 0; dy < slot.reach.tall": (rows, 0),
+        "steps.left()": (steps / rows, 0),
+        "i < items within int dy = 0": (staged, 0),
+        "start < step.n": (looks / steps, 0),
+        "w.count & many & 255u within start < step.n": (let_in, 0),
+        "w.count & many & 255u": (_LEFT / windows, 0),
     }
-    staging = "*reinterpret_cast<Run*>(pixel_of"
+    staging = "*reinterpret_cast<uint4*>(to + j * sizeof(SS_HELD))"
     consuming = ("rows[j] = sums", "best[SS_TOPK + i] = before", "to.offsets[3 * at] =")
     return [
         Role({**shared, **produced}, lines=("__fmaf_rn(", "*to = found", staging), share=producers),
@@ -209,15 +233,14 @@ def _search_subpixel(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     if max(reaches) ** 2 > c["BUDGET"] * c["WINDOW"] ** 2:
         return [Role({"int number = 0": (1, 0)})]
     warps, steps = c["THREADS"] / 32, sum(reach * -(-reach // 5) for reach in reaches) / windows
+    rows = sum(reaches) / windows
     at_once = sum(reach**2 for reach in reaches) / steps / windows
     producers = 8 * c["ROWS"] / 32 / warps
-    strips, channels = -(-(31 + max(reaches)) // 4), c["CHANNELS"] * c["CHUNKS"]
-    pieces = (4 * strips if c["VECTORS"] else 8 * -(-strips // 2)) * channels / 32  # of a row of k, for a warp
-    pieces /= 8 if c["VECTORS"] and case.dtype != "float32" else 4
+    pieces = _staged(c, max(reaches))
     queries = c["TILE_X"] * c["TILE_Y"]
     shared = {
         "int number = 0": (windows, 0),
-        "int y = threadIdx.x / 32; y < SS_ROWS": (c["ROWS"] / warps, 0),
+        "int y = threadIdx.x / 32; y < SS_KEPT_ROWS": ((c["ROWS"] + 1) / warps, 0),
         "i < items within int y = threadIdx": (pieces, 0),
         "i < SS_WINDOW * SS_QUERIES": (c["WINDOW"] * queries / c["THREADS"], 0),
         "i < SS_QUERIES; i +=": (queries / c["THREADS"] / windows, 0),
@@ -225,21 +248,24 @@ def _search_subpixel(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int i = 0; i < SS_PATCH": (0, 0),  # hardly any candidate is scored directly
         "i < 3 * all": (3 * queries * c["TOPK"] / c["THREADS"] / windows, 0),
     }
-    staged = pieces / (warps * (1 - producers)) / -(-max(reaches) // 5)  # a row for all steps of a row
+    staged = pieces / (warps * (1 - producers)) * (rows - 2) / rows
     looks = at_once / 3
-    let_in = 1.65 * _inserted(case) / (windows * steps * looks)  # a warp waits for the busiest of its threads
+    let_in = (1.65 * _inserted(case) - _LEFT) / (windows * steps * looks)  # a warp waits for the busiest of its threads
     produced = {
-        "Steps producing": (steps, 0),
+        "int dy = 0; dy < slot.reach.tall": (rows, 0),
+        "steps.left()": (steps / rows, 0),
         "int chunk = 0": (c["CHUNKS"], 0),
-        "int x = 3; x < n": (at_once - 3, 0),
+        **_compared(at_once, sum(reach * _evens(reach, 5) for reach in reaches) / windows / steps),
     }
     consumed = {
-        "while (!ends)": (steps, 0),
-        "i < items within while (!ends)": (staged, 0),
-        "while (start < step.n)": (looks, 0),
-        "w.count & many & 255u": (let_in, 0),
+        "int dy = 0; dy < slot.reach.tall": (rows, 0),
+        "steps.left()": (steps / rows, 0),
+        "i < items within int dy = 0": (staged, 0),
+        "start < step.n": (looks, 0),
+        "w.count & many & 255u within start < step.n": (let_in, 0),
+        "w.count & many & 255u": (_LEFT / windows, 0),
     }
-    staging = "*reinterpret_cast<Run*>(pixel_of"
+    staging = "*reinterpret_cast<uint4*>(to + j * sizeof(SS_HELD))"
     consuming = ("rows[j] = sums", "float across = ", "best[SS_TOPK + i] = before")
     return [
         Role({**shared, **produced}, lines=("__fmaf_rn(", "*to = found", staging), share=producers),

@@ -93,6 +93,7 @@ CASES = [
     case("wild in a corner, per frame", 1, 3, 4, 16, 62, wild="in a corner", window=3, per_frame=True, strange=True),
     case("little shared memory", memory=SMALL, patch=7, topk=12),
     case("many kept", patch=5, window=6, topk=30),
+    case("halves, held as such", 1, 3, 31, 9, 27, dtype="half", topk=3, normal=True),
     case("in passes", topk=41, window=4, penalty=0.3),
     case("in passes, per frame", topk=33, window=6, patch=1, per_frame=True, slide=False, strange=True),
 ]
@@ -183,15 +184,18 @@ _HALVES = ("now.half ^= 1", "now.half ^= 0")  # consumers read where producers w
 _FAULTS = {  # by the case that catches them
     "ties": [
         ("return !(x >= than);", "return !(x > than);"),
-        ("step.dy << 8 | (step.dx + d)", "step.dy << 8 | step.dx"),
-        ("stage(ring, producing.now.dy + SS_ROWS,", "stage(ring, producing.now.dy + SS_ROWS - 1,"),
+        ("step.dy << 8 | step.dx) + d", "step.dy << 8 | step.dx) + 0"),
+        ("stage(ring, dy + SS_KEPT_ROWS,", "stage(ring, dy + SS_ROWS,"),
     ],
     "patch 7": [_HALVES, ("SS_WINDOW - reach.x - some.last_x", "SS_WINDOW - 1 - reach.x - some.last_x")],
     "patch 15, zeros": [("(unsigned)u < (unsigned)W && (there >> j & 1)", "(unsigned)u < (unsigned)W")],
     "dot, heads": [("a.groups > 1 ? tile.g : 0", "0")],
     "skip self, planes, bfloat": [("if (SS_SKIP == 1 && slot.own && dy == 0 && dx == 0) continue;", "")],
     "anchor self, two runs of channels": [("chunk > 0,", "false,"), ("if (SS_ANCHOR == 1 && slot.own && ", "if (")],
-    "penalty": [("start >= step.n ? SS_ALL", "start >= step.n ? 0xfefefefeu"), ("(SS_WAIT - 1) *", "(SS_WAIT - 2) *")],
+    "penalty": [
+        ("waiting, askers, SS_ALL, slot)", "waiting, askers, 0xfefefefeu, slot)"),
+        ("(SS_WAIT - 1) *", "(SS_WAIT - 2) *"),
+    ],
     "in passes": [("place > last.place", "place >= last.place")],
 }
 
@@ -243,6 +247,11 @@ def test_patches_of_every_size_are_on_tiles(patch, memory):
         for metric, border in (("l2", "reflect"), ("dot", "zeros")):
             spec = SEARCH.specify(patch=patch, metric=metric, border=border)
             assert _is_on_tiles(spec, dtype=dtype, memory=memory)
+
+
+@pytest.mark.parametrize(("channels", "held"), [(16, "float"), (31, "__half")])
+def test_halves_are_held_as_floats_where_there_is_room(channels, held):
+    assert plan_of(SEARCH.specify(), (1, 3, channels, 64, 64), np.float16).program.constants["HELD"] == held
 
 
 @pytest.mark.parametrize(

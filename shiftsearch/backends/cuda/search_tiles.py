@@ -9,6 +9,7 @@ for search.cu.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,9 @@ def constants(
     ranked = int(spec.penalty != 0 or spec.anchor is not None)
     known = {**direct, "RANKED": ranked, "BUDGET": _BUDGET, **_channels(C // spec.heads, itemsize)}
     of_size = _BLENDED_SHAPES if spec.subpixel else _SHAPES
-    shapes = (_shape(known, *shape, passes, itemsize, memory) for passes in _PASSES for shape in of_size)
+    held = dict.fromkeys(("float", direct["SCALAR"]))  # floats need not be converted each time, but take more room
+    ways = ({**known, "HELD": number} for number in held)
+    shapes = (_shape(way, *shape, passes, memory) for passes, shape, way in product(_PASSES, of_size, ways))
     shape = next((shape for shape in shapes if shape), None)
     return {name: value for name, value in known.items() if name not in DIRECT} | shape if shape else None
 
@@ -81,12 +84,10 @@ def _blends(spec: Any, p: Patches) -> bool:
 def _channels(channels: int, itemsize: int) -> Constants:
     """Return how many channels are compared at a time, and how often."""
     at_once = next(n for n in (4, 8, 16) if n * itemsize >= 16 and (n >= channels or n == 16))
-    return {"CHANNELS": at_once, "CHUNKS": -(-channels // at_once)}
+    return {"CHANNELS": at_once, "CHUNKS": -(-channels // at_once), "FULL": int(channels % at_once == 0)}
 
 
-def _shape(
-    constants: Constants, rows: int, column: int, registers: int, passes: int, itemsize: int, memory: int
-) -> Constants | None:
+def _shape(constants: Constants, rows: int, column: int, registers: int, passes: int, memory: int) -> Constants | None:
     """Return the constants of a shape of tiles, or None if something does not fit."""
     patch, kept = constants["PATCH"], constants["TOPK"]
     topk = -(-kept // passes)
@@ -94,10 +95,18 @@ def _shape(
     one = constants["SUBPIXEL"] and passes > 1  # what is open has to be settled in the first
     if one or tall < column or column * topk * (2 + constants["RANKED"]) > registers:
         return None
-    shape = {"ROWS": rows, "COLUMN": column, "TILE_X": wide, "TILE_Y": tall, "KEPT": kept, "TOPK": topk}
+    shape = {
+        "HELD": constants["HELD"],
+        "ROWS": rows,
+        "COLUMN": column,
+        "TILE_X": wide,
+        "TILE_Y": tall,
+        "KEPT": kept,
+        "TOPK": topk,
+    }
     shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
     shape["RING"] = (memory - _fixed(constants) - _beside_ring({**constants, **shape})) // 16 * 16
-    strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * itemsize + 16
+    strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * (4 if constants["HELD"] == "float" else 2) + 16
     needed = (rows + 1) * -(-(31 + max(constants["WINDOW"] + constants["SUBPIXEL"], 3)) // 4) * strip
     return shape if shape["RING"] >= needed and shared({**constants, **shape}) >= wide * tall * topk * 16 else None
 
@@ -136,7 +145,7 @@ _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
 INSTANCE = {**_FORM, **_GRID, **_BEST, "VECTORS": 1, "SUBPIXEL": 0, "PLACE": "int"}
-_TILES = {**INSTANCE, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "BUDGET": _BUDGET}
+_TILES = {**INSTANCE, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "FULL": 1, "HELD": "float", "BUDGET": _BUDGET}
 _PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1}
 _ODD = {"ZEROS": 1, "QUERY_ZEROS": 1, "PATCH": 4, "VECTORS": 0, "CHANNELS": 8, "ROWS": 24, "TILE_X": 28, "TILE_Y": 20}
 TILES = Kernel(
@@ -149,6 +158,6 @@ TILES = Kernel(
     instances=(
         _TILES,
         {**_TILES, **_SMALL, **_PENALTY},
-        {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "TOPK": 6, "KEPT": 10},
+        {**_TILES, **_ODD, "THREADS": 352, "CHUNKS": 2, "FULL": 0, "TOPK": 6, "KEPT": 10},
     ),
 )
