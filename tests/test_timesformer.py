@@ -90,3 +90,11 @@ def test_temporal_attention_sees_only_the_same_place_in_other_frames():
     expected[:, 8:, :8] = True
     assert (seen == expected).all()
     assert not sees(network, video, tokens, (0, 0)).any()  # the class token takes no part in temporal attention
+
+
+def test_a_dropped_temporal_path_still_adds_the_bias_of_its_last_layer():
+    block = timesformer(drop_path=0.999, depth=2).blocks[1].train()
+    x = torch.randn(1, 1 + 3 * 4, 12)
+    out = block(x, frames=3)
+    same(out[:, :1], x[:, :1])
+    same(out[:, 1:], x[:, 1:] + block.temporal_fc.bias)

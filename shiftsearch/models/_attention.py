@@ -14,16 +14,16 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v over (..., heads, N, d), one problem for each place in the leading axes.
+    """Return softmax(q k^T / sqrt(d)) v over (..., heads, N, d).
 
-    They become one axis: torch has its fast kernels for that shape only.
+    The leading axes are joined to one, as torch has fast kernels for that shape only.
     """
     out = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), **options)
     return out.unflatten(0, q.shape[:-3])
 
 
 class Heads(nn.Module):
-    """The linear layers of attention of many heads: what makes queries, keys and values, and what joins the heads.
+    """The linear layers of multi-head attention: for queries, keys and values, and for the output.
 
     State dict: `qkv` and `proj`, each with `.weight` and `.bias`; `qkv` has no bias with bias=False.
     """
@@ -38,15 +38,15 @@ class Heads(nn.Module):
         return self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
 
     def joined(self, x: Tensor) -> Tensor:
-        """Return (..., N, dim) of what the heads found."""
+        """Join the results of the heads to (..., N, dim), by the output layer."""
         return self.proj(x.transpose(-2, -3).flatten(-2))
 
 
 class Attention(Heads):
     """Attention among the N tokens of (..., N, dim).
 
-    Keys and values may change between their projection and their use, which is all in which some systems differ: `mix`
-    is called with k and v, each (..., heads, N, dim / heads), and returns what is attended to.
+    `mix` may change keys and values before they are used, which is how X-ViT and the cache of AVT differ from the others: it
+    is called with k and v, each (..., heads, N, dim / heads), and returns those that are attended to.
     """
 
     def __init__(self, dim: int, heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
@@ -73,7 +73,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training, nothing in place of x for a share of the clips in a batch; what stays is scaled to keep its mean."""
+    """Stochastic depth: in training, x is 0 for a random share of the clips, and scaled up for the others."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -113,12 +113,12 @@ class Block(nn.Module):
         return self.think(x)
 
     def think(self, x: Tensor) -> Tensor:
-        """Return what the second half of the block makes of x."""
+        """Return x + mlp(norm2(x)), the second half of the block."""
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
 def through(blocks: Iterable[nn.Module], x: Tensor, recompute: bool, **options: Any) -> Tensor:
-    """Return x after all blocks; with `recompute`, gradients compute them again in place of keeping what is in them."""
+    """Return x after all blocks; with `recompute`, by gradient checkpointing."""
     for block in blocks:
         if recompute and torch.is_grad_enabled():
             x = checkpoint(block, x, use_reentrant=False, **options)
@@ -128,5 +128,5 @@ def through(blocks: Iterable[nn.Module], x: Tensor, recompute: bool, **options: 
 
 
 def rising(most: float, depth: int) -> list[float]:
-    """Return the share of paths that each block drops: none in the first, `most` in the last."""
+    """Return the probability of stochastic depth of each block: 0 in the first, `most` in the last."""
     return [most * n / max(depth - 1, 1) for n in range(depth)]

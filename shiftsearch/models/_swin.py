@@ -1,4 +1,4 @@
-"""Attention in windows that shift from block to block, in two dimensions (frame by frame) and in three."""
+"""Attention in windows that are shifted in every second block, in two dimensions (frame by frame) or three."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ class WindowAttention(Heads):
     """Attention among the tokens of each window of (B, T, H, W, dim), with a bias for each offset between two tokens.
 
     Windows start at multiples of their size, or half a window before where `shifted`. Along an axis that is no longer than a
-    window there is one window, and no shift. A clip that windows do not divide is filled up with zeros behind its end, which
-    are attended to: they are tokens like others. A window over an end of the shifted clip is cut there in two, and tokens of
-    one part do not see the other. A window of one frame is that of a Swin transformer of images.
+    window there is one window, and no shift. A clip whose size is no multiple of the window is padded with zeros at its end,
+    which are attended to like other tokens. In a shifted clip, a window that joins its end and its beginning is cut in two
+    there, and its parts do not attend to each other. With windows of one frame it is an image Swin transformer.
 
-    Published weights for frames smaller than a window read the table of biases as if the window were whole: token n of the
-    smaller window is taken for token n of the whole one. That is kept, since such weights are used with it; `exact` reads
-    the offset that there is.
+    If a frame is smaller than a window, the released code takes token n of the smaller window for token n of the whole one
+    when it looks up biases. This is the default, as released weights are used with it; `exact` looks up the true offset.
 
     State dict: `relative_position_bias_table` (offsets, heads), `qkv`, `proj`.
     """
@@ -49,7 +48,7 @@ class WindowAttention(Heads):
         return out[:, : size[0], : size[1], : size[2]]
 
     def laid_over(self, size: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return the window for a clip of this size, and its shift."""
+        """Return the sizes of the window and of its shift in a clip of this size."""
         window = [min(n, w) for n, w in zip(size, self.window, strict=True)]
         shift = [w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True)]
         return window, shift
@@ -57,9 +56,9 @@ class WindowAttention(Heads):
     def _by_kind(
         self, q: Tensor, k: Tensor, v: Tensor, *, window: list[int], shift: list[int], cut: tuple[bool, ...]
     ) -> Tensor:
-        """Attend in all windows; `cut` says along each axis so far whether they are cut in two, which the last ones are.
+        """Attend in all windows; `cut` says for each axis so far whether the windows are cut in two, as the last ones are.
 
-        Those of a kind share one mask: one for all windows would take more memory than all else.
+        Windows that are cut alike share one mask: one mask for all windows would take more memory than anything else.
         """
         axis = len(cut)
         if axis == 3:
@@ -71,7 +70,7 @@ class WindowAttention(Heads):
         return torch.cat((inside, self._by_kind(*last, window=window, shift=shift, cut=(*cut, True))), axis + 1)
 
     def bias(self, window: Sequence[int], shift: Sequence[int], cut: Sequence[bool]) -> Tensor:
-        """Return what is added to the logits of windows (heads, n, n): -infinity between the parts of one that is cut."""
+        """Return the biases of logits (heads, n, n), with -infinity between the parts of a window that is cut."""
         device = self.relative_position_bias_table.device
         at = torch.cartesian_prod(*(torch.arange(n, device=device) for n in window)).reshape(-1, 3)
         behind = torch.tensor([w - s if c else w for w, s, c in zip(window, shift, cut, strict=True)], device=device)
@@ -81,7 +80,7 @@ class WindowAttention(Heads):
         return table.masked_fill(apart, float("-inf")) if any(cut) else table
 
     def _offsets(self, at: Tensor) -> Tensor:
-        """Return the row of the table for each pair of the tokens that lie at these places of a window."""
+        """Return the row of the table of biases for each pair of tokens, given their places in the window."""
         _, h, w = self.window
         if not self.exact:
             n = torch.arange(at.shape[0], device=at.device)
@@ -90,7 +89,7 @@ class WindowAttention(Heads):
         return (offsets[..., 0] * (2 * h - 1) + offsets[..., 1]) * (2 * w - 1) + offsets[..., 2]
 
     def fitted(self, name: str, value: Tensor) -> Tensor:
-        """Return a saved table of another window: bicubic over space, repeated over time where it has one frame only."""
+        """Return a saved table of biases of an image network, resized by bicubic interpolation and repeated over time."""
         if name != "relative_position_bias_table" or value.ndim != 2:
             return value
         own = [2 * w - 1 for w in self.window]
@@ -104,19 +103,19 @@ class WindowAttention(Heads):
 
 
 def split(x: Tensor, window: Sequence[int]) -> Tensor:
-    """Return the windows of (B, T, H, W, C), whose sizes divide it: (B, windows along T, H, W, tokens, C)."""
+    """Split (B, T, H, W, C), multiples of the window, into windows: (B, windows along T, H, W, tokens, C)."""
     for axis, n in zip((3, 2, 1), reversed(window), strict=True):
         x = x.unflatten(axis, (-1, n))
     return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6)
 
 
 def merged(x: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Return the clip of this size whose windows these are."""
+    """Join windows to a clip of this size: the inverse of `split`."""
     return x.unflatten(4, tuple(window)).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *size, x.shape[-1])
 
 
 class Merging(nn.Module):
-    """Four neighbours in space become one token of twice the channels. Odd sizes are filled up with zeros."""
+    """Patch merging: 2 x 2 tokens become one with twice the channels. Odd sizes are padded with zeros."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -130,7 +129,7 @@ class Merging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, every second of which has shifted windows, and what leads to the next resolution.
+    """The blocks of one resolution, every second one with shifted windows, and the patch merging to the next.
 
     State dict: `blocks.<n>`, as in `Block`; all stages but the last have `downsample.norm` and `downsample.reduction`.
     """

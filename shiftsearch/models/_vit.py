@@ -14,7 +14,7 @@ from shiftsearch.models._attention import Attention, Block, rising, through
 
 
 class Sizes(TypedDict, total=False):
-    """What all that have this trunk take, and hand on to it; see `ViT`."""
+    """The options of the trunk, which every model with this trunk takes; see `ViT`."""
 
     size: int | Sequence[int]
     patch: int
@@ -27,7 +27,7 @@ class Sizes(TypedDict, total=False):
 
 
 class PatchEmbed(nn.Module):
-    """One token for each patch of each frame."""
+    """A token for each patch of each frame."""
 
     def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class PatchEmbed(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Patches, a class token, positions, blocks and a last norm; what the blocks are, and what they see, differs.
+    """Patch embedding, class token, positions, blocks and final norm; the blocks and their inputs differ between models.
 
-    Positions are learnt for frames of `size` pixels. Those of frames of another size are interpolated among them, by
-    `resize`: "nearest" or "bicubic", as each system has it.
+    Positions are learnt for frames of `size` pixels, and interpolated for frames of another size by `resize`: "nearest" or
+    "bicubic", as in the released code of each system.
 
     State dict: `cls_token` (1, 1, dim), `pos_embed` (1, 1 + rows * columns, dim), `patch_embed.proj`, `blocks.<n>`
     and `norm`.
@@ -117,11 +117,11 @@ class Trunk(nn.Module):
         return through(self.blocks, x, self.recompute, **options)
 
     def inflated(self, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of a vision transformer of images as this model has them; see `load`."""
+        """Return the weights of an image network under the names of this model; see `load`."""
         return {name: value for name, value in image.items() if not name.startswith(("head", "pre_logits"))}
 
     def fitted(self, name: str, value: Tensor) -> Tensor:
-        """Return a saved tensor in the shape that this model has for it, where there is a way; see `load`."""
+        """Return a saved tensor, resized to the shape in this model if it can be; see `load`."""
         side = round((value.shape[1] - 1) ** 0.5) if value.ndim == 3 else 0
         if name == "pos_embed" and side and side * side == value.shape[1] - 1:  # those published are of square frames
             return resized(value, (side, side), self.grid, self.resize)
@@ -129,7 +129,7 @@ class Trunk(nn.Module):
 
 
 def resized(positions: Tensor, grid: Sequence[int], wanted: Sequence[int], mode: str) -> Tensor:
-    """Return positions (1, 1 + rows * columns, dim) of another grid; the first is that of the class token."""
+    """Resize positions (1, 1 + rows * columns, dim) to another grid; the first, of the class token, stays."""
     if tuple(grid) == tuple(wanted):
         return positions
     cls, patches = positions[:, :1], positions[:, 1:].unflatten(1, tuple(grid)).movedim(-1, 1)
@@ -139,15 +139,15 @@ def resized(positions: Tensor, grid: Sequence[int], wanted: Sequence[int], mode:
 
 
 class ViT(Trunk):
-    """The vision transformer of single images: each frame by itself, as its class token.
+    """A vision transformer that returns the class token of each frame; frames are independent.
 
     Args:
-        size: of the frames for which positions are learnt, a number or (height, width); others are interpolated
-        patch, channels, dim, depth, heads: of the transformer; these are ViT-B/16
-        drop_path: share of clips for which the last block is left out in training; less in earlier ones
-        recompute: whether gradients compute blocks again, which takes time and saves memory
+        size: of the frames for which positions are learnt, a number or (height, width); other sizes are interpolated
+        patch, channels, dim, depth, heads: of the transformer; the defaults are ViT-B/16
+        drop_path: probability with which training skips the last block for a clip; it rises linearly from 0 in the first
+        recompute: gradient checkpointing: compute blocks again in the backward pass, to save memory
 
-    State dict: see `TimeSformer`, of which it is the image part.
+    State dict: that of `TimeSformer` with attention="space", without `head`.
 
     Example:
         >>> network = ViT(size=32, patch=8, dim=24, depth=2, heads=2)

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class AVTHead(nn.Module):
-    """A causal transformer over the features of frames, which predicts those of the frame that follows each.
+    """A causal transformer over the features of frames that predicts, for each frame, the features of the next one.
 
     Args:
-        features: channels of the features
+        features: number of channels of the features
         dim, depth, heads: of the transformer
-        positions: frames, past and predicted, for which positions are learnt
-        dropout: of tokens, of attention and of what each layer adds
-        recompute: whether gradients compute blocks again, which takes time and saves memory
+        positions: largest number of frames, past and predicted together
+        dropout: of token embeddings, attention weights and residual branches
+        recompute: gradient checkpointing: compute blocks again in the backward pass, to save memory
 
     State dict: `encoder.weight`, `decoder.weight`, `positions` (positions, dim), `blocks.<n>` as in `ViT`, and `norm`.
 
@@ -73,19 +73,19 @@ class AVTHead(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the features (B, T, features) that are predicted to follow each of (B, T, features).
+        """Return predictions (B, T, features) of the features that follow each of (B, T, features).
 
-        Each prediction sees its frame and those before.
+        A prediction depends on its frame and the earlier ones only.
         """
         self._check(features, features.shape[1] if features.ndim > 1 else 0)
         x = self.norm(through(self.blocks, self._at(self.encoder(features), 0), self.recompute, causal=True))
         return self.decoder(x)
 
     def roll_out(self, features: Tensor, steps: int) -> Tensor:
-        """Return the features (B, steps, features) that are predicted to follow the last of (B, T, features).
+        """Return predictions (B, steps, features) of the features that follow the last of (B, T, features).
 
-        The first is the last of `forward`. Then what the transformer has for a frame is what it sees of the next. Keys and
-        values of all that was seen are kept, so that each step computes one token.
+        The first one is the last of `forward`. From then on, the hidden state after the final norm is the next input
+        embedding. Keys and values are cached, so that each step computes one token.
         """
         _checks.whole("AVTHead", steps=steps)
         self._check(features, features.shape[1] + steps - 1 if features.ndim > 1 else 0)
@@ -112,7 +112,7 @@ class AVTHead(nn.Module):
 
 
 class _Cache:
-    """The keys and values of a layer so far."""
+    """The cached keys and values of a layer."""
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None
@@ -125,20 +125,20 @@ class _Cache:
 
 
 class Anticipation(NamedTuple):
-    """What `AVT` says of a clip."""
+    """The result of `AVT` for clips."""
 
-    past: Tensor  # (B, T, classes): logits of each frame, from those before it; of the first from itself
-    future: Tensor  # (B, classes): logits of what follows the last
-    features: Tensor  # (B, T, C) of the frames
-    predicted: Tensor  # (B, T, C): those that were predicted to follow each
+    past: Tensor  # (B, T, classes): logits of the action of each frame, predicted from earlier frames; the first from itself
+    future: Tensor  # (B, classes): logits of the action that follows the last frame
+    features: Tensor  # (B, T, C): features of the frames
+    predicted: Tensor  # (B, T, C): predictions of the features that follow each frame
 
 
 class AVT(nn.Module):
-    """A transformer that says which action follows: a vision transformer of each frame, then one that looks back in time.
+    """A model that predicts the next action: a vision transformer of each frame, then a causal transformer over time.
 
     Args:
-        classes: actions
-        features: channels of features that are given in place of frames; None has the vision transformer
+        classes: number of actions
+        features: number of channels of features that are given in place of frames; None for frames
         head: options of `AVTHead`
         dropout: before the classifier
         sizes: of the vision transformer, as in `ViT`
@@ -180,7 +180,7 @@ class AVT(nn.Module):
         self.drop, self.classifier = nn.Dropout(dropout), nn.Linear(channels, classes)
 
     def forward(self, video: Tensor) -> Anticipation:
-        """Return what follows clips (B, T, channels, H, W), or features (B, T, features) where these are given."""
+        """Return the predictions for clips (B, T, channels, H, W), or for features (B, T, features)."""
         z = video if self.backbone is None else self.backbone(video)
         predicted = self.head(z)
         past = torch.cat((z[:, :1], predicted[:, :-1]), 1)
@@ -191,21 +191,21 @@ class AVT(nn.Module):
         return self.classifier(self.drop(features))
 
     def roll_out(self, video: Tensor, steps: int) -> Tensor:
-        """Return the logits (B, steps, classes) of what follows clips, step by step; the first are those of the future."""
+        """Return the logits (B, steps, classes) of the next actions, one by one; the first equals `future` of `forward`."""
         z = video if self.backbone is None else self.backbone(video)
         return self.classify(self.head.roll_out(z, steps))
 
     def losses(self, found: Anticipation, past: Tensor, future: Tensor) -> dict[str, Tensor]:
-        """Return the three losses, whose sum is trained.
+        """Return the three losses; train their sum.
 
-        "next": cross-entropy of what follows; "past": that of each frame from those before, in the mean over all frames, to
-        which frames without a label add 0; "feature": the mean square of what features differ from those predicted, 0 for
-        one frame. Features learn from it too, not only their prediction.
+        "next": cross-entropy of the next action. "past": cross-entropy of the actions of the frames; frames without a label
+        add 0, and count in the mean. "feature": mean squared error of the predicted features, 0 if there is one frame; its
+        target is not detached, so that the backbone learns from it, too.
 
         Args:
-            found: of `forward`
+            found: result of `forward`
             past: actions (B, T) of the frames, -1 where there is none
-            future: actions (B,) that follow
+            future: next actions (B,)
         """
         _checks.labels("AVT", "past", past, *found.past.shape[:2])
         _checks.labels("AVT", "future", future, *found.future.shape[:1])
@@ -215,7 +215,7 @@ class AVT(nn.Module):
         return {"next": F.cross_entropy(found.future, future), "past": of_past.mean(), "feature": feature}
 
     def inflated(self, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of a vision transformer of images as this model has them; see `load`."""
+        """Return the weights of an image network under the names of this model; see `load`."""
         if self.backbone is None:
             raise ShiftsearchError(
                 "load: source is of images, expected features: the model, AVT, has no vision transformer"

@@ -28,21 +28,21 @@ class TwoHeads(NamedTuple):
 
 
 class SIFANet(nn.Module):
-    """A classifier of clips: a residual network of single frames, in which every second block looks at the next frame.
+    """A classifier of clips: a ResNet of single frames in which every second block attends to the next frame.
 
-    In three of its four stages blocks with a global context alternate with blocks with inter-frame attention. A second last
-    stage sees more pixels and half the frames.
+    In the last three of its four stages, blocks with global context alternate with blocks with inter-frame attention. Beside
+    the last stage there is a second one, without stride, on half of the frames: the dual head.
 
     Args:
-        depth: layers, 50 or 101
-        classes: of the result
-        channels: of the video
-        width: channels of the first stage
+        depth: number of layers, 50 or 101
+        classes: number of classes
+        channels: number of channels of the video
+        width: number of channels of the first stage
         gate, weights: of `shiftsearch.nn.InterFrameAttention`
-        recompute: whether gradients compute blocks again, which takes time and saves memory
+        recompute: gradient checkpointing: compute blocks again in the backward pass, to save memory
 
-    State dict: names of torchvision's ResNet, of convolutions (1, k, k); blocks with attention add `sifa.conv_offset.weight`,
-    those with context `fc1` and `fc2`; `layer4_dual` is as `layer4`, `fc_dual` as `fc`.
+    State dict: the names of torchvision's ResNet, with convolutions (1, k, k). Blocks with attention add
+    `sifa.conv_offset.weight`, those with global context `fc1` and `fc2`. `layer4_dual` and `fc_dual` are like `layer4`, `fc`.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class SIFANet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Begin as images do; offsets and what blocks add begin as nothing, whatever came before."""
+        """Initialise as a ResNet; then set the last norm of each block and the offsets to 0."""
         for part in self.modules():
             if isinstance(part, nn.Conv3d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -167,21 +167,21 @@ _NAMED: dict[str, dict[str, Any]] = {
 
 
 class SIFATransformer(nn.Module):
-    """A classifier of clips: a Swin transformer of single frames, whose blocks look at other frames after their attention.
+    """A classifier of clips: a Swin transformer of single frames with inter-frame attention after the window attention.
 
-    Blocks with windows that are not shifted, and all of the last stage, have inter-frame attention; the others a
-    convolution over three frames. Both begin as nothing. Offsets are predicted, as the paper has it; in the released code
-    they are 0.
+    Blocks whose windows are not shifted, and all blocks of the last stage, have inter-frame attention; the others have a
+    convolution over three frames. Both are initialised to add 0. Offsets are predicted, as in the paper; in the released
+    code they are always 0.
 
     Args:
         variant: "small", "base" or "large", which names dim, depths, heads and drop_path where they are not given
-        classes: of the result
-        window: tokens along a side of a window
-        channels: of the video
+        classes: number of classes
+        window: number of tokens along a side of a window
+        channels: number of channels of the video
         dim, depths, heads: channels of the first stage, and blocks and heads of each; each stage has twice the channels
-        drop_path: share of clips for which the last block is left out in training; less in earlier ones
+        drop_path: probability with which training skips the last block for a clip; it rises linearly from 0 in the first
         gate, weights: of `shiftsearch.nn.InterFrameAttention`
-        recompute: whether gradients compute blocks again, which takes time and saves memory
+        recompute: gradient checkpointing: compute blocks again in the backward pass, to save memory
 
     State dict: that of `VideoSwin` without `patch_embed.norm`; blocks add `between.attention.conv_offset.weight` and
     `between.norm`, or `between.conv.weight`.
@@ -244,7 +244,7 @@ class SIFATransformer(nn.Module):
 
 
 class _Between(Block):
-    """A block that looks at other frames between its attention and what follows."""
+    """A block with a module for other frames between its attention and its MLP."""
 
     def __init__(self, dim: int, attention: WindowAttention, between: nn.Module, **options: Any) -> None:
         super().__init__(dim, attention, **options)
@@ -255,7 +255,7 @@ class _Between(Block):
 
 
 class _ToTheNext(nn.Module):
-    """What inter-frame attention adds to (B, T, H, W, C), normed."""
+    """The result of inter-frame attention without its residual, normalised, for (B, T, H, W, C)."""
 
     def __init__(self, dim: int, **options: Any) -> None:
         super().__init__()

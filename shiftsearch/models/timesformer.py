@@ -21,19 +21,20 @@ class TimeSformer(Trunk):
     """A classifier of clips: a vision transformer whose tokens attend over space and time.
 
     attention:
-    "divided": each patch attends to those at the same place in all frames, then to those of its own frame. The class token
-        sees one frame at a time, and gets the mean of what it saw;
+    "divided": each patch attends to the patches at its place in all frames, then to those of its own frame. The class token
+        attends to each frame separately, and the results are averaged;
     "joint": all tokens of all frames attend to each other;
     "space": frames are independent, and their class tokens are averaged.
 
-    Temporal attention begins as nothing: a new "divided" network gives a frame that stands still what an image gets.
+    The last layer of temporal attention is initialised to 0, so that a new "divided" network gives a static clip the result
+    of the image network.
 
     Args:
-        frames: for which positions in time are learnt; clips of another length get the nearest of them
-        classes: of the result
-        sizes: of the transformer, as in `ViT`, but that drop_path is 0.1; frames of another size get the nearest positions
+        frames: number of frames for which temporal positions are learnt; clips of another length use the nearest of them
+        classes: number of classes
+        sizes: of the transformer, as in `ViT`, with drop_path=0.1; frames of another size use the nearest positions
 
-    State dict, as its authors have it: `cls_token`, `pos_embed`, `time_embed` (1, frames, dim), `patch_embed.proj`,
+    State dict, with the names of the released code: `cls_token`, `pos_embed`, `time_embed` (1, frames, dim), `patch_embed.proj`,
     `norm`, `head`, and for each n `blocks.<n>.norm1`, `.attn.qkv`, `.attn.proj`, `.norm2`, `.mlp.fc1`, `.mlp.fc2`;
     with "divided" also `.temporal_norm1`, `.temporal_attn.qkv`, `.temporal_attn.proj`, `.temporal_fc`; with "space" no
     `time_embed`. `load` reads published weights.
@@ -67,7 +68,7 @@ class TimeSformer(Trunk):
         self.head = self.make_head(dim, classes)
 
     def make_head(self, dim: int, classes: int) -> nn.Module:
-        """Return what makes a result of the class token."""
+        """Return the layer that is applied to the class token."""
         return nn.Linear(dim, classes)
 
     def block(self, dim: int, drop_path: float) -> nn.Module:
@@ -80,7 +81,7 @@ class TimeSformer(Trunk):
         return self.head(self.features(video))
 
     def features(self, video: Tensor) -> Tensor:
-        """Return what the head sees of clips, (B, dim)."""
+        """Return the input of the head, (B, dim)."""
         x = self.tokens(video)
         frames = x.shape[1]
         if self.time_embed is None:
@@ -91,7 +92,7 @@ class TimeSformer(Trunk):
         return self.norm(x[:, 0])
 
     def inflated(self, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of a vision transformer of images; those of attention over space begin that over time, too."""
+        """Return weights of an image network, of which the spatial attention also initialises the temporal one."""
         own = super().inflated(image)
         if self.attention == "divided":
             for name, value in list(own.items()):
@@ -107,7 +108,7 @@ class TimeSformer(Trunk):
 
 
 def in_time(positions: Tensor, frames: int) -> Tensor:
-    """Return positions (1, T, dim) of clips of another length, the nearest for each frame."""
+    """Return positions (1, T, dim) resampled to so many frames, the nearest for each."""
     if positions.shape[1] == frames:
         return positions
     return F.interpolate(positions.transpose(1, 2), frames, mode="nearest").transpose(1, 2)
@@ -128,7 +129,7 @@ class _Divided(Block):
         frames: int = options["frames"]
         cls, patches = x[:, :1], x[:, 1:].unflatten(1, (frames, -1))
         over_time = self.temporal_attn(self.temporal_norm1(patches).transpose(1, 2)).transpose(1, 2)
-        patches = patches + self.drop(self.temporal_fc(over_time))
+        patches = patches + self.temporal_fc(self.drop(over_time))
         each = torch.cat((cls[:, None].expand(-1, frames, -1, -1), patches), 2)
         over_space = self.drop(self.attn(self.norm1(each)))
         cls, patches = cls + over_space[:, :, :1].mean(1), patches + over_space[:, :, 1:]

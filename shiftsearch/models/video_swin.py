@@ -20,7 +20,7 @@ _NAMED: Mapping[str, dict[str, Any]] = {
 
 
 class PatchEmbed(nn.Module):
-    """One token for each block of frames, rows and columns; clips that these do not divide are filled up with zeros."""
+    """A token for each block of frames, rows and columns; other sizes of clips are padded with zeros."""
 
     patch: Three
     proj: nn.Conv3d
@@ -39,21 +39,21 @@ class PatchEmbed(nn.Module):
 
 
 class VideoSwin(nn.Module):
-    """A classifier of clips of any size: attention in windows of frames, rows and columns, that shift from block to block.
+    """A classifier of clips of any size, by attention in windows of space and time that are shifted in every second block.
 
     Args:
         variant: "tiny", "small", "base" or "large", which names dim, depths, heads and drop_path where they are not given
-        classes: of the result
-        window: tokens along time, height and width; released weights for SSv2 have (16, 7, 7)
+        classes: number of classes
+        window: number of tokens along time, height and width; released weights for SSv2 have (16, 7, 7)
         patch: pixels of a token along time, height and width
-        channels: of the video
+        channels: number of channels of the video
         dim, depths, heads: channels of the first stage, and blocks and heads of each; each stage has twice the channels
-        drop_path: share of clips for which the last block is left out in training; less in earlier ones
-        exact: where a frame is smaller than a window, whether offsets between tokens are those that there are, or what the
-            released code, and so its weights, have for them; see `load`
-        recompute: whether gradients compute blocks again, which takes time and saves memory
+        drop_path: probability with which training skips the last block for a clip; it rises linearly from 0 in the first
+        exact: how position biases are found if a frame is smaller than a window: by the true offsets of tokens, or as in the
+            released code, with which the released weights were trained (False)
+        recompute: gradient checkpointing: compute blocks again in the backward pass, to save memory
 
-    State dict, as its authors have it: `patch_embed.proj`, `patch_embed.norm`, `norm`, `head`, and for each stage i
+    State dict, with the names of the released code: `patch_embed.proj`, `patch_embed.norm`, `norm`, `head`, and for each stage i
     `layers.<i>.blocks.<j>` with `norm1`, `attn.relative_position_bias_table`, `attn.qkv`, `attn.proj`, `norm2`, `mlp.fc1`,
     `mlp.fc2`, and `layers.<i>.downsample` with `norm` and `reduction.weight`. `load` reads published weights.
 
@@ -114,7 +114,7 @@ class VideoSwin(nn.Module):
         return self.norm(x)
 
     def inflated(self, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of a Swin transformer of images, that give a clip which stands still what they give its frame."""
+        """Return weights of an image Swin transformer, inflated so that a static clip gets the result of its frame."""
         own: dict[str, Tensor] = {name: value for name, value in image.items() if not name.startswith("head")}
         patch: Any = own.get("patch_embed.proj.weight")
         if patch is not None:

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class XViT(Trunk):
-    """A classifier of clips: attention in each frame, to keys and values some channels of which come from its neighbours.
+    """A classifier of clips: spatial attention whose keys and values have some channels of the neighbouring frames.
 
-    That costs what attention over space costs, and each block sees one frame further. Of the channels of keys and values,
-    one part in `n_div` comes from the next frame, one from the frame before, the rest from the frame itself; outside the
-    clip they are 0. Queries are not mixed. Layouts differ in which channels these are:
-    "flat": the first of all channels, heads side by side, so that whole heads move, as in the released code;
-    "per_head": the first of each head, as in the paper.
+    It costs as much as spatial attention, and each block widens the receptive field by one frame each way. Of the channels
+    of keys and values, 1 / `n_div` come from the next frame, 1 / `n_div` from the previous one, and the rest from the frame
+    itself; frames outside of the clip count as 0. Queries are not mixed. The layout says which channels these are:
+    "flat": the first ones of all heads together, so that whole heads are shifted, as in the released code;
+    "per_head": the first ones of each head, as in the paper.
 
     Args:
-        frames: for which positions in time are learnt; longer clips repeat them
-        classes: of the result
+        frames: number of frames for which temporal positions are learnt; longer clips repeat them
+        classes: number of classes
         layout: "flat" or "per_head"
-        n_div: parts of the channels, at least 2; None mixes nothing. Released weights have 8 for Kinetics, 4 for SSv2
-        segments: equal parts of the clip that see nothing of each other. Released weights for 16 frames of Kinetics have
-            two of 8 frames
-        temporal: how the frames become one: "attention" of a class token to those of all frames, or their "mean"
-        summary: whether each frame also attends to the mean of the tokens of each frame
+        n_div: at least 2, or None for no mixing. Released weights have 8 for Kinetics, 4 for SSv2
+        segments: number of equal parts of the clip that are independent of each other. Released weights for 16 frames of
+            Kinetics have two of 8 frames
+        temporal: how frames are pooled: by "attention" of a class token to the class tokens of all frames, or by their "mean"
+        summary: whether each frame also attends to a summary token of every frame, the mean of its tokens
         sizes: of the transformer, as in `ViT`
 
     State dict: that of `ViT`, `temp_embed` (1, frames, 1, dim), and `head`, a linear layer for "mean"; for "attention"
@@ -93,7 +93,7 @@ class XViT(Trunk):
         return self.norm(x[:, :, 0]).reshape(-1, frames, x.shape[-1])
 
     def mix(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the frames attend to, of keys and values (B, T, heads, N, dim / heads) of their own."""
+        """Return mixed keys and values, given those of each frame, (B, T, heads, N, dim / heads)."""
         return self._mixed(k), self._mixed(v)
 
     def _mixed(self, x: Tensor) -> Tensor:
@@ -115,26 +115,26 @@ class XViT(Trunk):
 
 
 def in_time(positions: Tensor, frames: int) -> Tensor:
-    """Return positions (1, T, 1, dim), repeated for as many frames as there are."""
+    """Return positions (1, T, 1, dim), repeated up to so many frames."""
     return positions.repeat(1, -(-frames // positions.shape[1]), 1, 1)[:, :frames]
 
 
 def borrowed(x: Tensor, n: int) -> Tensor:
-    """Return x (B, T, ..., C), its first n channels from the next frame and the next n from the frame before."""
+    """Return x (B, T, ..., C) with the first n channels of the next frame and the next n of the previous one."""
     following, before, own = x.split((n, n, x.shape[-1] - 2 * n), -1)
     nothing = torch.zeros_like(following[:, :1])
     return torch.cat((torch.cat((following[:, 1:], nothing), 1), torch.cat((nothing, before[:, :-1]), 1), own), -1)
 
 
 class _Mean(nn.Linear):
-    """Classes by the mean over frames."""
+    """A linear classifier of the mean over frames."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.mean(1))
 
 
 class _Head(nn.Module):
-    """Classes by a class token that attends to the frames."""
+    """A classifier by a class token that attends to the frames."""
 
     def __init__(self, dim: int, heads: int, classes: int) -> None:
         super().__init__()
