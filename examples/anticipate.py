@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> dict:
     result = {
         "accuracy": {name: [one[name] for one in found] for name in found[0]},
         "parameters": sum(p.numel() for p in network_of(ACTIONS, given.side).parameters()),
-        "steps": given.steps,
+        **training.budget(given),
         "machine": training.machine(given.device),
     }
     print(table(result))

@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> dict:
     result = {
         "agreement": {name: [one[name] for one in found] for name in found[0]},
         "parameters": sum(p.numel() for p in network_of((0, 100)).parameters()),
-        "steps": given.steps,
+        **training.budget(given),
         "stills of the test": STILLS[2::4],
         "machine": training.machine(given.device),
     }

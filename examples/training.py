@@ -200,6 +200,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+def budget(given: argparse.Namespace) -> dict[str, Any]:
+    """Return how long training was to take, in steps or minutes."""
+    return {"steps": given.steps} if given.minutes is None else {"minutes": given.minutes}
+
+
 def write(path: Path | None, result: dict[str, Any]) -> None:
     """Write a result as JSON, if a file is asked for."""
     if path is not None:

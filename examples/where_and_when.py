@@ -333,7 +333,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "deleted": DELETED,
         "classes": classes,
         "parameters": sum(p.numel() for p in Network(classes).parameters()),
-        "steps": given.steps,
+        **training.budget(given),
         "machine": training.machine(given.device),
     }
     print(table(result))
