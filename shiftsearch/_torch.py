@@ -28,6 +28,10 @@ _OPERATORS: dict[str, Operators] = {}  # by name of the op
 def run(op: Op, arrays: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
     """Return the outputs of an op. `options` are all fields of its spec."""
     options = checked(op.spec, options)
+    for name, array in arrays.items():
+        if hasattr(array, "to_local"):
+            expected = f"what this process has of it, {name}.to_local(), or all of it, {name}.full_tensor()"
+            raise ShiftsearchError(f"{options['caller']}: {name} is a {type(array).__name__}, expected {expected}")
     arrays = _under_autocast(op, arrays)
     found = _OPERATORS[op.name].call(*(arrays.get(name) for name in op.inputs), *(options[name] for name in op.options))
     return _several(found)[: len(op.outputs) - len(op.hidden)]
@@ -111,12 +115,14 @@ class Operators:
     # --- forward ---
     def _forward(self, *arguments: Any) -> Any:
         inputs, spec = self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
+        _refuse_onnx(spec)
         found = _arrays.forward(self.op, spec, inputs)
         # NumPy gives an empty array other strides
         return _returned({n: x if x.numel() else x.new_empty(x.shape) for n, x in found.items()})
 
     def _forward_shapes(self, *arguments: Any) -> Any:
         op, inputs, spec = self.op, self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
+        _refuse_onnx(spec)
         _check(op, spec, inputs)
         bound = op.bind(spec, {name: tensor.shape for name, tensor in inputs.items()})
         first = inputs[op.values[0]]
@@ -256,6 +262,14 @@ def _check(op: Op, spec: Spec, tensors: dict[str, torch.Tensor]) -> None:
             f"{spec.caller}: arrays are of different kinds ({found}), expected one library and device"
         )
     _arrays.check_dtypes(op, spec.caller, {name: _name(tensor.dtype) for name, tensor in tensors.items()})
+
+
+def _refuse_onnx(spec: Spec) -> None:
+    if torch.onnx.is_in_onnx_export():
+        raise ShiftsearchError(
+            f"{spec.caller}: ONNX has no such operator, expected torch.export.export, whose programs are saved by "
+            "torch.export.save and compiled by torch._inductor.aoti_compile_and_package"
+        )
 
 
 def _given(names: Iterable[str], arguments: Iterable[Any]) -> dict[str, Any]:

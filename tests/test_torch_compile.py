@@ -8,6 +8,8 @@ import sys
 import pytest
 from torch_calls import CALLS, Call, each_call, each_op, gradients
 
+import shiftsearch as ss
+
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -226,3 +228,34 @@ compiled = torch.compile(lambda video: shiftsearch.search(video, video, window=3
 assert torch.equal(compiled(video)[1], shiftsearch.search(video, video, window=3, topk=2)[1])
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what is not there --------------------------------------------------------------------------------
+def test_a_sharded_tensor_is_refused_with_what_to_do(tmp_path):
+    from torch import distributed as dist
+    from torch.distributed.tensor import DeviceMesh, Replicate, distribute_tensor
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        q = torch.randn(1, 3, 4, 6, 7)
+        sharded = distribute_tensor(q, DeviceMesh("cpu", [0]), [Replicate()])
+        with pytest.raises(
+            ss.ShiftsearchError, match=r"search: k is a DTensor, expected .* k\.to_local\(\), or all of it"
+        ):
+            ss.search(q, sharded, window=3)
+        assert ss.search(q, sharded.full_tensor(), window=3)[0].shape == (1, 1, 3, 6, 7, 10)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_export_to_onnx_says_what_to_do_instead(monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+
+    class Search(torch.nn.Module):
+        def forward(self, q):
+            return ss.search(q, q, window=3, topk=2)[0]
+
+    q = torch.randn(1, 3, 4, 6, 7)
+    for call in (lambda: Search()(q), lambda: torch.export.export(Search(), (q,))):
+        with pytest.raises(Exception, match=r"search: ONNX has no such operator, expected torch\.export\.export"):
+            call()

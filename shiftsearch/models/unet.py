@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn import ShiftedAttention, ShiftedSearch
-from shiftsearch.nn.layers import check_video, zeroed
+from shiftsearch.nn.layers import check_video, per_pixel, zeroed
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
 
@@ -179,19 +179,19 @@ class ShiftedUNet(nn.Module):
             flow = [F.pad(one, margin) for one in flow]
         x = _each_frame(self.head, self._with_noise_level(whole, sigma))
         x = x + _each_frame(self.features, x)
-        skipped: list[tuple[Tensor, Tensor]] = []
+        skipped: list[tuple[Tensor, Tensor | None]] = []
         levels: list[Any] = list(self.levels)
         for n, level in enumerate(levels):
             x = x if n == 0 else _each_frame(self.shrink[n - 1], x)
             h, w = x.shape[-2:]
-            places = level.find(x, flow and [upsample_flow(one, (h, w)) for one in flow])
+            places, around = None, flow and [upsample_flow(one, (h, w)) for one in flow]
             for block in level.down:
-                x = block(x, places)
+                x, places = block(x, places, level.search, around)
             skipped.append((x, places))
         for level, grow, (skip, places) in reversed(list(zip(levels, self.grow, skipped, strict=False))):
             x = skip + _each_frame(grow, x)
             for block in level.up:
-                x = block(x, places)
+                x, _ = block(x, places)
         return video + _each_frame(self.tail, x)[..., :H, :W]
 
     def _with_noise_level(self, video: Tensor, sigma: float | Tensor | None) -> Tensor:
@@ -262,13 +262,6 @@ class _Level(nn.Module):
         self.down = nn.ModuleList(_Block(**attention) for _ in range(down))
         self.up = nn.ModuleList(_Block(**attention) for _ in range(up))
 
-    def find(self, x: Tensor, flow: Sequence[Tensor] | None) -> Tensor:
-        """Return offsets of the places most like each query to the first block, which learns by attending to them."""
-        first: Any = self.down[0]
-        x = first.norm(x.detach()).movedim(2, -1)
-        q, k = (layer(x).movedim(-1, 2).detach() for layer in (first.attention.q, first.attention.k))
-        return self.search(q, k, flow)[1]
-
 
 class _Block(nn.Module):
     """Attention to the places of a level, then convolutions."""
@@ -285,9 +278,27 @@ class _Block(nn.Module):
             nn.Conv2d(2 * dim, dim, 1),
         )
 
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        places: Tensor | None,
+        search: Any = None,
+        flow: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output, and the places, which the first block of a level finds.
+
+        It does so here, and not where its layers are called from elsewhere: then `fully_shard` of blocks has their weights.
+        """
+        if places is None:
+            places = self._find(x, search, flow)
         x = x + self.attention(self.norm(x), places)
-        return x + _each_frame(self.mix, x)
+        return x + _each_frame(self.mix, x), places
+
+    def _find(self, x: Tensor, search: Any, flow: Sequence[Tensor] | None) -> Tensor:
+        """Return offsets of the places most like each query, by q and k, which learn by attending to them."""
+        x = self.norm(x.detach())
+        q, k = (per_pixel(layer, x).detach() for layer in (self.attention.q, self.attention.k))
+        return search(q, k, flow)[1]
 
 
 class _Norm(nn.LayerNorm):
