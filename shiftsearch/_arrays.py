@@ -65,6 +65,7 @@ def backward(
                 arrived[first] = xp.zeros(plan.shapes[first], op.dtype(first, spec, compute.name))
             with np.errstate(all="ignore"), _Room(spec.caller, native):
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
+        found = {name: plan.bound.summed(name, gradient) for name, gradient in found.items()}
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
 
 

@@ -120,7 +120,8 @@ class Input:
     """An array that an op takes.
 
     The first array with a letter sets its size, and every later one must agree. `B` may be missing from all arrays of a
-    call, and a letter with "?" from any one of them. A missing axis is added with length 1.
+    call, and a letter with "?" from any one of them. A missing axis is added with length 1. A letter with "/" may be any
+    divisor of the size: each along this axis then stands for several in a row.
     """
 
     axes: str  # a letter, word or number for each
@@ -133,7 +134,7 @@ class Input:
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return its shape for sizes of the letters; an axis that may be missing has length 1."""
-        return tuple(int(x) if x.isdigit() else 1 if x.endswith("?") else sizes[x] for x in self.letters)
+        return tuple(int(x) if x.isdigit() else 1 if x.endswith("?") else sizes[x.rstrip("/")] for x in self.letters)
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,24 @@ class Bound:
     sizes: dict[str, int]  # of all letters
     batched: bool  # whether `B` was given
     missing: dict[str, tuple[Any, ...]]  # for an array that lacks an axis, the index that adds it
+    several: dict[
+        str, tuple[int, int]
+    ]  # for an array of which each stands for several, along which axis and for how many
 
     def whole(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arrays with all their axes."""
-        return {name: array[self.missing[name]] if name in self.missing else array for name, array in arrays.items()}
+        """Return the arrays with all their axes, in full length."""
+        found = {name: array[self.missing[name]] if name in self.missing else array for name, array in arrays.items()}
+        for name, (axis, times) in self.several.items():
+            found[name] = found[name].repeat(times, axis)
+        return found
+
+    def summed(self, name: str, gradient: Any) -> Any:
+        """Return the gradient of an array that was given, from that of the one in full length."""
+        if name not in self.several:
+            return gradient
+        axis, times = self.several[name]
+        shape = gradient.shape
+        return gradient.reshape(*shape[:axis], shape[axis] // times, times, *shape[axis + 1 :]).sum(axis + 1)
 
 
 _SIZES = {"B": 1, "T": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
@@ -240,6 +255,7 @@ class Op:
         """Check the shapes of arrays, and return what they say."""
         sizes: dict[str, int] = {}
         missing: dict[str, tuple[Any, ...]] = {}
+        several: dict[str, tuple[int, int]] = {}
         first = next(iter(shapes))
         batched = len(shapes[first]) >= len(self.inputs[first].letters)
         for name, shape in shapes.items():
@@ -251,9 +267,12 @@ class Op:
             sizes.update(self.sizes(spec, sizes))
             if len(wanted) < len(letters):
                 missing[name] = tuple(slice(None) if letter in wanted else None for letter in letters)
+            for letter, n in zip(wanted, shape, strict=True):
+                if letter.endswith("/") and n != sizes[letter[:-1]]:
+                    several[name] = letters.index(letter), sizes[letter[:-1]] // n
             sizes.setdefault("B", 1)
         self.check(spec, sizes)
-        return Bound(sizes, batched, missing)
+        return Bound(sizes, batched, missing, several)
 
     def dtype(self, output: str, spec: Spec, value: str) -> str:
         """Return the dtype of an output where values have the dtype `value`: sums of halves are floats."""
@@ -277,6 +296,8 @@ def _match(caller: str, name: str, shape: tuple[int, ...], wanted: tuple[str, ..
 def _fits(n: int, letter: str, sizes: dict[str, int]) -> bool:
     if letter.endswith("?"):
         return n in (1, sizes[letter[:-1]])
+    if letter.endswith("/"):
+        return n > 0 and sizes.setdefault(letter[:-1], n) % n == 0
     return n == (int(letter) if letter.isdigit() else sizes.setdefault(letter, n))
 
 
@@ -286,5 +307,8 @@ def _expected(wanted: Iterable[str], sizes: dict[str, int]) -> Iterable[str]:
         if letter.endswith("?"):
             n = sizes[letter[:-1]]
             yield f"1 or {n}" if n > 1 else "1"
+        elif letter.endswith("/") and sizes.get(letter[:-1], 1) > 1:
+            yield f"a divisor of {letter[:-1]}={sizes[letter[:-1]]}"
         else:
+            letter = letter.rstrip("/")
             yield f"{letter}={sizes[letter]}" if letter in sizes else letter

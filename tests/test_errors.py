@@ -67,11 +67,11 @@ _TABLE = [
     ),
     (
         lambda: ss.score(V, V, OFFSETS[..., :2], heads=2),
-        "score: offsets has shape (1, 2, 3, 5, 6, 2, 2), expected (B=1, G=2, T=3, h=5, w=6, K, 3)",
+        "score: offsets has shape (1, 2, 3, 5, 6, 2, 2), expected (B=1, a divisor of G=2, T=3, h=5, w=6, K, 3)",
     ),
     (
         lambda: ss.aggregate(V, WEIGHTS, OFFSETS[..., :1, :]),
-        "aggregate: offsets has shape (1, 2, 3, 5, 6, 1, 3), expected (B=1, G=2, T=3, h=5, w=6, K=2, 3)",
+        "aggregate: offsets has shape (1, 2, 3, 5, 6, 1, 3), expected (B=1, a divisor of G=2, T=3, h=5, w=6, K=2, 3)",
     ),
     (lambda: ss.aggregate(V[:, :, :3], WEIGHTS, OFFSETS), "aggregate: .*2 heads, expected a divisor of the 3 channels"),
     (lambda: ss.stack(V, OFFSETS, WEIGHTS[:, :1]), "stack: .* has shape"),

@@ -116,6 +116,31 @@ def test_only_inputs_and_kept_offsets_are_saved(name):
     assert all(tensor.dtype == torch.int32 or (name == "attend" and tensor.shape[-1] == 2) for tensor in others)
 
 
+@pytest.mark.parametrize("name", ["score", "aggregate", "stack", "scatter", "gather", "fold", "refine"])
+def test_offsets_of_one_head_are_those_of_all(name):
+    call = CALLS[name]
+    tensors = call.tensors()
+    tensors["offsets"] = tensors["offsets"][:, :1].detach().requires_grad_()
+    every = {**tensors, "offsets": tensors["offsets"].repeat_interleave(2, 1)}
+    for found, expected in zip(call(tensors), call(every), strict=True):
+        assert torch.equal(found, expected)
+    found = torch.autograd.grad(loss(call, tensors), list(tensors.values()))
+    for grad, expected in zip(found, torch.autograd.grad(loss(call, every), list(tensors.values())), strict=True):
+        torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_offsets_of_half_as_many_heads_are_each_of_two_in_a_row():
+    q, k = torch.randn(2, 3, 8, 4, 5)
+    offsets = torch.randint(-2, 3, (2, 3, 4, 5, 2, 3), dtype=torch.int32)
+    offsets[..., 0] = 0
+    expected = ss.score(q, k, offsets.repeat_interleave(2, 0), heads=4)
+    assert torch.equal(ss.score(q, k, offsets, heads=4), expected)
+    assert np.array_equal(ss.score(q.numpy(), k.numpy(), offsets.numpy(), heads=4), expected)
+    three = offsets[[0, 1, 1]]
+    with pytest.raises(ShiftsearchError, match=r"score: offsets has shape .*, expected \(B=1, a divisor of G=4, T=3"):
+        ss.score(q[None], k[None], three[None], heads=4)
+
+
 def test_whole_results_have_no_gradient_and_rounded_flow_a_gradient_of_zero():
     tensors = CALLS["search"].tensors()
     scores, offsets = ss.search(tensors["q"], tensors["k"], tensors["flow"], **OPTIONS)

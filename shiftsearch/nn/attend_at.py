@@ -88,7 +88,7 @@ def attend_at(
     _check(q, k, v, offsets, v_offsets, heads)
     check_scale("attend_at", scale, heads)
     parts, channels = math.lcm(heads, offsets.shape[-6]), q.shape[-3]
-    scores = score(q, k, _of_parts(offsets, parts), patch=patch, heads=parts, metric=metric, border=border)
+    scores = score(q, k, offsets, patch=patch, heads=parts, metric=metric, border=border)
     if parts > heads:
         scores = scores.unflatten(-5, (heads, parts // heads)).sum(-5)
     scale = default_scale(scale, channels, {"heads": heads, "patch": patch, "metric": metric})
@@ -102,12 +102,7 @@ def weighted_sum(v: Tensor, weights: Tensor, offsets: Tensor, **options: Any) ->
     heads = weights.shape[-5]
     parts = math.lcm(heads, offsets.shape[-6])
     weights = weights if parts == heads else weights.repeat_interleave(parts // heads, -5)
-    return aggregate(v, weights, _of_parts(offsets, parts), **options)
-
-
-def _of_parts(offsets: Tensor, parts: int) -> Tensor:
-    groups = offsets.shape[-6]
-    return offsets if parts == groups else offsets.repeat_interleave(parts // groups, -6)
+    return aggregate(v, weights, offsets, **options)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, v_offsets: Tensor | None, heads: int) -> None:

@@ -23,6 +23,7 @@ from shiftsearch.ops.attention import FAR
 
 Flow = Tensor | tuple[Tensor, Tensor] | list[Tensor] | None
 Attention = tuple[Tensor, Tensor, Tensor]  # output, weights and offsets
+_HEADS = ATTEND.defaults["heads"]  # looked up before a compiler traces, which cannot
 
 
 @overload
@@ -93,7 +94,7 @@ def attend(
     for name, video in {"q": q, "k": k, "v": v}.items():
         if not isinstance(video, torch.Tensor):
             raise ShiftsearchError(f"attend: {name} is a {type(video).__name__}, expected a torch tensor")
-    heads = options.get("heads", ATTEND.defaults["heads"])
+    heads = options.get("heads", _HEADS)
     check_scale("attend", scale, heads)
     scales = None
     if isinstance(scale, torch.Tensor):

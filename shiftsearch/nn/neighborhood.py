@@ -89,7 +89,7 @@ def _by_attend(q: Tensor, k: Tensor, v: Tensor, axes: list[_Axis], *, heads: int
 def _by_places(q: Tensor, k: Tensor, v: Tensor, axes: list[_Axis], *, heads: int, scale: float) -> Tensor:
     B, T, _, H, W = q.shape
     offsets, there = _neighbours((T, H, W), axes, q.device)
-    offsets = offsets.expand(B, heads, *offsets.shape)
+    offsets = offsets.expand(B, 1, *offsets.shape)  # for all heads
     logits = score(q, k, offsets, heads=heads, metric="dot", border="zeros") * scale
     if any(axis.causal for axis in axes):
         logits = logits.masked_fill(~there, -torch.inf)

@@ -62,7 +62,7 @@ def aggregate(
         v: values (B, T, C, H, W)
         weights: (B, heads, T, h, w, K); head g weighs the g-th part of the channels
         offsets: (B, heads, T, h, w, K, 3), (dt, dy, dx) from query to place, as `search` returns them; for floats
-            v is sampled bilinearly
+            v is sampled bilinearly. A divisor of `heads` will do: each of so many is then that of several heads in a row
         patch, stride, dilation, border: as in `search`
 
     Returns:
@@ -83,7 +83,7 @@ def aggregate(
 INPUTS = {
     "v": Input("B T C H W"),
     "weights": Input("B G T h w K", WEIGHT),
-    "offsets": Input("B G T h w K 3", OFFSET),
+    "offsets": Input("B G/ T h w K 3", OFFSET),
 }
 _SLOTS = {"v": "k", "weights": "weights", "offsets": "offsets"}
 _aggregate = Derivative("q", _SLOTS, "out", covered)
@@ -130,7 +130,7 @@ def stack(
         >>> stack(video, offsets, patch=3).shape
         (4, 3, 4, 16, 24)
     """
-    arrays = {"v": v, "offsets": offsets, "weights": weights}
+    arrays = {"v": v, "weights": weights, "offsets": offsets}
     return run(STACK, arrays, patch=patch, stride=stride, dilation=dilation, border=border)[0]
 
 

@@ -167,7 +167,7 @@ FOLD = Op(
     spec=FoldSpec,
     inputs={
         "patches": Input("B G t y x K F P P"),
-        "offsets": Input("B G T h w K 3", OFFSET),
+        "offsets": Input("B G/ T h w K 3", OFFSET),
         "weights": Input("B G T h w K", WEIGHT, optional=True),
     },
     outputs={"sums": "value", "coverage": "score"},

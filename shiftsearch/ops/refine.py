@@ -140,7 +140,7 @@ REFINE = Op(
     inputs={
         "q": Input("B T C H W"),
         "k": Input("B T C H W"),
-        "offsets": Input("B G T h w seeds 3", OFFSET),
+        "offsets": Input("B G/ T h w seeds 3", OFFSET),
     },
     outputs={**OUTPUTS, "seed": "index"},
     shapes=_shapes,
