@@ -139,7 +139,9 @@ class Operators:
         moving = [name for name, needed in zip(op.inputs, ctx.needs_input_grad, strict=False) if needed]
         if all(name in op.values for name in moving):  # offsets of whole pixels do not change when only values do
             ctx.mark_non_differentiable(*(outputs[name] for name, kind in op.outputs.items() if kind == "offset"))
-        ctx.save_for_backward(*inputs[:count], *(outputs[name] for name in op.keeps))
+        spared = op.spares(self._spec(inputs[count:])) if op.keeps else ()
+        kept = (outputs[name].new_empty(0) if name in spared else outputs[name] for name in op.keeps)
+        ctx.save_for_backward(*inputs[:count], *kept)
         ctx.options = inputs[count:]
 
     def _slope(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:

@@ -177,6 +177,21 @@ def test_the_scale_is_learnt_or_fixed(video):
     assert not torch.equal(learnt(video), fixed(video))
 
 
+def test_a_layer_saves_each_array_once():
+    """Its input, q, k, v and what it attends to, weights and offsets: nothing twice, and no scores."""
+    layer, x = nn.ShiftedAttention(16, heads=4, window=3, topk=5), torch.randn(1, 3, 16, 8, 9, requires_grad=True)
+    saved = {}
+
+    def keep(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    weights = sum(p.numel() for p in layer.parameters()) + 4  # and the scale
+    assert sum(saved.values()) <= 4 * (5 * x.numel() + 4 * (x.numel() // 16) * 5 * (1 + 3) + weights)
+
+
 def test_attention_stores_neither_window_nor_values(video):
     saved = []
     q = video.clone().requires_grad_()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from shiftsearch._op import Spec
 from shiftsearch._types import Metric
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn.layers import check_video, per_pixel, shown
+from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown
 from shiftsearch.nn.ops import Refine, ShiftedSearch
 from shiftsearch.ops.aggregate import AGGREGATE, aggregate, stack
 from shiftsearch.ops.attend import ATTEND
@@ -233,7 +233,7 @@ class ShiftedAttention(nn.Module):
             return_attention: whether weights and offsets are returned, too
         """
         check_video("ShiftedAttention", "x", x, self.dim)
-        q, k, v = (per_pixel(layer, x) for layer in (self.q, self.k, self.v))
+        q, k, v = each_per_pixel((self.q, self.k, self.v), x)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
         if isinstance(self.find, ShiftedSearch) and self.mix is None:
             found = attend(q, k, v, flow, scale=scale, return_attention=return_attention, **self.find.options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +56,12 @@ def pair(caller: str, name: str, value: Any, *, least: int = 1) -> tuple[int, in
     for number in found:
         check_whole(caller, least=least, **{name: number})
     return found[0], found[1]
+
+
+def each_per_pixel(layers: Iterable[nn.Module], video: Tensor) -> list[Tensor]:
+    """Return `per_pixel` of several layers, which share one copy of the video for their gradients."""
+    last = video.movedim(-3, -1).contiguous()
+    return [layer(last).movedim(-1, -3) for layer in layers]
 
 
 def per_pixel(layer: nn.Module, video: Tensor) -> Tensor:

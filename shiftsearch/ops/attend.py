@@ -244,6 +244,7 @@ ATTEND = Op(
     shapes=_shapes,
     keeps=("out", "weights", "offsets", "sums"),
     hidden=("sums",),
+    spares=lambda spec: {"out", "sums"} if spec.stores else set(),
     sizes=_sizes,
     check=_check,
     forward=_forward,
