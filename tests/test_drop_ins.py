@@ -42,7 +42,7 @@ def grid_at(n, step=1):
 def attention_by_sampling(q, k, v, moves, v_moves, frames, flow=None, heads=2, groups=2, v_groups=1):
     """Attention to 2 x 3 points of the frames that each frame looks at; (B, T, C, H, W), offsets in channels."""
     B, T, _, H, W = q.shape
-    S, P, out = frames.shape[1], 6, torch.zeros_like(v)
+    S, P, out = frames.shape[1], 6, torch.zeros(B, T, *v.shape[2:])
     rows, columns = torch.meshgrid(grid_at(H), grid_at(W), indexing="ij")
     for t in range(T):
         scores, values = torch.zeros(B, heads, S * P, H, W), []
@@ -82,6 +82,24 @@ def test_attention_at_places_is_sampling(heads, groups, v_groups):
         return attention_by_sampling(q, k, v, moves, v_moves, frames, flow, heads, groups, v_groups)
 
     same(ours, theirs, q, k, v, moves, v_moves, flow)
+
+
+@pytest.mark.parametrize("frames", [[[0, 3], [2, 1]], [[1, 0], [0, 1], [1, 1]]])  # of four, and of two
+def test_clips_that_are_looked_at_may_be_longer_or_shorter(frames):
+    frames = torch.tensor(frames)
+    q, moves = torch.randn(1, len(frames), 4, 4, 5), 1.5 * torch.randn(1, len(frames), 48, 4, 5)
+    k, v = torch.randn(2, 1, int(frames.max()) + 1, 4, 4, 5)
+
+    def ours(q, k, v, moves):
+        offsets = nn.places(moves, groups=2, frames=frames, grid=(2, 3), dilation=(2, 1))
+        out, weights = nn.attend_at(q, k, v, offsets, heads=2, scale=0.4, border="zeros", return_attention=True)
+        assert weights.shape == (1, 2, len(frames), 4, 5, 12)
+        return out
+
+    def theirs(q, k, v, moves):
+        return attention_by_sampling(q, k, v, moves, moves, frames, v_groups=2)
+
+    same(ours, theirs, q, k, v, moves)
 
 
 def test_attention_at_the_places_of_a_search_is_attend():
@@ -361,6 +379,8 @@ BAD = [  # calls, and how their messages begin
     (lambda: nn.attend_at(x, x, x, o), "attend_at: offsets has shape"),
     (lambda: nn.attend_at(x, x, x, x.numpy()), "attend_at: offsets has type ndarray"),
     (lambda: nn.attend_at(x, x, x[0, 0], o), "attend_at: v has shape"),
+    (lambda: nn.attend_at(x, x[..., 1:], x, o), "attend_at: k has shape (1, 1, 4, 5, 5), expected (1, 1, 4, 5, 6)"),
+    (lambda: nn.attend_at(x, x, x[:, [0, 0]], o), "attend_at: v has shape (1, 2, 4, 5, 6), expected (1, 1, 4, 5, 6)"),
     (
         lambda: nn.attend_at(x, x, x, torch.zeros(1, 3, 1, 5, 6, 2, 3), heads=2),
         "attend_at: there are 2 heads and 3 groups",

@@ -6,11 +6,12 @@ import math
 from typing import Any, Literal, overload
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from shiftsearch._types import Border, Metric
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.attention import check_scale, default_scale, softmax_of_scores
-from shiftsearch.nn.layers import check_floats, check_whole
+from shiftsearch.nn.layers import check_floats, check_shape, check_whole
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.score import score
 
@@ -66,8 +67,8 @@ def attend_at(
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
-        k: keys, the same shape
-        v: values (B, T, C', H, W)
+        k: keys (B, T', C, H, W), of as many frames as there are to look at, or more
+        v: values (B, T', C', H, W)
         offsets: (B, groups, T, H, W, K, 3), (dt, dy, dx) from query to place. Group g moves the g-th part of the channels,
             whatever the number of heads is; often both numbers are the same, or there is one group
         v_offsets: the same for values, if these are read at other places than keys
@@ -87,14 +88,30 @@ def attend_at(
     """
     _check(q, k, v, offsets, v_offsets, heads)
     check_scale("attend_at", scale, heads)
-    parts, channels = math.lcm(heads, offsets.shape[-6]), q.shape[-3]
+    frames, channels, parts = q.shape[-4], q.shape[-3], math.lcm(heads, offsets.shape[-6])
+    q, offsets, v_offsets, k, v = _of_one_length(q, offsets, v_offsets, k, v)
     scores = score(q, k, offsets, patch=patch, heads=parts, metric=metric, border=border)
     if parts > heads:
         scores = scores.unflatten(-5, (heads, parts // heads)).sum(-5)
     scale = default_scale(scale, channels, {"heads": heads, "patch": patch, "metric": metric})
     weights = softmax_of_scores(scores, scale, metric)
     out = weighted_sum(v, weights, offsets if v_offsets is None else v_offsets, patch=patch, border=border)
+    out, weights = out[..., :frames, :, :, :], weights[..., :frames, :, :, :]
     return (out, weights) if return_attention else out
+
+
+def _of_one_length(
+    q: Tensor, offsets: Tensor, v_offsets: Tensor | None, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """Return clips of as many frames, those of the shorter followed by empty ones: no query looks there, and none is asked."""
+    more = k.shape[-4] - q.shape[-4]
+    if more > 0:
+        q = F.pad(q, (0, 0) * 3 + (0, more))
+        offsets = F.pad(offsets, (0, 0) * 4 + (0, more))
+        v_offsets = None if v_offsets is None else F.pad(v_offsets, (0, 0) * 4 + (0, more))
+    elif more < 0:
+        k, v = (F.pad(video, (0, 0) * 3 + (0, -more)) for video in (k, v))
+    return q, offsets, v_offsets, k, v
 
 
 def weighted_sum(v: Tensor, weights: Tensor, offsets: Tensor, **options: Any) -> Tensor:
@@ -111,6 +128,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, v_offsets: Tensor |
         check_floats("attend_at", name, video)
         if video.ndim not in (4, 5):
             raise ShiftsearchError(f"attend_at: {name} has shape {tuple(video.shape)}, expected (B, T, C, H, W)")
+    one_clip = {
+        "k": (k, (*q.shape[:-4], k.shape[-4], *q.shape[-3:])),
+        "v": (v, (*k.shape[:-3], v.shape[-3], *k.shape[-2:])),
+    }
+    for name, (video, expected) in one_clip.items():
+        check_shape("attend_at", name, video, expected)
     for name, where, video in (("offsets", offsets, q), ("v_offsets", v_offsets, v)):
         if where is None:
             continue

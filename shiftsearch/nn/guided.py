@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.nn.layers import check_video, per_pixel, shown, zeroed
+from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown, zeroed
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.match import match
 from shiftsearch.ops.score import score
@@ -126,7 +126,8 @@ class GuidedDeformableAttention(nn.Module):
         S = support.shape[1]
         pairs = (B, T, S, C, H, W)
         q = per_pixel(self.q, x)[:, :, None].expand(pairs).reshape(-1, C, H, W)
-        k, v = (per_pixel(layer, support)[:, None].expand(pairs).reshape(-1, 1, C, H, W) for layer in (self.k, self.v))
+        given = each_per_pixel((self.k, self.v), support)
+        k, v = (video[:, None].expand(pairs).reshape(-1, 1, C, H, W) for video in given)
         flow = flow.reshape(-1, 2, H, W).to(torch.promote_types(flow.dtype, torch.float32))
         if self.predict is None:
             offsets = self._searched(q, k[:, 0], flow)
