@@ -5,7 +5,8 @@
 // and for all the patches that they belong to. For each slot it
 //
 // 1. finds the rectangle of all displacements that some query's window has (`Reach`); a tile whose rectangle is too
-//    large to be worth it leaves its queries to search.cu: it counts itself in wild[0], and marks itself behind;
+//    large to be worth it leaves its queries, from this slot on, to search.cu or search_windows.cu: it counts itself in
+//    wild[0], and marks itself behind by the number of the slot, plus 1;
 // 2. goes through the rectangle row by row, in even steps of up to 9 displacements. In each *producers*, threads with
 //    four neighbouring pixels of q in registers, compare them with pixels of k in shared memory and sum along the rows
 //    of the patches; *consumers*, threads with SS_COLUMN queries one below the other, sum what was produced in the step
@@ -65,7 +66,7 @@ __device__ inline void hand_over(const Found& to, const float* best, const Begin
             const int at = (query + r * SS_TILE_X) * SS_TOPK + i;
             const float score = best[r * SS_BEST + (SS_RANKED ? 2 * SS_TOPK : 0) + i];
             const int place = __float_as_int(best[r * SS_BEST + SS_TOPK + i]);
-            const Begin& slot = slots[place >> 16];
+            const Begin& slot = slots[min(place >> 16, 2 * SS_RADIUS)];  // if there is a candidate
             to.scores[at] = SS_L2 ? plus(score, 0.f) : __fsub_rn(0, score);  // never -0
             to.offsets[3 * at] = slot.t;
             to.offsets[3 * at + 1] = slot.y + (place >> 8 & 255), to.offsets[3 * at + 2] = slot.x + (place & 255);
@@ -100,6 +101,13 @@ __device__ inline void write_results(const Found& from, const Tile& tile, int fi
 }
 
 // --- threads --------------------------------------------------------------------------------------
+// Lets in what waits of all queries of a consumer: of ranked ones nothing does at the end of a slot.
+__device__ inline void let_all_in(float* best, const Last* last, Waiting& waiting, const Queue& queue) {
+    const Askers nobody = {0, 0, 0, 0};
+    const Slot any = {};
+    if (!SS_RANKED) let_in(best, last, queue, waiting, nobody, SS_ALL, any);
+}
+
 __device__ inline void penalize(float* penalties) {
     for (int i = threadIdx.x; i < SS_WINDOW * SS_WINDOW; i += SS_THREADS) {
         const int rows = i / SS_WINDOW, columns = i % SS_WINDOW;  // from the centre
@@ -162,6 +170,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
 #pragma unroll 1
     for (int begin = 0; begin < a.windows; begin += SS_PER_FRAME ? 1 : a.windows) {
         Last last[SS_COLUMN];
+        int left = 0;  // the slot that is left, plus 1
 #pragma unroll 1
         for (int kept = 0; kept < SS_KEPT; kept += SS_TOPK) {
             const int end = SS_PER_FRAME ? begin + 1 : a.windows, query = role.row * SS_TILE_X + role.column;
@@ -174,8 +183,8 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
                 find_windows(windows, limits, flow_of(around, tile, number, s, a), role, s);
                 const Reach reach = reach_of(limits);
                 if (reach.wide == 0) {
-                    if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
-                    return;
+                    left = number + 1;
+                    break;
                 }
                 const Slot slot = {number, frame == tile.t, reach, plane_of_k(k, tile.b, tile.g, frame, s, m),
                                    tile.top - SS_MARGIN + reach.y, tile.left - SS_MARGIN + reach.x};
@@ -185,12 +194,18 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
                 search_slot(state, last, waiting, windows, part, number == end - 1, ring, sums, queue, role, slot, mine,
                             s);
             }
+            if (left == begin + 1) break;
+            if (left && !role.producer) let_all_in(state, last, waiting, queue);
             const Found found = {reinterpret_cast<float*>(pool),
                                  reinterpret_cast<int*>(pool) + SS_TILE_X * SS_TILE_Y * SS_TOPK};
             const int some = min(SS_TOPK, SS_KEPT - kept);
             if (!role.producer) hand_over(found, state, slots, role.exist, query, some);
             __syncthreads();
             write_results(found, tile, begin * SS_KEPT + kept, some, scores, offsets, s);
+        }
+        if (left) {
+            if (threadIdx.x == 0) wild[1 + blockIdx.x] = left, atomicAdd(wild, 1);
+            return;
         }
     }
 }

@@ -36,6 +36,14 @@ struct TopK {
 
     __device__ void start(Candidate*) { count = 0, worst = infinity(); }
 
+    // Begins with candidates in order: those from number 32 * r on, one per lane or none.
+    __device__ void take(const Candidate& mine, bool there, int r, int) {
+        kept[r] = mine;
+        count += __popc(__ballot_sync(SS_ALL, there));
+        const Candidate end = from_lane(entry(SS_TOPK - 1), (SS_TOPK - 1) % 32);
+        if (count == SS_TOPK) worst = end.rank;
+    }
+
     __device__ Candidate entry(int e) const {
         Candidate found = kept[0];
         for (int r = 1; r < SS_REGISTERS; ++r)
@@ -106,6 +114,8 @@ struct TopK {
     __device__ void start(Candidate* mine) { buffer = mine, count = 0, full = false, worst = infinity(); }
 
     __device__ Candidate entry(int e) const { return buffer[e]; }
+
+    __device__ void take(const Candidate& mine, bool there, int, int lane) { add(mine, there, lane); }
 
     // The candidates of a warp, one per lane or none, in the order of the lanes.
     __device__ void add(const Candidate& mine, bool there, int lane) {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,12 @@ def _busiest(mean: float) -> float:
 
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
-    queries = case.queries * case.search["heads"] / (4 * blocks)  # of a warp
+    queries = case.queries * case.search["heads"] / (4 * blocks) if c["MARKED"] else 1  # of a warp
     if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
         return [Role({"long long number = first": (0, 0)})]
     trips = {
         "long long number = first": (queries, 0),
-        "int slot = 0": (windows, 0),
+        "int slot = begin": (windows, 0),
         "int start = 0": (turns, 0),
         "int i = 0; i < SS_PATCH": (c["PATCH"], 0),
         "int first = 0": (-(-case.channels // 16), 0),
@@ -79,6 +79,46 @@ def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int e = task.lane": (1 / windows, 0),
     }
     return [Role(trips, lines=("__fmaf_rn(",))]
+
+
+def _search_windows(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """All warps stage and compare, and the first of them keeps the best."""
+    turns, windows, warps = -(-(c["WINDOW"] ** 2) // 32), _windows(case), c["THREADS"] // 32
+    windows -= c["MARKED"] and not c["SUBPIXEL"]  # tiles have searched the queries' own frame
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):
+        return [Role({"long long number = blockIdx": (0, 0)})]
+    queries = case.queries * case.search["heads"] / blocks if c["MARKED"] else 1
+    side = (int(c["STEP"]) * (c["WINDOW"] - 1) + c["DILATION"] * (c["PATCH"] - 1)) // c["APART"] + 1
+    staged = (side + c["SUBPIXEL"]) ** 2
+    parts = c["PACKS"] // (2 if case.dtype != "float32" else 1) if c["VECTORS"] else 1
+    rows = -(-c["WINDOW"] // c["DOWN"]) * -(-c["WINDOW"] // c["ACROSS"]) * c["PATCH"]
+    of_first = windows if case.channels <= 16 else 1  # a patch is staged once, if all its channels are
+    shared = {
+        "long long number = blockIdx": (queries, 0),
+        "int slot = begin": (windows, 0),
+        "int f = 0; even": (-(-case.channels // 16), 0),
+        "n < SS_STAGED * SS_STAGED": (-(-staged * parts // 32) / warps, 0),
+        "start < SS_SIDE * SS_SIDE": (-(-(side**2) // 32) / warps, 0),
+        "n < SS_PATCH * SS_PATCH": (-(-(c["PATCH"] ** 2) * parts // 32) / warps / of_first, 0),
+        "n < SS_BLOCKS * SS_PATCH": (-(-rows // 32) / warps, 0),
+        "int pack = 0": (c["PACKS"], 0),
+        "n < SS_WINDOW_SIZE; n +=": (turns / warps, 0),
+        "number < SS_WINDOW_SIZE; number +=": (0, 0),  # but for windows whose candidates lie unevenly
+    }
+    taken = case.search["topk"] if windows < _windows(case) else 0  # over from tiles
+    let_in = _inserted(case) - (taken and _inserted(replace(case, options={**case.options, "radius": 0})))
+    kept = {
+        "int start = 0": (turns, 0),
+        "while (waiting) within int slot = begin": (let_in / turns / windows, 0),
+        "while (waiting)": (taken, 0),
+        "int e = task.lane": (1 / windows, 0),
+    }
+    others = dict.fromkeys(kept, (0, 0))
+    lines = ("__fmaf_rn(", " load(const ", "*reinterpret_cast<const")
+    return [
+        Role({**shared, **kept}, lines=lines, share=1 / warps),
+        Role({**shared, **others}, lines=lines, share=1 - 1 / warps),
+    ]
 
 
 @dataclass(frozen=True)
@@ -156,9 +196,10 @@ def _staged(c: dict[str, Any], columns: float) -> int:
 def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Producers and consumers; steps are of nine displacements, in each row of what a tile looks at."""
     windows = _windows(case)
-    reach = _reach(case, c["TILE_X"], c["TILE_Y"], c["COLUMN"], c["BUDGET"])
-    if reach.too_wide:  # left to the search of queries
-        return [Role({"int number = begin": (1, 0)})]
+    shape = c["TILE_X"], c["TILE_Y"], c["COLUMN"], c["BUDGET"]
+    reach = _reach(case, *shape)
+    if reach.too_wide:  # all but the queries' own frame is left
+        windows, reach = 1, _reach(replace(case, flow="zero"), *shape)
     warps, steps, rows = c["THREADS"] / 32, reach.steps, reach.rows
     producers = 8 * c["ROWS"] / 32 / warps
     pieces, row = _staged(c, reach.columns), c["TILE_X"] * c["TOPK"]
@@ -372,6 +413,7 @@ def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 OWNERS = {
     "search": Owner(_search, load=8, planar=3),  # half of its loads are of one place for all threads
+    "search_windows": Owner(_search_windows, load=5, planar=4),  # a row of a stage is in a line or two
     "search_tiles": Owner(_search_tiles, load=4, planar=2),
     "search_points": Owner(_search_points, load=4, planar=2),
     **dict.fromkeys(("attend", "attend_queries"), Owner(_attend, load=4, planar=4)),

@@ -55,9 +55,9 @@ FAULTS = [
         for op in ("score", "aggregate", "gather", "fold", "scatter", "stack")
         for wrong in ("return (int)floorf(dt + 0.5f);", "return (int)truncf(dt);")
     ),
-    Fault("search.cu", _FAR_DT, "floor(finite_or_zero((double)dt) + 0.5)", "refine: fractional seeds"),
-    Fault("search.cu", _FAR_DT, "trunc(finite_or_zero((double)dt))", "refine: fractional seeds"),
-    Fault("search.cu", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
+    Fault("candidates.cuh", _FAR_DT, "floor(finite_or_zero((double)dt) + 0.5)", "refine: fractional seeds"),
+    Fault("candidates.cuh", _FAR_DT, "trunc(finite_or_zero((double)dt))", "refine: fractional seeds"),
+    Fault("candidates.cuh", _FAR_DT, "rint((double)dt)", "refine: seeds not finite"),
     Fault("place.cuh", _FAR_DT, "rint((double)dt)", "gather: not finite"),
     Fault(
         "grid.cuh",
@@ -101,7 +101,7 @@ FAULTS = [
     # heads and channels
     Fault("clip.cuh", " + (long long)g * s.F * m.k_c", "", "score: batch, heads, many channels"),
     Fault("clip.cuh", " + (long long)g * s.F * m.q_c", "", "score: batch, heads, many channels"),
-    Fault("search.cu", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
+    Fault("candidates.cuh", "a.groups > 1 ? r.g : 0", "0", "search: flow per head"),
     Fault(
         "scatter.cu",
         "((long long)c * s.F + p.f) * SS_PATCH",
@@ -109,10 +109,8 @@ FAULTS = [
         "fold: odd channels",
     ),
     Fault("channels.cuh", "p->g = (int)(i % s.G)", "p->g = 0", "scatter: batch, heads, many channels"),
-    Fault("patch_score.cuh", "f < channels; f += SS_SOME", "f <= channels; f += SS_SOME", "search: five channels"),
-    Fault(
-        "patch_score.cuh", "row = plus(row, along.sum());", "row = along.sum();", "search: more channels than a vector"
-    ),
+    Fault("window_scores.cuh", "exists && f + i < F", "exists && f + i <= F", "search: five channels"),
+    Fault("window_scores.cuh", "plus(first == 0 ? 0 : *row,", "plus(0,", "search: more channels than a vector"),
     Fault("attend.cuh", "a.groups > 1 ? share.g : 0", "0", "attend: pixels, heads, dot"),
     Fault("attend.cuh", "channel_of(n) < F", "channel_of(n) <= F", "attend: pixels, many channels"),
     # attention
@@ -122,7 +120,7 @@ FAULTS = [
     Fault("attend_keys.cu", "first + __ffs(some) - 1", "first", "attend: pixels, more rectangles than a crowd"),
     # the best
     Fault(
-        "search.cu",
+        "candidates.cuh",
         "(SS_ACC)(SS_PENALTY * ((double)",
         "(SS_ACC)((float)SS_PENALTY * (float)((double)",
         "search: penalty of more digits than a single has",
@@ -135,8 +133,8 @@ FAULTS = [
         "search: more kept than a warp has registers for",
     ),
     Fault("topk.cuh", "count > SS_ROOM - 32", "count > SS_ROOM", "search: more kept than a warp has registers for"),
-    Fault("search.cu", "if (SS_SKIP == 1 && found.itself) found.there = false;", "", "search: skip self"),
-    Fault("search.cu", "out.seed[to] = slot;", "out.seed[to] = 0;", "refine: fractional seeds"),
+    Fault("candidates.cuh", "if (SS_SKIP == 1 && found.itself) found.there = false;", "", "search: skip self"),
+    Fault("candidates.cuh", "out.seed[to] = slot;", "out.seed[to] = 0;", "refine: fractional seeds"),
     # flow
     Fault(
         "chain_flow.cu",

@@ -344,11 +344,11 @@ def test_ceilings_are_rates(device, monkeypatch):
     assert found["half operations a second"] == 5
 
 
-def test_the_direct_form_has_no_tiles():
+def test_the_direct_form_has_no_tiles_and_stages_nothing():
     case, recorder = Case(options={"patch": 7}, frames=3, height=32, width=32), gpu_warm.Recorder()
     for backend in (Cuda(recorder), gpu_warm.direct(recorder)):
         gpu_cases.prepare(backend, case).forward()
-    assert [program.kernel.name for program, _ in recorder.launches] == ["search_tiles", "search", "search"]
+    assert [program.kernel.name for program, _ in recorder.launches] == ["search_tiles", "search_windows", "search"]
     assert [program.constants["MARKED"] for program, _ in recorder.launches[1:]] == [1, 0]
 
 

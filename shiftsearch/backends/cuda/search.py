@@ -1,6 +1,7 @@
-"""The search: on tiles where windows overlap, else a warp for each query, which keeps its best candidates.
+"""The search: on tiles where windows overlap, else query by query.
 
-Both give the same, bit for bit: see cuda_src/pairs.cuh.
+What a query is compared with is staged where patches of its window overlap, else a warp scores candidates one by one. All of
+these give the same, bit for bit: see cuda_src/pairs.cuh.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda import search_points, search_subpixel, search_tiles
+from shiftsearch.backends.cuda import search_points, search_subpixel, search_tiles, search_windows
 from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
@@ -25,7 +26,7 @@ _CANDIDATE = {"float": 12, "double": 24}  # bytes of a candidate in topk.cuh, by
 _BUFFER = 8 * 1024  # bytes of shared memory that a warp has for its best candidates
 _BUFFERS = 2**28  # bytes of global memory for larger buffers: as many warps run at a time
 _IN_REGISTERS = 4 * 32  # candidates that a warp keeps in registers
-_FOR_WILD = 4096  # blocks that look for queries whose tiles were left
+_FOR_WILD = 2**14  # queries at a time of which those are searched whose tiles were left
 
 
 def _buffer_size(constants: Constants) -> int:
@@ -77,7 +78,7 @@ def search(
         plan.spread.launch(device, arrays)
     if plan.on_tiles:
         plan.on_tiles.launch(device, arrays)
-    plan.direct.launch(device, arrays)
+    plan.one_by_one.launch(device, arrays)
     return scores, offsets, seed
 
 
@@ -96,8 +97,8 @@ class _Plan:
     """How a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
 
     spread: Plan | None  # first, if it is subtracted on tiles
-    on_tiles: Plan | None  # then, if it can be; then only what it left is searched directly
-    direct: Plan
+    on_tiles: Plan | None  # then, if it can be; then only what it left is searched one by one
+    one_by_one: Plan
     shape: tuple[int, ...]
     spare: int
 
@@ -117,8 +118,10 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     if on_tiles:
         tiles = on_tiles.program.constants
         constants |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
-    blocks, spare = _blocks(constants, count)
-    return _Plan(spread, on_tiles, Plan(Program(SEARCH, constants), blocks, sizes), shape, spare)
+    staged = search_windows.constants(constants, sizes["F"], sums(dtype).itemsize, memory)
+    program = Program(search_windows.WINDOWS, staged) if staged else Program(SEARCH, constants)
+    blocks, spare = _blocks(constants, 1 if staged else _WARPS, count)
+    return _Plan(spread, on_tiles, Plan(program, blocks, sizes), shape, spare)
 
 
 def _on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
@@ -146,14 +149,15 @@ def _around(xp, k, p: Patches, flow, seeds):
     return xp.ascontiguousarray(seeds if flow is None else flow)
 
 
-def _blocks(constants: Constants, queries: int) -> tuple[int, int]:
-    """Return how many blocks search `queries`, and the bytes for their best candidates where they need global memory."""
-    blocks = -(-queries // _WARPS)
+def _blocks(constants: Constants, at_once: int, queries: int) -> tuple[int, int]:
+    """Return how many blocks search `queries`, each some at once, and the bytes for their best where those need global
+    memory."""
+    blocks = -(-queries // at_once)
     if constants["MARKED"]:
-        blocks = min(blocks, _FOR_WILD)
+        blocks = min(blocks, _FOR_WILD // at_once)
     if not constants["ROOM"] or constants["SHARED"]:
         return blocks, 0
-    of_block = _WARPS * _buffer_size(constants)
+    of_block = at_once * _buffer_size(constants)
     blocks = min(blocks, max(1, _BUFFERS // of_block))
     return blocks, blocks * of_block
 

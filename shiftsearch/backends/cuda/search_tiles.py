@@ -3,8 +3,8 @@
 On tiles are searches by float32, float16 and bfloat16, for every pixel (no stride, step, dilation or second resolution), by
 patches of up to 15, with channels that fit into shared memory; a topk of whole pixels that registers cannot hold is found
 in passes.
-Strides and dilations lose what neighbours share, seeds lead them apart: these searches, and tiles whose flow is wild, are
-for search.cu.
+Strides and dilations lose what neighbours share, seeds lead them apart: these searches, and tiles whose flow is wild, from
+the first slot on where it is, are for search_windows.cu or search.cu.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FEWEST = 24 * 24  # pixels of a frame for which tiles are worth it
 _BUDGET = 24  # displacements of a tile for each of the window, above which its queries are searched one by one
 _PASSES = range(1, 10)  # over the same candidates, each of which keeps those behind the ones of the pass before
 # rows of pixels, queries of a consumer, and numbers of their best in its registers; what comes first is faster
-_SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120))
+_SHAPES = ((32, 4, 80), (24, 4, 80), (16, 2, 120), (12, 2, 120), (8, 2, 120))
 _BLENDED_SHAPES = ((28, 2, 60), (16, 2, 120), (12, 2, 120))
 
 
