@@ -103,6 +103,21 @@ def test_gradients_are_the_same_in_every_run(call):
 
 
 @each_op
+def test_gradients_that_arrive_may_lie_in_memory_in_any_way(name):
+    tensors = CALLS[name].tensors()
+    first = CALLS[name](tensors)[0]
+    grad = torch.randn(first.shape, dtype=torch.float64)
+    spread = torch.stack((grad, grad), -1)[..., 0]  # with gaps
+    turned = grad.transpose(0, -1).contiguous().transpose(0, -1)
+    given = list(tensors.values())
+    expected = torch.autograd.grad(first, given, grad, retain_graph=True, allow_unused=True)
+    for other in (spread, turned):
+        found = torch.autograd.grad(first, given, other, retain_graph=True, allow_unused=True)
+        for one, wanted in zip(found, expected, strict=True):
+            assert torch.equal(one, wanted)
+
+
+@each_op
 def test_only_inputs_and_kept_offsets_are_saved(name):
     tensors, saved = CALLS[name].tensors(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
