@@ -187,8 +187,8 @@ __device__ inline void consume(float* best, const Last* last, Waiting& w, const 
     }
 }
 
-// Does the `work` of consumers with all steps of a slot, as far as they are in `part` of its reach; it is told whether a
-// step is the first of them in its row. Consumers also stage the rows of k, where the last one is that nobody needs.
+// Does the `work` of consumers with all steps of a slot, as far as they are in `part` of its reach; it is told whether
+// a step is the first of them in its row. Consumers also stage rows of k, each in place of one that nobody needs.
 template <class Work>
 __device__ inline void consume_all(const Ring& ring, const Slot& slot, const Part& part, int thread, const Sizes& s,
                                    const Work& work) {

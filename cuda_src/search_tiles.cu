@@ -16,9 +16,10 @@
 // sums is that of pairs.cuh: what search.cu would give is the same, bit for bit.
 //
 // Arrays are those of search.cu. Constants beside its own: SS_TILE_X, SS_TILE_Y, SS_ROWS, SS_COLUMN, SS_THREADS,
-// SS_CHANNELS (of a pixel at a time: 4, 8 or 16) and SS_CHUNKS of them, SS_FULL (1: these are all channels, else there
-// are fewer), SS_HELD (type of k in shared memory: float, or SS_SCALAR where that has no room), SS_RING bytes of shared memory for k, SS_BUDGET
-// (displacements of a tile for each of the window, above which it is wild), SS_RANKED (1: some rank is not the score).
+// SS_CHANNELS (of a pixel at a time: 4, 8 or 16) and SS_CHUNKS of them, SS_FULL (1: as many as there are, else more),
+// SS_RING bytes of shared memory for k, SS_HELD (type of its numbers there: float, or SS_SCALAR where floats have no
+// room), SS_BUDGET (displacements of a tile for each of the window, above which it is wild), SS_RANKED (1: some rank is
+// not the score).
 #include "consume.cuh"
 #include "produce.cuh"
 #include "roles.cuh"

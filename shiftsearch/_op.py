@@ -76,7 +76,14 @@ _PLAIN = {int, float, bool, str, type(None)}  # immutable types of options, whic
 
 def specified(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Return the spec of these options. Those that have been checked before are not checked again."""
-    return _remembered(kind, **options) if _PLAIN.issuperset(map(type, options.values())) else kind(**options)
+    values = options.values()
+    plain = _PLAIN.issuperset(map(type, values)) or all(map(_is_plain, values))
+    return _remembered(kind, **options) if plain else kind(**options)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is found again by value: in a tuple, True would be taken for 1."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(each) is int for each in value))
 
 
 @lru_cache(REMEMBERED, typed=True)  # 1 is a valid window, True and 1.0 are not

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -69,16 +69,13 @@ class Operators:
         types = {name: _schema_type(hints[name]) for name in op.options}
         self.lists = [name for name, kind in types.items() if "[]" in kind]  # options that are tuples in a spec
         options = [f"{kind} {name}" for name, kind in types.items()]
-        self.forward = self._operator("", self._forward, [*arrays, *options], len(op.outputs))
-        self.forward.register_fake(self._forward_shapes)
-        self.forward.register_autograd(self._slope, setup_context=self._save)
-        self.backward = self._operator(
-            "_backward", self._backward, [*arrays, *kept, *grads, *options, "bool[] wanted"], len(op.inputs)
+        forward = ", ".join((*arrays, *options)), len(op.outputs)
+        backward = ", ".join((*arrays, *kept, *grads, *options, "bool[] wanted")), len(op.inputs)
+        # operators as compilers see them
+        self.seen = _operator(op.name, *forward, self._forward, self._forward_shapes, self._slope, self._save)
+        self.seen_backward = _operator(
+            f"{op.name}_backward", *backward, self._backward, self._backward_shapes, self._refuse_second, _save_nothing
         )
-        self.backward.register_fake(self._backward_shapes)
-        self.backward.register_autograd(self._refuse_second, setup_context=_save_nothing)
-        self.seen = getattr(torch.ops.shiftsearch, op.name)  # by compilers
-        self.seen_backward = getattr(torch.ops.shiftsearch, f"{op.name}_backward")
         self.differentiable = _function(op.name, self.seen, self._save, self._slope)
         self.differentiable_backward = _function(op.name, self.seen_backward, _save_nothing, self._refuse_second)
 
@@ -99,14 +96,6 @@ class Operators:
 
     def _flops_of_backward(self, *arguments: Any, out_val: Any = None) -> int:
         return self._flops(*arguments[:-1], wanted=self._wanted(arguments))
-
-    def _operator(self, suffix: str, function: Callable[..., Any], arguments: list[str], results: int) -> Any:
-        schema = f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
-        name = f"shiftsearch::{self.op.name}{suffix}"
-        operator = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
-        if hasattr(operator, "register_vmap"):  # torch 2.4 does so by itself, with a warning
-            operator.register_vmap(partial(_one_by_one, operator))
-        return operator
 
     def call(self, *arguments: Any) -> Any:
         """Return what the forward operator gives. Compilers see the operator, and torch.func the function around it."""
@@ -190,6 +179,30 @@ class Operators:
         return specified(self.op.spec, named)
 
 
+_LIBRARY = torch.library.Library("shiftsearch", "FRAGMENT")
+
+
+def _operator(
+    name: str,
+    arguments: str,
+    results: int,
+    function: Callable[..., Any],
+    shapes: Callable[..., Any],
+    slope: Callable[..., Any],
+    save: Callable[..., None],
+) -> Any:
+    """Return a new operator. `torch.library.custom_op` would make the same, and take 9 us of each call for itself."""
+    qualified, schema = f"shiftsearch::{name}", f"{name}({arguments}) -> ({', '.join(['Tensor'] * results)})"
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, shapes, lib=_LIBRARY)
+    torch.library.register_autograd(qualified, slope, setup_context=save, lib=_LIBRARY)
+    operator = getattr(torch.ops.shiftsearch, name)
+    if hasattr(torch.library, "register_vmap"):  # behind torch 2.4
+        torch.library.register_vmap(qualified, partial(_one_by_one, operator), lib=_LIBRARY)
+    return operator
+
+
 def _schema_type(hint: Any) -> str:
     """Return a type as the schemas of operators spell it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -199,6 +212,21 @@ def _schema_type(hint: Any) -> str:
     if origin is tuple:
         return "SymInt[]"
     return "str" if origin is typing.Literal else hint.__name__
+
+
+class _Signature(inspect.Signature):
+    """A signature that takes arguments as they are: torch binds one at each call, which takes 10 us with those of others."""
+
+    def bind(self, *arguments: Any, **options: Any) -> Any:
+        return _Bound(arguments, options)
+
+
+class _Bound(NamedTuple):
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def apply_defaults(self) -> None:
+        """Add nothing: all arguments are there."""
 
 
 def _function(name: str, operator: Any, save: Callable[..., None], slope: Callable[..., Any]) -> Any:
@@ -213,7 +241,7 @@ def _function(name: str, operator: Any, save: Callable[..., None], slope: Callab
     def forward(*arguments: Any) -> Any:
         return operator(*arguments)
 
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # which torch asks for at each call
+    forward.__signature__ = _Signature()  # type: ignore[attr-defined]
     parts = {"forward": forward, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
     made: list[Any] = [type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})]
     return made[0]

@@ -301,6 +301,7 @@ def test_bad_input_is_an_error_that_names_what_was_expected(call, message):
         (lambda: ss.search(V, V, subpixel=True), lambda: ss.search(V, V, subpixel=1)),
         (lambda: ss.search(V, V, penalty=0), lambda: ss.search(V, V, penalty=False)),
         (lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5, 6)), lambda: ss.fold(PATCHES, OFFSETS, size=(3.0, 5, 6))),
+        tuple(lambda n=n: ss.fold(PATCHES[:, :, :1], OFFSETS[:, :, :1], size=(n, 5, 6)) for n in (1, True)),
         (lambda: ss.search(V, V, radius=1), lambda: ss.search(V[:, :2], V[:, :2], radius=1)),
         (lambda: ss.search(V, V), lambda: ss.search(V, V.astype(float))),
         (lambda: ss.search(V, V, FLOW), lambda: ss.search(V, V, FLOW[..., :-1])),
