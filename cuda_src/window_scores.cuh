@@ -285,11 +285,12 @@ __device__ inline void score_window(const Stage& stage, const Task& task, const 
     const bool even = is_even(window.y, y, task.lane) && is_even(window.x, x, task.lane);
     const Corner corner = corner_of(task, y, x, s);
     const Plane k = plane_of_k(task.k, task.r.b, task.r.g, window.frame, s, task.strides);
+    if (first && s.F <= SS_RUN) stage_patch(stage, task, 0, s.F);  // for all windows, whether this one is even or not
 #pragma unroll 1
     for (int f = 0; even && f < s.F; f += SS_RUN) {
         __syncthreads();
         stage_window(stage, k, corner, f, s.F);
-        if (first || s.F > SS_RUN) stage_patch(stage, task, f, s.F);
+        if (s.F > SS_RUN) stage_patch(stage, task, f, s.F);
         __syncthreads();
         if (SS_SUBPIXEL) blend_window(stage, corner);
         compare_all(stage, task, corner, f, s);

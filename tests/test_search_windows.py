@@ -99,12 +99,12 @@ def test_staged_windows_give_the_bits_of_the_direct_form(case):
 # --- faults planted in the kernel ---------------------------------------------------------------------
 _FAULTS = {  # by the case that catches them
     "patch 7, wild": [
-        ("if (first || s.F > SS_RUN) stage_patch", "if (false) stage_patch"),
+        ("if (first && s.F <= SS_RUN) stage_patch", "if (false) stage_patch"),
         ("return place & 1 ? sum_of(numbers, 1) : sum_of(numbers, 0);", "return sum_of(numbers, 0);"),
     ],
     "wide, half": [("behind % SS_HOLE ||", "")],
     "runs of channels": [
-        ("if (first || s.F > SS_RUN)", "if (first)"),
+        ("if (s.F > SS_RUN) stage_patch", "if (first) stage_patch"),
         ("left + c < across * SS_ACROSS", "false"),
         ("SS_WINDOW - each)", "SS_WINDOW)"),
     ],
