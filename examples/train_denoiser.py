@@ -31,6 +31,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
+from training import save
 
 from shiftsearch.models import ShiftedUNet
 
@@ -185,13 +186,6 @@ class Log:
 
     def close(self):
         (self.writer if self.file is None else self.file).close()
-
-
-def save(path, state):
-    """Save a checkpoint as a whole, or not at all if it is interrupted."""
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
 
 
 def build(options, setting, device):

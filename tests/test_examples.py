@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.append(str(EXAMPLES))
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.full
 one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "SHIFTSEARCH_NUM_THREADS": "1"}
@@ -99,7 +100,8 @@ def test_training_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
 
 @needs_tqdm
 def test_training_on_two_processes_without_tensorboard(tmp_path):
-    code = f"import runpy, sys; sys.modules['tensorboard'] = None; runpy.run_path({str(TRAIN)!r}, run_name='__main__')"
+    code = "import runpy, sys; sys.modules['tensorboard'] = None; "
+    code += f"sys.path.append({str(EXAMPLES)!r}); runpy.run_path({str(TRAIN)!r}, run_name='__main__')"
     (tmp_path / "train.py").write_text(code)
     options = started(tmp_path / "out", "--steps", 2, "--autocast")[1:]
     run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, tmp_path / "train.py", *options)

@@ -60,7 +60,7 @@ def test_a_readme_without_marks_is_unchanged(tmp_path):
     file = tmp_path / "README.md"
     file.write_text("nothing")
     with pytest.raises(SystemExit, match="has no marks"):
-        gpu_report.write_readme(file, "table")
+        gpu_report.write_between(file, gpu_report.MARKS, "table")
     assert file.read_text() == "nothing"
 
 

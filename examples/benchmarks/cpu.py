@@ -26,6 +26,7 @@ os.environ["SHIFTSEARCH_NUM_THREADS"] = "1"
 
 import numpy as np
 from others import TOPK, WINDOW, T, Torch, Yardstick, as_flow, as_places
+from report import write_between
 
 import shiftsearch
 
@@ -404,12 +405,8 @@ def write_readme(path, rows, facts, about):
         f"{first['first call from disk']:.1f} s once they are on disk."
     )
     text = "\n".join([*table, "", *textwrap.wrap(note, 119)])
-    whole = Path(path).read_text(encoding="utf-8")
-    begin, end = "<!-- speed: written by examples/benchmarks/cpu.py -->", "<!-- /speed -->"
-    if begin not in whole or end not in whole:
-        raise SystemExit(f"{path} has no marks {begin} and {end}")
-    head, tail = whole.split(begin)[0], whole.split(end)[1]
-    Path(path).write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+    marks = "<!-- speed: written by examples/benchmarks/cpu.py -->", "<!-- /speed -->"
+    write_between(Path(path), marks, text)
 
 
 def main():

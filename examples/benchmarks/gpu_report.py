@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from gpu_goals import GOALS, HD
+from report import Scale, picture, text, write_between
 
 MODELLED = Path(__file__).parent / "results" / "gpu_modelled.json"
 MARKS = "<!-- gpu: written by examples/benchmarks/gpu_report.py -->", "<!-- /gpu -->"
@@ -48,44 +48,18 @@ def plots(rows: list[Row], device: str) -> dict[str, str]:
 
 def chart(title: str, across: str, up: str, points: Points) -> str:
     """Draw points and the line through them as SVG, with a logarithmic scale on both axes."""
-    xs, ys = _Scale([x for x, _ in points], _LEFT, _WIDTH - 16), _Scale([y for _, y in points], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_text(_WIDTH / 2, 18, title, "middle"), _text(_WIDTH / 2, _HEIGHT - 8, across, "middle")]
-    parts.append(f'<g transform="rotate(-90 14 {_HEIGHT / 2})">{_text(14, _HEIGHT / 2, up, "middle")}</g>')
+    xs, ys = Scale([x for x, _ in points], _LEFT, _WIDTH - 16), Scale([y for _, y in points], _HEIGHT - _BOTTOM, _TOP)
+    parts = [text(_WIDTH / 2, 18, title, "middle"), text(_WIDTH / 2, _HEIGHT - 8, across, "middle")]
+    parts.append(f'<g transform="rotate(-90 14 {_HEIGHT / 2})">{text(14, _HEIGHT / 2, up, "middle")}</g>')
     for x, _ in points:
-        parts.append(_text(xs(x), _HEIGHT - _BOTTOM + 16, f"{x:g}", "middle"))
+        parts.append(text(xs(x), _HEIGHT - _BOTTOM + 16, f"{x:g}", "middle"))
     for y in ys.ticks():
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 16}" y1="{ys(y):.1f}" y2="{ys(y):.1f}" stroke="#ddd"/>')
-        parts.append(_text(_LEFT - 6, ys(y) + 4, f"{y:g}", "end"))
+        parts.append(text(_LEFT - 6, ys(y) + 4, f"{y:g}", "end"))
     line = " ".join(f"{xs(x):.1f},{ys(y):.1f}" for x, y in points)
     parts.append(f'<polyline points="{line}" fill="none" stroke="#1f6fb4" stroke-width="2"/>')
     parts += [f'<circle cx="{xs(x):.1f}" cy="{ys(y):.1f}" r="3" fill="#1f6fb4"/>' for x, y in points]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>", ""])
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    safe = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" text-anchor="{anchor}">{safe}</text>'
-
-
-class _Scale:
-    """Where values lie between two places of a picture."""
-
-    def __init__(self, values: list[float], start: float, end: float):
-        self.least, self.most = min(values), max(values)
-        if self.least == self.most:
-            self.least, self.most = self.least / 2, self.most * 2
-        self.start, self.end = start, end
-
-    def __call__(self, value: float) -> float:
-        share = math.log(value / self.least) / math.log(self.most / self.least)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Return 1, 2 and 5 times the powers of ten in its range."""
-        powers = range(math.floor(math.log10(self.least)), math.ceil(math.log10(self.most)) + 1)
-        each = (step * 10.0**power for power in powers for step in (1, 2, 5))
-        return [tick for tick in each if self.least <= tick <= self.most]
+    return picture(_WIDTH, _HEIGHT, parts)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -109,15 +83,6 @@ def _figure(row: Row | None, missing: str = "") -> str:
     return f"{row['value']:.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
 
 
-def write_readme(path: Path, text: str) -> None:
-    """Put a text between the marks of a README."""
-    whole = path.read_text(encoding="utf-8")
-    if any(mark not in whole for mark in MARKS):
-        raise SystemExit(f"{path} has no marks {' and '.join(MARKS)}")
-    head, tail = whole.split(MARKS[0])[0], whole.split(MARKS[1])[1]
-    path.write_text(f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{tail}", encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     from gpu import read
 
@@ -127,10 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into a README")
     given = parser.parse_args(arguments)
     rows = read(given.file)
-    text = table(rows, json.loads(MODELLED.read_text())["goals"])
-    print(text)
+    words = table(rows, json.loads(MODELLED.read_text())["goals"])
+    print(words)
     if given.readme:
-        write_readme(given.readme, text)
+        write_between(given.readme, MARKS, words)
     if given.plots:
         given.plots.mkdir(parents=True, exist_ok=True)
         device = next((row["device"] for row in rows if row.get("row") == "machine"), "a GPU")
