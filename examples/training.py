@@ -188,11 +188,6 @@ def save(path: Path, state: Any) -> None:
 
 
 # --- results ----------------------------------------------------------------------------------------
-def batches(clips: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield parts of clips on a device."""
-    return (part.to(device) for part in clips.split(size))
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what results depend on beside the settings."""
     cuda = device.type == "cuda"
