@@ -356,7 +356,7 @@ def test_the_direct_form_has_no_tiles_and_stages_nothing():
 def test_programs_of_a_case_are_found_without_a_launch():
     programs = gpu_warm.of_case(Case(op="score", options={"patch": 3}))
     assert {name for _, name in programs} >= {"score", "aggregate", "scatter"}
-    assert all("#define SS_PATCH 3" in text for text, _ in programs)
+    assert all("#define SS_PATCH 3" in text for text, name in programs if name in ("score", "aggregate", "scatter"))
 
 
 def test_programs_of_the_tests_are_found_in_parts():
