@@ -120,7 +120,7 @@ def one_pass(shrink, **options):
 def test_a_patch_may_span_frames(monkeypatch):
     """Each span is averaged over its two frames. A frame is in one span or two; a frame in none is left unchanged."""
 
-    def flattened(xp, noisy, guide, sigma):
+    def flattened(xp, noisy, guide, sigma, shape):
         spans = noisy.reshape(*noisy.shape[:2], 2, -1)
         return np.broadcast_to(spans.mean(2, keepdims=True), spans.shape).reshape(noisy.shape), np.ones(len(noisy))
 
@@ -135,7 +135,10 @@ def test_a_patch_may_span_frames(monkeypatch):
 
 def test_results_of_two_kinds_of_groups_are_added(monkeypatch):
     def constant(value, weight):
-        return lambda xp, noisy, guide, sigma: (np.full_like(noisy, value), np.full(len(noisy), weight, np.float32))
+        return lambda xp, noisy, guide, sigma, shape: (
+            np.full_like(noisy, value),
+            np.full(len(noisy), weight, np.float32),
+        )
 
     both = one_pass(constant(0, 1), beside=one_pass(constant(1, 3)))
     monkeypatch.setitem(qualities.PASSES, "fast", (both,))
@@ -146,7 +149,7 @@ def test_weights_do_not_depend_on_the_size_of_patches():
     """If no frequency exceeds the threshold, the mean of 10 patches has a tenth of the noise's variance."""
     for pixels in (4, 16, 64, 256):
         flat = np.ones((1, 10, pixels), np.float32)
-        estimate, weight = qualities._BAYES(np, flat, flat, 0.1)
+        estimate, weight = qualities._BAYES(np, flat, flat, 0.1, None)
         np.testing.assert_array_equal(estimate, flat)
         np.testing.assert_allclose(weight, 10, rtol=1e-6)
 
@@ -198,11 +201,19 @@ def test_vector_code_equals_array_code(n, monkeypatch, rng):
     """Array operations do the same, on a GPU and for groups of many patches."""
     noisy, guide = rng.standard_normal((2, 7, n, 64), np.float32)
     noisy[0] = 0
+    shape = (0.2 + rng.random(64)).astype(np.float32)
     results = []
     for vectors in (shrink._spectra, lambda xp, groups: None):
         monkeypatch.setattr(shrink, "_spectra", vectors)
         results.append(
-            (*shrink.threshold(np, noisy.copy(), None, 0.4, factor=2.5), *shrink.wiener(np, noisy.copy(), guide, 0.7))
+            [
+                *(
+                    found
+                    for s in (None, shape)
+                    for found in shrink.threshold(np, noisy.copy(), None, 0.4, s, factor=2.5)
+                ),
+                *(found for s in (None, shape) for found in shrink.wiener(np, noisy.copy(), guide, 0.7, s)),
+            ]
         )
     for found, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6)

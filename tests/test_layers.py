@@ -42,6 +42,7 @@ _RANKS = [
     "video.types",
     "video.frames",
     "video.noise",
+    "video.light",
     "video.streams",
     "video.scenes",
     "video.chunks",

@@ -9,6 +9,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.match import match
 from shiftsearch.video.frames import DTYPES, layout, planar
+from shiftsearch.video.light import of_quantiles
 from shiftsearch.video.streams import iterated
 from shiftsearch.video.types import AnyArray
 
@@ -17,6 +18,8 @@ _WINDOW = 21  # half pixels of a thumbnail that are searched for a patch: motion
 _PATCH = 7
 _CHANGE = 0.4  # real cuts gave 0.7 and more, motion and pans at most 0.3
 _FLAT = 0.02  # of white: contrast below this is none
+_FLASH = 0.25  # of white: flat frames that differ by more are two scenes
+_QUANTILES = 65  # of a thumbnail, by which its light is compared
 
 
 def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
@@ -24,7 +27,8 @@ def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
 
     Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
     other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans and
-    fast motion do not count as cuts, nor do dissolves, in which no single frame begins the scene.
+    fast motion do not count as cuts, nor do flashes and fades, which are the same scene in other light, nor dissolves, in
+    which no single frame begins the scene.
 
     Args:
         frames: a clip, or any iterable of frames (H, W) or (H, W, C); it is read once, and frames are not kept
@@ -62,8 +66,11 @@ def with_scenes(
         before = thumbnail
 
 
-def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any]:
-    """Return a thumbnail (1, h, w), means over squares of pixels and channels, and the most variance of noise in it."""
+def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any, Any]:
+    """Return a thumbnail (1, h, w), means over squares of pixels and channels, the most noise in it, its quantiles.
+
+    The noise is a variance.
+    """
     if layout(op, "frame", frame.shape)[1]:
         raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
     step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # some pixels of a large frame are enough
@@ -75,16 +82,38 @@ def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any]:
     squares = native[0, :, : h * side, : w * side].reshape(channels, h, side, w, side)
     means = squares.mean(2).mean(-1)
     spread = (squares**2).mean() - (means**2).mean()  # the mean variance within squares
-    return means.mean(0)[None], spread.reshape(1) / (channels * side**2)
+    means = means.mean(0)
+    quantiles = xp.sort(means.ravel())[xp.linspace(0, means.size - 1, _QUANTILES).astype(int)]
+    return means[None], spread.reshape(1) / (channels * side**2), quantiles
 
 
-def _cut(before: tuple[Any, Any], after: tuple[Any, Any]) -> bool:
+def _cut(before: tuple[Any, Any, Any], after: tuple[Any, Any, Any]) -> bool:
+    """Return whether two thumbnails differ, also if one of them is brought to the light of the other."""
+    if not _differ(before[:2], after[:2]):
+        return False
+    (a, *_), (b, *_) = before, after
+    if max(_contrast(a), _contrast(b)) < _FLAT**2:  # nothing but its brightness tells what a flat frame shows
+        return abs(float(a.mean() - b.mean())) > _FLASH
+    return all(_differ(_lit(a, b), b[:2]) for a, b in ((before, after), (after, before)))
+
+
+def _lit(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+    """Return a thumbnail and its noise in the light of another one, clipped as that one may be."""
+    gain, (offset,) = of_quantiles(a[2].tolist(), b[2].tolist())
+    return (gain * a[0] + offset).clip(0, 1), gain * gain * a[1]
+
+
+def _differ(before: tuple[Any, Any], after: tuple[Any, Any]) -> bool:
     """Return whether too much of the contrast of two thumbnails, beyond noise, is not found in the other one."""
     (a, noise_a), (b, noise_b) = before, after
-    contrast = float(((a - a.mean()) ** 2).mean() + ((b - b.mean()) ** 2).mean()) / 2
+    contrast = (_contrast(a) + _contrast(b)) / 2
     most = _CHANGE * (contrast + _FLAT**2) + float((noise_a + noise_b).sum())
     # frames that are alike without motion need no search: a window of 1 gives the same both ways
     return _missed(a, b, 1) > most and max(_missed(a, b, _WINDOW), _missed(b, a, _WINDOW)) > most
+
+
+def _contrast(thumbnail: Any) -> float:
+    return float(((thumbnail - thumbnail.mean()) ** 2).mean())
 
 
 def _missed(a: Any, b: Any, window: int) -> float:

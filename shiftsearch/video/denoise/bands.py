@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from shiftsearch._geometry import query_grid
 from shiftsearch.ops.fold import fold
 from shiftsearch.ops.gather import gather
+from shiftsearch.video.denoise.estimate import resized
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
@@ -37,7 +39,7 @@ def filter_band(
     band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
     guide = band.groups(xp, "guide")[0] if pass_.guided else noisy
-    weights = _shrink(xp, noisy, guide, frames[here].sigma, pass_)
+    weights = _shrink(xp, noisy, guide, frames[here], pass_)
     all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
@@ -86,12 +88,13 @@ class _Band:
         return patches.reshape(channels, -1, n, pass_.depth * pass_.patch**2), patches.shape
 
 
-def _shrink(xp: Any, noisy: Any, guide: Any, sigma: Sequence[float], pass_: Pass) -> Any:
+def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass) -> Any:
     """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
+    shapes = [None if s is None else xp.asarray(resized(s, pass_.patch), np.float32).ravel() for s in frame.shapes]
     for n in range(0, noisy.shape[1], some):
         for c in range(len(noisy)):
             few = c, slice(n, n + some)
-            noisy[few], weights[few] = pass_.shrink(xp, noisy[few], guide[few], sigma[c])
+            noisy[few], weights[few] = pass_.shrink(xp, noisy[few], guide[few], frame.sigma[c], shapes[c])
     return weights

@@ -30,13 +30,15 @@ def denoise(
 ) -> Array:
     """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
 
-    The noise should be white: equally strong everywhere, and independent from pixel to pixel.
+    The noise that `sigma=None` finds may be correlated from pixel to pixel, as that of most cameras and codecs; a number
+    is that of white noise.
 
     Args:
         frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
             `shiftsearch.video.frames`. Three channels are a colour; the last of two or four is alpha, which is kept
         sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; None or "auto"
-            estimates it, frame by frame
+            estimates it for each frame and frequency, from what differs between frames along the motion. With flow=None,
+            and for a single frame, it is the white noise that fine differences show
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
             components, in two more passes. It takes about 60 times as long

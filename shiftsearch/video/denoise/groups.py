@@ -9,6 +9,7 @@ import numpy as np
 from shiftsearch._geometry import query_grid
 from shiftsearch.ops.match import match
 from shiftsearch.video.denoise.passes import Frame, Pass
+from shiftsearch.video.denoise.paths import flow_at
 
 _EACH = 48  # candidates of each frame among which large groups are chosen
 
@@ -80,17 +81,7 @@ def _flow_to(xp: Any, frames: list[Frame], here: int, others: list[int], grid: t
         for s in [*range(here + 1, len(frames)), *range(here - 1, -1, -1)]:
             before = s - 1 if s > here else s + 1
             flow = frames[before].forward if s > here else frames[before].backward
-            step = 0 if flow is None else _flow_at(xp, flow, led[before], frames[here].noisy.shape[1:])
+            step = 0 if flow is None else flow_at(xp, flow, led[before], frames[here].noisy.shape[1:])
             led[s] = led[before] + step
             ways[s] = led[s] - start
     return xp.stack([ways[s] for s in others])
-
-
-def _flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
-    """Return the flow of the cells that places (2, h, w) lie in; places are x, y in pixels of a frame of `size`."""
-    cells = []
-    for at, n, count in zip(places[::-1], size, flow.shape[1:], strict=True):
-        cells.append(xp.clip(xp.floor((at + 0.5) * (count / n)), 0, count - 1).astype(np.int32))
-    scale = xp.asarray([n / count for n, count in zip(size, flow.shape[1:], strict=True)][::-1], np.float32)
-    found = flow[:, cells[0], cells[1]] * scale[:, None, None]
-    return xp.where(abs(found) < 2**20, found, 0)  # also 0 for NaN

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
+
+from shiftsearch.video.light import Light
 
 
 class Frame:
@@ -13,30 +16,61 @@ class Frame:
 
     noisy: Any
     sigma: Sequence[float]  # standard deviation of each plane's noise
+    unknown: Sequence[bool]  # whether it has yet to be found along the motion
+    shapes: list[Any]  # of each plane's noise: (8, 8), relative to sigma at each frequency, or None if it is white
     mix: Sequence[float]  # weights of the planes in the plane that is searched, or 1 for the first plane alone
     white: float  # in the first plane
     alpha: Any  # planes that are not denoised
     guide: Any = None  # the result of the pass before
     searched: Any  # (H, W), where patches are compared
-    level: float  # standard deviation of the noise there
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
+    light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
     coverage: Any = None  # sum of weights
     small: Any = None  # a smaller plane, on which motion is measured
 
     def __init__(
-        self, noisy: Any, sigma: Sequence[float], mix: Sequence[float] = (1,), white: float = 1.0, alpha: Any = None
+        self,
+        noisy: Any,
+        sigma: Sequence[float],
+        unknown: Sequence[bool],
+        mix: Sequence[float] = (1,),
+        white: float = 1.0,
+        alpha: Any = None,
     ):
-        self.noisy, self.sigma, self.mix, self.white, self.alpha = noisy, sigma, mix, white, alpha
+        self.noisy, self.sigma, self.unknown = noisy, sigma, unknown
+        self.mix, self.white, self.alpha = mix, white, alpha
         self.searched = self.mixed(noisy)
-        self.level = math.hypot(*(m * s for m, s in zip(mix, sigma, strict=False)))
+        self.shapes = [None] * len(noisy)
         self.ways = {}
+
+    @property
+    def level(self) -> float:
+        """Standard deviation of the noise in the plane that is searched."""
+        return math.hypot(*(m * s for m, s in zip(self.mix, self.sigma, strict=False)))
 
     def mixed(self, planes: Any) -> Any:
         """Return the plane to search in."""
         return planes[0] if len(self.mix) == 1 else sum(m * plane for m, plane in zip(self.mix, planes, strict=True))
+
+    def lit(self, light: Light) -> Frame:
+        """Return this frame in other light."""
+        seen = copy(self)
+        gain, offsets = light
+        seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
+        seen.searched = gain * self.searched + self.mixed(offsets)
+        seen.sigma = [gain * s for s in self.sigma]
+        return seen
+
+
+def _lit(planes: Any, gain: float, offsets: Sequence[float]) -> Any:
+    lit = None if planes is None else gain * planes
+    if lit is not None:
+        for plane, offset in zip(lit, offsets, strict=True):
+            plane += offset
+    return lit
 
 
 @dataclass(frozen=True)

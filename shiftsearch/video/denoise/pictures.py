@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list
 
     Values that are not finite become black. Planes of one size become one frame, whose weighted sum is searched. If the
     planes after the first are coarser, they become a separate frame, with the first plane averaged to their size. A
-    sigma of None is estimated.
+    sigma of None is estimated, until the next frame tells more.
     """
     natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
     first, *others = natives
@@ -29,17 +30,19 @@ def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list
         colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
         planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
         level = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
-        return [Frame(planes, [level] * colours, white=math.sqrt(colours), alpha=first[colours:])]
+        unknown = [sigmas[0] is None] * colours
+        return [Frame(planes, [level] * colours, unknown, white=math.sqrt(colours), alpha=first[colours:])]
+    unknown = [s is None for s in sigmas]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     if others[0].shape == first.shape:
-        return [Frame(xp.concatenate(natives), levels, (1, *[_BESIDE] * len(others)))]
+        return [Frame(xp.concatenate(natives), levels, unknown, (1, *[_BESIDE] * len(others)))]
     seen, factors = coarsened(xp, first, others[0].shape[1:])
     level = noise_level(xp, seen) if sigmas[0] is None else levels[0] / math.sqrt(math.prod(factors))
-    coarse = Frame(xp.concatenate([seen, *others]), [level, *levels[1:]], (1,) * len(natives))
-    return [Frame(first, levels[:1]), coarse]
+    coarse = Frame(xp.concatenate([seen, *others]), [level, *levels[1:]], unknown, (1,) * len(natives))
+    return [Frame(first, levels[:1], unknown[:1]), coarse]
 
 
-def levels_of(picture: list[Frame]) -> list[float]:
+def levels_of(picture: Sequence[Frame]) -> list[float]:
     """Return the standard deviations of the noise of the planes of a picture, in the order of the caller's arrays."""
     fine, *coarse = (frame.sigma for frame in picture)
     return [*fine, *(level for levels in coarse for level in levels[1:])]

@@ -15,6 +15,7 @@ from typing import Any
 
 from shiftsearch.video.denoise.bands import bands, filter_band
 from shiftsearch.video.denoise.groups import still
+from shiftsearch.video.denoise.lights import Lights, lights_to, seen_in, unlit
 from shiftsearch.video.denoise.passes import Frame, Pass
 from shiftsearch.video.denoise.threads import blas_alone
 
@@ -63,20 +64,24 @@ class Running:
         """Filter the groups of the next frame of queries, among frames of these numbers."""
         frames, here = [self._held[n] for n in numbers], self._asked - numbers.start
         self._asked += 1
+        lights = lights_to(frames, here)
         for pass_ in (self._pass, self._pass.beside):
             if pass_ is not None and here + pass_.depth <= len(frames):
-                self._add(xp, frames, here, pass_)
+                self._add(xp, frames, lights, here, pass_)
 
-    def _add(self, xp: Any, frames: list[Frame], here: int, pass_: Pass) -> None:
-        offsets = pass_.find(xp, frames, here, pass_)
+    def _add(self, xp: Any, frames: list[Frame], lights: Lights, here: int, pass_: Pass) -> None:
+        seen = seen_in(frames, lights, here)
+        offsets = pass_.find(xp, seen, here, pass_)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
-        work = partial(filter_band, xp, frames, here, offsets, still(xp, frames, here, pass_), pass_)
+        work = partial(filter_band, xp, seen, here, offsets, still(xp, seen, here, pass_), pass_)
         parts = bands(xp, offsets, pass_)
         groups = math.prod(part.stop for part in parts[0])
         each = 24 * groups * offsets.shape[2] * pass_.depth * pass_.patch**2 * len(frames[here].noisy)
         with blas_alone():
             for (top, bottom), sums, coverage in self._in_order(work, parts, each):
                 for first, c in enumerate(coverage):
-                    for frame, s in zip(frames[first : first + pass_.depth], sums[first], strict=True):
-                        frame.sums[:, top:bottom] += s
-                        frame.coverage[:, top:bottom] += c
+                    those = slice(first, first + pass_.depth)
+                    for frame, light, s in zip(frames[those], lights[those], sums[first], strict=True):
+                        own, its = (s, c) if light is None else unlit(xp, s, c, light)
+                        frame.sums[:, top:bottom] += own
+                        frame.coverage[:, top:bottom] += its

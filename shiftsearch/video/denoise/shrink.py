@@ -1,6 +1,7 @@
 """Filters of groups of patches (q, n, pixels).
 
-Each takes (xp, noisy, guide, sigma) and returns estimates like `noisy` and weights (q). It may overwrite `noisy`.
+Each takes (xp, noisy, guide, sigma, shape) and returns estimates like `noisy` and weights (q). It may overwrite `noisy`.
+The noise has a standard deviation of sigma, and of sigma times shape (pixels) at each frequency; None is white noise.
 """
 
 from __future__ import annotations
@@ -23,34 +24,38 @@ def _spectra(xp: Any, groups: Any) -> Any:
     return vectors if vectors and vectors.covers(groups) else None
 
 
-def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, *, factor: float) -> tuple[Any, Any]:
+def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, factor: float) -> tuple[Any, Any]:
     """Keep the frequencies of a group that stand out of the noise."""
+    shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
     if _spectra(xp, noisy):
-        return _spectra(xp, noisy).threshold(noisy, factor * sigma)
+        return _spectra(xp, noisy).threshold(noisy, factor * sigma, shape)
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
     spectrum = along @ (noisy @ within)
-    keep = xp.abs(spectrum) > factor * sigma
+    keep = xp.abs(spectrum) > factor * sigma * shape
     keep[..., 0, 0] = True
     spectrum *= keep
-    return (along_back @ spectrum) @ within_back, 1 / keep.sum((-2, -1), dtype=np.float32)
+    return (along_back @ spectrum) @ within_back, 1 / (keep * (shape * shape)).sum((-2, -1), dtype=np.float32)
 
 
-def wiener(xp: Any, noisy: Any, guide: Any, sigma: float) -> tuple[Any, Any]:
+def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any) -> tuple[Any, Any]:
     """Weight each frequency of a group by the share of it that is signal, estimated from the guide."""
+    shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
     if _spectra(xp, noisy):
-        return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + _TINY)
+        return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + _TINY, shape)
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
     gain = along @ (guide @ within)
     gain *= gain
-    gain /= gain + (sigma * sigma + _TINY)
+    power = shape * shape
+    gain /= gain + (sigma * sigma + _TINY) * power
     spectrum = along @ (noisy @ within)
     spectrum *= gain
     gain *= gain
+    gain *= power
     return (along_back @ spectrum) @ within_back, 1 / (1 + gain.sum((-2, -1)))
 
 
 def principal(
-    xp: Any, noisy: Any, guide: Any, sigma: float, *, least: float, gain: Callable[[Any], Any]
+    xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, least: float, gain: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
     """Project a group onto the principal components of the guide, and weigh each component by its variance.
 
@@ -59,6 +64,10 @@ def principal(
     """
     if sigma == 0:  # all is signal, and the smallest components are only made by rounding
         return noisy, xp.ones(len(noisy), noisy.dtype)
+    if shape is not None:
+        to_white, back = _whitening(xp, guide.shape[-1] // len(shape), shape)
+        found, weights = principal(xp, noisy @ to_white, guide @ to_white, sigma, None, least=least, gain=gain)
+        return found @ back, weights
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
     guide, noisy = guide - mean, noisy - mean
@@ -76,3 +85,10 @@ def principal(
         scaled = gains / xp.maximum(n * variances, _TINY)
         shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
     return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # the variance of noise that is left in a pixel
+
+
+def _whitening(xp: Any, depth: int, shape: Any) -> tuple[Any, Any]:
+    """Return the matrix (pixels, pixels) that makes noise white in patches that span `depth` frames, and its inverse."""
+    _, within, _, within_back = bases(xp, 1, len(shape))
+    frames = xp.eye(depth, dtype=within.dtype)
+    return xp.kron(frames, within / shape), xp.kron(frames, shape[:, None] * within_back)

@@ -29,27 +29,32 @@ def covers(groups: np.ndarray) -> bool:
     return groups.dtype == np.float32 and groups.shape[1] <= _MOST and groups.shape[2] == _SIDE**2
 
 
-def threshold(groups: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Drop the frequencies of groups (q, n, pixels) below `level`, in place.
+def threshold(groups: np.ndarray, level: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the frequencies of groups (q, n, pixels) below `level` times shape (pixels), in place.
 
-    Returns the groups and 1 / the number of frequencies that are left (q).
+    Returns the groups and 1 / the sum of shape**2 of the frequencies that are left (q).
     """
-    return _shrunk(groups, groups, level, False)
+    return _shrunk(groups, groups, level * shape, shape * shape, False)
 
 
-def wiener(groups: np.ndarray, guide: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Multiply each frequency of groups (q, n, pixels) by gain = guide**2 / (guide**2 + variance), in place.
+def wiener(groups: np.ndarray, guide: np.ndarray, variance: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Multiply each frequency of groups (q, n, pixels) by a gain, in place.
 
-    Returns the groups and 1 / (1 + sum of gain**2) (q).
+    It is gain = guide**2 / (guide**2 + variance * shape**2), with shape (pixels). Returns the groups and
+    1 / (1 + sum of gain**2 * shape**2) (q).
     """
-    return _shrunk(groups, np.ascontiguousarray(guide), variance, True)
+    return _shrunk(groups, np.ascontiguousarray(guide), variance * (shape * shape), shape * shape, True)
 
 
-def _shrunk(groups: np.ndarray, guide: np.ndarray, level: float, guided: bool) -> tuple[np.ndarray, np.ndarray]:
+def _shrunk(
+    groups: np.ndarray, guide: np.ndarray, levels: np.ndarray, power: np.ndarray, guided: bool
+) -> tuple[np.ndarray, np.ndarray]:
     groups = np.ascontiguousarray(groups)
     count, n, pixels = groups.shape
     weights, scratch = np.empty(count, np.float32), aligned(2 * n * pixels, np.float32)
-    arrays = groups, guide, np.array([level], np.float32), weights, scratch
+    turned = [scale.reshape(_SIDE, _SIDE).T.ravel() for scale in (levels, power)]  # as spectra are in the code below
+    scales = np.concatenate(turned, dtype=np.float32)
+    arrays = groups, guide, scales, weights, scratch
     _compiled(n, guided)(*(array.ctypes.data for array in arrays), count)
     return groups, weights
 
@@ -154,25 +159,30 @@ def _spectrum(f: simd.Function, n: int, scratch: Any, at: Any) -> list[Any]:
     return _forth(f, [f.load(scratch, f.add(at, i * _SIDE**2)) for i in range(n)])
 
 
-def _thresholded(f: simd.Function, values: list[Any], level: Any, at: Any, total: Any) -> tuple[list[Any], Any]:
-    """Return a spectrum without values that are not above `level`, and `total` plus how many are left."""
-    b, one, nothing = f.b, f.full(1.0), f.zeros()
-    size = f._declare(f"llvm.fabs.v{f.lanes}f32", one.type, [one.type])
+def _thresholded(
+    f: simd.Function, values: list[Any], level: Any, power: Any, at: Any, total: Any
+) -> tuple[list[Any], Any]:
+    """Return a spectrum without values that are not above `level`, and `total` plus the `power` of those left."""
+    b, nothing = f.b, f.zeros()
+    size = f._declare(f"llvm.fabs.v{f.lanes}f32", nothing.type, [nothing.type])
     mean = b.insert_element(level, f.element(-1.0), simd.INT32(0))  # the mean is always kept
     for i, value in enumerate(values):
         limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
         stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
-        values[i], total = b.select(stands_out, value, nothing), f.plus(total, b.select(stands_out, one, nothing))
+        values[i], total = b.select(stands_out, value, nothing), f.plus(total, b.select(stands_out, power, nothing))
     return values, total
 
 
-def _wiener(f: simd.Function, values: list[Any], guides: list[Any], level: Any, total: Any) -> tuple[list[Any], Any]:
-    """Return a spectrum times the gains that the spectrum of a guide gives, and `total` plus their squares."""
+def _wiener(
+    f: simd.Function, values: list[Any], guides: list[Any], level: Any, power: Any, total: Any
+) -> tuple[list[Any], Any]:
+    """Return a spectrum times the gains that the spectrum of a guide gives, and `total` plus `power` of their squares."""
+    squares = f.zeros()
     for i, value in enumerate(guides):
-        power = f.b.fmul(value, value)
-        gain = f.b.fdiv(power, f.plus(power, level))
-        values[i], total = f.b.fmul(values[i], gain), f.fma(gain, gain, total)
-    return values, total
+        square = f.b.fmul(value, value)
+        gain = f.b.fdiv(square, f.plus(square, level))
+        values[i], squares = f.b.fmul(values[i], gain), f.fma(gain, gain, squares)
+    return values, f.fma(squares, power, total)
 
 
 def _weight(f: simd.Function, total: Any, guided: bool) -> Any:
@@ -184,18 +194,18 @@ def _weight(f: simd.Function, total: Any, guided: bool) -> Any:
 
 
 def _build(n: int, guided: bool) -> int:
-    """Compile `threshold`, or `wiener` if `guided`: a function of (groups, guide, level, weights, scratch, count)."""
+    """Compile `threshold`, or `wiener` if `guided`: a function of (groups, guide, scales, weights, scratch, count)."""
     f = simd.Function("shrink", "float32", "pppppl")
-    groups, guide, level, weights, scratch, count = f.arguments
+    groups, guide, scales, weights, scratch, count = f.arguments
     pixels, lanes = _SIDE**2, min(f.lanes, _SIDE**2)
-    level = f.splat(f.scalar(level, 0))
 
     def across(at: Any, total: Any) -> list[Any]:
         values = _spectrum(f, n, scratch, at)
+        level, power = f.load(scales, at), f.load(scales, f.add(at, pixels))
         if guided:
-            values, total = _wiener(f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, total)
+            values, total = _wiener(f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, power, total)
         else:
-            values, total = _thresholded(f, values, level, at, total)
+            values, total = _thresholded(f, values, level, power, at, total)
         for i, value in enumerate(_back(f, values)):
             f.store(value, scratch, f.add(at, i * pixels))
         return [total]

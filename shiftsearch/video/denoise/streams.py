@@ -7,6 +7,7 @@ from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, levels_of, taken
 from shiftsearch.video.denoise.scene import Scene
 from shiftsearch.video.denoise.spec import DenoiseSpec, check_no_array, method_of, spec_of
@@ -148,12 +149,15 @@ class _Stages:
         for name, array in zip(("forward", "backward"), flow, strict=False):
             _check_flow(self._op, name, array, natives[0].shape[1:])
         picture = taken(xp, natives, self._sigma)
-        if self._noted is not None:
-            self._noted(levels_of(picture)[:count])
-        return given(xp, self._scene.push(xp, picture, flow), frame)
+        return self._given(xp, self._scene.push(xp, picture, flow), frame)
 
     def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
-        return given(xp, self._scene.finish(xp), frame)
+        return self._given(xp, self._scene.finish(xp), frame)
+
+    def _given(self, xp: Any, pictures: list[tuple[Frame, ...]], frame: Any) -> tuple[Any, ...]:
+        for picture in pictures if self._noted is not None else ():
+            self._noted(levels_of(picture)[: len(self._names)])
+        return given(xp, pictures, frame)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
         return dict(zip(self._names, frame, strict=True))

@@ -1,0 +1,114 @@
+"""The noise of frames, estimated from what differs between two of them along the motion, frequency by frequency.
+
+Texture repeats along the motion, noise does not. Patches of one frame are compared with those of the next at the fraction
+of a pixel where flow leads. Those with least contrast count, as they suffer least where flow errs; and a frequency at
+which even these are nearly equal has more texture than noise, which then is at most that of a single frame.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.video.denoise.cosines import dct
+from shiftsearch.video.denoise.paths import flow_at
+
+SIDE = 8  # of the patches whose cosine transforms are compared
+_APART = 4  # pixels between patches, or more in large frames
+_MOST = 5000  # patches
+_REACH = 3  # pixels around a patch, from which it is interpolated
+_STEPS = 8  # of a pixel
+_SHADES = 4  # groups of patches of like brightness, each of which counts as much
+_FLATTEST = 0.25  # of each group are compared
+_BEST = 0.95  # of these: the others have lost their motion
+_LOST = 1.03  # what the best lack in variance
+_TEXTURE = (
+    50.0,
+    100.0,
+)  # power of sums in that of differences: up to the first it may be noise, from the second it is not
+_WHITE = 0.3  # deviation of variances, in their mean: less is white noise
+_LEAST = 0.05  # standard deviation at a frequency, in that of all
+_TINY = 1e-30  # avoids divisions by 0
+
+
+def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Any | None:
+    """Return the variances (C, 8, 8) of the noise at the frequencies of a frame (C, H, W), or None if it is too small.
+
+    `flow` leads to the next frame, `after`; `levels` are the standard deviations that are found in a single frame.
+    """
+    size = before.shape[1:]
+    if min(size) < SIDE:
+        return None
+    apart = max(_APART, int(np.sqrt(size[0] * size[1] / _MOST)))
+    at = xp.stack(xp.meshgrid(*(xp.arange(0, n - SIDE + 1, apart) for n in size), indexing="ij")).reshape(2, -1)
+    led = flow_at(xp, flow, at[::-1, :, None] + (SIDE - 1) / 2, size)[::-1, :, 0]
+    whole = xp.rint(led).astype(np.int32)
+    # the transforms that also move a patch by the rest, down and to the right
+    moves = xp.asarray(_moves())[xp.rint((led - whole) * _STEPS).astype(int) + _STEPS // 2]
+    kept = (moves**2).sum(3)  # of the variance of noise
+    scale = 1 / (1 + kept[0][:, :, None] * kept[1][:, None])
+    basis, shades, found = xp.asarray(dct(SIDE)), None, []
+    for a, b, level in zip(before, after, levels, strict=True):
+        here = basis @ _patches(xp, a, at, 0) @ basis.T
+        there = moves[0] @ _patches(xp, b, at + whole, _REACH) @ moves[1].swapaxes(1, 2)
+        differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
+        shades = joint[:, 0, 0] if shades is None else shades  # those of the first plane
+        found.append(_of_plane(xp, differ, joint, shades, level * level))
+    return np.stack(found)
+
+
+@cache
+def _moves() -> np.ndarray:
+    """Return cosine transforms of patches that are interpolated at a fraction of a pixel, (fractions, 8, 14)."""
+    places = np.arange(SIDE + 2 * _REACH) - _REACH - np.arange(SIDE)[:, None]
+    apart = places - np.arange(-_STEPS // 2, _STEPS // 2 + 1)[:, None, None] / _STEPS
+    taps = np.where(abs(apart) < _REACH + 1, np.sinc(apart) * np.cos(np.pi / 2 * apart / (_REACH + 1)) ** 2, 0)
+    return (dct(SIDE) @ (taps / taps.sum(2, keepdims=True))).astype(np.float32)
+
+
+def _patches(xp: Any, plane: Any, at: Any, around: int) -> Any:
+    """Return the patches (n, side, side) of a plane at places (2, n), and so many pixels around them."""
+    reach = xp.arange(-around, SIDE + around)
+    y, x = (xp.clip(places[:, None] + reach, 0, n - 1) for places, n in zip(at, plane.shape, strict=True))
+    return plane[y[:, :, None], x[:, None]]
+
+
+def level_and_shape(variances: Any) -> tuple[float, np.ndarray | None]:
+    """Return the standard deviation of noise, and that of each frequency (8, 8) relative to it; None if it is white."""
+    mean = float(variances.mean())
+    if mean == 0 or np.sqrt(np.mean((variances.ravel()[1:] / mean - 1) ** 2)) < _WHITE:
+        return float(np.sqrt(mean)), None
+    return float(np.sqrt(mean)), np.maximum(np.sqrt(variances / mean), _LEAST)
+
+
+def resized(shape: np.ndarray, side: int) -> np.ndarray:
+    """Return the shape (8, 8) of noise for patches of another side."""
+    at = np.arange(side) * (SIDE / side)
+    rows = np.stack([np.interp(at, np.arange(SIDE), column) for column in shape.T], 1)
+    return np.stack([np.interp(at, np.arange(SIDE), row) for row in rows])
+
+
+def _of_plane(xp: Any, differ: Any, joint: Any, shades: Any, most: float) -> np.ndarray:
+    """Return the variances (8, 8) of one plane, from powers (n, 8, 8) of differences and sums."""
+    chosen = _flattest(xp, joint.sum((1, 2)) - joint[:, 0, 0], shades)
+    energy = differ[chosen].sum((1, 2))
+    kept = chosen[xp.argsort(energy)[: max(1, int(_BEST * len(energy)))]]
+    noise, all_ = (_host(xp, power[kept].mean(0)) * _LOST for power in (differ, joint))
+    common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
+    texture = np.interp(common, _TEXTURE, (0, 1))
+    noise = noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
+    noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
+    return noise
+
+
+def _flattest(xp: Any, contrast: Any, shades: Any) -> Any:
+    """Return the numbers of the patches with least contrast, the same share of each shade."""
+    order, count = xp.argsort(shades), len(shades)
+    parts = [order[count * i // _SHADES : count * (i + 1) // _SHADES] for i in range(_SHADES)]
+    return xp.concatenate([p[xp.argsort(contrast[p])[: max(1, int(_FLATTEST * len(p)))]] for p in parts if len(p)])
+
+
+def _host(xp: Any, array: Any) -> np.ndarray:
+    return array if xp is np else xp.asnumpy(array)

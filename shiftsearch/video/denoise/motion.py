@@ -1,0 +1,132 @@
+"""The stage before the passes: what leads from each frame to its neighbours, motion and changes of light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from shiftsearch.video.denoise.estimate import differences, level_and_shape
+from shiftsearch.video.denoise.passes import Frame
+from shiftsearch.video.denoise.paths import followed
+from shiftsearch.video.flow.measure import measure
+from shiftsearch.video.frames import halved
+from shiftsearch.video.light import Light, of_places, of_quantiles
+
+_BLURRED = 0.2  # noise above this is not blurred more before motion is measured
+_SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
+_FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
+_SEEN = 0.25  # of the noise: a smaller change of light makes no difference
+_LEAST = 0.004  # of white
+_COPY = 0.01  # of the noise of a frame: its copy, as for another rate of frames, differs by less
+_BETTER = 0.5  # how far a change of light must bring frames together, else it is motion that was not found
+
+Picture = list[Frame]  # the parts of one picture that are filtered separately, see `pictures`
+
+
+class Motion:
+    """The stage that gives each frame its flow and change of light to the next one and the one before.
+
+    A frame is returned once the next one is there.
+    """
+
+    def __init__(self, op: str, method: str | None):
+        self._op, self._method = op, method
+        self._before: Picture | None = None
+        self._noise: list[Any] = []  # of the parts of that picture, seen from the one before it
+
+    def push(self, xp: Any, picture: Picture, flow: Any) -> Iterator[Picture]:
+        """Yield the picture before. `flow` is what the caller measured: from that one to this one, and back."""
+        before, self._before = self._before, picture
+        if self._method is not None:
+            picture[0].small = _small(xp, picture[0])
+        if before is not None:
+            if self._method is not None:
+                flow = self._measured(xp, before[0], picture[0])
+                before[0].small = None
+            found = []
+            for one, other in zip(before, picture, strict=True):
+                one.forward, other.backward = flow or (None, None)
+                found.append(_compared(xp, one, other))
+            self._know(before, found)
+            yield before
+
+    def finish(self) -> Iterator[Picture]:
+        """Yield the last picture."""
+        if self._before is not None:
+            self._know(self._before, [None] * len(self._before))
+            yield self._before
+
+    def _know(self, picture: Picture, after: list[Any]) -> None:
+        """Tell the parts of a picture their noise, from comparisons with the picture before and the one after."""
+        for part, *noise in zip(picture, self._noise or [None] * len(picture), after, strict=True):
+            _know(part, [found for found in noise if found is not None])
+        self._noise = after
+
+    def _measured(self, xp: Any, before: Frame, after: Frame) -> list[Any]:
+        """Return the flow from one frame to the next, and back, in the same light."""
+        a, b = before.small, after.small
+        light = of_quantiles(*(_quantiles(xp, small) for small in (a, b)))
+        if _change(xp, light, a) > _FLASH:
+            a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
+        pairs = (before, a, b), (after, b, a)
+        return [measure(self._op, xp, self._method, x, y, min(f.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
+
+
+def _small(xp: Any, frame: Frame) -> Any:
+    """Return the first plane as a grey image (1, h, w) of half the resolution, which also halves the noise."""
+    return halved(xp, halved(xp, frame.noisy[:1] / frame.white, 1), 2)
+
+
+def _quantiles(xp: Any, small: Any) -> list[float]:
+    means = xp.sort(_means(xp, small).ravel())
+    return means[xp.linspace(0, means.size - 1, 65).astype(int)].tolist()
+
+
+# --- noise and light ---------------------------------------------------------------------------------
+def _compared(xp: Any, before: Frame, after: Frame) -> Any | None:
+    """Find the light of `after`, and return the variances of the noise (C, 8, 8) if some of it is unknown."""
+    moved = followed(xp, after.noisy, before.forward)
+    after.light = _light(xp, before, moved)
+    if not any(before.unknown) or before.forward is None:  # without motion, what differs may be anything
+        return None
+    whole = before if after.light is None else before.lit(after.light)
+    gain = 1.0 if after.light is None else after.light.gain
+    found = differences(xp, whole.noisy, after.noisy, before.forward, before.sigma)
+    return None if found is None else found * (2 / (1 + gain * gain))
+
+
+def _know(frame: Frame, found: list[Any]) -> None:
+    """Tell a frame the noise that was found: the mean, unless one of two frames is only a copy of the other."""
+    found = [noise for noise in found if noise.sum() > _COPY * max(other.sum() for other in found)]
+    if found:
+        known = [level_and_shape(plane) for plane in np.mean(found, axis=0)]
+        old = zip(frame.sigma, frame.unknown, known, strict=True)
+        frame.sigma = [level if unknown else sigma for sigma, unknown, (level, _) in old]
+        frame.shapes = [shape if unknown else None for unknown, (_, shape) in zip(frame.unknown, known, strict=True)]
+
+
+def _light(xp: Any, before: Frame, moved: Any) -> Light | None:
+    """Return the light that brings `before` to the next frame, or None if there is no change that matters."""
+    pair = _means(xp, before.noisy), _means(xp, moved)
+    a, b = (xp.asnumpy(x) if xp is not np else x for x in pair)
+    a, b = (x.reshape(len(x), -1).astype(float) for x in (a, b))
+    light = of_places(a, b)
+    least = max(_SEEN * before.level, _LEAST * before.white)
+    lit = light.gain * a + np.array(light.offsets)[:, None]
+    if np.sqrt(((lit - a) ** 2).sum(0).mean()) < least:
+        return None
+    return light if np.median(((b - lit) ** 2).sum(0)) < _BETTER**2 * np.median(((b - a) ** 2).sum(0)) else None
+
+
+def _change(xp: Any, light: Light, plane: Any) -> float:
+    return float(abs((light.gain - 1) * plane + light.offsets[0]).mean())
+
+
+def _means(xp: Any, planes: Any) -> Any:
+    """Return the means of squares of planes (C, H, W)."""
+    channels, height, width = planes.shape
+    h, w = (min(_SQUARE, n) for n in (height, width))
+    whole = planes[:, : height // h * h, : width // w * w]
+    return whole.reshape(channels, height // h, h, width // w, w).mean((2, 4))

@@ -1,0 +1,28 @@
+"""Where flow leads from places of a frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
+    """Return the flow of the cells that places (2, h, w) lie in; places are x, y in pixels of a frame of `size`."""
+    cells = []
+    for at, n, count in zip(places[::-1], size, flow.shape[1:], strict=True):
+        cells.append(xp.clip(xp.floor((at + 0.5) * (count / n)), 0, count - 1).astype(np.int32))
+    scale = xp.asarray([n / count for n, count in zip(size, flow.shape[1:], strict=True)][::-1], np.float32)
+    found = flow[:, cells[0], cells[1]] * scale[:, None, None]
+    return xp.where(abs(found) < 2**20, found, 0)  # also 0 for NaN
+
+
+def followed(xp: Any, planes: Any, flow: Any) -> Any:
+    """Return planes (C, H, W) of the frame that flow leads to, seen from the one before; whole pixels only."""
+    if flow is None:
+        return planes
+    _, height, width = planes.shape
+    y, x = xp.arange(height)[:, None], xp.arange(width)
+    places = xp.stack(xp.broadcast_arrays(x, y)).astype(np.float32)
+    dx, dy = xp.rint(flow_at(xp, flow, places, (height, width))).astype(np.int32)
+    return planes[:, xp.clip(y + dy, 0, height - 1), xp.clip(x + dx, 0, width - 1)]

@@ -1,0 +1,100 @@
+"""The noise that nobody names is found: its strength, its spectrum, and that there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_denoise import motion, psnr, scene, with_noise
+
+import shiftsearch as ss
+from shiftsearch.video.denoise.estimate import differences, level_and_shape, resized
+
+FLOW = [way[0] for way in motion()]
+
+
+def blurred(frames, seed=1):
+    """Return noise that is blurred over a square of 2 pixels, with a standard deviation of 1."""
+    white = np.random.default_rng(seed).standard_normal((len(frames), *(n + 1 for n in frames.shape[1:3])))
+    return (white[:, 1:, 1:] + white[:, :-1, 1:] + white[:, 1:, :-1] + white[:, :-1, :-1]) / 2
+
+
+def found(clip, flow=FLOW[0]):
+    """Return what two frames tell of their noise: standard deviation and shape."""
+    a, b = np.float32(clip[:2, None])
+    return level_and_shape(differences(np, a, b, flow, [1.0])[0])
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.05, 0.1])
+def test_white_noise_is_white(sigma):
+    level, shape = found(with_noise(scene(), sigma))
+    assert shape is None
+    assert abs(level - sigma) < 0.1 * sigma
+
+
+def test_correlated_noise_has_the_spectrum_of_its_blur():
+    clip = scene(8, 144, 176)
+    level, shape = found(clip + 0.05 * blurred(clip), motion(2, 144, 176)[0][0])
+    assert abs(level - 0.05) < 0.1 * 0.05
+    response = 2 * np.cos(np.pi * np.arange(8) / 16) ** 2  # variance at the frequencies of a row
+    wanted = np.sqrt(np.outer(response, response))
+    np.testing.assert_allclose(shape[1:5, 1:5], wanted[1:5, 1:5], rtol=0.25)
+    assert shape[7, 7] < 0.3
+
+
+def test_texture_that_repeats_is_no_noise():
+    """It moves by a fraction of a pixel, and is too fine for any estimate from one frame."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:72, :88]
+    waves = [(*rng.uniform(0.4, 2.4, 2), rng.uniform(0, 6)) for _ in range(60)]
+    clip = np.stack([sum(np.cos(a * (y - 0.4 * t) + b * (x + 0.3 * t) + c) for a, b, c in waves) for t in (0, 1)]) / 50
+    flow = np.broadcast_to(np.float32([-0.3, 0.4])[:, None, None], (2, 72, 88))
+    assert found(0.5 + clip, flow)[0] < 0.08 * clip.std()
+    assert abs(found(with_noise(0.5 + clip, 0.008), flow)[0] - 0.008) < 0.003
+
+
+def test_frames_that_are_smaller_than_a_patch_tell_nothing():
+    assert differences(np, np.zeros((1, 7, 30)), np.zeros((1, 7, 30)), np.zeros((2, 7, 30)), [1.0]) is None
+
+
+def test_a_shape_is_resized():
+    shape = np.arange(8)[:, None] + 10 * np.arange(8.0)
+    np.testing.assert_array_equal(resized(shape, 8), shape)
+    np.testing.assert_array_equal(resized(shape, 16)[::2, ::2], shape)
+    assert resized(shape, 6).shape == (6, 6)
+
+
+# --- denoising --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("quality", "least"), [("fast", 0.2), pytest.param("high", 0.2, marks=pytest.mark.full)])
+def test_correlated_noise_goes_as_well_as_by_hand(quality, least):
+    clip, flow = scene(6, 64, 80), motion(6)
+    noisy = clip + 0.07 * blurred(clip)
+    by_hand = [ss.denoise(noisy, sigma, quality=quality, flow=flow) for sigma in (0.07, 0.1, 0.14)]
+    automatic = ss.denoise(noisy, quality=quality, flow=flow)
+    assert psnr(automatic, clip) > max(psnr(result, clip) for result in by_hand) + least
+
+
+def test_a_copy_of_a_frame_hides_no_noise():
+    """As where 12 frames a second are shown as 24: between copies nothing differs."""
+    clip = scene(8)
+    noisy = with_noise(clip, 0.1)[[0, 0, 1, 1, 2, 2, 3, 3]]
+    flow = [way[[0] * 8].copy() for way in motion()]
+    flow[0][::2], flow[1][1::2] = 0, 0
+    assert psnr(ss.denoise(noisy, flow=tuple(flow)), clip[[0, 0, 1, 1, 2, 2, 3, 3]]) > 20 + 5
+
+
+def test_noise_is_found_under_a_flash():
+    clip = scene(5).copy()
+    clip[2] = 0.6 * clip[2] + 0.1
+    told = []
+    frames = [(frame,) for frame in with_noise(clip, 0.1)]
+    ways = iter([0, 1] * 4)
+    list(ss.video.denoise.denoise_planes(frames, flow=lambda a, b: FLOW[next(ways)], noted=told.append))
+    np.testing.assert_allclose(np.ravel(told), 0.1, rtol=0.1)
+
+
+@pytest.mark.full
+def test_chunks_find_the_same_noise():
+    clip = scene(15, 40, 52)
+    noisy, flow = clip + 0.07 * blurred(clip), motion(15, 40, 52)
+    chunks = ss.chunks(15, 8, ss.denoise_overlap(radius=1))
+    parts = [ss.denoise(noisy[c.read], radius=1, flow=tuple(way[c.read] for way in flow))[c.keep] for c in chunks]
+    np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(noisy, radius=1, flow=flow))
