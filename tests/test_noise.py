@@ -7,7 +7,7 @@ import pytest
 from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
-from shiftsearch.video.denoise.estimate import differences, level_and_shape, resized
+from shiftsearch.video.denoise.estimate import differences, level_and_shape, resized, strength_of_shades
 
 FLOW = [way[0] for way in motion()]
 
@@ -21,7 +21,7 @@ def blurred(frames, seed=1):
 def found(clip, flow=FLOW[0]):
     """Return what two frames tell of their noise: standard deviation and shape."""
     a, b = np.float32(clip[:2, None])
-    return level_and_shape(differences(np, a, b, flow, [1.0])[0])
+    return level_and_shape(differences(np, a, b, flow, [1.0]).variances[0])
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.05, 0.1])
@@ -41,6 +41,27 @@ def test_correlated_noise_has_the_spectrum_of_its_blur():
     assert shape[7, 7] < 0.3
 
 
+def photons(clip, seed=1):
+    """Return a clip with noise whose variance grows with brightness, as that of photons."""
+    return clip + np.sqrt(0.0005 + 0.02 * clip.clip(0)) * np.random.default_rng(seed).standard_normal(clip.shape)
+
+
+def test_noise_of_photons_is_found_for_each_brightness():
+    clip, flow = scene(2, 144, 176), motion(2, 144, 176)[0][0]
+    a, b = np.float32(photons(clip)[:, None])
+    told = differences(np, a, b, flow, [1.0])
+    wanted = 0.0005 + 0.02 * told.shades
+    assert wanted[-1] > 1.8 * wanted[0]
+    np.testing.assert_allclose(told.of_shades[0], wanted, rtol=0.2)
+    strengths = strength_of_shades(told.of_shades[0])
+    np.testing.assert_allclose(strengths**2, told.of_shades[0] / told.of_shades[0].mean())
+
+
+def test_small_differences_of_shades_are_none():
+    assert strength_of_shades(np.array([1.0, 1.3, 1.1])) is None
+    assert strength_of_shades(np.zeros(3)) is None
+
+
 def test_texture_that_repeats_is_no_noise():
     """It moves by a fraction of a pixel, and is too fine for any estimate from one frame."""
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:72, :88]
@@ -48,7 +69,7 @@ def test_texture_that_repeats_is_no_noise():
     clip = np.stack([sum(np.cos(a * (y - 0.4 * t) + b * (x + 0.3 * t) + c) for a, b, c in waves) for t in (0, 1)]) / 50
     flow = np.broadcast_to(np.float32([-0.3, 0.4])[:, None, None], (2, 72, 88))
     assert found(0.5 + clip, flow)[0] < 0.08 * clip.std()
-    assert abs(found(with_noise(0.5 + clip, 0.008), flow)[0] - 0.008) < 0.003
+    assert abs(found(with_noise(0.5 + clip, 0.016), flow)[0] - 0.016) < 0.003
 
 
 def test_frames_that_are_smaller_than_a_patch_tell_nothing():
@@ -65,11 +86,19 @@ def test_a_shape_is_resized():
 # --- denoising --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("quality", "least"), [("fast", 0.2), pytest.param("high", 0.2, marks=pytest.mark.full)])
 def test_correlated_noise_goes_as_well_as_by_hand(quality, least):
-    clip, flow = scene(6, 64, 80), motion(6)
+    clip, flow = scene(5, 48, 56), motion(5, 48, 56)
     noisy = clip + 0.07 * blurred(clip)
     by_hand = [ss.denoise(noisy, sigma, quality=quality, flow=flow) for sigma in (0.07, 0.1, 0.14)]
     automatic = ss.denoise(noisy, quality=quality, flow=flow)
     assert psnr(automatic, clip) > max(psnr(result, clip) for result in by_hand) + least
+
+
+@pytest.mark.parametrize("quality", ["fast", pytest.param("high", marks=pytest.mark.full)])
+def test_noise_of_photons_goes_better_than_by_hand(quality):
+    clip, flow = scene(5, 48, 56).clip(0, 1), motion(5, 48, 56)
+    noisy = photons(clip)
+    by_hand = [ss.denoise(noisy, sigma, quality=quality, flow=flow) for sigma in (0.08, 0.1, 0.12)]
+    assert psnr(ss.denoise(noisy, quality=quality, flow=flow), clip) > max(psnr(r, clip) for r in by_hand)
 
 
 def test_a_copy_of_a_frame_hides_no_noise():

@@ -39,7 +39,7 @@ def filter_band(
     band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
     guide = band.groups(xp, "guide")[0] if pass_.guided else noisy
-    weights = _shrink(xp, noisy, guide, frames[here], pass_)
+    weights = _shrink(xp, noisy, guide, frames[here], pass_, part)
     all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
@@ -88,13 +88,22 @@ class _Band:
         return patches.reshape(channels, -1, n, pass_.depth * pass_.patch**2), patches.shape
 
 
-def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass) -> Any:
+def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part) -> Any:
     """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
-    shapes = [None if s is None else xp.asarray(resized(s, pass_.patch), np.float32).ravel() for s in frame.shapes]
-    for n in range(0, noisy.shape[1], some):
-        for c in range(len(noisy)):
+    for c, sigma in enumerate(frame.sigma):
+        shape, strength = frame.shapes[c], frame.strength(xp, c, pass_)
+        shape = None if shape is None else xp.asarray(resized(shape, pass_.patch), np.float32).ravel()
+        scale = None if strength is None else strength[part].ravel()
+        for n in range(0, noisy.shape[1], some):
             few = c, slice(n, n + some)
-            noisy[few], weights[few] = pass_.shrink(xp, noisy[few], guide[few], frame.sigma[c], shapes[c])
+            groups = noisy[few], guide[few]
+            if scale is not None:  # the noise of all groups becomes the same
+                each = scale[few[1]]
+                groups = tuple(group / each[:, None, None] for group in groups)
+            found, weight = pass_.shrink(xp, *groups, sigma, shape)
+            if scale is not None:
+                found, weight = found * each[:, None, None], weight / (each * each)
+            noisy[few], weights[few] = found, weight
     return weights

@@ -8,7 +8,7 @@ which even these are nearly equal has more texture than noise, which then is at 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,9 @@ _APART = 4  # pixels between patches, or more in large frames
 _MOST = 5000  # patches
 _REACH = 3  # pixels around a patch, from which it is interpolated
 _STEPS = 8  # of a pixel
-_SHADES = 4  # groups of patches of like brightness, each of which counts as much
-_FLATTEST = 0.25  # of each group are compared
+_SHADES = 6  # groups of patches of like brightness, each of which counts as much
+_FLATTEST = 0.25, 0.8  # share of each group that counts, if there is hardly noise, and if there is much
+_MUCH = 0.04  # of white
 _BEST = 0.95  # of these: the others have lost their motion
 _LOST = 1.03  # what the best lack in variance
 _TEXTURE = (
@@ -30,11 +31,20 @@ _TEXTURE = (
 )  # power of sums in that of differences: up to the first it may be noise, from the second it is not
 _WHITE = 0.3  # deviation of variances, in their mean: less is white noise
 _LEAST = 0.05  # standard deviation at a frequency, in that of all
+_EVEN = 1.3  # largest standard deviation of a shade, in the smallest: less is noise that does not depend on brightness
 _TINY = 1e-30  # avoids divisions by 0
 
 
-def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Any | None:
-    """Return the variances (C, 8, 8) of the noise at the frequencies of a frame (C, H, W), or None if it is too small.
+class Found(NamedTuple):
+    """Variances of noise, as they were found."""
+
+    variances: np.ndarray  # (C, 8, 8), at each frequency
+    shades: np.ndarray  # (K,), values of the first plane
+    of_shades: np.ndarray  # (C, K), where the first plane has them
+
+
+def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Found | None:
+    """Return what a frame (C, H, W) tells of its noise, or None if it is too small.
 
     `flow` leads to the next frame, `after`; `levels` are the standard deviations that are found in a single frame.
     """
@@ -49,14 +59,17 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Any
     moves = xp.asarray(_moves())[xp.rint((led - whole) * _STEPS).astype(int) + _STEPS // 2]
     kept = (moves**2).sum(3)  # of the variance of noise
     scale = 1 / (1 + kept[0][:, :, None] * kept[1][:, None])
-    basis, shades, found = xp.asarray(dct(SIDE)), None, []
+    basis = xp.asarray(dct(SIDE))
+    groups: list[Any] = []
+    found = []
     for a, b, level in zip(before, after, levels, strict=True):
         here = basis @ _patches(xp, a, at, 0) @ basis.T
         there = moves[0] @ _patches(xp, b, at + whole, _REACH) @ moves[1].swapaxes(1, 2)
         differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
-        shades = joint[:, 0, 0] if shades is None else shades  # those of the first plane
-        found.append(_of_plane(xp, differ, joint, shades, level * level))
-    return np.stack(found)
+        groups = groups or _shades(xp, here[:, 0, 0] / SIDE)
+        found.append(_of_plane(xp, differ, joint, [group for _, group in groups], level * level))
+    variances, of_shades = (np.stack(part) for part in zip(*found, strict=True))
+    return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
 
 @cache
@@ -90,24 +103,47 @@ def resized(shape: np.ndarray, side: int) -> np.ndarray:
     return np.stack([np.interp(at, np.arange(SIDE), row) for row in rows])
 
 
-def _of_plane(xp: Any, differ: Any, joint: Any, shades: Any, most: float) -> np.ndarray:
-    """Return the variances (8, 8) of one plane, from powers (n, 8, 8) of differences and sums."""
-    chosen = _flattest(xp, joint.sum((1, 2)) - joint[:, 0, 0], shades)
-    energy = differ[chosen].sum((1, 2))
-    kept = chosen[xp.argsort(energy)[: max(1, int(_BEST * len(energy)))]]
-    noise, all_ = (_host(xp, power[kept].mean(0)) * _LOST for power in (differ, joint))
+def strength_of_shades(of_shades: np.ndarray) -> np.ndarray | None:
+    """Return the standard deviation of the noise of each shade, relative to all, or None if it is the same."""
+    mean = of_shades.mean()
+    if of_shades.max() <= _EVEN**2 * of_shades.min():
+        return None
+    return np.sqrt(np.maximum(of_shades / mean, _LEAST**2))
+
+
+def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variances (8, 8) of one plane and those of its shades, from powers (n, 8, 8) of differences and sums."""
+    contrast = joint.sum((1, 2)) - joint[:, 0, 0]
+    share = _FLATTEST[0]
+    for _ in range(
+        2
+    ):  # among much noise, flow that errs makes no difference, and codecs take most noise from flat patches
+        pairs = [_flattest(xp, differ, joint, contrast, group, share) for group in groups]
+        noise, all_ = (np.stack(part) for part in zip(*pairs, strict=True))
+        share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, *_FLATTEST))
+    of_shades = (noise.sum((1, 2)) - noise[:, 0, 0]) / (SIDE * SIDE - 1)
+    noise, all_ = noise.mean(0), all_.mean(0)
     common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
     texture = np.interp(common, _TEXTURE, (0, 1))
     noise = noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
-    return noise
+    return noise, of_shades
 
 
-def _flattest(xp: Any, contrast: Any, shades: Any) -> Any:
-    """Return the numbers of the patches with least contrast, the same share of each shade."""
-    order, count = xp.argsort(shades), len(shades)
+def _flattest(
+    xp: Any, differ: Any, joint: Any, contrast: Any, group: Any, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean powers (8, 8) of the share of a group's patches that has least contrast."""
+    chosen = group[xp.argsort(contrast[group])[: max(1, int(share * len(group)))]]
+    kept = chosen[xp.argsort(differ[chosen].sum((1, 2)))[: max(1, int(_BEST * len(chosen)))]]
+    return _host(xp, differ[kept].mean(0)) * _LOST, _host(xp, joint[kept].mean(0)) * _LOST
+
+
+def _shades(xp: Any, means: Any) -> list[tuple[float, Any]]:
+    """Return groups of patches of like brightness: their mean, and their numbers."""
+    order, count = xp.argsort(means), len(means)
     parts = [order[count * i // _SHADES : count * (i + 1) // _SHADES] for i in range(_SHADES)]
-    return xp.concatenate([p[xp.argsort(contrast[p])[: max(1, int(_FLATTEST * len(p)))]] for p in parts if len(p)])
+    return [(float(means[part].mean()), part) for part in parts if len(part)]
 
 
 def _host(xp: Any, array: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, pass_, 1)
-    good = scores[:, 0] <= pass_.worst * pass_.depth * (frames[here].level * pass_.patch) ** 2
+    good = scores[:, 0] <= pass_.depth * _worst(xp, frames[here], pass_)
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
@@ -51,7 +51,14 @@ def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     scores, _ = match(
         xp.broadcast_to(own, later.shape), later, window=1, patch=pass_.patch, stride=pass_.stride, topk=1
     )
-    return (scores <= pass_.worst * (frames[here].level * pass_.patch) ** 2).all((0, 1, 4))
+    return scores.max((0, 1, 4)) <= _worst(xp, frames[here], pass_)
+
+
+def _worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
+    """Return the largest score of patches that show the same thing, a number or (h, w)."""
+    strength = frame.strength(xp, 0, pass_)
+    level = frame.level * pass_.patch * (1 if strength is None else strength)
+    return pass_.worst * level * level
 
 
 def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_: Pass, topk: int) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch.video.denoise.estimate import differences, level_and_shape
+from shiftsearch.video.denoise.estimate import Found, differences, level_and_shape, strength_of_shades
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.paths import followed
 from shiftsearch.video.flow.measure import measure
@@ -85,8 +85,8 @@ def _quantiles(xp: Any, small: Any) -> list[float]:
 
 
 # --- noise and light ---------------------------------------------------------------------------------
-def _compared(xp: Any, before: Frame, after: Frame) -> Any | None:
-    """Find the light of `after`, and return the variances of the noise (C, 8, 8) if some of it is unknown."""
+def _compared(xp: Any, before: Frame, after: Frame) -> Found | None:
+    """Find the light of `after`, and return the noise of `before` if some of it is unknown."""
     moved = followed(xp, after.noisy, before.forward)
     after.light = _light(xp, before, moved)
     if not any(before.unknown) or before.forward is None:  # without motion, what differs may be anything
@@ -94,17 +94,24 @@ def _compared(xp: Any, before: Frame, after: Frame) -> Any | None:
     whole = before if after.light is None else before.lit(after.light)
     gain = 1.0 if after.light is None else after.light.gain
     found = differences(xp, whole.noisy, after.noisy, before.forward, before.sigma)
-    return None if found is None else found * (2 / (1 + gain * gain))
+    if found is None or after.light is None:
+        return found
+    back, mean = after.light.undone(), 2 / (1 + gain * gain)
+    return Found(mean * found.variances, back.gain * found.shades + back.offsets[0], mean * found.of_shades)
 
 
-def _know(frame: Frame, found: list[Any]) -> None:
+def _know(frame: Frame, found: list[Found]) -> None:
     """Tell a frame the noise that was found: the mean, unless one of two frames is only a copy of the other."""
-    found = [noise for noise in found if noise.sum() > _COPY * max(other.sum() for other in found)]
-    if found:
-        known = [level_and_shape(plane) for plane in np.mean(found, axis=0)]
-        old = zip(frame.sigma, frame.unknown, known, strict=True)
-        frame.sigma = [level if unknown else sigma for sigma, unknown, (level, _) in old]
-        frame.shapes = [shape if unknown else None for unknown, (_, shape) in zip(frame.unknown, known, strict=True)]
+    most = max((noise.variances.sum() for noise in found), default=0)
+    found = [noise for noise in found if noise.variances.sum() >= _COPY * most]
+    if not found:
+        return
+    variances, shades, of_shades = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+    frame.shades = shades
+    for c, unknown in enumerate(frame.unknown):
+        if unknown:
+            frame.sigma[c], frame.shapes[c] = level_and_shape(variances[c])
+            frame.strengths[c] = strength_of_shades(of_shades[c])
 
 
 def _light(xp: Any, before: Frame, moved: Any) -> Light | None:

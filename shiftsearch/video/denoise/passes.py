@@ -8,6 +8,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from shiftsearch._geometry import query_grid
 from shiftsearch.video.light import Light
 
 
@@ -15,7 +18,7 @@ class Frame:
     """A frame and what the passes compute of it. Planes are (C, H, W)."""
 
     noisy: Any
-    sigma: Sequence[float]  # standard deviation of each plane's noise
+    sigma: list[float]  # standard deviation of each plane's noise
     unknown: Sequence[bool]  # whether it has yet to be found along the motion
     shapes: list[Any]  # of each plane's noise: (8, 8), relative to sigma at each frequency, or None if it is white
     mix: Sequence[float]  # weights of the planes in the plane that is searched, or 1 for the first plane alone
@@ -25,6 +28,8 @@ class Frame:
     searched: Any  # (H, W), where patches are compared
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
+    shades: Any = None  # values of the first plane, for which there are
+    strengths: list[Any]  # of each plane's noise, relative to sigma at each shade; or None if these are all 1
     light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
@@ -40,16 +45,24 @@ class Frame:
         white: float = 1.0,
         alpha: Any = None,
     ):
-        self.noisy, self.sigma, self.unknown = noisy, sigma, unknown
+        self.noisy, self.sigma, self.unknown = noisy, list(sigma), unknown
         self.mix, self.white, self.alpha = mix, white, alpha
         self.searched = self.mixed(noisy)
-        self.shapes = [None] * len(noisy)
+        self.shapes, self.strengths = [None] * len(noisy), [None] * len(noisy)
         self.ways = {}
 
     @property
     def level(self) -> float:
         """Standard deviation of the noise in the plane that is searched."""
         return math.hypot(*(m * s for m, s in zip(self.mix, self.sigma, strict=False)))
+
+    def strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
+        """Return the relative strength of a plane's noise in each patch of a pass, (h, w), or None if it is 1."""
+        strengths = self.strengths[plane]
+        if strengths is None:
+            return None
+        shades, strengths = xp.asarray(self.shades), xp.asarray(strengths)
+        return xp.interp(_means(xp, self.noisy[0], pass_), shades, strengths).astype(np.float32)
 
     def mixed(self, planes: Any) -> Any:
         """Return the plane to search in."""
@@ -62,7 +75,20 @@ class Frame:
         seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
         seen.searched = gain * self.searched + self.mixed(offsets)
         seen.sigma = [gain * s for s in self.sigma]
+        if self.shades is not None:
+            seen.shades = gain * self.shades + offsets[0]
         return seen
+
+
+def _means(xp: Any, plane: Any, pass_: Pass) -> Any:
+    """Return the means (h, w) of the patches of a pass, of what lies in the frame."""
+    for _ in range(2):
+        count = len(plane)
+        sums = xp.concatenate([xp.zeros_like(plane[:1], np.float64), xp.cumsum(plane, 0, np.float64)])
+        first = xp.arange(query_grid(count, count, pass_.stride)[0]) * pass_.stride
+        last = xp.minimum(first + pass_.patch, count)
+        plane = ((sums[last] - sums[first]) / (last - first)[:, None]).T
+    return plane
 
 
 def _lit(planes: Any, gain: float, offsets: Sequence[float]) -> Any:
