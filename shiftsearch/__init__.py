@@ -19,7 +19,7 @@ from shiftsearch.ops.search import search
 from shiftsearch.threads import get_num_threads, set_num_threads
 from shiftsearch.video.align import align, align_clip, align_stream
 from shiftsearch.video.chunks import chunks
-from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream
+from shiftsearch.video.denoise import denoise, denoise_overlap, denoise_stream, estimate_noise
 from shiftsearch.video.scenes import scene_cuts
 
 if sys.modules.get("torch"):  # programs saved by torch.export call the ops by name
@@ -43,6 +43,7 @@ __all__ = [
     "denoise",
     "denoise_overlap",
     "denoise_stream",
+    "estimate_noise",
     "flow",
     "fold",
     "gather",

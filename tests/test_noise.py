@@ -7,7 +7,8 @@ import pytest
 from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
-from shiftsearch.video.denoise.estimate import differences, level_and_shape, resized, strength_of_shades
+from shiftsearch.video.denoise.estimate import differences
+from shiftsearch.video.denoise.model import level_and_shape, resized, strength_of_shades
 
 FLOW = [way[0] for way in motion()]
 
@@ -127,3 +128,68 @@ def test_chunks_find_the_same_noise():
     chunks = ss.chunks(15, 8, ss.denoise_overlap(radius=1))
     parts = [ss.denoise(noisy[c.read], radius=1, flow=tuple(way[c.read] for way in flow))[c.keep] for c in chunks]
     np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(noisy, radius=1, flow=flow))
+
+
+# --- noise that is known ----------------------------------------------------------------------------
+def test_noise_that_is_found_once_is_given_to_denoise():
+    cv2 = pytest.importorskip("cv2")
+    assert cv2
+    clip = scene(6, 64, 80)
+    noisy = clip + 0.07 * blurred(clip)
+    noise = ss.estimate_noise(noisy)
+    assert str(noise).startswith("Y: noise of 1")
+    assert "low" in str(noise)
+    assert abs(psnr(ss.denoise(noisy, noise), clip) - psnr(ss.denoise(noisy), clip)) < 0.1
+    eight = (255 * noisy.clip(0, 1)).round().astype(np.uint8)
+    assert ss.denoise(eight, noise).dtype == np.uint8
+    assert noise.plot().dtype == np.uint8
+    assert noise.plot()[4, 4] > 1.5 * float(noise.plot()[4, 100])
+
+
+def test_noise_of_a_flat_box_is_that_of_the_clip():
+    clip = np.stack([scene(3, 48, 64)] * 3, -1)
+    clip[:, 8:40, 8:40] = 0.4
+    noise = ss.estimate_noise(with_noise(clip, 0.05), box=(8, 8, 32, 32))
+    np.testing.assert_allclose(noise.sigma, 0.05, rtol=0.1)
+    assert noise.shapes == (None, None, None)
+
+
+def test_strength_may_differ_by_channel():
+    clip, flow = np.stack([scene(5)] * 3, -1), motion(5)
+    noisy = clip + np.array([0.02, 0.05, 0.15]) * np.random.default_rng(1).standard_normal(clip.shape)
+    same, each = (ss.denoise(noisy, s, flow=flow) for s in (0.0917, (0.02, 0.05, 0.15)))
+    assert psnr(each, clip) > psnr(same, clip)
+    np.testing.assert_allclose(ss.denoise(noisy, (0.09,) * 3, flow=flow), ss.denoise(noisy, 0.09, flow=flow), atol=1e-5)
+
+
+@pytest.mark.parametrize("quality", ["fast", pytest.param("high", marks=pytest.mark.full)])
+def test_strength_may_differ_by_pixel(quality):
+    clip, flow = scene(5, 48, 56), motion(5, 48, 56)
+    strength = np.full((48, 56), 0.02)
+    strength[:, 28:] = 0.12
+    noisy = clip + strength * np.random.default_rng(1).standard_normal(clip.shape)
+    even, mapped = (
+        ss.denoise(noisy, s, flow=flow, quality=quality) for s in (float(np.sqrt((strength**2).mean())), strength)
+    )
+    assert psnr(mapped, clip) > psnr(even, clip) + 0.5
+    np.testing.assert_array_equal(ss.denoise(noisy, np.zeros((48, 56)), flow=flow), ss.denoise(noisy, 0, flow=flow))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: ss.denoise(np.zeros((3, 9, 9)), np.zeros((4, 4))), r"denoise: sigma has shape \(4, 4\), expected"),
+        (lambda: ss.denoise(np.zeros((3, 9, 9, 3)), [0.1, 0.1, -1]), "denoise: sigma is -1"),
+        (
+            lambda: ss.denoise(np.zeros((3, 9, 9, 3)), ss.estimate_noise(np.zeros((9, 9)))),
+            "denoise: sigma is the noise of 1",
+        ),
+        (lambda: ss.estimate_noise(np.zeros((9, 9)), box=(0, 0, 9, 10)), "estimate_noise: box is"),
+        (lambda: ss.estimate_noise(np.zeros((9, 9)), box=(0, 0, 7, 9)), "estimate_noise: box is"),
+        (lambda: ss.estimate_noise(np.zeros((9, 9)), flow="raft"), "estimate_noise: flow is"),
+        (lambda: ss.estimate_noise(3), "estimate_noise: frames"),
+    ],
+)
+def test_noise_that_does_not_fit_is_one_clear_error(call, said):
+    with pytest.raises(ss.ShiftsearchError, match=said):
+        call()

@@ -23,4 +23,4 @@ METHOD: Method = "dis"  # unless the caller chooses another
 Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
 Quality = Literal["fast", "high"]
 Planes = tuple[Any, ...]  # one array for each plane of a frame
-Sigma = float | Literal["auto"] | None  # standard deviation of noise; None and "auto" estimate it
+Sigma = float | Literal["auto"] | None  # standard deviation of noise; None and "auto" find it

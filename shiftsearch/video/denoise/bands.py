@@ -11,7 +11,7 @@ import numpy as np
 from shiftsearch._geometry import query_grid
 from shiftsearch.ops.fold import fold
 from shiftsearch.ops.gather import gather
-from shiftsearch.video.denoise.estimate import resized
+from shiftsearch.video.denoise.model import resized
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
@@ -92,8 +92,8 @@ def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Pa
     """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
-    for c, sigma in enumerate(frame.sigma):
-        shape, strength = frame.shapes[c], frame.strength(xp, c, pass_)
+    for c, (sigma, shape) in enumerate(zip(frame.noise.sigma, frame.noise.shapes, strict=True)):
+        strength = frame.strength(xp, c, pass_)
         shape = None if shape is None else xp.asarray(resized(shape, pass_.patch), np.float32).ravel()
         scale = None if strength is None else strength[part].ravel()
         for n in range(0, noisy.shape[1], some):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.qualities import PASSES
 from shiftsearch.video.denoise.spec import DenoiseSpec, spec_of
 from shiftsearch.video.denoise.streams import denoised
@@ -20,7 +21,7 @@ _BOTH = "forward", "backward"
 
 def denoise(
     frames: Array,
-    sigma: Sigma = None,
+    sigma: Sigma | Sequence[float] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
@@ -36,8 +37,8 @@ def denoise(
     Args:
         frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
             `shiftsearch.video.frames`. Three channels are a colour; the last of two or four is alpha, which is kept
-        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; None or "auto"
-            estimates it for each frame and frequency, from what differs between frames along the motion. With flow=None,
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; or one for each of three
+            channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With flow=None,
             and for a single frame, it is the white noise that fine differences show
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shiftsearch.video.denoise.cosines import dct
+from shiftsearch.video.denoise.model import SIDE
 from shiftsearch.video.denoise.paths import flow_at
 
-SIDE = 8  # of the patches whose cosine transforms are compared
 _APART = 4  # pixels between patches, or more in large frames
 _MOST = 5000  # patches
 _REACH = 3  # pixels around a patch, from which it is interpolated
@@ -29,9 +29,6 @@ _TEXTURE = (
     50.0,
     100.0,
 )  # power of sums in that of differences: up to the first it may be noise, from the second it is not
-_WHITE = 0.3  # deviation of variances, in their mean: less is white noise
-_LEAST = 0.05  # standard deviation at a frequency, in that of all
-_EVEN = 1.3  # largest standard deviation of a shade, in the smallest: less is noise that does not depend on brightness
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -72,6 +69,19 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
     return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
 
+def of_flat(xp: Any, planes: Any) -> Found | None:
+    """Return the noise of planes (C, H, W) that show nothing else, or None if they are too small."""
+    size = planes.shape[1:]
+    if min(size) < SIDE:
+        return None
+    at = xp.stack(xp.meshgrid(*(xp.arange(0, n - SIDE + 1, _APART) for n in size), indexing="ij")).reshape(2, -1)
+    basis = xp.asarray(dct(SIDE))
+    spectra = [basis @ _patches(xp, plane, at, 0) @ basis.T for plane in planes]
+    variances = np.stack([_host(xp, (spectrum.astype(np.float64) ** 2).mean(0)) for spectrum in spectra])
+    variances[:, 0, 0] = np.maximum(variances[:, 0, 1], variances[:, 1, 0])  # the rest is what the planes show
+    return Found(variances, np.array([float(planes[0].mean())]), variances.mean((1, 2))[:, None])
+
+
 @cache
 def _moves() -> np.ndarray:
     """Return cosine transforms of patches that are interpolated at a fraction of a pixel, (fractions, 8, 14)."""
@@ -88,29 +98,6 @@ def _patches(xp: Any, plane: Any, at: Any, around: int) -> Any:
     return plane[y[:, :, None], x[:, None]]
 
 
-def level_and_shape(variances: Any) -> tuple[float, np.ndarray | None]:
-    """Return the standard deviation of noise, and that of each frequency (8, 8) relative to it; None if it is white."""
-    mean = float(variances.mean())
-    if mean == 0 or np.sqrt(np.mean((variances.ravel()[1:] / mean - 1) ** 2)) < _WHITE:
-        return float(np.sqrt(mean)), None
-    return float(np.sqrt(mean)), np.maximum(np.sqrt(variances / mean), _LEAST)
-
-
-def resized(shape: np.ndarray, side: int) -> np.ndarray:
-    """Return the shape (8, 8) of noise for patches of another side."""
-    at = np.arange(side) * (SIDE / side)
-    rows = np.stack([np.interp(at, np.arange(SIDE), column) for column in shape.T], 1)
-    return np.stack([np.interp(at, np.arange(SIDE), row) for row in rows])
-
-
-def strength_of_shades(of_shades: np.ndarray) -> np.ndarray | None:
-    """Return the standard deviation of the noise of each shade, relative to all, or None if it is the same."""
-    mean = of_shades.mean()
-    if of_shades.max() <= _EVEN**2 * of_shades.min():
-        return None
-    return np.sqrt(np.maximum(of_shades / mean, _LEAST**2))
-
-
 def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the variances (8, 8) of one plane and those of its shades, from powers (n, 8, 8) of differences and sums."""
     contrast = joint.sum((1, 2)) - joint[:, 0, 0]
@@ -125,6 +112,7 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) 
     noise, all_ = noise.mean(0), all_.mean(0)
     common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
     texture = np.interp(common, _TEXTURE, (0, 1))
+    texture[0, 0] = 0  # means always have much in common
     noise = noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
     return noise, of_shades

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from shiftsearch.video.denoise.passes import Frame
@@ -33,8 +34,9 @@ def seen_in(frames: list[Frame], lights: Lights, here: int) -> list[Frame]:
         return frames
     seen = [frame if light is None else frame.lit(light) for frame, light in zip(frames, lights, strict=True)]
     seen[here] = copy(seen[here])
-    planes = zip(*(frame.sigma for frame in seen), strict=True)
-    seen[here].sigma = [math.sqrt(sum(s * s for s in plane) / len(seen)) for plane in planes]
+    planes = zip(*(frame.noise.sigma for frame in seen), strict=True)
+    sigma = tuple(math.sqrt(sum(s * s for s in plane) / len(seen)) for plane in planes)
+    seen[here].noise = replace(seen[here].noise, sigma=sigma)
     return seen
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch.video.denoise.estimate import Found, differences, level_and_shape, strength_of_shades
+from shiftsearch.video.denoise.estimate import Found, differences
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.paths import followed
 from shiftsearch.video.flow.measure import measure
@@ -71,7 +72,7 @@ class Motion:
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
         pairs = (before, a, b), (after, b, a)
-        return [measure(self._op, xp, self._method, x, y, min(f.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
+        return [measure(self._op, xp, self._method, x, y, min(f.noise.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
 
 
 def _small(xp: Any, frame: Frame) -> Any:
@@ -93,7 +94,7 @@ def _compared(xp: Any, before: Frame, after: Frame) -> Found | None:
         return None
     whole = before if after.light is None else before.lit(after.light)
     gain = 1.0 if after.light is None else after.light.gain
-    found = differences(xp, whole.noisy, after.noisy, before.forward, before.sigma)
+    found = differences(xp, whole.noisy, after.noisy, before.forward, before.noise.sigma)
     if found is None or after.light is None:
         return found
     back, mean = after.light.undone(), 2 / (1 + gain * gain)
@@ -106,12 +107,8 @@ def _know(frame: Frame, found: list[Found]) -> None:
     found = [noise for noise in found if noise.variances.sum() >= _COPY * most]
     if not found:
         return
-    variances, shades, of_shades = (np.mean(part, axis=0) for part in zip(*found, strict=True))
-    frame.shades = shades
-    for c, unknown in enumerate(frame.unknown):
-        if unknown:
-            frame.sigma[c], frame.shapes[c] = level_and_shape(variances[c])
-            frame.strengths[c] = strength_of_shades(of_shades[c])
+    whole = Noise.of(*(np.mean(part, axis=0) for part in zip(*found, strict=True)))
+    frame.noise = frame.noise.chosen(whole, frame.unknown)
 
 
 def _light(xp: Any, before: Frame, moved: Any) -> Light | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import query_grid
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
 
@@ -18,9 +19,8 @@ class Frame:
     """A frame and what the passes compute of it. Planes are (C, H, W)."""
 
     noisy: Any
-    sigma: list[float]  # standard deviation of each plane's noise
-    unknown: Sequence[bool]  # whether it has yet to be found along the motion
-    shapes: list[Any]  # of each plane's noise: (8, 8), relative to sigma at each frequency, or None if it is white
+    noise: Noise
+    unknown: Sequence[bool]  # whether the noise of each plane has yet to be found along the motion
     mix: Sequence[float]  # weights of the planes in the plane that is searched, or 1 for the first plane alone
     white: float  # in the first plane
     alpha: Any  # planes that are not denoised
@@ -28,41 +28,45 @@ class Frame:
     searched: Any  # (H, W), where patches are compared
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
-    shades: Any = None  # values of the first plane, for which there are
-    strengths: list[Any]  # of each plane's noise, relative to sigma at each shade; or None if these are all 1
     light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
     coverage: Any = None  # sum of weights
+    _strengths: dict[tuple[int, int, int], Any]  # kept for all bands
     small: Any = None  # a smaller plane, on which motion is measured
 
     def __init__(
         self,
         noisy: Any,
-        sigma: Sequence[float],
+        noise: Noise,
         unknown: Sequence[bool],
         mix: Sequence[float] = (1,),
         white: float = 1.0,
         alpha: Any = None,
     ):
-        self.noisy, self.sigma, self.unknown = noisy, list(sigma), unknown
+        self.noisy, self.noise, self.unknown = noisy, noise, unknown
         self.mix, self.white, self.alpha = mix, white, alpha
         self.searched = self.mixed(noisy)
-        self.shapes, self.strengths = [None] * len(noisy), [None] * len(noisy)
-        self.ways = {}
+        self.ways, self._strengths = {}, {}
 
     @property
     def level(self) -> float:
         """Standard deviation of the noise in the plane that is searched."""
-        return math.hypot(*(m * s for m, s in zip(self.mix, self.sigma, strict=False)))
+        return math.hypot(*(m * s for m, s in zip(self.mix, self.noise.sigma, strict=False)))
 
     def strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         """Return the relative strength of a plane's noise in each patch of a pass, (h, w), or None if it is 1."""
-        strengths = self.strengths[plane]
-        if strengths is None:
-            return None
-        shades, strengths = xp.asarray(self.shades), xp.asarray(strengths)
-        return xp.interp(_means(xp, self.noisy[0], pass_), shades, strengths).astype(np.float32)
+        key = plane, pass_.patch, pass_.stride
+        if key not in self._strengths and self.noise.map is not None:
+            self._strengths[key] = _means(xp, xp.asarray(self.noise.map), pass_).astype(np.float32)
+        if key not in self._strengths:
+            shades, strengths = self.noise.shades, self.noise.strengths[plane]
+            self._strengths[key] = strengths
+            if strengths is not None:
+                means = _means(xp, self.noisy[0], pass_)
+                found = xp.interp(means, *map(xp.asarray, (shades, strengths)))
+                self._strengths[key] = found.astype(np.float32)
+        return self._strengths[key]
 
     def mixed(self, planes: Any) -> Any:
         """Return the plane to search in."""
@@ -74,9 +78,7 @@ class Frame:
         gain, offsets = light
         seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
         seen.searched = gain * self.searched + self.mixed(offsets)
-        seen.sigma = [gain * s for s in self.sigma]
-        if self.shades is not None:
-            seen.shades = gain * self.shades + offsets[0]
+        seen.noise, seen._strengths = self.noise.scaled(gain, offsets[0]), {}
         return seen
 
 

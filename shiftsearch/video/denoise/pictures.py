@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.frames import coarsened, restored
 from shiftsearch.video.noise import noise_level
@@ -29,22 +30,32 @@ def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list
     if not others:
         colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
         planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
-        level = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
+        noise = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
+        if not isinstance(noise, Noise):
+            noise = Noise.white(_of_channels(noise, colours))
         unknown = [sigmas[0] is None] * colours
-        return [Frame(planes, [level] * colours, unknown, white=math.sqrt(colours), alpha=first[colours:])]
+        return [Frame(planes, noise, unknown, white=math.sqrt(colours), alpha=first[colours:])]
     unknown = [s is None for s in sigmas]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     if others[0].shape == first.shape:
-        return [Frame(xp.concatenate(natives), levels, unknown, (1, *[_BESIDE] * len(others)))]
+        return [Frame(xp.concatenate(natives), Noise.white(levels), unknown, (1, *[_BESIDE] * len(others)))]
     seen, factors = coarsened(xp, first, others[0].shape[1:])
     level = noise_level(xp, seen) if sigmas[0] is None else levels[0] / math.sqrt(math.prod(factors))
-    coarse = Frame(xp.concatenate([seen, *others]), [level, *levels[1:]], unknown, (1,) * len(natives))
-    return [Frame(first, levels[:1], unknown[:1]), coarse]
+    known = Noise.white([level, *levels[1:]])
+    coarse = Frame(xp.concatenate([seen, *others]), known, unknown, (1,) * len(natives))
+    return [Frame(first, Noise.white(levels[:1]), unknown[:1]), coarse]
+
+
+def _of_channels(sigma: Any, planes: int) -> list[float]:
+    """Return the standard deviation in each plane, where `sigma` is that of all channels or one of each."""
+    if isinstance(sigma, float):
+        return [sigma] * planes
+    return [float(s) for s in np.sqrt(_OPPONENT**2 @ np.square(sigma))] if planes == 3 else list(sigma)
 
 
 def levels_of(picture: Sequence[Frame]) -> list[float]:
     """Return the standard deviations of the noise of the planes of a picture, in the order of the caller's arrays."""
-    fine, *coarse = (frame.sigma for frame in picture)
+    fine, *coarse = (frame.noise.sigma for frame in picture)
     return [*fine, *(level for levels in coarse for level in levels[1:])]
 
 

@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.qualities import PASSES
 from shiftsearch.video.flow.measure import METHODS
+from shiftsearch.video.frames import layout
 from shiftsearch.video.noise import noise_scale
 from shiftsearch.video.types import Quality
 
@@ -18,7 +22,9 @@ from shiftsearch.video.types import Quality
 class DenoiseSpec(Spec):
     """The options of a call and their defaults, with sigma on the scale 0..1."""
 
-    sigma: tuple[float | None, ...] = (None,)  # of each array of a frame; None to estimate it
+    sigma: tuple[Any, ...] = (
+        None,
+    )  # of each array of a frame: a number, one of each channel, `Noise`, None to find it
     quality: Quality = "fast"
     radius: int = 2
     max_memory: int | str = "1GiB"
@@ -31,8 +37,30 @@ class DenoiseSpec(Spec):
 
 def spec_of(op: str, frames: Any, sigmas: Iterable[Any], **options: Any) -> DenoiseSpec:
     """Return the checked options of a call. The dtype of `frames` decides the scale of the sigmas."""
-    levels = tuple(None if _estimated(s) else noise_scale(op, s, frames) for s in sigmas)
+    sigmas = list(sigmas)
+    read = _known if len(sigmas) == 1 and hasattr(frames, "shape") else noise_scale
+    levels = tuple(None if _estimated(s) else read(op, s, frames) for s in sigmas)
     return DenoiseSpec(caller=op, sigma=levels, **options)
+
+
+def _known(op: str, sigma: Any, frames: Any) -> Any:
+    """Return what the caller knows of the noise of frames: a number, one of each channel, or `Noise`."""
+    if isinstance(sigma, (int, float, np.number, str)) or not (hasattr(sigma, "__len__") or isinstance(sigma, Noise)):
+        return noise_scale(op, sigma, frames)
+    colour, _ = layout(op, "frames", frames.shape)
+    channels = frames.shape[-1] - 1 + frames.shape[-1] % 2 if colour else 1
+    size = tuple(frames.shape[:-1] if colour else frames.shape)[-2:]
+    if isinstance(sigma, Noise):
+        if len(sigma.sigma) != channels:
+            raise ShiftsearchError(f"{op}: sigma is the noise of {len(sigma.sigma)} planes, expected {channels}")
+        return sigma
+    shape = np.shape(sigma)
+    if shape not in ((channels,), size):
+        raise ShiftsearchError(
+            f"{op}: sigma has shape {shape}, expected a number, one for each of {channels} channels, or {size}"
+        )
+    scaled = np.reshape([noise_scale(op, s, frames) for s in np.ravel(sigma).tolist()], shape)
+    return Noise.mapped(scaled, channels) if shape == size else tuple(scaled.tolist())
 
 
 def _estimated(sigma: Any) -> bool:

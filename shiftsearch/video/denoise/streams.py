@@ -7,6 +7,7 @@ from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, levels_of, taken
 from shiftsearch.video.denoise.scene import Scene
@@ -16,12 +17,12 @@ from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, planar
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import METHOD, Array, Measure, Method, Planes, Quality, Sigma
+from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Planes, Quality, Sigma
 
 
 def denoise_stream(
     frames: Iterable[Array],
-    sigma: Sigma = None,
+    sigma: Sigma | Sequence[float] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
