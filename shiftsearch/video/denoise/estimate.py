@@ -17,7 +17,7 @@ from shiftsearch.video.denoise.model import SIDE
 from shiftsearch.video.denoise.paths import flow_at
 
 _APART = 4  # pixels between patches, or more in large frames
-_MOST = 5000  # patches
+_MOST = 3000  # patches
 _REACH = 3  # pixels around a patch, from which it is interpolated
 _STEPS = 8  # of a pixel
 _SHADES = 6  # groups of patches of like brightness, each of which counts as much
@@ -69,11 +69,9 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
     return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
 
-def of_flat(xp: Any, planes: Any) -> Found | None:
-    """Return the noise of planes (C, H, W) that show nothing else, or None if they are too small."""
+def of_flat(xp: Any, planes: Any) -> Found:
+    """Return the noise of planes (C, H, W) that show nothing else, of 8 x 8 pixels at least."""
     size = planes.shape[1:]
-    if min(size) < SIDE:
-        return None
     at = xp.stack(xp.meshgrid(*(xp.arange(0, n - SIDE + 1, _APART) for n in size), indexing="ij")).reshape(2, -1)
     basis = xp.asarray(dct(SIDE))
     spectra = [basis @ _patches(xp, plane, at, 0) @ basis.T for plane in planes]

@@ -75,4 +75,5 @@ def _of_box(xp: Any, source: Any, box: Sequence[int]) -> Iterator[Noise]:
     top, left, rows, columns = box
     for frame in source[:, top : top + rows, left : left + columns]:
         (part,) = taken(xp, [planar(_OP, "frames", frame)[0]], (0.0,))
-        yield Noise.of(*of_flat(xp, part.noisy))
+        found = of_flat(xp, part.noisy)
+        yield Noise.of(found.variances, found.shades, found.of_shades)

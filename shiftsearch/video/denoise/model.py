@@ -55,10 +55,12 @@ class Noise:
 
     def chosen(self, other: Noise, planes: Sequence[bool]) -> Noise:
         """Return this noise, with that of `other` in some planes."""
-        parts = ("sigma", self.sigma, other.sigma), ("shapes", self.shapes, other.shapes)
-        parts = *parts, ("strengths", self.strengths, other.strengths)
-        both = {name: tuple(b if new else a for a, b, new in zip(x, y, planes, strict=True)) for name, x, y in parts}
-        return replace(self, shades=other.shades, **both)
+        return Noise(
+            tuple(b if new else a for a, b, new in zip(self.sigma, other.sigma, planes, strict=True)),
+            tuple(b if new else a for a, b, new in zip(self.shapes, other.shapes, planes, strict=True)),
+            other.shades,
+            tuple(b if new else a for a, b, new in zip(self.strengths, other.strengths, planes, strict=True)),
+        )
 
     def __str__(self) -> str:
         """Describe the strength of each plane, and how it depends on frequency and brightness."""
@@ -108,7 +110,7 @@ def mean(noises: Sequence[Noise]) -> Noise:
         ]
         return np.mean(each, axis=0)
 
-    shades = np.mean([n.shades for n in known], axis=0)
+    shades = np.mean([n.shades for n in known if n.shades is not None], axis=0)
     return Noise.of(variances("shapes", ones, noises), shades, variances("strengths", np.ones(count), known))
 
 

@@ -17,6 +17,7 @@ from shiftsearch.video.light import Light, of_places, of_quantiles
 
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
 _SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
+_ROWS = 64  # or more of a frame: so many show a change of light
 _FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
 _SEEN = 0.25  # of the noise: a smaller change of light makes no difference
 _LEAST = 0.004  # of white
@@ -44,7 +45,7 @@ class Motion:
             picture[0].small = _small(xp, picture[0])
         if before is not None:
             if self._method is not None:
-                flow = self._measured(xp, before[0], picture[0])
+                flow = self._measured(xp, self._method, before[0], picture[0])
                 before[0].small = None
             found = []
             for one, other in zip(before, picture, strict=True):
@@ -65,14 +66,14 @@ class Motion:
             _know(part, [found for found in noise if found is not None])
         self._noise = after
 
-    def _measured(self, xp: Any, before: Frame, after: Frame) -> list[Any]:
+    def _measured(self, xp: Any, method: str, before: Frame, after: Frame) -> list[Any]:
         """Return the flow from one frame to the next, and back, in the same light."""
         a, b = before.small, after.small
         light = of_quantiles(*(_quantiles(xp, small) for small in (a, b)))
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
         pairs = (before, a, b), (after, b, a)
-        return [measure(self._op, xp, self._method, x, y, min(f.noise.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
+        return [measure(self._op, xp, method, x, y, min(f.noise.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
 
 
 def _small(xp: Any, frame: Frame) -> Any:
@@ -88,8 +89,7 @@ def _quantiles(xp: Any, small: Any) -> list[float]:
 # --- noise and light ---------------------------------------------------------------------------------
 def _compared(xp: Any, before: Frame, after: Frame) -> Found | None:
     """Find the light of `after`, and return the noise of `before` if some of it is unknown."""
-    moved = followed(xp, after.noisy, before.forward)
-    after.light = _light(xp, before, moved)
+    after.light = _light(xp, before, after)
     if not any(before.unknown) or before.forward is None:  # without motion, what differs may be anything
         return None
     whole = before if after.light is None else before.lit(after.light)
@@ -111,9 +111,11 @@ def _know(frame: Frame, found: list[Found]) -> None:
     frame.noise = frame.noise.chosen(whole, frame.unknown)
 
 
-def _light(xp: Any, before: Frame, moved: Any) -> Light | None:
+def _light(xp: Any, before: Frame, after: Frame) -> Light | None:
     """Return the light that brings `before` to the next frame, or None if there is no change that matters."""
-    pair = _means(xp, before.noisy), _means(xp, moved)
+    step = max(1, min(before.noisy.shape[1:]) // _ROWS)
+    moved = followed(xp, after.noisy, before.forward, step)
+    pair = _means(xp, before.noisy[:, ::step, ::step]), _means(xp, moved)
     a, b = (xp.asnumpy(x) if xp is not np else x for x in pair)
     a, b = (x.reshape(len(x), -1).astype(float) for x in (a, b))
     light = of_places(a, b)

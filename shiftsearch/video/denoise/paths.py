@@ -17,12 +17,12 @@ def flow_at(xp: Any, flow: Any, places: Any, size: tuple[int, int]) -> Any:
     return xp.where(abs(found) < 2**20, found, 0)  # also 0 for NaN
 
 
-def followed(xp: Any, planes: Any, flow: Any) -> Any:
-    """Return planes (C, H, W) of the frame that flow leads to, seen from the one before; whole pixels only."""
+def followed(xp: Any, planes: Any, flow: Any, step: int) -> Any:
+    """Return planes (C, H, W) of the frame that flow leads to, at every `step`-th pixel of the frame before."""
     if flow is None:
-        return planes
+        return planes[:, ::step, ::step]
     _, height, width = planes.shape
-    y, x = xp.arange(height)[:, None], xp.arange(width)
+    y, x = xp.arange(0, height, step)[:, None], xp.arange(0, width, step)
     places = xp.stack(xp.broadcast_arrays(x, y)).astype(np.float32)
     dx, dy = xp.rint(flow_at(xp, flow, places, (height, width))).astype(np.int32)
     return planes[:, xp.clip(y + dy, 0, height - 1), xp.clip(x + dx, 0, width - 1)]

@@ -18,7 +18,7 @@ _FAR = 2.0**30  # times white; squares of sums of such values are still finite
 _BESIDE = 0.5  # weight of U and V, where that of Y is 1, in the search: more is better for U and V and worse for Y
 
 
-def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list[Frame]:
+def taken(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]:
     """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter.
 
     Values that are not finite become black. Planes of one size become one frame, whose weighted sum is searched. If the
@@ -30,9 +30,8 @@ def taken(xp: Any, natives: list[Any], sigmas: tuple[float | None, ...]) -> list
     if not others:
         colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
         planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
-        noise = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
-        if not isinstance(noise, Noise):
-            noise = Noise.white(_of_channels(noise, colours))
+        known = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
+        noise = known if isinstance(known, Noise) else Noise.white(_of_channels(known, colours))
         unknown = [sigmas[0] is None] * colours
         return [Frame(planes, noise, unknown, white=math.sqrt(colours), alpha=first[colours:])]
     unknown = [s is None for s in sigmas]

@@ -156,8 +156,9 @@ class _Stages:
         return self._given(xp, self._scene.finish(xp), frame)
 
     def _given(self, xp: Any, pictures: list[tuple[Frame, ...]], frame: Any) -> tuple[Any, ...]:
-        for picture in pictures if self._noted is not None else ():
-            self._noted(levels_of(picture)[: len(self._names)])
+        if self._noted is not None:
+            for picture in pictures:
+                self._noted(levels_of(picture)[: len(self._names)])
         return given(xp, pictures, frame)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
