@@ -202,6 +202,7 @@ SIGNATURES = {
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
+    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "dis"}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
     "set_num_threads": ({"number": NEEDED}, {}),
