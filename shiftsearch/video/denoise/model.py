@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SIDE = 8  # of the patches in whose cosine transforms frequencies are told apart
-_WHITE = 0.3  # deviation of variances, in their mean: less is white noise
+_WHITE = 0.4  # deviation of variances, in their median, that white noise may show
+_MOST = 0.75  # of the frequencies show white noise; the others are motion that was not found
 _LEAST = 0.05  # standard deviation at a frequency or a shade, in that of all
 _EVEN = 1.3  # largest standard deviation of a shade, in the smallest: less is noise that does not depend on brightness
 
@@ -116,9 +117,9 @@ def mean(noises: Sequence[Noise]) -> Noise:
 
 def level_and_shape(variances: np.ndarray) -> tuple[float, np.ndarray | None]:
     """Return the standard deviation of noise, and that of each frequency (8, 8) relative to it; None if it is white."""
-    mean = float(variances.mean())
-    if mean == 0 or np.sqrt(np.mean((variances.ravel()[1:] / mean - 1) ** 2)) < _WHITE:
-        return float(np.sqrt(mean)), None
+    mean, middle = float(variances.mean()), float(np.median(variances))
+    if (abs(variances - middle) <= _WHITE * middle).mean() >= _MOST:
+        return float(np.sqrt(middle)), None
     return float(np.sqrt(mean)), np.maximum(np.sqrt(variances / mean), _LEAST)
 
 
