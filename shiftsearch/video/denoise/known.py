@@ -38,7 +38,7 @@ def estimate_noise(frames: AnyArray, *, box: Sequence[int] | None = None, flow: 
         >>> rng = np.random.default_rng(0)
         >>> clip = 0.5 + 0.1 * rng.standard_normal((3, 48, 64))
         >>> print(estimate_noise(clip, box=(8, 8, 32, 32)))
-        Y: noise of 25.6 of 255, white
+        Y: noise of 25.2 of 255, white
     """
     method = method_of(_OP, flow)
     found: list[Noise] = []
