@@ -44,7 +44,10 @@ def constants(
     of_size = _BLENDED_SHAPES if spec.subpixel else _SHAPES
     held = dict.fromkeys(("float", direct["SCALAR"]))  # floats need not be converted each time, but take more room
     ways = ({**known, "HELD": number} for number in held)
-    shapes = (_shape(way, *shape, passes, memory) for passes, shape, way in product(_PASSES, of_size, ways))
+    shapes = (
+        _shape(way, rows, column, registers, passes, memory)
+        for passes, (rows, column, registers), way in product(_PASSES, of_size, ways)
+    )
     shape = next((shape for shape in shapes if shape), None)
     return {name: value for name, value in known.items() if name not in DIRECT} | shape if shape else None
 
