@@ -3,38 +3,12 @@
 //   attend           out (B, T, G * FV, H, W) and sums
 //   attend_queries   its gradients by q, and by the factor of each query's head (`products`); and `means`, the mean of
 //                    the gradients of each query's weights, which attend_keys.cu needs
-#include "attend.cuh"
+#include "attend_query.cuh"
 
 // `counts`: it is not left out; `there`: it is a pixel.
 struct Candidate {
     bool counts, there;
 };
-
-// A query's thread: its rectangle, the pixel that it stands at, whether it exists, and its number.
-struct Asker {
-    Share share;
-    Pixel at;
-    bool exists;
-    long long number;
-};
-
-// A query that does not exist does what the last of its row or column does, and writes nothing.
-__device__ inline bool asker_of(int batch, const Sizes& s, Asker* asker) {
-    const Grid grid = grid_of(s.h, s.w);
-    if (!share_of(grid, batch, s.T, s, &asker->share)) return false;
-    const Pixel at = pixel_of(grid, asker->share.rect);
-    asker->exists = at.y < s.h && at.x < s.w;
-    asker->at = {min(at.y, s.h - 1), min(at.x, s.w - 1)};
-    const Share& share = asker->share;
-    const long long clip = ((long long)share.b * s.G + share.g) * s.T + share.t;
-    asker->number = (clip * s.h + asker->at.y) * s.w + asker->at.x;
-    return true;
-}
-
-// The pixel of a query in the videos.
-__device__ inline int pixel_of_query(const Asker& asker, const Sizes& s) {
-    return asker.at.y * SS_STRIDE * s.kW + asker.at.x * SS_STRIDE;
-}
 
 // Calls `visit` with each candidate, its score, and the numbers of k and v there, or 0 where nothing is.
 template <class Visit>
@@ -100,19 +74,6 @@ attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROU
     for (int n = 0; n < SS_NUMBERS_V; ++n) sum[n] *= share;
     store_pixel<SS_NUMBERS_V>(out, asker.share, s.T, FV, pixels, here, sum, s);
     if (threadIdx.x % SS_LANES == 0) sums[2 * asker.number] = most, sums[2 * asker.number + 1] = total;
-}
-
-// What a pixel of `out` (channels first) and the gradient that arrives there multiply to.
-__device__ inline SS_ACC product_with(const SS_SCALAR* out, const SS_ACC* arrives, const Asker& asker, int here, int FV,
-                                      const Sizes& s) {
-    const long long pixels = (long long)s.kH * s.kW;
-    const Share& share = asker.share;
-    const SS_SCALAR* const from = out + (((long long)share.b * s.T + share.t) * s.G + share.g) * FV * pixels + here;
-    SS_ACC sum = 0;
-#pragma unroll
-    for (int n = 0; n < SS_NUMBERS_V; ++n)
-        if (channel_of(n) < FV) sum += arrives[n] * load(from + channel_of(n) * pixels);
-    return sum_of_lanes(sum);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)

@@ -3,6 +3,7 @@
 #ifndef SS_LANDING_CUH
 #define SS_LANDING_CUH
 
+#include "cells.cuh"
 #include "place.cuh"
 
 __device__ inline long long cell_at(long long frame, int y, int x, const Sizes& s) {
@@ -16,9 +17,5 @@ __device__ inline long long cell_of(const Place& place, const Query& r, const Si
     if (!within_reach(place.y.at, s.kH) || !within_reach(place.x.at, s.kW)) return -1;
     return cell_at(((long long)r.b * s.G + r.g) * s.kT + place.frame, place.y.at, place.x.at, s);
 }
-
-// `order` has the candidates of each cell behind one another. `ends` says where those of a cell end, and `counts` how
-// many there are.
-__device__ inline int begin_of(const int* ends, const int* counts, long long cell) { return ends[cell] - counts[cell]; }
 
 #endif

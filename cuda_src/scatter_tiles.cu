@@ -1,5 +1,5 @@
 // The same as scatter.cu, for whole places and queries at every pixel, as tiles.cuh says: homes are the places where
-// candidates land, in the order of landing.cuh. The steps of those that land at one place are in order, too.
+// candidates land, in the order of cells.cuh. The steps of those that land at one place are in order, too.
 #define SS_OUR_ZEROS SS_ZEROS
 #include "landing.cuh"
 #include "tile_sum.cuh"

@@ -20,16 +20,16 @@ struct Around {
     int groups, slots, windows;
 };
 
-// The window of a query in a slot, as displacements. Without flow nothing moves.
+// The window of a query in row y and column x of the grid in a slot, as displacements. Without flow nothing moves.
 struct Window {
     Span y, x;
 };
 
 __device__ inline Window window_of(const SS_AROUND* flow, int y, int x, const Sizes& s) {
     const long long plane = (long long)s.h * s.w, at = (long long)y * s.w + x;
-    Window window = {span_around(y, flow ? flow[plane + at] : (SS_AROUND)0, s.kH),
-                     span_around(x, flow ? flow[at] : (SS_AROUND)0, s.kW)};
-    window.y.first -= y, window.x.first -= x;
+    Window window = {span_around(y * SS_STRIDE, flow ? flow[plane + at] : (SS_AROUND)0, s.kH),
+                     span_around(x * SS_STRIDE, flow ? flow[at] : (SS_AROUND)0, s.kW)};
+    window.y.first -= y * SS_STRIDE, window.x.first -= x * SS_STRIDE;
     return window;
 }
 

@@ -16,6 +16,12 @@ def are_tensors(*arrays: object) -> bool:
     return torch is not None and all(isinstance(array, torch.Tensor) for array in arrays)
 
 
+def need_gradients(*arrays: Any) -> bool:
+    """Return whether autograd may ask for the gradients of one of these arrays, which may be None."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arrays)
+
+
 def run(op: Op, arrays: Mapping[str, Any], *, caller: str | None = None, **options: Any) -> tuple[Any, ...]:
     """Return the outputs of `op`, as arrays of the library of its inputs. `options` are the fields of its spec.
 

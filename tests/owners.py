@@ -235,6 +235,13 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     ]
 
 
+def _attend_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A search of points that ends otherwise."""
+    (role,) = _search_points(c, case, blocks)
+    trips = {**role.trips, "int first = 0; first < m.FV": (case.channels / c["RUN_V"], 0)}
+    return [replace(role, trips=trips, lines=(*role.lines, "sum[c] = multiply_add"))]
+
+
 def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Two passes through all slots; the second stages them again if they do not lie in memory together."""
     windows, apart = _windows(case), _APART[case.flow]
@@ -387,6 +394,32 @@ def _attend(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({**trips, "int j = 0; j < SS_WINDOW": (c["WINDOW"], 0)})]
 
 
+def _attend_best(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
+        return [Role({"long long number = ": (0, 0)})]
+    turns, queries = -(-(c["WINDOW"] ** 2) // 32), case.queries * case.search["heads"] / (4 * blocks)
+    trips = {
+        "long long number = ": (queries, 0),
+        "int slot = 0": (_windows(case), 0),
+        "int start = 0": (turns, 0),
+        "int first = 0": (-(-case.channels // 16), 0),
+        "while (waiting)": (_inserted(case) / turns / _windows(case), 0),
+        "int c = lane": (-(-case.channels // 32), 0),
+    }
+    return [Role(trips, lines=("sum = add_pair",))]
+
+
+def _attend_slopes(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """Turns of two candidates, of which all have weight."""
+    trips = {"int e = 0; e < SS_TOPK": (c["TOPK"] / 2, 0)}
+    return [Role(trips, lines=("sums[n] += weight * numbers[n]", "atomicAdd(counted"))]
+
+
+def _attend_landed(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A warp waits for the pixel at which most candidates land."""
+    return [Role({"int n = begin_of": (_busiest(case.search["topk"]), 0)}, lines=("by_key[c] +=",))]
+
+
 def _attend_keys(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """A warp has 8 x 4 keys, and 8 x 4 queries at a time; each that has some of a key in its window is gone through."""
     reach = c["WINDOW"] + _APART[case.flow] - 1
@@ -417,6 +450,11 @@ OWNERS = {
     "search_tiles": Owner(_search_tiles, load=4, planar=2),
     "search_points": Owner(_search_points, load=4, planar=2),
     **dict.fromkeys(("attend", "attend_queries"), Owner(_attend, load=4, planar=4)),
+    "attend_points": Owner(_attend_points, load=4, planar=2),
+    "attend_best": Owner(_attend_best, load=8, planar=4),
+    "attend_slopes": Owner(_attend_slopes, load=16, planar=16),
+    "attend_landed": Owner(_attend_landed, load=16, planar=16),
+    "fill_places": Owner(_no_loops, load=4, planar=4),
     "attend_keys": Owner(_attend_keys, load=4, planar=4),
     "attend_reach": Owner(_attend_reach, load=4, planar=4),
     "search_subpixel": Owner(_search_subpixel, load=4, planar=2),

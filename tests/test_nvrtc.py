@@ -87,7 +87,8 @@ def test_hot_loops_use_no_local_memory_and_are_mostly_arithmetic(name):
     """At least half of the instructions of the first instance are arithmetic, except where listed."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
     assert not program.local()
-    if KERNELS[name].file != "landing.cu" and name != "attend_reach":  # which count, sort and compare
+    if KERNELS[name].file not in ("landing.cu", "cells.cu") and name not in ("attend_reach", "fill_places"):
+        # which count, sort and compare
         assert program.useful() >= _USEFUL.get(name, 0.5)
 
 

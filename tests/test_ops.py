@@ -125,9 +125,10 @@ def loss(case: Case, dtype) -> dict:
 
 
 def _dtype_of(case: Case, output: str, dtype) -> np.dtype:
-    if case.op.outputs[output] == "offset" and not case.spec.subpixel:
+    kind = case.op.outputs[output]
+    if kind == "index" or (kind == "offset" and not case.spec.subpixel):
         return np.dtype(np.int32)
-    return case.arrays(dtype)[case.op.values[0]].dtype if case.op.outputs[output] == "value" else sums(dtype)
+    return case.arrays(dtype)[case.op.values[0]].dtype if kind == "value" else sums(dtype)
 
 
 @on_each_backend([c for c in CASES if c not in WITH_OFFSETS])

@@ -1,4 +1,4 @@
-"""Attention to all places of the windows: scores, their softmax, and weighted sums, all of them in memory."""
+"""Attention to all places of the windows or the best: scores, their softmax, and weighted sums, all of them in memory."""
 
 from __future__ import annotations
 
@@ -86,3 +86,86 @@ def _attention(q: Native, k: Native, spec: Any, factors: Native, flow: Native) -
 
 def _of_values(spec: Any) -> Any:
     return replace(spec.patches(), metric="dot")
+
+
+# --- the best ---------------------------------------------------------------------------------------
+@primitive
+@silent()
+def attend_best(
+    q: Native, k: Native, v: Native, spec: Any, factor: float, *, scales: Native = None, flow: Native = None
+) -> tuple[Native, Native, Native]:
+    """Return what each query gets from the places that `search` finds, two sums as `attend` has them, and the places.
+
+    Scores are multiplied by factor, and by the scale of their head, if there are scales (G,). A place (B, G, T, h, w, K)
+    is the number of a pixel of k in its clip, through frames, rows and columns, and -1 outside of the frame. There are
+    none, K = 0, unless the spec is `differentiable`. Infinitely bad scores are far away, as what is no number.
+    """
+    _, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
+    logits, _, _ = _logits(q, k, offsets, spec, factor, scales)
+    most = logits.max(-1, keepdims=True)
+    exponentials = np.exp(logits - most)
+    total = exponentials.sum(-1, keepdims=True)
+    out = aggregate(None, v, exponentials / total, offsets, _of_values(spec), size=v.shape[1:])
+    places = _numbered(offsets, k, spec) if spec.differentiable else np.zeros((*offsets.shape[:5], 0), np.int32)
+    return out, np.concatenate((most, total), -1), places
+
+
+@primitive
+@silent()
+def attend_best_backward(
+    q: Native,
+    k: Native,
+    v: Native,
+    out: Native,
+    sums: Native,
+    places: Native,
+    grad: Native,
+    spec: Any,
+    factor: float,
+    *,
+    scales: Native = None,
+) -> tuple[Native, Native, Native, Native]:
+    """Return the gradients by q, k, v and the factors of heads, where `grad` arrives at `out`."""
+    offsets = _offsets(places, k, spec)
+    logits, scores, factors = _logits(q, k, offsets, spec, factor, scales)
+    weights = np.exp(logits - sums[..., :1]) / sums[..., 1:]
+    by_weights = score(grad, v, offsets, _of_values(spec))
+    mean = np.where(weights != 0, weights * by_weights, 0).sum(-1, keepdims=True)
+    slopes = np.where((weights != 0) & (logits != -_FAR), weights * (by_weights - mean), 0)
+    q_grad, k_grad = aggregate_and_scatter(q, k, slopes * factors, offsets, spec.patches())
+    v_grad = scatter(grad, None, weights, offsets, _of_values(spec), size=v.shape[1:])
+    by_factors = np.where(slopes != 0, slopes * scores.clip(-_FAR, _FAR), 0).sum((0, 2, 3, 4, 5))
+    return q_grad, k_grad, v_grad, by_factors
+
+
+def _logits(
+    q: Native, k: Native, offsets: Native, spec: Any, factor: float, scales: Native
+) -> tuple[Native, Native, Native]:
+    scores = score(q, k, offsets, spec.patches())
+    factors = np.reshape(factor * (np.ones(spec.heads) if scales is None else scales.astype(float)), (-1, 1, 1, 1, 1))
+    worst = np.inf if spec.metric == "l2" else -np.inf
+    logits = np.where(np.isnan(scores) | (scores == worst), -_FAR, scores.clip(-_FAR, _FAR) * factors)
+    return logits, scores, factors
+
+
+def _numbered(offsets: Native, k: Native, spec: Any) -> Native:
+    t, y, x = (offsets[..., axis] + at for axis, at in enumerate(_queries(offsets.shape[2:5], spec)))
+    H, W = k.shape[-2:]
+    return np.where((y >= 0) & (y < H) & (x >= 0) & (x < W), (t * H + y) * W + x, -1).astype(np.int32)
+
+
+def _offsets(places: Native, k: Native, spec: Any) -> Native:
+    numbers = np.where(places < 0, 0, places)
+    found = [*np.unravel_index(numbers, (k.shape[1], *k.shape[-2:]))]
+    found[1] = np.where(places < 0, -1, found[1])  # a row above the frame
+    ways = (n - at for n, at in zip(found, _queries(places.shape[2:5], spec), strict=True))
+    return np.stack([*ways], -1).astype(np.int32)
+
+
+def _queries(grid: tuple[int, ...], spec: Any) -> tuple[Native, ...]:
+    T, h, w = grid
+    return (
+        np.arange(T).reshape(-1, 1, 1, 1),
+        spec.stride * np.arange(h).reshape(-1, 1, 1),
+        spec.stride * np.arange(w)[:, None],
+    )

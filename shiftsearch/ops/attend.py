@@ -1,17 +1,19 @@
 """attend: what a query gets from the places in its windows, weighted by a softmax of their scores.
 
-The `topk` best places are found by `search` and summed by `aggregate`. Of all places of the windows nothing is stored:
-backends attend to whole pixels in one, and queries of patches or fractions are taken a few at a time.
+Backends attend to whole pixels in one, and store no scores and offsets: gradients compute the scores again, at the places
+that were kept if they are a few. Of patches and fractions the `topk` best places are found by `search` and summed by
+`aggregate`; of all places nothing is stored, and queries are taken a few at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from shiftsearch._call import run
+from shiftsearch._call import need_gradients, run
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip
 from shiftsearch.ops import attend_all, attend_some
@@ -110,7 +112,8 @@ def attend(
 
     out = aggregate(v, weights, offsets), with weights = softmax over K of -scale * score, or of scale * score for "dot",
     at the places that `search` finds. With topk=None these are all places of the windows, and none of their scores,
-    weights and offsets are in memory at once, forward and backward, unless they are asked for.
+    weights and offsets are in memory at once, forward and backward, unless they are asked for. Nor are those of a few
+    whole pixels, with patch=1, of which only a number of each place is kept where gradients may be asked for.
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
@@ -136,9 +139,10 @@ def attend(
     """
     if isinstance(flow, (tuple, list)):
         flow = chained("attend", q, flow, radius, stride)
+    arrays = {"q": q, "k": k, "v": v, "flow": flow, "scales": scales}
     found = run(
         ATTEND,
-        {"q": q, "k": k, "v": v, "flow": flow, "scales": scales},
+        arrays,
         window=window,
         patch=patch,
         radius=radius,
@@ -157,6 +161,7 @@ def attend(
         per_frame=per_frame,
         scale=scale,
         return_attention=return_attention,
+        differentiable=need_gradients(*arrays.values()),
     )
     return found if return_attention else found[0]
 
@@ -165,16 +170,29 @@ def attend(
 def _forward(
     backend: Any, spec: AttendSpec, q: Native, k: Native, v: Native, flow: Native = None, scales: Native = None
 ) -> dict[str, Native]:
-    xp, softmax = backend.xp, Softmax(backend.xp, spec, q, scales)
-    if spec.stores:
-        return attend_some.forward(backend, spec, softmax, q, k, v, flow)
-    if spec.is_primitive(k, v):
-        out, sums = backend.attend(q, k, v, spec, softmax.factors, flow=flow)
-    else:
+    softmax, places = Softmax(backend.xp, spec, q, scales), None
+    if _is_primitive(spec, k, v):
+        if spec.topk is None:
+            out, sums = backend.attend(q, k, v, spec, softmax.factors, flow=flow)
+        else:
+            out, sums, places = backend.attend_best(q, k, v, spec, softmax.factor, scales=softmax.given, flow=flow)
+    elif spec.all_in_one:
         out, sums = attend_all.forward(backend, spec, softmax, q, k, v, flow)
-    nothing = xp.zeros((*sums.shape[:-1], 0), sums.dtype)
-    offsets = xp.zeros((*nothing.shape, 3), sums.dtype if spec.subpixel else np.int32)
-    return {"out": out, "weights": nothing, "offsets": offsets, "sums": sums}
+    else:
+        found = attend_some.forward(backend, spec, softmax, q, k, v, flow)
+        return {**found, "places": _nothing(backend.xp, found["sums"], np.int32)}
+    nothing = _nothing(backend.xp, sums, sums.dtype)
+    offsets = backend.xp.empty((*nothing.shape, 3), sums.dtype if spec.subpixel else np.int32)
+    places = _nothing(backend.xp, sums, np.int32) if places is None else places
+    return {"out": out, "weights": nothing, "offsets": offsets, "sums": sums, "places": places}
+
+
+def _is_primitive(spec: AttendSpec, k: Native, v: Native) -> bool:
+    return spec.is_primitive(k.shape[1], k.shape[2], *v.shape[2:])
+
+
+def _nothing(xp: Any, sums: Native, dtype: Any) -> Native:
+    return xp.empty((*sums.shape[:-1], 0), dtype)
 
 
 def _backward(
@@ -186,9 +204,9 @@ def _backward(
     wanted: Set[str],
 ) -> dict[str, Native]:
     softmax = Softmax(backend.xp, spec, inputs["q"], inputs.get("scales"))
-    if not spec.stores and spec.is_primitive(inputs["k"], inputs["v"]):
+    if _is_primitive(spec, inputs["k"], inputs["v"]):
         return _backward_of_primitive(backend, spec, softmax, inputs, outputs, grads["out"])
-    part = attend_some if spec.stores else attend_all
+    part = attend_all if spec.all_in_one else attend_some
     return part.backward(backend, spec, softmax, inputs, outputs, grads, wanted)
 
 
@@ -200,14 +218,22 @@ def _backward_of_primitive(
     outputs: dict[str, Native],
     arrives: Native,
 ) -> dict[str, Native]:
-    videos, sums = (inputs[name] for name in "qkv"), (outputs["out"], outputs["sums"])
-    given = (*videos, *sums, arrives, spec, softmax.factors)
-    q, k, v, factors = backend.attend_backward(*given, flow=inputs.get("flow"))
+    videos, flow = tuple(inputs[name] for name in "qkv"), inputs.get("flow")
+    given = (*videos, outputs["out"], outputs["sums"])
+    if spec.topk is None:
+        found = backend.attend_backward(*given, arrives, spec, softmax.factors, flow=flow)
+    else:
+        scales, places = softmax.given, outputs["places"]
+        if not places.shape[-1]:  # nobody said that there would be gradients
+            kept = replace(spec, differentiable=True)
+            _, _, places = backend.attend_best(*videos, kept, softmax.factor, scales=scales, flow=flow)
+        found = backend.attend_best_backward(*given, places, arrives, spec, softmax.factor, scales=scales)
+    q, k, v, factors = found
     return {"q": q, "k": k, "v": v} | ({"scales": softmax.factor * factors} if "scales" in inputs else {})
 
 
 def _multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
-    part = attend_some if spec.stores else attend_all
+    part = attend_all if spec.all_in_one else attend_some
     return part.multiply_adds(spec, sizes, fractions, wanted)
 
 
@@ -224,10 +250,12 @@ def _check(spec: AttendSpec, sizes: dict[str, int]) -> None:
 
 
 def _shapes(spec: AttendSpec, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    queries = tuple(sizes[axis] for axis in "BGThw")
-    kept = spec.kept(spec.search_slots()) if spec.stores else 0
-    out = tuple(sizes[axis] for axis in "BTVHW")
-    return {"out": out, "weights": (*queries, kept), "offsets": (*queries, kept, 3), "sums": (*queries, 2)}
+    queries, out = (tuple(sizes[axis] for axis in axes) for axes in ("BGThw", "BTVHW"))
+    count, primitive = spec.kept(spec.search_slots()), spec.is_primitive(*(sizes[axis] for axis in "TCVHW"))
+    kept = 0 if primitive or spec.all_in_one else count
+    places = count if primitive and spec.topk is not None and spec.differentiable else 0
+    attention = {"weights": (*queries, kept), "offsets": (*queries, kept, 3)}
+    return {"out": out, **attention, "sums": (*queries, 2), "places": (*queries, places)}
 
 
 ATTEND = Op(
@@ -240,11 +268,11 @@ ATTEND = Op(
         "flow": Input("B G? T S 2 h w", FLOW, optional=True),
         "scales": Input("G", WEIGHT, optional=True),
     },
-    outputs={"out": "value", "weights": "score", "offsets": "offset", "sums": "score"},
+    outputs={"out": "value", "weights": "score", "offsets": "offset", "sums": "score", "places": "index"},
     shapes=_shapes,
-    keeps=("out", "weights", "offsets", "sums"),
-    hidden=("sums",),
-    spares=lambda spec: {"out", "sums"} if spec.stores else set(),
+    keeps=("out", "weights", "offsets", "sums", "places"),
+    hidden=("sums", "places"),
+    spares=lambda spec: {"out", "sums"} if spec.never_in_one else set(),
     sizes=_sizes,
     check=_check,
     forward=_forward,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from shiftsearch.ops.search import SearchSpec
 
 FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
 _MOST_CHANNELS = 512  # of a head, that a warp has in registers
+_FEW_CHANNELS = 32  # of a head of q and k, by which backends find the best and attend to them in one
+_FEW, _NEAR, _SMALL = 24, 7, 15  # most topk, radius and window of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +27,39 @@ class AttendSpec(SearchSpec):
 
     scale: float | None
     return_attention: bool
+    differentiable: bool = True  # whether gradients may be asked for, so that places are kept
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale is not None:
             self.real("scale")
-        self.switch("return_attention")
+        self.switch("return_attention", "differentiable")
 
     @property
-    def stores(self) -> bool:
-        """Whether weights and offsets are in memory."""
-        return self.topk is not None or self.return_attention
+    def all_in_one(self) -> bool:
+        """Whether nothing is kept of all places."""
+        return self.topk is None and not self.return_attention
 
-    def is_primitive(self, k: Native, v: Native) -> bool:
-        """Return whether backends have this attention in one: to all whole places, pixel by pixel, that exist.
+    @property
+    def never_in_one(self) -> bool:
+        """Whether weights and offsets are in memory, whatever the sizes."""
+        return self.return_attention or (self.topk is not None and (self.patch > 1 or self.subpixel))
+
+    def is_primitive(self, T: int, C: int, V: int, H: int, W: int) -> bool:
+        """Return whether backends have this attention in one: to whole places, pixel by pixel, that exist.
 
         What overlaps, patches or the pixels around a fraction, is done by their other primitives.
         """
-        (H, W), channels = k.shape[-2:], max(k.shape[2], v.shape[2]) // self.heads
-        pixels = self.patch == 1 and not self.subpixel and channels <= _MOST_CHANNELS
-        return pixels and not self.stores and (self.border == "zeros" or self.stays_inside(H, W))
+        pixels = self.patch == 1 and not self.subpixel and not self.return_attention
+        inside = self.border == "zeros" or self.stays_inside(H, W)
+        near = max(C, V) // self.heads <= _MOST_CHANNELS and T * H * W < 2**31
+        return pixels and inside and near and (self.topk is None or self._is_of_few(C))
+
+    def _is_of_few(self, C: int) -> bool:
+        """Return whether the best are few, found among few, and known by their scores."""
+        plain = self.penalty == 0 and self.anchor is None and not self.per_frame
+        few = self.topk is not None and self.topk <= _FEW and C // self.heads <= _FEW_CHANNELS
+        return plain and few and self.radius <= _NEAR and self.window <= _SMALL
 
     def factor(self, channels: int) -> float:
         """Return what scores of so many channels are multiplied by: similar is large."""
@@ -62,9 +78,19 @@ class Softmax:
     """The weights of a call: softmax of factor * score, with a factor for each head."""
 
     def __init__(self, xp: Any, spec: AttendSpec, q: Native, scales: Native):
-        self.xp, self.factor = xp, spec.factor(q.shape[2])
-        self.factors = xp.full(spec.heads, self.factor, _wide_of(q)) if scales is None else self.factor * wide(scales)
-        self._each = self.factors.reshape(-1, 1, 1, 1, 1)
+        self.xp, self.factor, self._heads, self._dtype = xp, spec.factor(q.shape[2]), spec.heads, _wide_of(q)
+        self.given = None if scales is None else wide(scales)
+
+    @cached_property
+    def factors(self) -> Native:
+        """The factor of each head."""
+        if self.given is None:
+            return self.xp.full(self._heads, self.factor, self._dtype)
+        return self.factor * self.given
+
+    @cached_property
+    def _each(self) -> Native:
+        return self.factors.reshape(-1, 1, 1, 1, 1)
 
     def logits(self, scores: Native, counts: Any = True) -> Native:
         """Return what is exponentiated. What is no number, or does not count, is far away."""

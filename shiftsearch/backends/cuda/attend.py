@@ -15,7 +15,7 @@ from shiftsearch._types import Native
 from shiftsearch.backends.cuda.call import MOST_PLANS, numbers, sizes_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 
-_WARPS = 4  # of a block, a rectangle of pixels each
+WARPS = 4  # of a block, a rectangle of pixels each
 _CROWD = 32  # rectangles whose boxes are also known together
 _ASKING = 40  # bytes of `Asking` in attend_keys.cu, or fewer
 _MOST = 64  # bytes of sums over channels of a pixel that one thread has
@@ -32,7 +32,7 @@ def _desk(constants: Constants) -> int:
     size = 8 if constants["ACC"] == "double" else 4
     parts = constants["LANES"] * (constants["PARTS"] + constants["PARTS_V"])
     of_query = parts * _sixteen(constants) * size + 16 + _ASKING
-    return _WARPS * 32 // constants["LANES"] * of_query
+    return WARPS * 32 // constants["LANES"] * of_query
 
 
 _WINDOWS = {"AROUND": "float", "WINDOW": 9, "STEP": 1, "DILATION": 1, "SLIDE": 1, "RADIUS": 1, "FIRST_SLOT": 0}
@@ -70,32 +70,32 @@ def _plan(
 ) -> _Plan:
     B, T, C, H, W = k
     grid = (B, spec.heads, T, *query_grid(H, W, spec.stride))
-    constants = _constants(spec, dtype, of_around, C // spec.heads, v[2] // spec.heads)
+    known = constants(spec, dtype, of_around, C // spec.heads, v[2] // spec.heads)
     sizes = {"B": B, "FV": v[2] // spec.heads, "groups": around[1], "slots": around[3], "windows": spec.search_slots()}
     sizes |= sizes_of(spec.patches(), (*grid, 0), k, k)
-    lanes, lines = constants["LANES"], (B, around[1], T, spec.search_slots())
-    rectangles = _rectangles(lanes, *grid[3:])
-    crowds = -(-rectangles // _CROWD)
+    lanes, lines = known["LANES"], (B, around[1], T, spec.search_slots())
+    count = rectangles(lanes, *grid[3:])
+    crowds = -(-count // _CROWD)
 
     def launch(kernel: Kernel, warps: int) -> Plan:
-        return Plan(Program(kernel, constants), -(-warps // _WARPS), sizes)
+        return Plan(Program(kernel, known), -(-warps // WARPS), sizes)
 
-    asking, asked = (prod(grid[:3]) * _rectangles(lanes, *shape) for shape in (grid[3:], (H, W)))
+    asking, asked = (prod(grid[:3]) * rectangles(lanes, *shape) for shape in (grid[3:], (H, W)))
     return _Plan(
         attend=launch(ATTEND, asking),
         queries=launch(QUERIES, asking),
         reach=launch(REACH, prod(lines) * crowds),
         keys=launch(KEYS, asked),
         beside=lanes * 16 // dtype.itemsize,
-        parts=constants["PARTS"],
-        parts_of_values=constants["PARTS_V"],
+        parts=known["PARTS"],
+        parts_of_values=known["PARTS_V"],
         grid=grid,
-        boxes=(*lines, rectangles, 4),
+        boxes=(*lines, count, 4),
         crowds=(*lines, crowds, 4),
     )
 
 
-def _constants(spec: Any, dtype: np.dtype, around: np.dtype, channels: int, channels_of_values: int) -> Constants:
+def constants(spec: Any, dtype: np.dtype, around: np.dtype, channels: int, channels_of_values: int) -> Constants:
     few = 16 // dtype.itemsize
     most = max(channels, channels_of_values)
     lanes = next(n for n in (1, 2, 4, 8, 16, 32) if n * _MOST >= most * sums(dtype).itemsize or n == 32)
@@ -119,7 +119,7 @@ def _constants(spec: Any, dtype: np.dtype, around: np.dtype, channels: int, chan
     }
 
 
-def _rectangles(lanes: int, height: int, width: int) -> int:
+def rectangles(lanes: int, height: int, width: int) -> int:
     """Return how many rectangles of a warp cover a grid: attend.cuh says their shape."""
     across = {1: 8, 2: 4, 4: 4, 8: 2, 16: 2, 32: 1}[lanes]
     return -(-width // across) * -(-height // (32 // lanes // across))
@@ -143,15 +143,18 @@ class _Call:
         }
 
     def laid(self, video: Native, parts: int) -> Native:
-        """Return a video as (B, G, T, parts, H, W, numbers that lie together), with zeros behind its channels."""
-        xp, beside = self.xp, self.plan.beside
-        B, T, C, H, W = video.shape
-        channels = C // self.heads
-        if channels != parts * beside:
-            wider = xp.zeros((B, T, self.heads, parts * beside, H, W), video.dtype)
-            wider[:, :, :, :channels] = video.reshape(B, T, self.heads, channels, H, W)
-            video = wider
-        return xp.ascontiguousarray(video.reshape(B, T, self.heads, parts, beside, H, W).transpose(0, 2, 1, 3, 5, 6, 4))
+        return laid(self.xp, video, self.heads, parts, self.plan.beside)
+
+
+def laid(xp: Any, video: Native, heads: int, parts: int, beside: int) -> Native:
+    """Return a video as (B, G, T, parts, H, W, numbers that lie beside each other), with zeros behind its channels."""
+    B, T, C, H, W = video.shape
+    channels = C // heads
+    if channels != parts * beside:
+        wider = xp.zeros((B, T, heads, parts * beside, H, W), video.dtype)
+        wider[:, :, :, :channels] = video.reshape(B, T, heads, channels, H, W)
+        video = wider
+    return xp.ascontiguousarray(video.reshape(B, T, heads, parts, beside, H, W).transpose(0, 2, 1, 3, 5, 6, 4))
 
 
 @primitive

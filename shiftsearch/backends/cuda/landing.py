@@ -9,25 +9,23 @@ import numpy as np
 
 from shiftsearch._geometry import Patches
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, PLACES, Call, Options, Pairs, for_each, plan_of
+from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, PLACES, Call, Options, Pairs, for_each
+from shiftsearch.backends.cuda.cells import begin_and_sort
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, each_with
 from shiftsearch.errors import ShiftsearchError
 
-_CELLS = 8  # of a thread that sums them, as landing.cu says
 LANDS: Constants = {"REACH": 4, "WEIGHTED": 1}
 _READ = ("ACC", "OFFSET", "STRIDE", "ZEROS")  # of the options of a call: no others move a candidate
 _INSTANCES = each_with(PLACES, PATCHES=0, **LANDS)
 COUNT_LANDINGS = Kernel("count_landings", "landing.cu", registers=40, instances=_INSTANCES)
-BEGIN_CELLS = Kernel("begin_cells", "landing.cu", registers=40, instances=_INSTANCES[:1])
 FILL_CELLS = Kernel("fill_cells", "landing.cu", registers=40, instances=_INSTANCES)
-SORT_CELLS = Kernel("sort_cells", "landing.cu", registers=40, instances=_INSTANCES[:1])
 
 
 @dataclass(frozen=True)
 class Landed:
     """The candidates sorted by the cells that they land at, and what kernels need to read them."""
 
-    arrays: dict[str, Native]  # `order`, `ends` and `counts` of landing.cuh
+    arrays: dict[str, Native]  # `order`, `ends` and `counts` of cells.cuh
     constants: Pairs
 
 
@@ -59,12 +57,9 @@ def _plan(options: Options, p: Patches, candidates: int, weighted: bool) -> _Sor
     constants = ("REACH", reach), ("WEIGHTED", int(weighted))
     cells = s["B"] * s["G"] * s["kT"] * (s["kH"] + 2 * reach) * (s["kW"] + 2 * reach)
     options = _without_values(options)
-    begin, end = (
-        plan_of(kernel, -(-cells // (kernel.threads * each)), options, constants, (("cells", cells),))
-        for kernel, each in ((BEGIN_CELLS, _CELLS), (SORT_CELLS, 1))
-    )
+    begin, sort = begin_and_sort(cells)
     count, fill = (for_each(kernel, options, 1, constants) for kernel in (COUNT_LANDINGS, FILL_CELLS))
-    return _Sorting(cells, constants, (count, begin, fill, end))
+    return _Sorting(cells, constants, (count, begin, fill, sort))
 
 
 def _without_values(options: Options) -> Options:

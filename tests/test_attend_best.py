@@ -1,0 +1,110 @@
+"""Attention to the best pixels in one launch: on tiles and directly the same bits, and nothing of scores in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import emulate
+import ml_dtypes
+import numpy as np
+import pytest
+from device_arrays import Namespace, OnDevice
+from quick import shown_by
+from test_search_points import Points
+from test_search_tiles import DIRECTLY
+
+from shiftsearch import definition
+from shiftsearch.backends.cuda import Cuda, attend_best, search_tiles
+from shiftsearch.ops.attend import ATTEND
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available())),
+]
+
+
+class Attended(Points):
+    """Values that are attended to have three channels more."""
+
+    @property
+    def spec(self):
+        return ATTEND.specify(**{"window": 4, "topk": 5, "patch": 1, **self.options})
+
+    def call(self, backend, dtype=None):
+        q, k, flow = (a if dtype is None else a.astype(dtype) for a in self.arrays())
+        B, T, C, H, W = q.shape
+        heads = self.spec.heads
+        v = np.random.default_rng(5).standard_normal((B, T, C + 3 * heads, H, W)).astype(q.dtype)
+        scales = np.linspace(0.5, 2, heads).astype(np.float64 if dtype else np.float32)
+        if self.strange:
+            v[0, 0, 0, H // 2, W // 2] = np.nan
+        there = (a if dtype else a.view(OnDevice) for a in (q, k, v))
+        scales, flow = (a if dtype else a.view(OnDevice) for a in (scales, flow))
+        return backend.attend_best(*there, self.spec, self.spec.factor(C), scales=scales, flow=flow)
+
+
+def case(name, height, width, channels=16, frames=3, **given):
+    known = {key: given.pop(key) for key in [*given] if key in Points.__dataclass_fields__}
+    return Attended(name, (1, frames, channels, height, width), **known, options=given)
+
+
+CASES = [
+    case("half, dot", 18, 40, dtype="half", metric="dot", window=5, topk=6, normal=True, still=True),
+    case("zeros, a mix", 20, 40, 5, wild="in a corner", window=3, border="zeros", skip="self", normal=True),
+    case("strange", 17, 24, 24, dtype="bfloat", heads=2, strange=True, topk=7, layout="planes"),
+    case("wild everywhere", 20, 40, wild="everywhere", window=3, topk=3),
+]
+
+
+class _Device(emulate.Emulator):
+    """Remembers what is launched, and which tiles were left."""
+
+    xp = Namespace()
+
+    def __init__(self):
+        super().__init__(seed=1)
+        self.launched, self.left = [], np.zeros(0)
+
+    def launch(self, program, blocks, values, *, shared=0):
+        super().launch(program, blocks, values, shared=shared)
+        self.launched.append(program.kernel.name)
+        if program.kernel.name == "attend_points":
+            self.left = next(v for p, v in zip(program.parameters, values, strict=True) if p.name == "wild").get()[1:]
+
+
+@pytest.fixture
+def attended(monkeypatch):
+    """Run a case, with `least` pixels of a frame for tiles; give what it finds, and the device."""
+
+    def run(case, least: int = 0):
+        attend_best._plan.cache_clear()
+        monkeypatch.setattr(search_tiles, "_FEWEST", least)
+        device = _Device()
+        return [array.get() for array in case.call(Cuda(device))], device
+
+    yield run
+    attend_best._plan.cache_clear()
+
+
+@pytest.mark.parametrize("case", shown_by(CASES, 0, 1))
+def test_tiles_give_the_bits_of_the_direct_form(case, attended):
+    (on_tiles, device), (directly, other) = attended(case), attended(case, DIRECTLY)
+    assert device.launched == ["attend_points", "attend_best"]
+    assert other.launched == ["attend_best"]
+    left = device.left
+    assert {"nowhere": not left.any(), "everywhere": left.all(), "in a corner": 0 < left.mean() < 1}[case.wild]
+    for found, wanted in zip(on_tiles, directly, strict=True):
+        np.testing.assert_array_equal(found.view(np.uint8), wanted.view(np.uint8))
+    if not case.strange:
+        wanted = case.call(definition, float)
+        np.testing.assert_array_equal(on_tiles[2], wanted[2])
+        eps = float(ml_dtypes.finfo(on_tiles[0].dtype).eps)
+        np.testing.assert_allclose(on_tiles[0].astype(float), wanted[0], atol=16 * eps, rtol=4 * eps)
+
+
+def test_places_are_kept_only_where_gradients_may_be_asked_for(attended):
+    still = CASES[3]
+    options = {**still.options, "differentiable": False}
+    (found, _), (kept, _) = attended(replace(still, options=options)), attended(still)
+    assert found[2].shape == (*kept[2].shape[:-1], 0)
+    np.testing.assert_array_equal(found[0], kept[0])
