@@ -86,7 +86,8 @@ def test_the_host_time_of_every_op_is_measured(monkeypatch):
     monkeypatch.setattr(host.Idle, "launch", lambda self, program, *_, **__: launched.append(program.kernel.name))
     found = dict(host.measure())
     assert OPS.keys() <= found.keys()
-    assert launched.count("search") == 2 * 5  # of search, also subpixel, match, refine and attend, each called twice
+    one_by_one = sum(name in ("search", "search_windows") for name in launched)
+    assert one_by_one == 2 * 5  # of search, also subpixel, match, refine and attend, each called twice
     assert all(us > 0 for us in found.values())
 
 
