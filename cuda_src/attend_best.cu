@@ -1,5 +1,5 @@
-// Attention to the SS_TOPK best candidates of patches of one pixel, in one launch: see attend_best.cuh. Other arrays are
-// those of search.cu, and so are the candidates, their order and the bits of their scores.
+// Attention to the SS_TOPK best candidates of patches of one pixel, in one launch: see attend_best.cuh. Other arrays
+// are those of search.cu, and so are the candidates, their order and the bits of their scores.
 //
 // A warp has a query, a lane a candidate, and then a channel of v. With SS_MARKED it has only queries of tiles that
 // attend_points.cu left.

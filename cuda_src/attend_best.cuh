@@ -4,8 +4,8 @@
 //            outside of the frame. null, if no gradients need them
 //   scales   (G,), what `factor` is multiplied by, or null
 //
-// Scores are as searches compare them: smaller is better, and what is infinite or no number is far away. Sums are over the
-// candidates in their order, so that who has them, a thread or a warp, makes no difference.
+// Scores are as searches compare them: smaller is better, and what is infinite or no number is far away. Sums are over
+// the candidates in their order, so that who has them, a thread or a warp, makes no difference.
 //
 // Constants: SS_TOPK, SS_L2, SS_RUN_V (channels of v at a time), SS_VECTORS_V (1: they are read 16 bytes at a time).
 #ifndef SS_ATTEND_BEST_CUH

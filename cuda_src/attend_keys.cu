@@ -86,15 +86,15 @@ attend_reach(const SS_AROUND* around, int* boxes, int* crowds, const Sizes s, co
 #define SS_ROW (SS_LANES * (SS_NUMBERS + SS_NUMBERS_V) + SS_ACCS)  // of a query in shared memory; rows in other banks
 
 // A query of a rectangle: where its window begins, and what its weights depend on.
-struct Asking {
+struct StagedQuery {
     SS_ACC most, share, mean;
     Whole y, x;
 };
 
-// What a warp has in shared memory of a rectangle of queries: numbers of q and of the gradient that arrives, and more.
-struct Desk {
+// A rectangle of queries in the shared memory of a warp: their numbers of q and of the gradient that arrives, and more.
+struct StagedQueries {
     SS_ACC* numbers;
-    Asking* asking;
+    StagedQuery* about;
 
     // The numbers of a lane's part of a query: those of q, or behind them those that arrive.
     __device__ SS_ACC* of(int query, int n, bool arrives) const {
@@ -120,8 +120,8 @@ struct Given {
     const SS_ACC *sums, *means;
 };
 
-// Puts the queries of a rectangle on the desk, and returns a bit for each whose window has some of a box.
-__device__ inline unsigned put_queries(const Desk& desk, const Given& given, const Share& share, int slot,
+// Stages the queries of a rectangle, and returns a bit for each whose window has some of a box.
+__device__ inline unsigned stage_queries(const StagedQueries& staged, const Given& given, const Share& share, int slot,
                                        const Grid& grid, const Box& box, const Sizes& s, const Around& a) {
     const Pixel at = pixel_of(grid, share.rect);
     const int number = threadIdx.x % 32 / SS_LANES;
@@ -136,10 +136,10 @@ __device__ inline unsigned put_queries(const Desk& desk, const Given& given, con
         SS_ACC mine[SS_NUMBERS], arrives[SS_NUMBERS_V];
         Frame<SS_PARTS>(given.q, share, share.t, s.T, pixels, s.G).load(pixel, mine);
         Frame<SS_PARTS_V>(given.grad, share, share.t, s.T, pixels, s.G).load(pixel, arrives);
-        desk.put<SS_NUMBERS>(number, false, mine);
-        desk.put<SS_NUMBERS_V>(number, true, arrives);
+        staged.put<SS_NUMBERS>(number, false, mine);
+        staged.put<SS_NUMBERS_V>(number, true, arrives);
         if (threadIdx.x % SS_LANES == 0)
-            desk.asking[number] = {given.sums[2 * query], 1 / given.sums[2 * query + 1], given.means[query], first.y,
+            staged.about[number] = {given.sums[2 * query], 1 / given.sums[2 * query + 1], given.means[query], first.y,
                                    first.x};
     }
     __syncwarp();
@@ -159,27 +159,28 @@ __device__ inline bool has(Whole first, int pixel) {
     return way >= 0 && way <= (Whole)SS_STEP * (SS_WINDOW - 1) && (SS_STEP == 1 || way % (Whole)SS_STEP == 0);
 }
 
-// Adds what a query on the desk adds.
-__device__ inline void add_query(Key& key, const Desk& desk, int number, const Pixel& query, int slot, SS_ACC factor) {
-    const Asking asking = desk.asking[number];
+// Adds what a staged query adds.
+__device__ inline void add_query(Key& key, const StagedQueries& staged, int number, const Pixel& query, int slot,
+                                 SS_ACC factor) {
+    const StagedQuery about = staged.about[number];
     SS_ACC mine[SS_NUMBERS], arrives[SS_NUMBERS_V], change[SS_NUMBERS];
-    desk.take<SS_NUMBERS>(number, false, mine);
-    desk.take<SS_NUMBERS_V>(number, true, arrives);
+    staged.take<SS_NUMBERS>(number, false, mine);
+    staged.take<SS_NUMBERS_V>(number, true, arrives);
 #pragma unroll
     for (int n = 0; n < SS_NUMBERS; ++n) change[n] = key.k[n];
     const SS_ACC score = sum_of_lanes(compare(mine, change));
     const SS_ACC by_weight = sum_of_lanes(product<SS_NUMBERS_V>(arrives, key.v));
     const bool counts = !is_left_out(slot, query, key.at.y, key.at.x);
-    SS_ACC weight = exp(logit_of(score, factor, counts) - asking.most) * asking.share;
-    if (!(has(asking.y, key.at.y) && has(asking.x, key.at.x))) weight = 0;
+    SS_ACC weight = exp(logit_of(score, factor, counts) - about.most) * about.share;
+    if (!(has(about.y, key.at.y) && has(about.x, key.at.x))) weight = 0;
     if (weight == 0) return;
     add_scaled<SS_NUMBERS_V>(key.v_grad, weight, arrives);
-    const SS_ACC by_score = counts ? weight * (by_weight - asking.mean) * factor : 0;
+    const SS_ACC by_score = counts ? weight * (by_weight - about.mean) * factor : 0;
     if (by_score != 0) add_scaled<SS_NUMBERS>(key.k_grad, SS_L2 ? -2 * by_score : by_score, SS_L2 ? change : mine);
 }
 
 // Adds what all queries of a frame add that look at this one in a slot. `queries`: that frame.
-__device__ inline void add_frame(Key& key, const Desk& desk, const Given& given, Share queries, int slot,
+__device__ inline void add_frame(Key& key, const StagedQueries& staged, const Given& given, Share queries, int slot,
                                  const Box& box, const Box* boxes, const Box* crowds, SS_ACC factor, const Sizes& s,
                                  const Around& a) {
     const Grid grid = grid_of(s.h, s.w);
@@ -197,12 +198,12 @@ __device__ inline void add_frame(Key& key, const Desk& desk, const Given& given,
             for (; few; few &= few - 1) {
                 queries.rect = in_crowd + __ffs(few) - 1;
                 const Pixel corner = first_of(grid, queries.rect);
-                unsigned asking = put_queries(desk, given, queries, slot, grid, box, s, a);
+                unsigned meeting = stage_queries(staged, given, queries, slot, grid, box, s, a);
 #pragma unroll 1
-                for (; asking; asking &= asking - 1) {
-                    const int number = (__ffs(asking) - 1) / SS_LANES;
+                for (; meeting; meeting &= meeting - 1) {
+                    const int number = (__ffs(meeting) - 1) / SS_LANES;
                     const Pixel query = {corner.y + number / SS_RECT_X, corner.x + number % SS_RECT_X};
-                    add_query(key, desk, number, query, slot, factor);
+                    add_query(key, staged, number, query, slot, factor);
                 }
                 __syncwarp();
             }
@@ -220,8 +221,8 @@ attend_keys(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS
     if (!share_of(grid, B, s.kT, s, &share)) return;
     const int warp = threadIdx.x / 32;
     SS_ACC* const numbers = reinterpret_cast<SS_ACC*>(memory);
-    const Desk desk = {numbers + warp * SS_RECT * SS_ROW,
-                       reinterpret_cast<Asking*>(numbers + SS_WARPS * SS_RECT * SS_ROW) + warp * SS_RECT};
+    StagedQuery* const about = reinterpret_cast<StagedQuery*>(numbers + SS_WARPS * SS_RECT * SS_ROW);
+    const StagedQueries staged = {numbers + warp * SS_RECT * SS_ROW, about + warp * SS_RECT};
     const Given given = {q, grad, around, sums, means};
     const long long pixels = (long long)s.kH * s.kW;
     const Pixel corner = first_of(grid, share.rect);
@@ -240,7 +241,7 @@ attend_keys(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS
         const int t = from + i / a.windows, slot = i % a.windows;
         if (frame_of(t, slot, s) != share.t) continue;
         const Share queries = {share.b, share.g, t, 0};
-        add_frame(key, desk, given, queries, slot, box, reinterpret_cast<const Box*>(boxes),
+        add_frame(key, staged, given, queries, slot, box, reinterpret_cast<const Box*>(boxes),
                   reinterpret_cast<const Box*>(crowds), factors[share.g], s, a);
     }
     if (!exists) return;

@@ -1,4 +1,5 @@
-// The gradients of attention to the best candidates, from the places that were kept: see attend.cuh and attend_best.cuh.
+// The gradients of attention to the best candidates, from the places that were kept: see attend.cuh and
+// attend_best.cuh.
 //
 //   attend_slopes   the gradients by q, and by the factor of each query's head (`products`); and of each candidate its
 //                   weight and the gradient of its score, `slopes`; counts = how many candidates with weight there are

@@ -1,5 +1,5 @@
-// Attention to the SS_TOPK best candidates of patches of one pixel, in one launch: attend_best.cu, faster. See points.cuh,
-// and for the arrays attend_best.cuh. Tiles that are marked in `wild` are left to attend_best.cu.
+// Attention to the SS_TOPK best candidates of patches of one pixel, in one launch: attend_best.cu, faster. See
+// points.cuh, and for the arrays attend_best.cuh. Tiles that are marked in `wild` are left to attend_best.cu.
 #include "attend_best.cuh"
 #include "points.cuh"
 
@@ -31,8 +31,9 @@ __device__ inline bool is_there(int place, const Slots& slots, const Sizes& s) {
 }
 
 // `best`: scores, and as many places.
-__device__ inline void attend(float* best, const Begin* begins, const Slots& slots, const Asker& asker, const Tile& tile, const SS_SCALAR* v,
-                              float factor, const Results& to, const Values& m, const Sizes& s) {
+__device__ inline void attend(float* best, const Begin* begins, const Slots& slots, const Asker& asker,
+                              const Tile& tile, const SS_SCALAR* v, float factor, const Results& to, const Values& m,
+                              const Sizes& s) {
     const Softmax found = weigh(best, factor);
     const SS_SCALAR* clip = clip_of_v(v, tile.b, tile.g, m);
     SS_SCALAR* out = pixel_of_out(to.out, tile.b, tile.t, tile.g, asker.y, asker.x, m, s);
@@ -74,8 +75,8 @@ __device__ inline void write_places(const float* best, int* memory, const Begin*
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, SS_BLOCKS)
 attend_points(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
-              SS_SCALAR* out, SS_ACC* sums, int* places, int* wild, const Sizes s, const Strides strides, const Values of_v,
-              const Around a, SS_ACC factor, int across, int down) {
+              SS_SCALAR* out, SS_ACC* sums, int* places, int* wild, const Sizes s, const Strides strides,
+              const Values of_v, const Around a, SS_ACC factor, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Slots slots;
     __shared__ Begin begins[SS_SLOTS];

@@ -297,8 +297,8 @@ __device__ inline void fill(float* state, int n, float value) {
     for (int i = 0; i < n; ++i) state[i] = value;
 }
 
-// Calls `finish` with the best candidates of each query, scores in order and as many places, and the first of those that
-// are kept of it. `memory` is of no more use then.
+// Calls `finish` with the best candidates of each query, scores in order and as many places, and the first of those
+// that are kept of it. `memory` is of no more use then.
 template <class Finish>
 __device__ inline void search_tile(char* memory, Slots& slots, const Tile& tile, const SS_SCALAR* q, const SS_SCALAR* k,
                                    const SS_AROUND* around, int* wild, const Sizes& s, const Strides& strides,

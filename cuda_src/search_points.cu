@@ -1,5 +1,5 @@
-// The search of search.cu for patches of one pixel, faster: see points.cuh. Arrays are those of search.cu, to which tiles
-// are left that are marked in `wild`.
+// The search of search.cu for patches of one pixel, faster: see points.cuh. Arrays are those of search.cu, to which
+// tiles are left that are marked in `wild`.
 #include "points.cuh"
 
 // `first`: of the kept ones of a query.

@@ -425,13 +425,13 @@ def _attend_keys(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     reach = c["WINDOW"] + _APART[case.flow] - 1
     met = (1 + (reach + 7) / 8) * (1 + (reach + 3) / 4)  # rectangles of queries
     crowds = -(-case.width // 8) * -(-case.height // 4) / 32
-    asking = (c["WINDOW"] + 7) * (c["WINDOW"] + 3)
+    meeting = (c["WINDOW"] + 7) * (c["WINDOW"] + 3)
     trips = {
         "int i = 0; i < (to - from": (_windows(case), 0),
         "int first = 0; first < crowds": (crowds / 32, 0),
         "some &= some - 1": (1 + met / 8, 0),
         "few &= few - 1": (met / (1 + met / 8), 0),
-        "asking &= asking - 1": (asking / met, 0),
+        "meeting &= meeting - 1": (meeting / met, 0),
     }
     return [Role(trips)]
 

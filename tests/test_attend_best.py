@@ -11,10 +11,10 @@ import pytest
 from device_arrays import Namespace, OnDevice
 from quick import shown_by
 from test_search_points import Points
-from test_search_tiles import DIRECTLY
+from test_search_tiles import DIRECTLY, under_tsan
 
 from shiftsearch import definition
-from shiftsearch.backends.cuda import Cuda, attend_best, search_tiles
+from shiftsearch.backends.cuda import Cuda, attend_best, kernels, search_tiles
 from shiftsearch.ops.attend import ATTEND
 
 pytestmark = [
@@ -57,16 +57,17 @@ CASES = [
 
 
 class _Device(emulate.Emulator):
-    """Remembers what is launched, and which tiles were left."""
+    """Remembers what is launched, and which tiles were left, and may have a fault in its kernels."""
 
     xp = Namespace()
 
-    def __init__(self):
+    def __init__(self, fault: tuple[str, str]):
         super().__init__(seed=1)
-        self.launched, self.left = [], np.zeros(0)
+        self.fault, self.launched, self.left = fault, [], np.zeros(0)
 
     def launch(self, program, blocks, values, *, shared=0):
-        super().launch(program, blocks, values, shared=shared)
+        text = program.text.replace(*self.fault) if self.fault[0] else program.text
+        self.launch_text(text, program.kernel.name, blocks, program.threads, values, shared=shared)
         self.launched.append(program.kernel.name)
         if program.kernel.name == "attend_points":
             self.left = next(v for p, v in zip(program.parameters, values, strict=True) if p.name == "wild").get()[1:]
@@ -74,16 +75,21 @@ class _Device(emulate.Emulator):
 
 @pytest.fixture
 def attended(monkeypatch):
-    """Run a case, with `least` pixels of a frame for tiles; give what it finds, and the device."""
+    """Run a case, with `least` pixels of a frame for tiles, and a fault; give what it finds, and the device."""
 
-    def run(case, least: int = 0):
+    def run(case, least: int = 0, fault: tuple[str, str] = ("", "")):
         attend_best._plan.cache_clear()
         monkeypatch.setattr(search_tiles, "_FEWEST", least)
-        device = _Device()
+        device = _Device(fault)
         return [array.get() for array in case.call(Cuda(device))], device
 
     yield run
     attend_best._plan.cache_clear()
+
+
+def same_bits(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
 @pytest.mark.parametrize("case", shown_by(CASES, 0, 1))
@@ -93,8 +99,7 @@ def test_tiles_give_the_bits_of_the_direct_form(case, attended):
     assert other.launched == ["attend_best"]
     left = device.left
     assert {"nowhere": not left.any(), "everywhere": left.all(), "in a corner": 0 < left.mean() < 1}[case.wild]
-    for found, wanted in zip(on_tiles, directly, strict=True):
-        np.testing.assert_array_equal(found.view(np.uint8), wanted.view(np.uint8))
+    same_bits(on_tiles, directly)
     if not case.strange:
         wanted = case.call(definition, float)
         np.testing.assert_array_equal(on_tiles[2], wanted[2])
@@ -108,3 +113,31 @@ def test_places_are_kept_only_where_gradients_may_be_asked_for(attended):
     (found, _), (kept, _) = attended(replace(still, options=options)), attended(still)
     assert found[2].shape == (*kept[2].shape[:-1], 0)
     np.testing.assert_array_equal(found[0], kept[0])
+
+
+# by the case that catches them: in the direct form, and in that on tiles
+_FAULTS = [
+    (0, ("sum * found.share);", "sum);")),
+    (1, ("SS_SKIP && t == task.r.t", "false && t == task.r.t")),
+    (1, ("if (SS_MARKED && !wild[1 + tile]) continue;", "if (SS_MARKED) continue;")),
+    (0, ("store(out, sum[c] * found.share)", "store(out, sum[c])")),
+    (1, ("SS_OUTSIDE && !is_there(place, slots, s)", "false")),
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("number", "fault"), _FAULTS, ids=str)
+def test_fault_is_caught(number, fault, attended):
+    texts = [kernels.text(f"{name}.cu", {}) for name in ("attend_best", "attend_points")]
+    assert [fault[0] in text for text in texts].count(True) == 1
+    case = CASES[number]
+    least = DIRECTLY if fault[0] in texts[0] and "wild" not in fault[0] else 0
+    right = attended(case, least)[0]
+    with pytest.raises((AssertionError, emulate.EmulatorError)) as caught:
+        same_bits(attended(case, least, fault)[0], right)
+    assert ": error: " not in str(caught.value), "does not compile"
+
+
+@under_tsan
+def test_attention_has_no_race(attended):
+    assert attended(CASES[1])[1].launched == ["attend_points", "attend_best"]

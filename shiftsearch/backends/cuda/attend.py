@@ -17,7 +17,7 @@ from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, P
 
 WARPS = 4  # of a block, a rectangle of pixels each
 _CROWD = 32  # rectangles whose boxes are also known together
-_ASKING = 40  # bytes of `Asking` in attend_keys.cu, or fewer
+_STAGED_QUERY = 40  # bytes of `StagedQuery` in attend_keys.cu, or fewer
 _MOST = 64  # bytes of sums over channels of a pixel that one thread has
 
 
@@ -27,11 +27,11 @@ def _sixteen(constants: Constants) -> int:
     return {"double": 2, "float": 4}.get(constants["SCALAR"], 8)
 
 
-def _desk(constants: Constants) -> int:
-    """Return the bytes of shared memory in which warps have their queries: see `Desk` in attend_keys.cu."""
+def _of_staged_queries(constants: Constants) -> int:
+    """Return the bytes of staged queries: see `StagedQueries` in attend_keys.cu."""
     size = 8 if constants["ACC"] == "double" else 4
     parts = constants["LANES"] * (constants["PARTS"] + constants["PARTS_V"])
-    of_query = parts * _sixteen(constants) * size + 16 + _ASKING
+    of_query = parts * _sixteen(constants) * size + 16 + _STAGED_QUERY
     return WARPS * 32 // constants["LANES"] * of_query
 
 
@@ -44,7 +44,7 @@ _INSTANCES = (
 ATTEND = Kernel("attend", "attend.cu", registers=144, instances=_INSTANCES)
 QUERIES = Kernel("attend_queries", "attend.cu", registers=168, instances=_INSTANCES)
 REACH = Kernel("attend_reach", "attend_keys.cu", registers=64, instances=_INSTANCES[:1])
-KEYS = Kernel("attend_keys", "attend_keys.cu", registers=224, shared=_desk, instances=_INSTANCES)
+KEYS = Kernel("attend_keys", "attend_keys.cu", registers=224, shared=_of_staged_queries, instances=_INSTANCES)
 
 
 # --- calls ----------------------------------------------------------------------------------------
@@ -80,12 +80,12 @@ def _plan(
     def launch(kernel: Kernel, warps: int) -> Plan:
         return Plan(Program(kernel, known), -(-warps // WARPS), sizes)
 
-    asking, asked = (prod(grid[:3]) * rectangles(lanes, *shape) for shape in (grid[3:], (H, W)))
+    queries, keys = (prod(grid[:3]) * rectangles(lanes, *shape) for shape in (grid[3:], (H, W)))
     return _Plan(
-        attend=launch(ATTEND, asking),
-        queries=launch(QUERIES, asking),
+        attend=launch(ATTEND, queries),
+        queries=launch(QUERIES, queries),
         reach=launch(REACH, prod(lines) * crowds),
-        keys=launch(KEYS, asked),
+        keys=launch(KEYS, keys),
         beside=lanes * 16 // dtype.itemsize,
         parts=known["PARTS"],
         parts_of_values=known["PARTS_V"],
