@@ -72,7 +72,8 @@ def attend(
     """Return what each query gets by attending to the `topk` places most like it, or to all places of its windows.
 
     This is `shiftsearch.attend` for tensors, with a scale that may differ between heads and may be learnt. It takes
-    memory for inputs, results, and K weights and offsets per query; with topk=None, without those.
+    memory for inputs, results, and K weights and offsets per query; without those for topk=None, and for a few whole
+    pixels (patch=1), of which it keeps a number each if gradients may be asked for.
 
     Args:
         q: queries (B, T, C, H, W)
