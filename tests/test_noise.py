@@ -8,7 +8,8 @@ from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
 from shiftsearch.video.denoise.estimate import differences
-from shiftsearch.video.denoise.model import level_and_shape, resized, strength_of_shades
+from shiftsearch.video.denoise.model import Noise, level_and_shape, resized, strength_of_shades
+from shiftsearch.video.denoise.passes import Frame, Pass
 
 FLOW = [way[0] for way in motion()]
 
@@ -193,3 +194,20 @@ def test_strength_may_differ_by_pixel(quality):
 def test_noise_that_does_not_fit_is_one_clear_error(call, said):
     with pytest.raises(ss.ShiftsearchError, match=said):
         call()
+
+
+def test_threads_that_share_a_frame_see_strengths_only_when_these_are_whole():
+    """What another thread sees while this one computes is nothing, and then the strength of each patch."""
+    noise = Noise((0.1,), (None,), np.array([0.0, 1.0]), (np.array([0.5, 1.5]),))
+    frame, seen = Frame(np.random.default_rng(0).random((1, 24, 20)), noise, [False]), []
+
+    class Watched:
+        def __getattr__(self, name):
+            seen.append(dict(frame._strengths))
+            return getattr(np, name)
+
+    found = frame.strength(Watched(), 0, Pass(shrink=None, find=None, window=1, guided=False))
+    assert seen
+    assert not any(seen)
+    assert found.ndim == 2
+    assert frame.strength(np, 0, Pass(shrink=None, find=None, window=1, guided=False)) is found

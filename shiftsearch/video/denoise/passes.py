@@ -57,16 +57,18 @@ class Frame:
     def strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         """Return the relative strength of a plane's noise in each patch of a pass, (h, w), or None if it is 1."""
         key = plane, pass_.patch, pass_.stride
-        if key not in self._strengths and self.noise.map is not None:
-            self._strengths[key] = _means(xp, xp.asarray(self.noise.map), pass_).astype(np.float32)
-        if key not in self._strengths:
-            shades, strengths = self.noise.shades, self.noise.strengths[plane]
-            self._strengths[key] = strengths
-            if strengths is not None:
-                means = _means(xp, self.noisy[0], pass_)
-                found = xp.interp(means, *map(xp.asarray, (shades, strengths)))
-                self._strengths[key] = found.astype(np.float32)
+        if key not in self._strengths:  # what is put there is whole: threads share a frame
+            self._strengths[key] = self._strength(xp, plane, pass_)
         return self._strengths[key]
+
+    def _strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
+        noise = self.noise
+        if noise.map is not None:
+            return _means(xp, xp.asarray(noise.map), pass_).astype(np.float32)
+        if noise.strengths[plane] is None:
+            return None
+        means = _means(xp, self.noisy[0], pass_)
+        return xp.interp(means, *map(xp.asarray, (noise.shades, noise.strengths[plane]))).astype(np.float32)
 
     def mixed(self, planes: Any) -> Any:
         """Return the plane to search in."""
