@@ -50,10 +50,12 @@ class AttendSpec(SearchSpec):
 
         What overlaps, patches or the pixels around a fraction, is done by their other primitives.
         """
-        pixels = self.patch == 1 and not self.subpixel and not self.return_attention
-        inside = self.border == "zeros" or self.stays_inside(H, W)
-        near = max(C, V) // self.heads <= _MOST_CHANNELS and T * H * W < 2**31
-        return pixels and inside and near and (self.topk is None or self._is_of_few(C))
+        if self.patch > 1 or self.subpixel or self.return_attention:
+            return False
+        if self.topk is not None and not self._is_of_few(C):
+            return False
+        narrow = max(C, V) // self.heads <= _MOST_CHANNELS
+        return narrow and T * H * W < 2**31 and (self.border == "zeros" or self.stays_inside(H, W))
 
     def _is_of_few(self, C: int) -> bool:
         """Return whether the best are few, found among few, and known by their scores."""

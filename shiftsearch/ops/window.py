@@ -55,7 +55,7 @@ class WindowSpec(ScoreSpec):
 
     def stays_inside(self, height: int, width: int) -> bool:
         """Return whether no window sticks out of a frame, because windows slide inward and fit into it."""
-        return self.slide and min(height, width) - 1 >= self.window * self.step
+        return self.slide and all(n - 1 >= self.window * self.step for n in (height, width))
 
     def candidates(self, slots: int) -> int:
         """Return how many candidates a query has in `slots` windows."""
