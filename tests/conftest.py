@@ -13,7 +13,9 @@ _LEFT_OUT = pytest.StashKey[dict[str, int]]()  # how many tests the quick run le
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="run everything: without it some minutes' worth of it")
+    runs = parser.getgroup("shiftsearch").addoption
+    runs("--full", action="store_true", help="run everything: without it some minutes' worth of it")
+    runs("--rest", action="store_true", help="run what is left out without --full")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m
@@ -21,9 +23,13 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: item.get_closest_marker("full") is None)  # the longest first: processes end together
     if config.getoption("full") or any("::" in asked for asked in config.args):
         return
-    chosen = _quick([item for item in items if not item.get_closest_marker("full")])
-    left_out = [item for item in items if item not in chosen]
-    items[:] = [item for item in items if item in chosen]
+    quick = _quick([item for item in items if not item.get_closest_marker("full")])
+    chosen, left_out = [item for item in items if item in quick], [item for item in items if item not in quick]
+    if config.getoption("rest"):
+        items[:] = left_out
+        config.hook.pytest_deselected(items=chosen)
+        return
+    items[:] = chosen
     config.hook.pytest_deselected(items=left_out)
     by_file = dict(Counter(item.path.name for item in left_out))
     config.stash[_LEFT_OUT] = by_file

@@ -224,6 +224,7 @@ def test_deformable_convolution_is_sampling(case):
     same(ours, lambda *given: convolution_by_sampling(*named(*given), **options), *tensors)
 
 
+@pytest.mark.full
 def test_deformable_convolution_without_offsets_is_a_convolution_and_is_torchvisions():
     tensors, named, options = convolution(*CONVOLUTIONS[1])
     x, offset, weight, bias, _ = named(*tensors)

@@ -206,6 +206,7 @@ def test_a_dry_run_of_the_time_of_the_host(bench, monkeypatch):
 
 
 @_UNFUSED
+@pytest.mark.filterwarnings("ignore:return_lse is deprecated")  # by NATTEN
 def test_a_dry_run_of_the_peers(bench, monkeypatch):
     monkeypatch.setattr(gpu_ops, "rows", lambda device: iter(()))  # of which test_benchmarks.py runs each
     bench.device.size = 16  # the width of FlexAttention's tiles

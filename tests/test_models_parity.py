@@ -9,6 +9,7 @@ from oracles import library  # noqa: E402 - torch may be missing
 
 from shiftsearch import models  # noqa: E402
 
+pytestmark = pytest.mark.full  # CI has these libraries when it runs the rest
 SMALL = {"size": 32, "patch": 8, "dim": 24, "depth": 2, "heads": 3}
 
 

@@ -71,6 +71,17 @@ def test_it_is_quick_and_says_what_it_leaves_out(quick):
 
 
 @pytest.mark.full
+def test_the_rest_is_what_it_leaves_out(quick):
+    def names(found):
+        return {line for line in found.splitlines() if "::" in line}
+
+    files = [str(FOLDER / "test_ops.py")]
+    rest = names(collected(*files, "--rest"))
+    assert not rest & names(quick)
+    assert rest | names(quick) == names(collected(*files, "--full"))
+
+
+@pytest.mark.full
 def test_a_test_that_is_asked_for_by_name_is_run():
     name = f"{FOLDER / 'test_ops.py'}::test_outputs_are_those_of_the_definition[score: dot-cpu-single]"
     assert collected(name).count("::") == 1
