@@ -221,9 +221,7 @@ class Op:
     check: Callable[[Any, dict[str, int]], None] = lambda spec, sizes: None  # checks the sizes against the spec
     keeps: tuple[str, ...] = ()  # outputs that backward reads
     hidden: tuple[str, ...] = ()  # outputs that only backward reads
-    spares: Callable[[Any], Set[str]] = lambda spec: (
-        frozenset()
-    )  # of `keeps`, what backward of these options does not read
+    spares: Callable[[Any], Set[str]] = lambda spec: frozenset()  # of `keeps`, what backward with them does not read
     # derived from the fields above; plain fields rather than properties, so that torch.compile can read them
     name: str = field(init=False)
     values: tuple[str, ...] = field(init=False)  # inputs that share one dtype, in which the op computes

@@ -76,9 +76,8 @@ def _video(x: Tensor, missing: int) -> Tensor:
 
 def _by_attend(q: Tensor, k: Tensor, v: Tensor, axes: list[_Axis], *, heads: int, scale: float) -> Tensor:
     time, (side, step, _), _ = axes
-    border = (
-        "reflect" if min(q.shape[-2:]) > side * step else "zeros"
-    )  # no window sticks out: this one needs room to see it
+    # No window sticks out, whatever the border; with little room only "zeros" is sure of it.
+    border = "reflect" if min(q.shape[-2:]) > side * step else "zeros"
     mirrored = side % 2 == 0  # an even window of `attend` reaches further down and right
     q, k, v = (x.flip(-1, -2) if mirrored else x for x in (q, k, v))
     options: dict[str, Any] = {"window": side, "radius": time.kernel // 2, "step": step, "border": border, "topk": None}

@@ -25,10 +25,8 @@ _FLATTEST = 0.25, 0.8  # share of each group that counts, if there is hardly noi
 _MUCH = 0.04  # of white
 _BEST = 0.95  # of these: the others have lost their motion
 _LOST = 1.03  # what the best lack in variance
-_TEXTURE = (
-    50.0,
-    100.0,
-)  # power of sums in that of differences: up to the first it may be noise, from the second it is not
+# Power of sums in that of differences: up to the first it may be noise, from the second it is not.
+_TEXTURE = 50.0, 100.0
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -100,9 +98,8 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) 
     """Return the variances (8, 8) of one plane and those of its shades, from powers (n, 8, 8) of differences and sums."""
     contrast = joint.sum((1, 2)) - joint[:, 0, 0]
     share = _FLATTEST[0]
-    for _ in range(
-        2
-    ):  # among much noise, flow that errs makes no difference, and codecs take most noise from flat patches
+    # Among much noise, flow that errs makes no difference, and codecs take most noise from flat patches.
+    for _ in range(2):
         pairs = [_flattest(xp, differ, joint, contrast, group, share) for group in groups]
         noise, all_ = (np.stack(part) for part in zip(*pairs, strict=True))
         share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, *_FLATTEST))
