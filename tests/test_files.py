@@ -55,8 +55,11 @@ def test_a_list_of_other_files_is_refused_before_they_are_opened(tmp_path, kind)
     (tmp_path / "clip.sub").write_bytes(bytes(99))
     (tmp_path / name).write_text(text.format("secret.ts"))
     level = av.logging.get_level()
-    with pytest.raises(ShiftsearchError, match=rf"is a list of other files or addresses \({kind}\).*--format {kind}"):
-        io.read(tmp_path / name)
+    for _ in range(2):  # FFmpeg does not repeat what it says, unless it is asked to
+        with pytest.raises(
+            ShiftsearchError, match=rf"is a list of other files or addresses \({kind}\).*--format {kind}"
+        ):
+            io.read(tmp_path / name)
     assert av.logging.get_level() == level
     assert sorted(os.listdir(tmp_path)) == sorted({name, "secret.ts", "clip.sub"})
 

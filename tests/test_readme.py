@@ -59,7 +59,7 @@ def test_ci_runs_everything():
     script = ROOT / ".ci" / "run"
     if not script.exists():  # an sdist
         pytest.skip("there is no CI here")
-    assert "\npytest --full -n auto --dist loadgroup\n" in script.read_text(encoding="utf-8")
+    assert "\npytest --rest -n auto --dist loadgroup\n" in script.read_text(encoding="utf-8")
 
 
 def test_contributing_leads_somewhere():

@@ -88,11 +88,15 @@ def opened_to_read(path: Path, format: str | None) -> Any:
 
 def _refused(name: Any, options: dict[str, str]) -> str | None:
     """Return the format that made FFmpeg refuse to open a file, which only its log says."""
-    log, level = library().logging, library().logging.get_level()
+    log = library().logging
+    level, skips = log.get_level(), log.get_skip_repeated()
     log.set_level(log.ERROR)
+    log.set_skip_repeated(False)  # else what was said of the file before would not be said again
     try:
         with log.Capture() as said, suppress(library().FFmpegError):
             opened(name, container_options=options).close()
     finally:
         log.set_level(level)
-    return next((kind for _, kind, text in said if text.startswith("Format not on whitelist")), None)
+        log.set_skip_repeated(skips)
+    found = [kind for _, kind, text in said if text.startswith("Format not on whitelist")]
+    return found[-1] if found else None  # before it may come what was skipped until now
