@@ -18,9 +18,9 @@ import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.spec import ONTO, Onto
 from shiftsearch.video.denoise import denoise_planes
-from shiftsearch.video.denoise.spec import DenoiseSpec
+from shiftsearch.video.denoise.spec import DenoiseSpec, strengths_of
 from shiftsearch.video.flow.measure import METHODS
-from shiftsearch.video.types import METHOD, Measure, Method, Quality
+from shiftsearch.video.types import METHOD, Measure, Method, Quality, Strength
 
 Frame = Sequence[np.ndarray]  # planes of floats
 
@@ -32,6 +32,9 @@ def Denoise(
     planes: int | Sequence[int] | None = None,
     quality: Quality = DenoiseSpec.quality,
     flow: Method | Measure | None = METHOD,
+    strength: Strength = 1.0,
+    mix: float = DenoiseSpec.mix,
+    temporal_only: bool = DenoiseSpec.temporal_only,
 ) -> Any:
     """Remove the noise of a clip. RGB is denoised as a whole; other formats plane by plane, by the motion of the first.
 
@@ -41,7 +44,8 @@ def Denoise(
             estimates it, frame by frame
         radius: how many frames to use each way
         planes: numbers of the planes to denoise, all by default; the others stay as they are
-        quality, flow: as in `shiftsearch.denoise`
+        strength: as in `shiftsearch.denoise`; a list has one for each plane
+        quality, flow, mix, temporal_only: as in `shiftsearch.denoise`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
@@ -52,16 +56,22 @@ def Denoise(
     if len(sigmas) != known.num_planes:
         raise ShiftsearchError(f"Denoise: sigma has {len(sigmas)} values, expected one or {known.num_planes}")
     sigmas = [None if s is None else s / 255 for s in sigmas]
-    options: dict[str, Any] = {"radius": radius, "quality": quality, "flow": flow}
+    strengths = strengths_of("Denoise", strength, known.num_planes)
+    options: dict[str, Any] = {"radius": radius, "quality": quality, "mix": mix, "temporal_only": temporal_only}
+    DenoiseSpec(caller="Denoise", **options)  # wrong options raise an error here, not at the first frame
+    options["flow"] = flow
 
     def denoised(frames: list[Frame], kept: list[int]) -> list[Frame]:
         done: list[Any]
         if known.name.startswith("RGB"):
-            whole = denoise_planes([(np.stack(frame, -1),) for frame in frames], sigmas[0], **options)
+            whole = denoise_planes(
+                [(np.stack(frame, -1),) for frame in frames], sigmas[0], strength=strengths, **options
+            )
             done = [np.moveaxis(frame, -1, 0) for (frame,) in whole]
         else:
             needed = 1 if chosen == [0] else known.num_planes  # the motion of the others is that of the first
-            done = list(denoise_planes([tuple(frame[:needed]) for frame in frames], sigmas[:needed], **options))
+            pictures = [tuple(frame[:needed]) for frame in frames]
+            done = list(denoise_planes(pictures, sigmas[:needed], strength=strengths[:needed], **options))
         return [[done[t][p] if p in chosen else frames[t][p] for p in range(known.num_planes)] for t in kept]
 
     return _in_groups(clip, denoised, 16, shiftsearch.denoise_overlap(radius=radius, quality=quality))

@@ -321,6 +321,41 @@ def test_the_notice_of_compiling_does_not_break_the_bar_and_is_printed_once(tmp_
     assert re.fullmatch(r"\d+\.\d s", str(again))
 
 
+def test_grain_may_stay_and_each_plane_has_its_strength(tmp_path):
+    source, _ = noisy(tmp_path / "a.mkv", frames=3)
+    out = str(tmp_path / "b.mkv")
+    for more, same in [(["--mix", "1"], [1, 1, 1]), (["--strength", "0,1,0", "--temporal-only"], [1, 0, 1])]:
+        assert main(["denoise", str(source), "-o", out, "--codec", "ffv1", "--sigma", "20", *more]) == 0
+        with io.read(source) as a, io.read(out) as b:
+            for one, other in zip(a.planes(), b.planes(), strict=True):
+                assert [int(np.array_equal(x, y)) for x, y in zip(one, other, strict=True)] == same
+
+
+def test_denoise_along_the_motion_of_a_file(tmp_path, capsys):
+    """The motion back is that forth, turned around; a part is denoised as the whole."""
+    rng, source = np.random.default_rng(0), make(tmp_path / "a.mkv", "ffv1", (80, 56), 8, form="yuv444p", audio=None)
+    still = rng.integers(0, 2, (14, 40, 1)).repeat(4, 0).repeat(4, 1) * np.full(3, 100) + 70
+    clean = np.stack([still[:, 10 * t : 10 * t + 80] for t in range(8)])
+    moving, motion, out, part = (str(tmp_path / name) for name in ("moving.mkv", "flow.npy", "b.mkv", "c.mkv"))
+    with io.read(source) as like, io.write(moving, like, codec="ffv1") as file:
+        for frame, _ in zip(clean, like, strict=True):
+            file.write(np.clip(frame + 20 * rng.standard_normal(frame.shape), 0, 255).astype(np.uint8))
+    np.save(motion, np.float32([-10, 0]).reshape(1, 2, 1, 1).repeat(7, 0).repeat(56, 2).repeat(80, 3))
+    run, found = ["denoise", moving, "--codec", "ffv1", "--sigma", "20", "--radius", "1", "--flow"], []
+    for method in ("none", motion):
+        assert main([*run, method, "-o", out]) == 0
+        found.append(psnr(frames_of(out), clean))
+    assert found[1] > found[0] + 1.5
+    assert main([*run, motion, "-o", part, "--frames", "6:8"]) == 0
+    np.testing.assert_array_equal(frames_of(part), frames_of(out)[6:])
+    np.save(motion, np.load(motion)[:3])
+    for wrong, said in [(motion, "flow ends before frame"), (moving, "expected dis, farneback, none, or a .npy")]:
+        capsys.readouterr()
+        assert main([*run, wrong, "-o", str(tmp_path / "d.mkv")]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "d.mkv").exists()
+
+
 def test_the_estimated_noise_is_printed(tmp_path, capsys):
     source, _ = noisy(tmp_path / "a.mkv", frames=3, form="bgr0")
     for more in ([], ["--sigma", "20"]):
@@ -438,16 +473,16 @@ def test_errors_name_a_missing_package_and_how_to_install_it(tmp_path, capsys, m
     assert os.listdir(tmp_path) == ["a.mkv"]
 
 
-@pytest.mark.parametrize("option", ["--sigma", "--longest"])
+@pytest.mark.parametrize("option", ["--sigma", "--longest", "--strength", "--mix"])
 @pytest.mark.parametrize("number", ["-1", "nan", "1e300", "x", "0"])
 def test_numbers_that_mean_nothing_are_said(tmp_path, capsys, option, number):
-    command = "denoise" if option == "--sigma" else "flow"
+    command = "flow" if option == "--longest" else "denoise"
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
     try:
         code = main([command, source, "-o", str(tmp_path / "b.mkv"), f"{option}={number}"])
     except SystemExit as left:
         code = left.code
-    fine = (option, number) in (("--sigma", "0"), ("--longest", "1e300"))
+    fine = number == "0" if option != "--longest" else number == "1e300"
     assert bool(code) != fine
     assert capsys.readouterr().err.startswith("written:") == fine
 

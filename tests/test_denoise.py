@@ -10,7 +10,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.denoise import bands, groups, passes, qualities, shrink
+from shiftsearch.video.denoise import bands, denoise_planes, groups, passes, qualities, shrink
 
 QUALITIES = tuple(qualities.PASSES)
 SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes long
@@ -408,6 +408,17 @@ FLOW = np.zeros((3, 2, 16, 16), np.float32)
         ({"flow": (FLOW.repeat(2, 2), FLOW)}, "forward"),
         ({"flow": lambda a, b: None}, "forward"),
         ({"flow": lambda a, b: np.zeros((3, 4))}, "forward"),
+        ({"strength": -1}, "strength is -1, expected a number from 0 to 100"),
+        ({"strength": np.nan}, "strength"),
+        ({"strength": "strong"}, "strength"),
+        ({"strength": (1, 1)}, "strength has 2 numbers, expected one, or one for each of 1 planes"),
+        ({"mix": 1.1}, "mix is 1.1, expected a number from 0 to 1"),
+        ({"mix": None}, "mix"),
+        ({"temporal_only": 1}, "temporal_only"),
+        ({"temporal_only": True, "quality": "high"}, "temporal_only is True, expected quality 'fast'"),
+        ({"white": 0}, "white is 0, expected a number above 0"),
+        ({"white": np.inf}, "white"),
+        ({"white": 256, "frames": CLIP.astype(np.uint8)}, "white is 256, expected a number above 0, up to 255"),
         ({"max_memory": 0.5}, "max_memory"),
         ({"max_memory": "much"}, "max_memory"),
         ({"frames": CLIP.astype(int)}, "frames"),
@@ -432,13 +443,85 @@ def test_errors_name_the_wrong_argument(arguments, named):
         ({"frames": iter([1])}, "frame"),
         ({"frames": iter([CLIP])}, "frame"),
         ({"frames": iter([CLIP[0], CLIP[0, :8]])}, "frame 1"),
-        ({"flow": (FLOW, FLOW)}, "flow"),
+        ({"flow": (FLOW, FLOW[:2])}, "flow ends before frame 2"),
+        ({"flow": FLOW}, "flow"),
         ({"sigma": -1}, "sigma"),
     ],
 )
 def test_errors_of_streams_do_too(arguments, named):
     with pytest.raises(ShiftsearchError, match=rf"^denoise_stream: .*{named}"):
         list(ss.denoise_stream(**{"frames": iter(CLIP), "sigma": 0.1, **arguments}))
+
+
+# --- how much goes ----------------------------------------------------------------------------------
+def test_mix_is_the_share_of_the_grain_that_stays():
+    noisy, flow = with_noise(scene(5), 0.1), motion(5)
+    clean, half, whole = (ss.denoise(noisy, 0.1, flow=flow, mix=mix) for mix in (0, 0.5, 1))
+    np.testing.assert_allclose(half, (clean + noisy) / 2, atol=1e-6)
+    np.testing.assert_allclose(whole, noisy, atol=1e-6)
+
+
+def test_strength_is_that_of_so_many_times_the_noise():
+    noisy, flow = with_noise(scene(5), 0.1), motion(5)
+    np.testing.assert_allclose(ss.denoise(noisy, 0.1, flow=flow, strength=0), noisy, atol=1e-5)
+    weak, right, strong = (ss.denoise(noisy, 0.1, flow=flow, strength=s) for s in (0.5, 1, 1.5))
+    assert abs(weak - noisy).mean() < abs(right - noisy).mean() < abs(strong - noisy).mean()
+    assert psnr(right, scene(5)) > max(psnr(weak, scene(5)), psnr(strong, scene(5)))
+
+
+def test_colours_have_a_strength_of_their_own():
+    clip = np.stack([scene(5)] * 3, -1)
+    noisy, flow = with_noise(clip, 0.1), motion(5)
+    found = ss.denoise(noisy, 0.1, flow=flow, strength=(0, 1, 1))
+    np.testing.assert_allclose(found.sum(-1), noisy.sum(-1), atol=1e-5)  # brightness
+    assert psnr(found[..., 0] - found[..., 2], 0) > psnr(noisy[..., 0] - noisy[..., 2], 0) + 5
+
+
+def test_planes_have_a_strength_of_their_own():
+    y = with_noise(scene(3), 0.1)
+    frames = [(frame, frame[::2, ::2], frame[1::2, ::2]) for frame in y]
+    for found, frame in zip(denoise_planes(frames, 0.1, flow=None, strength=(0, 1, 0)), frames, strict=True):
+        near = [bool(abs(a - b).max() < 1e-5) for a, b in zip(found, frame, strict=True)]
+        assert near == [True, False, True]
+
+
+def test_time_alone_averages_what_stands_still():
+    """White noise that changes every frame goes by as many frames as there are, and what one frame shows stays."""
+    still = scene(1).repeat(7, 0)
+    noisy = with_noise(still, 0.08)
+    found = ss.denoise(noisy, 0.08, flow=None, radius=3, temporal_only=True)
+    gain = psnr(found, still) - psnr(noisy, still)
+    assert 10 * np.log10(7) - 1 < gain < 10 * np.log10(7) + 0.3
+    alone = ss.denoise(noisy[0], 0.08, temporal_only=True)
+    np.testing.assert_allclose(alone, noisy[0], atol=1e-6)
+
+
+def test_white_may_be_any_value():
+    noisy, flow = with_noise(scene(5), 0.05).clip(0, 1), motion(5)
+    wanted = ss.denoise(np.float32(noisy), 0.05, flow=flow)
+    of_255 = ss.denoise(np.float32(255 * noisy), 0.05 * 255, flow=flow, white=255)
+    np.testing.assert_allclose(of_255 / 255, wanted, atol=1e-5)
+    ten_bits = np.rint(1023 * noisy).astype(np.uint16)
+    found = ss.denoise(ten_bits, 0.05 * 255, flow=flow, white=1023)
+    assert found.dtype == np.uint16
+    assert found.max() <= 1023
+    assert abs(found / 1023 - wanted.clip(0, 1)).max() < 0.02
+    assert str(ss.estimate_noise(ten_bits, flow=None, white=1023)) == str(ss.estimate_noise(noisy, flow=None))
+
+
+def test_scenes_of_another_white_are_the_same():
+    first, second = (255 * scene(4, seed=seed).astype(np.float32) for seed in (0, 1))
+    clip = np.concatenate([first, second])
+    parts = [ss.denoise(part, 10.0, white=255, flow=None) for part in (first, second)]
+    np.testing.assert_array_equal(ss.denoise(clip, 10.0, white=255, flow=None), np.concatenate(parts))
+
+
+def test_a_stream_takes_flow_that_is_read_frame_by_frame(tmp_path):
+    noisy, flow = example(6), motion(6, 40, 52)
+    np.save(tmp_path / "flow.npy", flow[0])
+    read = np.load(tmp_path / "flow.npy", mmap_mode="r")
+    found = np.stack(list(ss.denoise_stream(iter(noisy), 25, radius=1, flow=(read, flow[1]))))
+    np.testing.assert_array_equal(found, ss.denoise(noisy, 25, radius=1, flow=flow))
 
 
 def test_a_stream_of_nothing_gives_nothing():

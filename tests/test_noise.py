@@ -203,11 +203,11 @@ def test_threads_that_share_a_frame_see_strengths_only_when_these_are_whole():
 
     class Watched:
         def __getattr__(self, name):
-            seen.append(dict(frame._strengths))
+            seen.append(dict(frame._relative))
             return getattr(np, name)
 
-    found = frame.strength(Watched(), 0, Pass(shrink=None, find=None, window=1, guided=False))
+    found = frame.relative(Watched(), 0, Pass(shrink=None, find=None, window=1, guided=False))
     assert seen
     assert not any(seen)
     assert found.ndim == 2
-    assert frame.strength(np, 0, Pass(shrink=None, find=None, window=1, guided=False)) is found
+    assert frame.relative(np, 0, Pass(shrink=None, find=None, window=1, guided=False)) is found

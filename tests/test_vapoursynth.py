@@ -268,6 +268,15 @@ def test_planes_that_are_not_asked_for_stay(make):
             assert [np.array_equal(a, b) for a, b in zip(got[n], source[n], strict=True)] == [True, False, True]
 
 
+def test_grain_may_stay(make):
+    for name in ("YUV420P8", "RGB24"):
+        source = planes_of(name, 3)
+        for options in ({"mix": 1}, {"strength": 0}, {"strength": [0, 0, 0], "temporal_only": True}):
+            got = taken(Denoise(make(name, 3), 20, radius=1, **options))
+            for n in range(3):
+                assert all(np.array_equal(a, b) for a, b in zip(got[n], source[n], strict=True))
+
+
 def test_without_motion_a_still_clip_stays_to_the_bit(make):
     """Colours that are repeated and averaged again are unchanged."""
     clip = make("YUV420P10", 1)
@@ -280,6 +289,8 @@ def test_bad_arguments_are_said(make):
     clip = make("YUV420P8", 4)
     for call, said in [
         (lambda: Denoise(clip, planes=3), "planes is 3, expected numbers from 0 to 2"),
+        (lambda: Denoise(clip, strength=[1, 2]), "strength has 2 numbers, expected one, or one for each of 3"),
+        (lambda: Denoise(clip, mix=2), "Denoise: mix is 2"),
         (lambda: Denoise(clip, [1, 2]), "sigma has 2 values, expected one or 3"),
         (lambda: Denoise("clip"), "expected a VideoNode"),
         (lambda: Align(clip, "sideways"), "to is 'sideways'"),

@@ -8,7 +8,8 @@
 | (T, H, W, C) | a clip |
 
 Integers use their full range whatever the bit depth of the file: 255 or 65535 is white. In floats, black is 0 and white
-is 1; values outside this range are kept. 10-bit frames stored as 0 to 1023 in uint16 are therefore read as very dark.
+is 1; values outside this range are kept. Functions that have an option `white` take frames with another white: 1023 for
+10 bits that are stored as 0 to 1023 in uint16, or 255 for floats from 0 to 255.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ DTYPES = (*WHITE, "float16", "float32", "float64")
 CHANNELS = range(1, 5)  # grey, grey and alpha, colour, colour and alpha
 
 
-def planar(op: str, name: str, array: Any) -> Any:
-    """Return frames of a NumPy or CuPy array as (T, C, H, W) on the scale 0..1.
+def planar(op: str, name: str, array: Any, white: float | None = None) -> Any:
+    """Return frames of a NumPy or CuPy array as (T, C, H, W) on the scale 0..1, where `white` is 1.
 
     float64 stays float64, everything else becomes float32. Floats that need no conversion are not copied.
     """
@@ -34,19 +35,22 @@ def planar(op: str, name: str, array: Any) -> Any:
     array = array.transpose(0, 3, 1, 2) if colour else array[:, None]
     kind = array.dtype.name
     native = array.astype("float64" if kind == "float64" else "float32", copy=False)
-    return native / WHITE[kind] if kind in WHITE else native
+    scale = white or WHITE.get(kind, 1)
+    return native if scale == 1 else native / scale
 
 
-def restored(xp: Any, result: Any, like: Any) -> Any:
-    """Return (T', C', H', W') on the scale 0..1 as a new array in the layout and dtype of `like`.
+def restored(xp: Any, result: Any, like: Any, white: float | None = None) -> Any:
+    """Return (T', C', H', W') on the scale 0..1 as a new array in the layout and dtype of `like`, where 1 is `white`.
 
     The axes of time and channels are dropped if `like` has none and their length is 1. Integers are rounded to the
     nearest (half to even) and clipped, NaN becomes 0.
     """
     colour, clip = layout("restored", "like", like.shape)
     kind = like.dtype.name
+    scale = white or WHITE.get(kind, 1)
+    result = result if scale == 1 else result * scale
     if kind in WHITE:
-        result = xp.rint(xp.fmin(xp.fmax(result * WHITE[kind], 0), WHITE[kind]))
+        result = xp.rint(xp.fmin(xp.fmax(result, 0), scale))
     with np.errstate(over="ignore"):  # float16 holds up to 65504
         result = result.transpose(0, 2, 3, 1).astype(kind, order="C")
     result = result if colour or result.shape[3] > 1 else result[..., 0]

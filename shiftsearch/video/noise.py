@@ -29,10 +29,10 @@ def noise_level(xp: Any, planes: Any) -> float:
     return min(level, 1e6) if np.isfinite(level) else 0.0
 
 
-def noise_scale(op: str, sigma: Any, frames: Any) -> float:
-    """Return `sigma` on the scale 0..1. White is 255 for frames of integers of any depth, and 1 for floats."""
+def noise_scale(op: str, sigma: Any, frames: Any, white: float | None = None) -> float:
+    """Return `sigma` on the scale 0..1. White is 255 for frames of integers of any depth, and `white` or 1 for floats."""
     fits = isinstance(sigma, (int, float, np.number)) and not isinstance(sigma, bool) and 0 <= sigma <= 1e6
     if not fits:
         raise ShiftsearchError(f"{op}: sigma is {sigma!r}, expected a number from 0 to 1e6, or None")
     whole = str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE
-    return float(sigma) / (255 if whole else 1)
+    return float(sigma) / (255 if whole else white or 1)

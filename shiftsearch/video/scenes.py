@@ -49,14 +49,14 @@ def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
 
 
 def with_scenes(
-    op: str, frames: Iterable[Any], seen: Callable[[Any], Any] = lambda frame: frame
+    op: str, frames: Iterable[Any], seen: Callable[[Any], Any] = lambda frame: frame, white: float | None = None
 ) -> Iterator[tuple[Any, bool]]:
     """Yield each frame and whether it begins a scene, as the first one does. `seen(frame)` is the array to compare."""
     before = first = None
     for number, whole in enumerate(iterated(op, frames)):
         frame = seen(whole)
         last: dict[str, Any] = {} if before is None else {"the frame before": before[0]}  # of one library and device
-        thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array), DTYPES, frame=frame, **last)
+        thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array, white), DTYPES, frame=frame, **last)
         first = first or (tuple(frame.shape), frame.dtype)
         if (tuple(frame.shape), frame.dtype) != first:
             raise ShiftsearchError(
@@ -66,7 +66,7 @@ def with_scenes(
         before = thumbnail
 
 
-def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any, Any]:
+def _thumbnail(op: str, xp: Any, frame: Any, white: float | None) -> tuple[Any, Any, Any]:
     """Return a thumbnail (1, h, w), means over squares of pixels and channels, the most noise in it, its quantiles.
 
     The noise is a variance.
@@ -74,7 +74,7 @@ def _thumbnail(op: str, xp: Any, frame: Any) -> tuple[Any, Any, Any]:
     if layout(op, "frame", frame.shape)[1]:
         raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
     step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # some pixels of a large frame are enough
-    native = planar(op, "frame", frame[::step, ::step])
+    native = planar(op, "frame", frame[::step, ::step], white)
     native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # NaN, and values beyond black and white, are ignored
     _, channels, height, width = native.shape
     side = max(1, min(height, width) // _SIDE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 
@@ -21,6 +21,8 @@ Array = TypeVar("Array", bound=AnyArray)  # results belong to the same library a
 Method = Literal["dis", "farneback"]
 METHOD: Method = "dis"  # unless the caller chooses another
 Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
+Flows = tuple[Any, Any]  # from each frame to the next, and to the one before: (T, 2, h, w)
 Quality = Literal["fast", "high"]
 Planes = tuple[Any, ...]  # one array for each plane of a frame
+Strength = float | Sequence[float]  # times the noise that is removed, or so many times for each plane
 Sigma = float | Literal["auto"] | None  # standard deviation of noise; None and "auto" find it

@@ -54,6 +54,7 @@ def _add_denoise(commands: Any) -> None:
         "remove noise, with the help of the frames before and after",
         "shiftsearch denoise noisy.mp4 -o clean.mp4",
         "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
+        "shiftsearch denoise in.mp4 -o out.mp4 --strength 1,1.5,1.5 --mix 0.2",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     )
     sigma = (
@@ -64,6 +65,17 @@ def _add_denoise(commands: Any) -> None:
     parser.add_argument("--quality", choices=[*PASSES], default=DenoiseSpec.quality, help="default %(default)s")
     radius = "how many frames to use each way (default %(default)s)"
     parser.add_argument("--radius", type=int, default=DenoiseSpec.radius, help=radius)
+    strength = "how many times the noise is removed, one number or one each as Y,U,V (default 1): more is smoother"
+    parser.add_argument("--strength", type=_strength, default=1.0, metavar="N|Y,U,V", help=strength)
+    mix = "share of the grain to keep, from 0 to 1 (default %(default)g)"
+    parser.add_argument("--mix", type=float, default=DenoiseSpec.mix, metavar="N", help=mix)
+    alone = "average along the motion only, and never pixels of one frame"
+    parser.add_argument("--temporal-only", action="store_true", help=alone)
+    flow = (
+        "optical flow: dis, farneback, none, or what `shiftsearch flow` wrote for the whole input to a .npy file "
+        "(default %(default)s)"
+    )
+    parser.add_argument("--flow", default=METHOD, metavar="METHOD|NPY", help=flow)
     _add_output(parser)
 
 
@@ -151,10 +163,19 @@ def _target(text: str) -> str | int:
     raise argparse.ArgumentTypeError(f"{text!r} is not previous, next or the number of a frame")
 
 
-def _sigma(text: str) -> float | list[float | None] | None:
+def _sigma(text: str) -> Any:
     """Return a number, None for "auto", or a list of these."""
+    return _each(text, "a number, three numbers such as 12,6,6, or auto", {"auto": None})
+
+
+def _strength(text: str) -> Any:
+    """Return a number or a list of numbers."""
+    return _each(text, "a number, or three numbers such as 1,1.5,1.5", {})
+
+
+def _each(text: str, expected: str, words: dict[str, None]) -> Any:
     try:
-        numbers = [None if part == "auto" else float(part) for part in text.split(",")]
+        numbers = [words[part] if part in words else float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, three numbers such as 12,6,6, or auto") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
     return numbers if len(numbers) > 1 else numbers[0]

@@ -13,6 +13,7 @@ import numpy as np
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
+from shiftsearch.video.cli.numbers import motion_of
 from shiftsearch.video.cli.report import Noise, Watch, report, shown
 from shiftsearch.video.denoise import denoise_overlap, denoise_planes
 from shiftsearch.video.flow.color import to_color
@@ -35,12 +36,15 @@ def align(args: Namespace) -> int:
 def denoise(args: Namespace) -> int:
     """Run `shiftsearch denoise`."""
     options, noise = {"quality": args.quality, "radius": args.radius}, Noise()
+    more = {"strength": args.strength, "mix": args.mix, "temporal_only": args.temporal_only}
     given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
+    overlap = denoise_overlap(**options)
+    motion = motion_of(args.flow, max(args.frames[0] - overlap, 0))
 
     def function(frames: Iterator[Planes]) -> Iterator[Planes]:
-        return denoise_planes(frames, args.sigma, **options, noted=None if given else noise.add)
+        return denoise_planes(frames, args.sigma, **options, **more, flow=motion, noted=None if given else noise.add)
 
-    return _convert(args, function, denoise_overlap(**options), noise=noise)
+    return _convert(args, function, overlap, noise=noise)
 
 
 def opened(args: Namespace, frames: tuple[int, int | None], overlap: int = 0) -> io.Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from shiftsearch.ops.fold import fold
 from shiftsearch.ops.gather import gather
 from shiftsearch.video.denoise.model import resized
 from shiftsearch.video.denoise.passes import Frame, Pass
+from shiftsearch.video.denoise.shrink import differences
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
 _AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: enough to fit the cache, or to fill the device
@@ -92,17 +94,19 @@ def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Pa
     """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
     some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
-    for c, (sigma, shape) in enumerate(zip(frame.noise.sigma, frame.noise.shapes, strict=True)):
-        strength = frame.strength(xp, c, pass_)
+    shrink = partial(differences, shrink=pass_.shrink) if pass_.temporal else pass_.shrink
+    sigmas = [s * sigma for s, sigma in zip(frame.strength, frame.noise.sigma, strict=True)]
+    for c, (sigma, shape) in enumerate(zip(sigmas, frame.noise.shapes, strict=True)):
+        relative = frame.relative(xp, c, pass_)
         shape = None if shape is None else xp.asarray(resized(shape, pass_.patch), np.float32).ravel()
-        scale = None if strength is None else strength[part].ravel()
+        scale = None if relative is None else relative[part].ravel()
         for n in range(0, noisy.shape[1], some):
             few = c, slice(n, n + some)
             groups = noisy[few], guide[few]
             if scale is not None:  # the noise of all groups becomes the same
                 each = scale[few[1]]
                 groups = tuple(group / each[:, None, None] for group in groups)
-            found, weight = pass_.shrink(xp, *groups, sigma, shape)
+            found, weight = shrink(xp, *groups, sigma, shape)
             if scale is not None:
                 found, weight = found * each[:, None, None], weight / (each * each)
             noisy[few], weights[few] = found, weight

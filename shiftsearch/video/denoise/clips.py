@@ -9,12 +9,12 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.qualities import PASSES
-from shiftsearch.video.denoise.spec import DenoiseSpec, spec_of
+from shiftsearch.video.denoise.spec import DenoiseSpec, pair_of, spec_of
 from shiftsearch.video.denoise.streams import denoised
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, layout
 from shiftsearch.video.streams import watched
-from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Quality, Sigma
+from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Quality, Sigma, Strength
 
 _BOTH = "forward", "backward"
 
@@ -26,6 +26,10 @@ def denoise(
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
     flow: Method | Measure | tuple[AnyArray, AnyArray] | None = METHOD,
+    strength: Strength = 1.0,
+    mix: float = DenoiseSpec.mix,
+    temporal_only: bool = DenoiseSpec.temporal_only,
+    white: float | None = None,
     max_memory: int | str = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Array:
@@ -37,9 +41,10 @@ def denoise(
     Args:
         frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
             `shiftsearch.video.frames`. Three channels are a colour; the last of two or four is alpha, which is kept
-        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; or one for each of three
-            channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With flow=None,
-            and for a single frame, it is the white noise that fine differences show
+        sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats;
+            or one for each of three channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None
+            or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
+            flow=None, and for a single frame, it is the white noise that fine differences show
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
             components, in two more passes. It takes about 60 times as long
@@ -48,6 +53,14 @@ def denoise(
             motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
             in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
             returns one flow (2, h, w)
+        strength: how many times that noise is taken for noise: more is smoother, less keeps more detail, 0 changes
+            nothing. One number, or one for each plane: those of colours are R + G + B, R - B and R - 2 G + B, so that
+            (1, 1.5, 1.5) takes more noise from colour than from brightness
+        mix: share of the grain that is kept, from 0 to 1, which returns the frames as they are
+        temporal_only: average along the motion only. No pixel is filtered with others of its frame, so detail is kept
+            that only one frame shows, and more noise stays. For quality "fast"
+        white: the value that is white, if it is not the largest of an integer, or 1: 1023 for 10 bits that uint16 holds
+            as 0 to 1023, 255 for floats from 0 to 255
         max_memory: limit of the memory for computations beside the frames in reach: a number of bytes, or text such as
             "500MB". The result does not depend on it
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
@@ -64,8 +77,10 @@ def denoise(
         >>> bool(((denoised - clip) ** 2).mean() < ((noisy - clip) ** 2).mean() / 10)
         True
     """
-    spec = spec_of("denoise", frames, [sigma], quality=quality, radius=radius, max_memory=max_memory)
-    pair = _pair(flow)
+    options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
+    spec = spec_of("denoise", frames, [sigma], strength, white, max_memory=max_memory, **options)
+    given = pair_of("denoise", flow)
+    pair = given if isinstance(given, tuple) else ()
 
     def whole(xp: Any, clip: Any, *both: Any) -> Any:
         many = layout("denoise", "frames", clip.shape)[1]
@@ -82,17 +97,6 @@ def denoise(
         return out
 
     return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False)))
-
-
-def _pair(flow: Any) -> tuple[Any, ...] | list[Any]:
-    """Return the pair (forward, backward) if flow is given as arrays."""
-    pair = flow if isinstance(flow, (tuple, list)) else ()
-    if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
-        found = (
-            f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
-        )
-        raise ShiftsearchError(f"denoise: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
-    return pair
 
 
 def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int = DenoiseSpec.radius) -> int:

@@ -17,10 +17,11 @@ _EACH = 48  # candidates of each frame among which large groups are chosen
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
 
-    If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`.
+    If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`, or, if
+    only time counts, by the patch itself.
     """
     others = [s for s in range(len(frames) - pass_.depth + 1) if s != here]
-    _, (own,) = _candidates(xp, frames, here, [here], pass_, min(len(frames), pass_.window**2))
+    _, (own,) = _candidates(xp, frames, here, [here], pass_, 1 if pass_.temporal else min(len(frames), pass_.window**2))
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, pass_, 1)
@@ -56,8 +57,8 @@ def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
 
 def _worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
     """Return the largest score of patches that show the same thing, a number or (h, w)."""
-    strength = frame.strength(xp, 0, pass_)
-    level = frame.level * pass_.patch * (1 if strength is None else strength)
+    relative = frame.relative(xp, 0, pass_)
+    level = frame.level * pass_.patch * (1 if relative is None else relative)
     return pass_.worst * level * level
 
 

@@ -21,7 +21,8 @@ class Frame:
     noisy: Any
     noise: Noise
     unknown: Sequence[bool]  # whether the noise of each plane has yet to be found along the motion
-    mix: Sequence[float]  # weights of the planes in the plane that is searched, or 1 for the first plane alone
+    weights: Sequence[float]  # of the planes in the plane that is searched, or 1 for the first plane alone
+    strength: Sequence[float]  # of each plane: so many times the noise is removed
     white: float  # in the first plane
     alpha: Any  # planes that are not denoised
     guide: Any = None  # the result of the pass before
@@ -32,7 +33,7 @@ class Frame:
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
     coverage: Any = None  # sum of weights
-    _strengths: dict[tuple[int, int, int], Any]  # kept for all bands
+    _relative: dict[tuple[int, int, int], Any]  # kept for all bands
     small: Any = None  # a smaller plane, on which motion is measured
 
     def __init__(
@@ -40,28 +41,29 @@ class Frame:
         noisy: Any,
         noise: Noise,
         unknown: Sequence[bool],
-        mix: Sequence[float] = (1,),
+        weights: Sequence[float] = (1,),
         white: float = 1.0,
         alpha: Any = None,
     ):
         self.noisy, self.noise, self.unknown = noisy, noise, unknown
-        self.mix, self.white, self.alpha = mix, white, alpha
-        self.searched = self.mixed(noisy)
-        self.ways, self._strengths = {}, {}
+        self.weights, self.white, self.alpha = weights, white, alpha
+        self.strength = (1.0,) * len(noisy)
+        self.searched = self.compared(noisy)
+        self.ways, self._relative = {}, {}
 
     @property
     def level(self) -> float:
         """Standard deviation of the noise in the plane that is searched."""
-        return math.hypot(*(m * s for m, s in zip(self.mix, self.noise.sigma, strict=False)))
+        return math.hypot(*(m * s for m, s in zip(self.weights, self.noise.sigma, strict=False)))
 
-    def strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
+    def relative(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         """Return the relative strength of a plane's noise in each patch of a pass, (h, w), or None if it is 1."""
         key = plane, pass_.patch, pass_.stride
-        if key not in self._strengths:  # what is put there is whole: threads share a frame
-            self._strengths[key] = self._strength(xp, plane, pass_)
-        return self._strengths[key]
+        if key not in self._relative:  # what is put there is whole: threads share a frame
+            self._relative[key] = self._of_patches(xp, plane, pass_)
+        return self._relative[key]
 
-    def _strength(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
+    def _of_patches(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         noise = self.noise
         if noise.map is not None:
             return _means(xp, xp.asarray(noise.map), pass_).astype(np.float32)
@@ -70,17 +72,19 @@ class Frame:
         means = _means(xp, self.noisy[0], pass_)
         return xp.interp(means, *map(xp.asarray, (noise.shades, noise.strengths[plane]))).astype(np.float32)
 
-    def mixed(self, planes: Any) -> Any:
+    def compared(self, planes: Any) -> Any:
         """Return the plane to search in."""
-        return planes[0] if len(self.mix) == 1 else sum(m * plane for m, plane in zip(self.mix, planes, strict=True))
+        if len(self.weights) == 1:
+            return planes[0]
+        return sum(weight * plane for weight, plane in zip(self.weights, planes, strict=True))
 
     def lit(self, light: Light) -> Frame:
         """Return this frame in other light."""
         seen = copy(self)
         gain, offsets = light
         seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
-        seen.searched = gain * self.searched + self.mixed(offsets)
-        seen.noise, seen._strengths = self.noise.scaled(gain, offsets[0]), {}
+        seen.searched = gain * self.searched + self.compared(offsets)
+        seen.noise, seen._relative = self.noise.scaled(gain, offsets[0]), {}
         return seen
 
 
@@ -117,4 +121,5 @@ class Pass:
     patch: int = 8
     stride: int = 4
     depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
+    temporal: bool = False  # the patches of a group differ in their frames alone, and only what differs is filtered
     beside: Pass | None = None  # filters other groups of the same frames; the results of both are added up

@@ -18,22 +18,34 @@ _FAR = 2.0**30  # times white; squares of sums of such values are still finite
 _BESIDE = 0.5  # weight of U and V, where that of Y is 1, in the search: more is better for U and V and worse for Y
 
 
-def taken(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]:
+def taken(
+    xp: Any, natives: list[Any], sigmas: tuple[Any, ...], strengths: tuple[float, ...] | None = None
+) -> list[Frame]:
     """Return a picture of arrays (C, H, W) on the scale 0..1 as frames to filter.
 
     Values that are not finite become black. Planes of one size become one frame, whose weighted sum is searched. If the
     planes after the first are coarser, they become a separate frame, with the first plane averaged to their size. A
-    sigma of None is estimated, until the next frame tells more.
+    sigma of None is estimated, until the next frame tells more. Each plane has a strength, which is 1 if none is given.
     """
     natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
+    frames = _planes(xp, natives, sigmas) if len(natives) > 1 else [_colours(xp, natives[0], sigmas[0])]
+    for frame in frames:
+        frame.strength = frame.strength if strengths is None else strengths[: len(frame.noisy)]
+    return frames
+
+
+def _colours(xp: Any, channels: Any, sigma: Any) -> Frame:
+    """Return channels as a frame of opponent colours, or of one grey plane."""
+    colours = len(channels) - 1 + len(channels) % 2  # an even number of channels has alpha last
+    planes = xp.ascontiguousarray(_turned(xp, channels[:colours], _OPPONENT))
+    known = noise_level(xp, planes[:1]) if sigma is None else sigma
+    noise = known if isinstance(known, Noise) else Noise.white(_of_channels(known, colours))
+    return Frame(planes, noise, [sigma is None] * colours, white=math.sqrt(colours), alpha=channels[colours:])
+
+
+def _planes(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]:
+    """Return planes as one frame, or as two if those after the first are coarser."""
     first, *others = natives
-    if not others:
-        colours = len(first) - 1 + len(first) % 2  # an even number of channels has alpha last
-        planes = xp.ascontiguousarray(_turned(xp, first[:colours], _OPPONENT))
-        known = noise_level(xp, planes[:1]) if sigmas[0] is None else sigmas[0]
-        noise = known if isinstance(known, Noise) else Noise.white(_of_channels(known, colours))
-        unknown = [sigmas[0] is None] * colours
-        return [Frame(planes, noise, unknown, white=math.sqrt(colours), alpha=first[colours:])]
     unknown = [s is None for s in sigmas]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     if others[0].shape == first.shape:
@@ -58,16 +70,21 @@ def levels_of(picture: Sequence[Frame]) -> list[float]:
     return [*fine, *(level for levels in coarse for level in levels[1:])]
 
 
-def given(xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arrays of all pictures, one picture after another, each in the layout of its array of `likes`."""
+def given(
+    xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...], mix: float, white: float | None
+) -> tuple[Any, ...]:
+    """Return the arrays of all pictures, one picture after another, each in the layout of its array of `likes`.
+
+    `mix` is the share of the noise that stays.
+    """
     found = []
     for picture in pictures:
-        first, *others = (frame.guide for frame in picture)
+        first, *others = (f.guide + mix * (f.noisy - f.guide) if mix else f.guide for f in picture)
         if len(likes) == 1:
             planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].alpha])]
         else:
             planes = [plane[None] for frame in (first, *(other[1:] for other in others)) for plane in frame]
-        found += [restored(xp, plane[None], like) for plane, like in zip(planes, likes, strict=True)]
+        found += [restored(xp, plane[None], like, white) for plane, like in zip(planes, likes, strict=True)]
     return tuple(found)
 
 

@@ -28,3 +28,9 @@ _LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, 
 _HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)))
 
 PASSES: dict[str, tuple[Pass, ...]] = {"fast": _FAST, "high": _HIGH}
+TEMPORAL = "fast"  # the quality whose groups have one patch of each frame
+
+
+def passes_of(quality: str, temporal_only: bool) -> tuple[Pass, ...]:
+    """Return the passes of a quality; `temporal_only` filters no pixel together with others of its frame."""
+    return tuple(replace(pass_, temporal=temporal_only) for pass_ in PASSES[quality])

@@ -57,7 +57,7 @@ class Running:
         frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
         frame.sums = frame.coverage = None
         if self._pass.searched:
-            frame.searched = frame.mixed(frame.guide)
+            frame.searched = frame.compared(frame.guide)
         return frame
 
     def _ask(self, xp: Any, numbers: range) -> None:

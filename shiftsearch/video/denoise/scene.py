@@ -7,7 +7,7 @@ from typing import Any
 
 from shiftsearch.video.denoise.motion import Motion, Picture
 from shiftsearch.video.denoise.passes import Frame
-from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.denoise.qualities import passes_of
 from shiftsearch.video.denoise.running import Running
 from shiftsearch.video.denoise.spec import DenoiseSpec
 
@@ -17,9 +17,8 @@ class Scene:
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
         self._motion = Motion(spec.caller, method)
-        self._chains = [
-            [Running(pass_, spec.radius, in_order) for pass_ in PASSES[spec.quality]] for _ in range(frames)
-        ]
+        passes = passes_of(spec.quality, spec.temporal_only)
+        self._chains = [[Running(pass_, spec.radius, in_order) for pass_ in passes] for _ in range(frames)]
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:
         """Take the next picture and return those that are ready. `flow` is as for `Motion.push`."""

@@ -87,6 +87,15 @@ def principal(
     return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # the variance of noise that is left in a pixel
 
 
+def differences(
+    xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, shrink: Callable[..., tuple[Any, Any]]
+) -> tuple[Any, Any]:
+    """Filter how the patches of a group differ from their mean, which stays as it is."""
+    mean, guide_mean = (groups.mean(-2, keepdims=True) for groups in (noisy, guide))
+    found, weights = shrink(xp, noisy - mean, guide - guide_mean, sigma, shape)
+    return found + mean, 1 / (1 / weights + noisy.shape[-1])
+
+
 def _whitening(xp: Any, depth: int, shape: Any) -> tuple[Any, Any]:
     """Return the matrix (pixels, pixels) that makes noise white in patches that span `depth` frames, and its inverse."""
     _, within, _, within_back = bases(xp, 1, len(shape))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.model import Noise
-from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.denoise.qualities import PASSES, TEMPORAL
 from shiftsearch.video.flow.measure import METHODS
-from shiftsearch.video.frames import layout
+from shiftsearch.video.frames import WHITE, layout
 from shiftsearch.video.noise import noise_scale
-from shiftsearch.video.types import Quality
+from shiftsearch.video.types import Quality, Strength
+
+_STRONGEST = 100.0  # times the noise
 
 
 @dataclass(frozen=True)
@@ -27,28 +30,69 @@ class DenoiseSpec(Spec):
     )  # of each array of a frame: a number, one of each channel, `Noise`, None to find it
     quality: Quality = "fast"
     radius: int = 2
+    strength: tuple[float, ...] = (1.0,)  # of each plane
+    mix: float = 0.0
+    temporal_only: bool = False
+    white: float | None = None
     max_memory: int | str = "1GiB"
 
     def __post_init__(self) -> None:
         self.choice("quality", *PASSES)
         self.whole("radius", least=0, most=32)
+        self.real("mix", most=1)
+        self.switch("temporal_only")
+        self.check(self.quality == TEMPORAL or not self.temporal_only, "temporal_only", f"quality {TEMPORAL!r} with it")
         self.memory("max_memory")
 
 
-def spec_of(op: str, frames: Any, sigmas: Iterable[Any], **options: Any) -> DenoiseSpec:
+def spec_of(
+    op: str, frames: Any, sigmas: Iterable[Any], strength: Strength = 1.0, white: float | None = None, **options: Any
+) -> DenoiseSpec:
     """Return the checked options of a call. The dtype of `frames` decides the scale of the sigmas."""
     sigmas = list(sigmas)
+    white = white_of(op, frames, white)
     read = _known if len(sigmas) == 1 and hasattr(frames, "shape") else noise_scale
-    levels = tuple(None if _estimated(s) else read(op, s, frames) for s in sigmas)
-    return DenoiseSpec(caller=op, sigma=levels, **options)
+    levels = tuple(None if _estimated(s) else read(op, s, frames, white) for s in sigmas)
+    strengths = strengths_of(op, strength, _planes(op, sigmas, frames))
+    return DenoiseSpec(caller=op, sigma=levels, strength=strengths, white=white, **options)
 
 
-def _known(op: str, sigma: Any, frames: Any) -> Any:
+def white_of(op: str, frames: Any, white: Any) -> float | None:
+    """Return the checked value of white, or None if it is that of the dtype of `frames`."""
+    most = WHITE.get(str(getattr(frames, "dtype", "")).rpartition(".")[2], 1e6)
+    if white is not None and (isinstance(white, bool) or not isinstance(white, Real) or not 0 < float(white) <= most):
+        raise ShiftsearchError(f"{op}: white is {white!r}, expected a number above 0, up to {most:g}, or None")
+    return None if white is None else float(white)
+
+
+def _planes(op: str, sigmas: Sequence[Any], frames: Any) -> int | None:
+    """Return how many planes are filtered, or None if there is nothing to filter."""
+    return len(sigmas) if len(sigmas) > 1 else _channels(op, frames) if hasattr(frames, "shape") else None
+
+
+def _channels(op: str, frames: Any) -> int:
+    channels = frames.shape[-1] if layout(op, "frames", frames.shape)[0] else 1
+    return int(channels - 1 + channels % 2)  # an even number of channels has alpha last
+
+
+def strengths_of(op: str, strength: Any, planes: int | None) -> tuple[float, ...]:
+    """Return the strength of each plane, or of all planes if their number is not known."""
+    each = list(strength) if isinstance(strength, (tuple, list, np.ndarray)) else [strength] * (planes or 1)
+    if planes is not None and len(each) != planes:
+        raise ShiftsearchError(
+            f"{op}: strength has {len(each)} numbers, expected one, or one for each of {planes} planes"
+        )
+    for s in each:
+        if isinstance(s, bool) or not isinstance(s, (Real, np.number)) or not 0 <= float(s) <= _STRONGEST:
+            raise ShiftsearchError(f"{op}: strength is {s!r}, expected a number from 0 to {_STRONGEST:g}")
+    return tuple(map(float, each))
+
+
+def _known(op: str, sigma: Any, frames: Any, white: float | None) -> Any:
     """Return what the caller knows of the noise of frames: a number, one of each channel, or `Noise`."""
     if isinstance(sigma, (int, float, np.number, str)) or not (hasattr(sigma, "__len__") or isinstance(sigma, Noise)):
-        return noise_scale(op, sigma, frames)
-    colour, _ = layout(op, "frames", frames.shape)
-    channels = frames.shape[-1] - 1 + frames.shape[-1] % 2 if colour else 1
+        return noise_scale(op, sigma, frames, white)
+    channels, colour = _channels(op, frames), layout(op, "frames", frames.shape)[0]
     size = tuple(frames.shape[:-1] if colour else frames.shape)[-2:]
     if isinstance(sigma, Noise):
         if len(sigma.sigma) != channels:
@@ -59,7 +103,7 @@ def _known(op: str, sigma: Any, frames: Any) -> Any:
         raise ShiftsearchError(
             f"{op}: sigma has shape {shape}, expected a number, one for each of {channels} channels, or {size}"
         )
-    scaled = np.reshape([noise_scale(op, s, frames) for s in np.ravel(sigma).tolist()], shape)
+    scaled = np.reshape([noise_scale(op, s, frames, white) for s in np.ravel(sigma).tolist()], shape)
     return Noise.mapped(scaled, channels) if shape == size else tuple(scaled.tolist())
 
 
@@ -67,12 +111,15 @@ def _estimated(sigma: Any) -> bool:
     return sigma is None or (isinstance(sigma, str) and sigma == "auto")
 
 
-def check_no_array(op: str, flow: Any) -> None:
-    """Raise an error if flow is given as arrays, which a stream cannot use."""
-    if isinstance(flow, (tuple, list)) or hasattr(flow, "shape"):
-        raise ShiftsearchError(
-            f'{op}: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
+def pair_of(op: str, flow: Any) -> Any:
+    """Return `flow` with a pair (forward, backward) as a tuple. Raise an error if it is other arrays."""
+    pair = flow if isinstance(flow, (tuple, list)) else ()
+    if hasattr(flow, "shape") or (flow is pair and len(pair) != 2):
+        found = (
+            f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
         )
+        raise ShiftsearchError(f"{op}: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
+    return tuple(pair) if pair else flow
 
 
 def method_of(op: str, flow: Any) -> str | None:
@@ -80,6 +127,7 @@ def method_of(op: str, flow: Any) -> str | None:
     method = flow if isinstance(flow, str) else None
     if not (flow is None or method in METHODS or callable(flow) or isinstance(flow, tuple)):
         names = ", ".join(map(repr, METHODS))
-        also = " or a pair (forward, backward)" if op == "denoise" else ""
-        raise ShiftsearchError(f"{op}: flow is {flow!r}, expected one of {names}, None, a function{also}")
+        raise ShiftsearchError(
+            f"{op}: flow is {flow!r}, expected one of {names}, None, a function or a pair (forward, backward)"
+        )
     return method

@@ -11,13 +11,13 @@ from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, levels_of, taken
 from shiftsearch.video.denoise.scene import Scene
-from shiftsearch.video.denoise.spec import DenoiseSpec, check_no_array, method_of, spec_of
+from shiftsearch.video.denoise.spec import DenoiseSpec, method_of, pair_of, spec_of
 from shiftsearch.video.denoise.threads import Threads
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.frames import DTYPES, planar
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Planes, Quality, Sigma
+from shiftsearch.video.types import METHOD, AnyArray, Array, Flows, Measure, Method, Planes, Quality, Sigma, Strength
 
 
 def denoise_stream(
@@ -26,15 +26,20 @@ def denoise_stream(
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
-    flow: Method | Measure | None = METHOD,
+    flow: Method | Measure | Flows | None = METHOD,
+    strength: Strength = 1.0,
+    mix: float = DenoiseSpec.mix,
+    temporal_only: bool = DenoiseSpec.temporal_only,
+    white: float | None = None,
     max_memory: int | str = DenoiseSpec.max_memory,
 ) -> Iterator[Array]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
 
     Args:
         frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
-        flow: "dis", "farneback", None or a function, as in `denoise`
-        sigma, quality, radius, max_memory: as in `denoise`
+        flow: as in `denoise`; of a pair (forward, backward), the flow of one frame after another is read, as
+            from a file that `np.load(..., mmap_mode="r")` opened
+        sigma, quality, radius, strength, mix, temporal_only, white, max_memory: as in `denoise`
 
     Returns:
         iterator over the denoised frames, in order, equal to those of `denoise` bit for bit
@@ -45,9 +50,10 @@ def denoise_stream(
         [100, 101, 102, 103, 104, 105, 106, 107, 108]
     """
     before, frames = peeked("denoise_stream", frames)
-    spec = spec_of("denoise_stream", before, [sigma], quality=quality, radius=radius, max_memory=max_memory)
-    check_no_array("denoise_stream", flow)
-    return (frame for (frame,) in denoised(spec, ((frame,) for frame in frames), flow))
+    options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
+    spec = spec_of("denoise_stream", before, [sigma], strength, white, max_memory=max_memory, **options)
+    pair = pair_of("denoise_stream", flow)
+    return (frame for (frame,) in denoised(spec, ((frame,) for frame in frames), pair))
 
 
 def denoise_planes(
@@ -56,7 +62,11 @@ def denoise_planes(
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
-    flow: Method | Measure | None = METHOD,
+    flow: Method | Measure | Flows | None = METHOD,
+    strength: Strength = 1.0,
+    mix: float = DenoiseSpec.mix,
+    temporal_only: bool = DenoiseSpec.temporal_only,
+    white: float | None = None,
     max_memory: int | str = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
 ) -> Iterator[Planes]:
@@ -70,7 +80,8 @@ def denoise_planes(
             is that of the first or, along an axis, a half or a quarter of it, rounded up. A tuple of one array holds a
             frame as `denoise` takes it
         sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays
-        quality, radius, flow, max_memory: as in `denoise_stream`
+        strength: as in `denoise`; one for each of the arrays, if there are several
+        quality, radius, flow, mix, temporal_only, white, max_memory: as in `denoise_stream`
         noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
 
     Returns:
@@ -82,7 +93,7 @@ def denoise_planes(
         [[100, 50, 60]]
     """
     before, frames = peeked("denoise_planes", frames)
-    check_no_array("denoise_planes", flow)
+    pair = pair_of("denoise_planes", flow)
     if before is None:
         return iter(())
     frames = check_planes("denoise_planes", frames, before)
@@ -92,8 +103,9 @@ def denoise_planes(
             f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} "
             "arrays of a frame"
         )
-    spec = spec_of("denoise_planes", before[0], sigmas, quality=quality, radius=radius, max_memory=max_memory)
-    return denoised(spec, frames, flow, noted)
+    options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
+    spec = spec_of("denoise_planes", before[0], sigmas, strength, white, max_memory=max_memory, **options)
+    return denoised(spec, frames, pair, noted)
 
 
 def denoised(
@@ -101,12 +113,12 @@ def denoised(
 ) -> Iterator[Planes]:
     """Yield denoised frames, which are tuples of arrays.
 
-    `flow` may also be a tuple (forward, backward) of arrays of the array module that the frames have.
+    `flow` may also be a tuple (forward, backward), of which each has a flow for each frame.
     """
     method = method_of(spec.caller, flow)
     stages: _Stages | None = None
     with Threads(float(spec.max_memory)) as pool:
-        for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0])):
+        for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0], spec.white)):
             if stages is None or begins:
                 if stages is not None:
                     yield from stages.finish()
@@ -121,7 +133,7 @@ class _Stages:
     """A scene whose frames are given and returned in the caller's form."""
 
     def __init__(self, spec: DenoiseSpec, scene: Scene, flow: Any, noted: Callable[[list[float]], object] | None):
-        self._op, self._sigma, self._scene, self._flow, self._noted = spec.caller, spec.sigma, scene, flow, noted
+        self._op, self._spec, self._scene, self._flow, self._noted = spec.caller, spec, scene, flow, noted
         self._names = [f"plane {n}" for n in range(len(spec.sigma))] if len(spec.sigma) > 1 else ["frames"]
         self._last: Planes = ()
 
@@ -138,7 +150,10 @@ class _Stages:
     def _flow_between(self, number: int, before: Any, frame: Any) -> dict[str, Any]:
         """Return the flow from the frame before to frame `number`, and back, if it is the caller's."""
         if isinstance(self._flow, tuple):
-            return {"forward": self._flow[0][number - 1], "backward": self._flow[1][number]}
+            try:
+                return {"forward": self._flow[0][number - 1], "backward": self._flow[1][number]}
+            except IndexError:
+                raise ShiftsearchError(f"{self._op}: flow ends before frame {number}, expected one for each") from None
         if callable(self._flow):
             return {"forward": self._flow(before, frame), "backward": self._flow(frame, before)}
         return {}
@@ -146,10 +161,10 @@ class _Stages:
     def _push(self, xp: Any, *arrays: Any) -> tuple[Any, ...]:
         count = len(self._names)
         frame, flow = arrays[:count], arrays[count:]
-        natives = [planar(self._op, name, array)[0] for name, array in self._named(frame).items()]
+        natives = [planar(self._op, name, array, self._spec.white)[0] for name, array in self._named(frame).items()]
         for name, array in zip(("forward", "backward"), flow, strict=False):
             _check_flow(self._op, name, array, natives[0].shape[1:])
-        picture = taken(xp, natives, self._sigma)
+        picture = taken(xp, natives, self._spec.sigma, self._spec.strength)
         return self._given(xp, self._scene.push(xp, picture, flow), frame)
 
     def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
@@ -159,7 +174,7 @@ class _Stages:
         if self._noted is not None:
             for picture in pictures:
                 self._noted(levels_of(picture)[: len(self._names)])
-        return given(xp, pictures, frame)
+        return given(xp, pictures, frame, self._spec.mix, self._spec.white)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
         return dict(zip(self._names, frame, strict=True))
