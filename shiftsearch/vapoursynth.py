@@ -17,7 +17,7 @@ import numpy as np
 import shiftsearch
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.spec import ONTO, Onto
-from shiftsearch.video.denoise import denoise_planes
+from shiftsearch.video.denoise import Noise, denoise_planes
 from shiftsearch.video.denoise.spec import DenoiseSpec, strengths_of
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.types import METHOD, Measure, Method, Quality, Strength
@@ -27,7 +27,7 @@ Frame = Sequence[np.ndarray]  # planes of floats
 
 def Denoise(
     clip: Any,
-    sigma: float | list[float | None] | tuple[float | None, ...] | None = None,
+    sigma: float | list[float | None] | tuple[float | None, ...] | Noise | None = None,
     radius: int = DenoiseSpec.radius,
     planes: int | Sequence[int] | None = None,
     quality: Quality = DenoiseSpec.quality,
@@ -40,8 +40,8 @@ def Denoise(
 
     Args:
         clip: a VideoNode of constant format and size
-        sigma: standard deviation of the noise, where white is 255 in every format; a list has one for each plane. None
-            estimates it, frame by frame
+        sigma: standard deviation of the noise, where white is 255 in every format; a list has one for each plane, and
+            `shiftsearch.estimate_noise` returns another form of it. None estimates it, frame by frame
         radius: how many frames to use each way
         planes: numbers of the planes to denoise, all by default; the others stay as they are
         strength: as in `shiftsearch.denoise`; a list has one for each plane
@@ -52,10 +52,10 @@ def Denoise(
     """
     known = _format("Denoise", clip)
     chosen = _planes(clip, planes)
-    sigmas: list[float | None] = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
+    sigmas: list[Any] = list(sigma) if isinstance(sigma, (list, tuple)) else [sigma] * known.num_planes
     if len(sigmas) != known.num_planes:
         raise ShiftsearchError(f"Denoise: sigma has {len(sigmas)} values, expected one or {known.num_planes}")
-    sigmas = [None if s is None else s / 255 for s in sigmas]
+    sigmas = [s if s is None or isinstance(s, Noise) else s / 255 for s in sigmas]
     strengths = strengths_of("Denoise", strength, known.num_planes)
     options: dict[str, Any] = {"radius": radius, "quality": quality, "mix": mix, "temporal_only": temporal_only}
     DenoiseSpec(caller="Denoise", **options)  # wrong options raise an error here, not at the first frame

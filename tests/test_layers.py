@@ -189,7 +189,8 @@ _OF_ALIGN = {
     "max_memory": "1GiB",
     "progress": None,
 }
-_OF_STREAM = {"quality": "fast", "radius": 2, "flow": "dis", "max_memory": "1GiB"}
+_OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None}
+_OF_STREAM = {"quality": "fast", "radius": 2, "flow": "dis", **_OF_GRAIN, "max_memory": "1GiB"}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
@@ -202,7 +203,7 @@ SIGNATURES = {
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
-    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "dis"}),
+    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "dis", "white": None}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
     "set_num_threads": ({"number": NEEDED}, {}),

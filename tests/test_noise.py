@@ -7,7 +7,8 @@ import pytest
 from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
-from shiftsearch.video.denoise.estimate import differences
+from shiftsearch.video.denoise import denoise_planes
+from shiftsearch.video.denoise.estimate import differences, of_flat
 from shiftsearch.video.denoise.model import Noise, level_and_shape, resized, strength_of_shades
 from shiftsearch.video.denoise.passes import Frame, Pass
 
@@ -155,6 +156,79 @@ def test_noise_of_a_flat_box_is_that_of_the_clip():
     assert noise.shapes == (None, None, None)
 
 
+def yuv(frames=6, seed=1):
+    """Return pictures of planes, of which U and V are coarser and dimmer, and the same under noise."""
+    rng, y = np.random.default_rng(seed), scene(frames, 96, 112)
+    clean = [(a, 0.5 * a[::2, ::2] + 0.2, 0.8 - 0.5 * a[::2, ::2]) for a in y]
+    noise = 0.07 * blurred(y)
+    sizes = [plane.shape for plane in clean[0]]
+    noisy = [
+        (a + n, u + 0.05 * rng.standard_normal(sizes[1]), v + 0.08 * rng.standard_normal(sizes[2]))
+        for (a, u, v), n in zip(clean, noise, strict=True)
+    ]
+    return clean, noisy
+
+
+def test_noise_of_planes_is_that_which_denoise_planes_finds():
+    pytest.importorskip("cv2")
+    clean, noisy = yuv()
+    noise = ss.estimate_noise(iter(noisy))
+    assert [line.partition(":")[0] for line in str(noise).splitlines()] == ["Y", "U", "V"]
+    np.testing.assert_allclose(noise.sigma, [0.07, 0.05, 0.08], rtol=0.1)
+    assert [shape is None for shape in noise.shapes] == [False, True, True]
+
+    def scores(sigma):
+        found = denoise_planes(noisy, sigma)
+        return np.array([[psnr(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(found, clean, strict=True)])
+
+    given, found, by_hand = (scores(sigma).mean(0) for sigma in (noise, None, noise.sigma))
+    np.testing.assert_allclose(given, found, atol=0.1)
+    assert given[0] > by_hand[0] + 1
+    assert (given[1:] > by_hand[1:] - 0.3).all()
+
+
+def test_a_map_is_that_of_all_planes():
+    clean, _ = yuv(3)
+    strength = np.full((96, 112), 0.01)
+    strength[:, 56:] = 0.1
+    rng = np.random.default_rng(1)
+    noisy = [
+        tuple(p + strength[:: 96 // len(p), :: 96 // len(p)] * rng.standard_normal(p.shape) for p in c) for c in clean
+    ]
+    level = float(np.sqrt((strength**2).mean()))
+    mapped, even = (list(denoise_planes(noisy, s, flow=None)) for s in (strength, level))
+    for plane in range(3):
+        assert psnr(mapped[0][plane], clean[0][plane]) > psnr(even[0][plane], clean[0][plane]) + 0.5
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 1), (2, 2), (4, 2)])
+def test_noise_of_means_follows_from_that_of_pixels(factors):
+    """The spectrum of correlated noise is measured before and after its pixels are averaged."""
+    still = np.zeros((40, 256, 256))
+
+    def measured(planes):
+        return Noise.of(*of_flat(np, np.float32(planes)))
+
+    planes = 0.05 * blurred(still)[:1]
+    down, across = factors
+    averaged = planes.reshape(1, 256 // down, down, 256 // across, across).mean((2, 4))
+    told, wanted = measured(planes).coarsened(factors), measured(averaged)
+    np.testing.assert_allclose(told.sigma, wanted.sigma, rtol=0.1)
+    shapes = [np.ones((8, 8)) if noise.shapes[0] is None else noise.shapes[0] for noise in (told, wanted)]
+    np.testing.assert_allclose(shapes[0][:4, :4], shapes[1][:4, :4], rtol=0.25)
+
+
+def test_a_box_lies_in_every_plane():
+    rng = np.random.default_rng(0)
+    y, u, v = (0.4 + s * rng.standard_normal(n) for s, n in ((0.1, (64, 80)), (0.05, (32, 40)), (0.02, (32, 40))))
+    y[:, :32] = u[:, :16] = v[:, :16] = rng.random((1, 1))
+    noise = ss.estimate_noise([(y, u, v)] * 2, box=(8, 32, 48, 48))
+    np.testing.assert_allclose(noise.sigma, [0.1, 0.05, 0.02], rtol=0.1)
+    eight = [tuple(np.rint(1023 * p.clip(0, 1)).astype(np.uint16) for p in (y, u, v))]
+    ten = ss.estimate_noise(eight, box=(8, 32, 48, 48), white=1023)
+    np.testing.assert_allclose(ten.sigma, noise.sigma, rtol=0.02)
+
+
 def test_strength_may_differ_by_channel():
     clip, flow = np.stack([scene(5)] * 3, -1), motion(5)
     noisy = clip + np.array([0.02, 0.05, 0.15]) * np.random.default_rng(1).standard_normal(clip.shape)
@@ -189,6 +263,14 @@ def test_strength_may_differ_by_pixel(quality):
         (lambda: ss.estimate_noise(np.zeros((9, 9)), box=(0, 0, 7, 9)), "estimate_noise: box is"),
         (lambda: ss.estimate_noise(np.zeros((9, 9)), flow="raft"), "estimate_noise: flow is"),
         (lambda: ss.estimate_noise(3), "estimate_noise: frames"),
+        (lambda: ss.estimate_noise([]), "estimate_noise: frames has none"),
+        (lambda: ss.estimate_noise([(np.zeros((16, 16)), np.zeros((8, 8)))], box=(0, 0, 9, 9)), "estimate_noise: box"),
+        (lambda: ss.estimate_noise([(np.zeros((16, 16)), np.zeros((3, 8)))]), "estimate_noise: planes of a frame"),
+        (
+            lambda: list(denoise_planes([(np.zeros((9, 9)),) * 3], ss.estimate_noise(np.zeros((9, 9))))),
+            "denoise_planes: sigma is the noise of 1 planes, expected 3",
+        ),
+        (lambda: list(denoise_planes([(np.zeros((9, 9)),) * 3], np.zeros((4, 4)))), "denoise_planes: sigma has shape"),
     ],
 )
 def test_noise_that_does_not_fit_is_one_clear_error(call, said):

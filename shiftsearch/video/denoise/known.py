@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.estimate import of_flat
-from shiftsearch.video.denoise.model import Noise, mean
+from shiftsearch.video.denoise.model import SIDE, Noise, aside, mean
 from shiftsearch.video.denoise.motion import Motion
-from shiftsearch.video.denoise.pictures import taken
+from shiftsearch.video.denoise.passes import Frame
+from shiftsearch.video.denoise.pictures import noise_of, taken
 from shiftsearch.video.denoise.spec import method_of, white_of
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.scenes import with_scenes
-from shiftsearch.video.types import METHOD, AnyArray, Method
+from shiftsearch.video.streams import check_planes, iterated, peeked
+from shiftsearch.video.types import METHOD, AnyArray, Method, Planes
 
 _OP = "estimate_noise"
 
 
 def estimate_noise(
-    frames: AnyArray, *, box: Sequence[int] | None = None, flow: Method | None = METHOD, white: float | None = None
+    frames: AnyArray | Iterable[AnyArray] | Iterable[Planes],
+    *,
+    box: Sequence[int] | None = None,
+    flow: Method | None = METHOD,
+    white: float | None = None,
 ) -> Noise:
     """Find the noise of a clip: its strength, by plane, frequency and brightness.
 
@@ -28,8 +36,10 @@ def estimate_noise(
     that shows nothing but noise, and given to `denoise` as `sigma`, it makes the strength of a long clip even.
 
     Args:
-        frames: a clip or a frame, as `denoise` takes it
-        box: (top, left, height, width) of a flat patch, at least 8 pixels a side; its noise is then all that is looked at
+        frames: a clip or a frame, as `denoise` takes it; or an iterator over frames, or over tuples of planes, as
+            `denoise_planes` takes them
+        box: (top, left, height, width) of a flat patch, at least 8 pixels a side in every plane; its noise is then all
+            that is looked at. It is in pixels of the first plane
         flow: "dis" or "farneback", along which frames are compared. With None, and for a single frame, the noise is taken
             as white, and found from fine differences
         white: the value that is white, as in `denoise`
@@ -43,40 +53,94 @@ def estimate_noise(
         >>> print(estimate_noise(clip, box=(8, 8, 32, 32)))
         Y: noise of 25.2 of 255, white
     """
-    method, scale = method_of(_OP, flow), white_of(_OP, frames, white)
     found: list[Noise] = []
+    method = method_of(_OP, flow)
+    if hasattr(frames, "shape"):
 
-    def whole(xp: Any, clip: Any) -> Any:
-        source = clip if layout(_OP, "frames", clip.shape)[1] else clip[None]
-        found.extend(_of_box(xp, source, box, scale) if box is not None else _along(xp, source, method, scale))
-        return clip
+        def whole(xp: Any, clip: Any) -> tuple[Any, ...]:
+            source = clip if layout(_OP, "frames", clip.shape)[1] else clip[None]
+            found.extend(_noises(((frame,) for frame in source), box, method, white))
+            return ()
 
-    transform(_OP, whole, DTYPES, frames=frames)
+        transform(_OP, whole, DTYPES, frames=frames)
+    else:
+        pictures = (tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in iterated(_OP, frames))
+        found.extend(_noises(pictures, box, method, white))
+    if not found:
+        raise ShiftsearchError(f"{_OP}: frames has none, expected at least one")
     return mean(found)
 
 
-def _along(xp: Any, source: Any, method: str | None, white: float | None) -> Iterator[Noise]:
-    """Yield the noise of each frame."""
+def _noises(
+    pictures: Iterable[Planes], box: Sequence[int] | None, method: str | None, white: float | None
+) -> Iterator[Noise]:
+    """Yield the noise of each picture."""
+    first, pictures = peeked(_OP, pictures)
+    if first is None:
+        return
+    white, pictures = white_of(_OP, first[0], white), check_planes(_OP, pictures, first)
+    colour = len(first) == 1
+    if box is None:
+        found = (noise_of(picture) for picture in _along(pictures, method, white))
+    else:
+        boxes = _boxes(box, [_size(array) for array in first])
+        found = (_of_boxes(picture, boxes, white) for picture in pictures)
+    yield from (replace(noise, colour=colour) for noise in found)
+
+
+def _along(pictures: Iterable[Planes], method: str | None, white: float | None) -> Iterator[list[Frame]]:
+    """Yield the pictures with the noise that is found along the motion."""
     motion = Motion(_OP, method)
-    for frame, begins in with_scenes(_OP, source, white=white):
+    for picture, begins in with_scenes(_OP, pictures, lambda picture: picture[0], white):
         if begins:
-            yield from (picture[0].noise for picture in motion.finish())
+            yield from motion.finish()
             motion = Motion(_OP, method)
-        picture = taken(xp, [planar(_OP, "frames", frame, white)[0]], (None,))
-        yield from (before[0].noise for before in motion.push(xp, picture, ()))
-    yield from (picture[0].noise for picture in motion.finish())
+        yield from _natively(picture, white, partial(_pushed, motion))
+    yield from motion.finish()
 
 
-def _of_box(xp: Any, source: Any, box: Sequence[int], white: float | None) -> Iterator[Noise]:
-    """Yield the noise of a patch of each frame."""
-    height, width = source.shape[1:3]
+def _pushed(motion: Motion, xp: Any, planes: list[Any]) -> list[list[Frame]]:
+    return list(motion.push(xp, taken(xp, planes, (None,) * len(planes)), ()))
+
+
+def _natively(picture: Planes, white: float | None, function: Callable[[Any, list[Any]], Any]) -> Any:
+    """Return `function(xp, planes)` of the arrays (C, H, W) of a picture, on the scale 0..1."""
+    names = ["frames"] if len(picture) == 1 else [f"plane {n}" for n in range(len(picture))]
+    found: list[Any] = []
+
+    def natively(xp: Any, *arrays: Any) -> tuple[Any, ...]:
+        found.append(function(xp, [planar(_OP, *named, white)[0] for named in zip(names, arrays, strict=True)]))
+        return ()
+
+    transform(_OP, natively, DTYPES, **dict(zip(names, picture, strict=True)))
+    return found[0]
+
+
+# --- a flat patch -----------------------------------------------------------------------------------
+def _size(array: Any) -> tuple[int, ...]:
+    colour, clip = layout(_OP, "frames", tuple(array.shape))
+    return tuple(array.shape[clip : len(array.shape) - colour])
+
+
+def _boxes(box: Sequence[int], sizes: list[tuple[int, ...]]) -> list[tuple[slice, ...]]:
+    """Return the rows and columns of a patch in planes of these sizes."""
     whole = all(hasattr(n, "__index__") for n in box) and len(box) == 4
-    if not whole or min(box) < 0 or min(box[2:]) < 8 or box[0] + box[2] > height or box[1] + box[3] > width:
-        raise ShiftsearchError(
-            f"{_OP}: box is {box!r}, expected (top, left, height, width) of 8 x 8 pixels or more in {height} x {width}"
-        )
-    top, left, rows, columns = box
-    for frame in source[:, top : top + rows, left : left + columns]:
-        (part,) = taken(xp, [planar(_OP, "frames", frame, white)[0]], (0.0,))
-        found = of_flat(xp, part.noisy)
-        yield Noise.of(found.variances, found.shades, found.of_shades)
+    if not whole or min(box) < 0 or any(a + n > size for a, n, size in zip(box, box[2:], sizes[0], strict=False)):
+        raise ShiftsearchError(f"{_OP}: box is {box!r}, expected (top, left, height, width) in {sizes[0]}")
+    ends = [(a, a + n) for a, n in zip(box[:2], box[2:], strict=True)]
+    factors = [[-(-fine // n) for fine, n in zip(sizes[0], size, strict=True)] for size in sizes]
+    boxes = [[(-(-a // f), b // f) for (a, b), f in zip(ends, each, strict=True)] for each in factors]
+    if min(b - a for each in boxes for a, b in each) < SIDE:
+        raise ShiftsearchError(f"{_OP}: box is {box!r}, expected {SIDE} x {SIDE} pixels or more of every plane")
+    return [tuple(slice(*ends) for ends in each) for each in boxes]
+
+
+def _of_boxes(picture: Planes, boxes: list[tuple[slice, ...]], white: float | None) -> Noise:
+    """Return the noise of a patch of each array of a picture, which shows nothing else."""
+    parts = tuple(array[box] for array, box in zip(picture, boxes, strict=True))
+    return _natively(parts, white, lambda xp, planes: aside([_of_part(xp, plane) for plane in planes]))
+
+
+def _of_part(xp: Any, channels: Any) -> Noise:
+    (part,) = taken(xp, [channels], (0.0,))
+    return Noise.of(*of_flat(xp, part.noisy))

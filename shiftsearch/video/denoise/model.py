@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shiftsearch.video.frames import halved
+
 SIDE = 8  # of the patches in whose cosine transforms frequencies are told apart
 _WHITE = 0.4  # deviation of variances, in their median, that white noise may show
 _MOST = 0.75  # of the frequencies show white noise; the others are motion that was not found
@@ -21,7 +23,8 @@ class Noise:
     """The noise of frames, as `estimate_noise` finds it and `denoise(frames, sigma=noise)` takes it.
 
     Its planes are those that `denoise` filters: one for grey frames; for colours (R + G + B) / sqrt(3), which is called Y
-    here, (R - B) / sqrt(2) and (R - 2 G + B) / sqrt(6). Strengths are on the scale where white is 1.
+    here, (R - B) / sqrt(2) and (R - 2 G + B) / sqrt(6); and those of YUV, each of its own size. Strengths are on the scale
+    where white is 1.
     """
 
     sigma: tuple[float, ...]  # standard deviation in each plane
@@ -29,6 +32,7 @@ class Noise:
     shades: np.ndarray | None = None  # (K,) values of the first plane
     strengths: Parts = ()  # (K,) for each plane, relative to sigma at each shade; None: the same at all
     map: np.ndarray | None = None  # (H, W), relative to sigma at each pixel of all planes; None: the same everywhere
+    colour: bool = True  # whether three planes are R + G + B, R - B and R - 2 G + B, and not Y, U and V
 
     @classmethod
     def white(cls, sigma: Sequence[float]) -> Noise:
@@ -49,6 +53,36 @@ class Noise:
         sigma, shapes = zip(*map(level_and_shape, variances), strict=True)
         return cls(sigma, shapes, shades, tuple(map(strength_of_shades, of_shades)))
 
+    @classmethod
+    def joined(cls, fine: Noise, coarse: Noise) -> Noise:
+        """Return the noise of planes: of the first `fine`, of the others `coarse`, whose first is that one, coarser."""
+        shades = fine.shades if fine.shades is not None else coarse.shades
+        strengths = [*fine.strengths, *(coarse.at(shades, plane) for plane in range(1, len(coarse.sigma)))]
+        return cls((*fine.sigma, *coarse.sigma[1:]), (*fine.shapes, *coarse.shapes[1:]), shades, tuple(strengths))
+
+    def at(self, shades: np.ndarray | None, plane: int) -> np.ndarray | None:
+        """Return the strength of a plane at other shades, relative to its sigma; None if it is the same at all."""
+        strength = self.strengths[plane]
+        if strength is None or self.shades is None or shades is None:
+            return None
+        return np.interp(shades, self.shades, strength)
+
+    def first(self) -> Noise:
+        """Return the noise of the first plane."""
+        return replace(self, sigma=self.sigma[:1], shapes=self.shapes[:1], strengths=self.strengths[:1])
+
+    def coarsened(self, factors: Sequence[int]) -> Noise:
+        """Return the noise where the first plane is averaged: so many rows and columns become one."""
+        level, shape, map_ = self.sigma[0], self.shapes[0], self.map
+        variances = level**2 * (np.ones((SIDE, SIDE)) if shape is None else shape**2)
+        for axis, factor in enumerate(factors):
+            for _ in range(factor.bit_length() - 1):
+                variances = _averaged(variances, axis)
+                map_ = None if map_ is None else np.sqrt(halved(np, map_[None] ** 2, axis + 1)[0])
+        level, found = (np.sqrt(variances[0, 0]), None) if shape is None else level_and_shape(variances)
+        sigma, shapes = (float(level), *self.sigma[1:]), (found, *self.shapes[1:])
+        return replace(self, sigma=sigma, shapes=shapes, map=map_)
+
     def scaled(self, gain: float, offset: float = 0) -> Noise:
         """Return the noise of frames times `gain`, plus `offset` in the first plane."""
         shades = None if self.shades is None else gain * self.shades + offset
@@ -65,7 +99,7 @@ class Noise:
 
     def __str__(self) -> str:
         """Describe the strength of each plane, and how it depends on frequency and brightness."""
-        names = ("Y",) if len(self.sigma) == 1 else ("Y", "R - B", "R - 2 G + B")
+        names = ("Y", "R - B", "R - 2 G + B") if self.colour else ("Y", "U", "V", "A")
         lines = [f"{name}: {self._told(plane)}" for plane, name in enumerate(names[: len(self.sigma)])]
         return "\n".join(lines)
 
@@ -98,6 +132,12 @@ class Noise:
         return np.rint(255 * whole / max(whole.max(), 1e-30)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
 
 
+def aside(noises: Sequence[Noise]) -> Noise:
+    """Return the noises of arrays as that of planes side by side, each of which is the same at all shades."""
+    sigma, shapes = ([part for noise in noises for part in getattr(noise, name)] for name in ("sigma", "shapes"))
+    return Noise(tuple(sigma), tuple(shapes), noises[0].shades, (None,) * len(sigma))
+
+
 def mean(noises: Sequence[Noise]) -> Noise:
     """Return the mean of the variances of noises of frames."""
     first = noises[0]
@@ -112,7 +152,23 @@ def mean(noises: Sequence[Noise]) -> Noise:
         return np.mean(each, axis=0)
 
     shades = np.mean([n.shades for n in known if n.shades is not None], axis=0)
-    return Noise.of(variances("shapes", ones, noises), shades, variances("strengths", np.ones(count), known))
+    whole = Noise.of(variances("shapes", ones, noises), shades, variances("strengths", np.ones(count), known))
+    return replace(whole, colour=first.colour)
+
+
+def _averaged(variances: np.ndarray, axis: int) -> np.ndarray:
+    """Return the variances (8, 8) at frequencies of noise in the means of pairs of neighbours along an axis.
+
+    High frequencies become low ones.
+    """
+    variances = np.moveaxis(variances, axis, 0)
+    at = np.arange(SIDE)[:, None] / 2
+    low, high = (
+        np.stack([np.interp(place[:, 0], np.arange(SIDE), column) for column in variances.T], 1)
+        for place in (at, SIDE - at)
+    )
+    kept = np.cos(np.pi / 2 / SIDE * at) ** 2
+    return np.moveaxis((kept * low + (1 - kept) * high) / 2, 0, axis)
 
 
 def level_and_shape(variances: np.ndarray) -> tuple[float, np.ndarray | None]:

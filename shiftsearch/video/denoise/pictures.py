@@ -25,7 +25,7 @@ def taken(
 
     Values that are not finite become black. Planes of one size become one frame, whose weighted sum is searched. If the
     planes after the first are coarser, they become a separate frame, with the first plane averaged to their size. A
-    sigma of None is estimated, until the next frame tells more. Each plane has a strength, which is 1 if none is given.
+    sigma of None is estimated, until the next frame tells more; `Noise` is that of all planes. Each plane has a strength, which is 1 if none is given.
     """
     natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
     frames = _planes(xp, natives, sigmas) if len(natives) > 1 else [_colours(xp, natives[0], sigmas[0])]
@@ -48,13 +48,13 @@ def _planes(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]
     first, *others = natives
     unknown = [s is None for s in sigmas]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
+    noise = levels[0] if isinstance(levels[0], Noise) else Noise.white(levels)
     if others[0].shape == first.shape:
-        return [Frame(xp.concatenate(natives), Noise.white(levels), unknown, (1, *[_BESIDE] * len(others)))]
+        return [Frame(xp.concatenate(natives), noise, unknown, (1, *[_BESIDE] * len(others)))]
     seen, factors = coarsened(xp, first, others[0].shape[1:])
-    level = noise_level(xp, seen) if sigmas[0] is None else levels[0] / math.sqrt(math.prod(factors))
-    known = Noise.white([level, *levels[1:]])
+    known = Noise.white([noise_level(xp, seen), *levels[1:]]) if sigmas[0] is None else noise.coarsened(factors)
     coarse = Frame(xp.concatenate([seen, *others]), known, unknown, (1,) * len(natives))
-    return [Frame(first, Noise.white(levels[:1]), unknown[:1]), coarse]
+    return [Frame(first, noise.first(), unknown[:1]), coarse]
 
 
 def _of_channels(sigma: Any, planes: int) -> list[float]:
@@ -64,10 +64,10 @@ def _of_channels(sigma: Any, planes: int) -> list[float]:
     return [float(s) for s in np.sqrt(_OPPONENT**2 @ np.square(sigma))] if planes == 3 else list(sigma)
 
 
-def levels_of(picture: Sequence[Frame]) -> list[float]:
-    """Return the standard deviations of the noise of the planes of a picture, in the order of the caller's arrays."""
-    fine, *coarse = (frame.noise.sigma for frame in picture)
-    return [*fine, *(level for levels in coarse for level in levels[1:])]
+def noise_of(picture: Sequence[Frame]) -> Noise:
+    """Return the noise of the planes of a picture, in the order of the caller's arrays."""
+    fine, *coarse = (frame.noise for frame in picture)
+    return Noise.joined(fine, coarse[0]) if coarse else fine
 
 
 def given(

@@ -51,9 +51,9 @@ def spec_of(
     """Return the checked options of a call. The dtype of `frames` decides the scale of the sigmas."""
     sigmas = list(sigmas)
     white = white_of(op, frames, white)
-    read = _known if len(sigmas) == 1 and hasattr(frames, "shape") else noise_scale
-    levels = tuple(None if _estimated(s) else read(op, s, frames, white) for s in sigmas)
-    strengths = strengths_of(op, strength, _planes(op, sigmas, frames))
+    planes = _planes(op, sigmas, frames)
+    levels = tuple(None if _estimated(s) else _known(op, s, frames, white, planes) for s in sigmas)
+    strengths = strengths_of(op, strength, planes)
     return DenoiseSpec(caller=op, sigma=levels, strength=strengths, white=white, **options)
 
 
@@ -88,23 +88,23 @@ def strengths_of(op: str, strength: Any, planes: int | None) -> tuple[float, ...
     return tuple(map(float, each))
 
 
-def _known(op: str, sigma: Any, frames: Any, white: float | None) -> Any:
+def _known(op: str, sigma: Any, frames: Any, white: float | None, planes: int | None) -> Any:
     """Return what the caller knows of the noise of frames: a number, one of each channel, or `Noise`."""
-    if isinstance(sigma, (int, float, np.number, str)) or not (hasattr(sigma, "__len__") or isinstance(sigma, Noise)):
+    several = hasattr(sigma, "__len__") or isinstance(sigma, Noise)
+    if planes is None or isinstance(sigma, (int, float, np.number, str)) or not several:
         return noise_scale(op, sigma, frames, white)
-    channels, colour = _channels(op, frames), layout(op, "frames", frames.shape)[0]
-    size = tuple(frames.shape[:-1] if colour else frames.shape)[-2:]
     if isinstance(sigma, Noise):
-        if len(sigma.sigma) != channels:
-            raise ShiftsearchError(f"{op}: sigma is the noise of {len(sigma.sigma)} planes, expected {channels}")
+        if len(sigma.sigma) != planes:
+            raise ShiftsearchError(f"{op}: sigma is the noise of {len(sigma.sigma)} planes, expected {planes}")
         return sigma
-    shape = np.shape(sigma)
-    if shape not in ((channels,), size):
+    colour, _ = layout(op, "frames", frames.shape)
+    shape, size = np.shape(sigma), tuple(frames.shape[:-1] if colour else frames.shape)[-2:]
+    if shape not in ((planes,), size):
         raise ShiftsearchError(
-            f"{op}: sigma has shape {shape}, expected a number, one for each of {channels} channels, or {size}"
+            f"{op}: sigma has shape {shape}, expected a number, one for each of {planes} channels, or {size}"
         )
     scaled = np.reshape([noise_scale(op, s, frames, white) for s in np.ravel(sigma).tolist()], shape)
-    return Noise.mapped(scaled, channels) if shape == size else tuple(scaled.tolist())
+    return Noise.mapped(scaled, planes) if shape == size else tuple(scaled.tolist())
 
 
 def _estimated(sigma: Any) -> bool:

@@ -9,7 +9,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
-from shiftsearch.video.denoise.pictures import given, levels_of, taken
+from shiftsearch.video.denoise.pictures import given, noise_of, taken
 from shiftsearch.video.denoise.scene import Scene
 from shiftsearch.video.denoise.spec import DenoiseSpec, method_of, pair_of, spec_of
 from shiftsearch.video.denoise.threads import Threads
@@ -58,7 +58,7 @@ def denoise_stream(
 
 def denoise_planes(
     frames: Iterable[Planes],
-    sigma: Sigma | Sequence[Sigma] = None,
+    sigma: Sigma | Sequence[Sigma] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
     radius: int = DenoiseSpec.radius,
@@ -79,7 +79,8 @@ def denoise_planes(
         frames: an iterator over tuples of arrays: planes (H, W), of which those after the first share one size, which
             is that of the first or, along an axis, a half or a quarter of it, rounded up. A tuple of one array holds a
             frame as `denoise` takes it
-        sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays
+        sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays; one for each pixel of the
+            first plane, or what `estimate_noise` found for such frames
         strength: as in `denoise`; one for each of the arrays, if there are several
         quality, radius, flow, mix, temporal_only, white, max_memory: as in `denoise_stream`
         noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
@@ -97,7 +98,7 @@ def denoise_planes(
     if before is None:
         return iter(())
     frames = check_planes("denoise_planes", frames, before)
-    sigmas = sigma if isinstance(sigma, (list, tuple)) else [sigma] * len(before)
+    sigmas: Any = sigma if isinstance(sigma, (list, tuple)) else [sigma] * len(before)
     if len(sigmas) != len(before):
         raise ShiftsearchError(
             f"denoise_planes: sigma has {len(sigmas)} numbers, expected one, or one for each of the {len(before)} "
@@ -173,7 +174,7 @@ class _Stages:
     def _given(self, xp: Any, pictures: list[tuple[Frame, ...]], frame: Any) -> tuple[Any, ...]:
         if self._noted is not None:
             for picture in pictures:
-                self._noted(levels_of(picture)[: len(self._names)])
+                self._noted(list(noise_of(picture).sigma[: len(self._names)]))
         return given(xp, pictures, frame, self._spec.mix, self._spec.white)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
