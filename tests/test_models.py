@@ -127,6 +127,23 @@ def test_places_lie_where_the_flow_leads(window):
     assert apart.max() == window // 2
 
 
+def test_a_shared_map_is_compared_in_other_frames_and_the_pixel_itself_is_one_more_place():
+    video, seen = torch.rand(1, 3, 3, 12, 16), []
+    network = trained(depths=(1,), heads=(1,), window=3, keep=100, compare="shared")
+    network.levels[0].down[0].attention.register_forward_hook(lambda module, given, found: seen.append(given[1]))
+    flow = shift_flow(video, 2, -3)
+    network(video, flow=flow)
+    (offsets,) = seen
+    assert offsets.shape[-2] == 1 + 2 * 9
+    assert (offsets[..., 0, :] == 0).all()
+    assert (offsets[..., 1:, 0] != 0).all()
+    apart = offsets[0, 0, 1, 5, 6, 1:] - offsets[0, 0, 1, 5, 6, 1:, :1] * torch.tensor([1, 2, -3])
+    assert apart.abs().max() == 1
+    moving = drifting(3, 12, 16, 2, -3)
+    network(moving, flow=shift_flow(moving, 2, -2))
+    assert (seen[1][0, 0, 0, 4:-4, 6:-6, 1] == torch.tensor([1, 2, -3])).float().mean() > 0.9  # found before it learns
+
+
 def test_flow_of_lower_levels_is_that_of_their_pixels():
     video, seen = torch.rand(1, 3, 3, 16, 24), []
     network = trained(window=1)
@@ -168,8 +185,9 @@ def test_the_noise_level_is_seen(video):
 
 
 # --- learning ---------------------------------------------------------------------------------------
-def test_every_weight_learns_and_the_flow_too(video):
-    network = trained(patch=2)
+@pytest.mark.parametrize("compare", ["keys", "shared"])
+def test_every_weight_learns_and_the_flow_too(video, compare):
+    network = trained(patch=2, compare=compare)
     flow = [(one + 0.3).requires_grad_() for one in shift_flow(video, 1, 1)]
     network(video, flow=flow).square().sum().backward()
     for name, weight in [*network.named_parameters(), *zip(("forward", "backward"), flow, strict=True)]:
@@ -295,6 +313,8 @@ def test_the_defaults_are_those_of_the_paper():
         ({"window": 0}, "window is 0"),
         ({"radius": -1}, "radius is -1"),
         ({"patch": "3"}, "patch is '3'"),
+        ({"compare": "both"}, "compare is 'both'"),
+        ({"compare": "shared", "radius": 0}, "radius is 0, expected another frame"),
         ({"motion": "flow"}, "motion is 'flow'"),
     ],
 )

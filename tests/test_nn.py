@@ -77,7 +77,10 @@ def test_modules_have_the_options_of_their_ops_and_show_them(module):
         (nn.ShiftedAttention, {"dim": 8, "scale": 0}, "ShiftedAttention: scale is 0"),
         (nn.ShiftedAttention, {"dim": 8, "scale": float("nan")}, "ShiftedAttention: scale is nan"),
         (nn.ShiftedAttention, {"dim": 8, "scale": "big"}, "ShiftedAttention: scale is 'big'"),
+        (nn.ShiftedAttention, {"dim": 8, "compare": "q"}, "compare is 'q', expected one of 'shared', 'keys'"),
         (nn.GuidedDeformableAttention, {"dim": 12, "offsets": "guess"}, "offsets is 'guess', expected one of"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "compare": None}, "compare is None, expected one of"),
+        (nn.GuidedDeformableAttention, {"dim": 12, "patch": 0}, "patch is 0"),
         (
             nn.GuidedDeformableAttention,
             {"dim": 12, "points": 8, "offsets": "predict"},
@@ -155,6 +158,39 @@ def test_attention_is_made_of_its_parts(video, flow):
     found = ss.aggregate(v, torch.softmax(-0.3 * scores, -1), offsets, patch=3)
     expected = F.conv2d(found.flatten(0, 1), layer.out.weight[..., None, None], layer.out.bias).view(video.shape)
     close(layer(video, flow), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"patch": 3, "skip": "own_frame"}, {"metric": "dot", "anchor": "self"}])
+def test_a_shared_map_decides_where_to_look_and_q_and_k_score_it(video, flow, options):
+    layer = nn.ShiftedAttention(C, heads=2, window=3, topk=4, compare="shared", **options)
+    patch, metric = options.get("patch", 1), options.get("metric", "l2")
+    q, k = (m(video.movedim(2, -1)).movedim(-1, 2) for m in (layer.q, layer.k))
+    flow = flow.clone().requires_grad_()
+    out, weights, offsets = layer(video, flow, return_attention=True)
+    expected = ss.search(q, q, flow, window=3, topk=4, heads=2, subpixel=True, **options)[1]
+    assert torch.equal(offsets, expected)
+    scores = ss.score(q, k, offsets, patch=patch, heads=2, metric=metric)
+    sign = 1 if metric == "dot" else -1
+    close(weights, torch.softmax(sign * layer.log_scale.exp().view(-1, 1, 1, 1, 1) * scores, -1), 1e-4)
+    (out * torch.randn_like(out)).sum().backward()
+    for name, parameter in [*layer.named_parameters(), ("flow", flow)]:
+        assert name == "k.bias" or parameter.grad.abs().max() > 0, name
+
+
+def test_what_a_shared_map_finds_outside_has_no_weight(video):
+    options = {"heads": 2, "window": 5, "topk": 60, "slide": False, "compare": "shared"}
+    out, weights, offsets = nn.ShiftedAttention(C, **options)(video, return_attention=True)
+    rows = torch.arange(H)[:, None, None] + offsets[..., 1]
+    assert (weights[(rows < 0) | (rows >= H)] == 0).all()
+    assert (weights == 0).any()
+    assert out.isfinite().all()
+
+
+def test_where_all_are_attended_to_nothing_is_compared(video):
+    layer = nn.ShiftedAttention(C, heads=2, window=3, topk=None, compare="shared")
+    other = nn.ShiftedAttention(C, heads=2, window=3, topk=None, compare="keys")
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(video), other(video))
 
 
 def test_a_layer_that_refines_looks_around_what_was_found(video, flow):
@@ -243,17 +279,35 @@ def test_predicted_points_begin_as_a_square_around_the_flow(guided):
     )
 
 
-def test_searched_points_are_the_best_of_the_window(guided):
-    layer = nn.GuidedDeformableAttention(C, heads=2, points=4, offsets="search", window=3)
+@pytest.mark.parametrize(("compare", "patch"), [("shared", 3), ("keys", 1)])
+def test_searched_points_are_the_best_of_the_window(guided, compare, patch):
+    layer = nn.GuidedDeformableAttention(C, heads=2, points=4, offsets="search", compare=compare, window=3, patch=patch)
     x, support, flow = guided
-    q, k = (m(y.movedim(2, -1)).movedim(-1, 2) for m, y in ((layer.q, x), (layer.k, support)))
+    other = layer.q if compare == "shared" else layer.k
+    q, k = (m(y.movedim(2, -1)).movedim(-1, 2) for m, y in ((layer.q, x), (other, support)))
     offsets = torch.empty(B, T, 2, 2, 4, 2, H, W)
     for t in range(T):
         for s in range(2):
-            options = {"window": 3, "step": 0.5, "topk": 4, "heads": 2, "subpixel": True}
+            options = {"window": 3, "step": 0.5, "topk": 4, "heads": 2, "subpixel": True, "patch": patch}
             found = ss.match(q[:, t], k[:, s], flow[:, t, s], **options)[1]
             offsets[:, t, s] = found.movedim((-2, -1), (2, 3))
     close(layer(x, support, flow), dense_guided(layer, x, support, flow, offsets), 1e-4)
+
+
+def test_before_it_learns_a_shared_map_finds_what_moved(video):
+    """It looks where exact flow would have led; two maps do not."""
+    moved = video.roll((2, -1), (-2, -1))[:, :1]
+    still, exact = torch.zeros(B, 1, 1, 2, H, W), torch.tensor([-1.0, 2.0])[:, None, None].expand(B, 1, 1, 2, H, W)
+    found = {}
+    for compare in ("shared", "keys"):
+        torch.manual_seed(0)
+        layer = nn.GuidedDeformableAttention(C, heads=2, points=1, compare=compare, window=5, step=1, patch=1)
+        told = nn.GuidedDeformableAttention(C, heads=2, points=1, window=1)
+        told.load_state_dict(layer.state_dict())
+        of_both = (each(video[:, :1], moved, flow)[..., 2:-2, 2:-2] for each, flow in ((layer, still), (told, exact)))
+        found[compare] = torch.isclose(*of_both, atol=1e-5).float().mean()
+    assert found["shared"] > 0.9
+    assert found["keys"] < 0.5
 
 
 @pytest.mark.parametrize("offsets", ["predict", "search"])
@@ -267,6 +321,19 @@ def test_everything_in_guided_attention_learns(guided, offsets):
     (out * torch.randn_like(out)).sum().backward()
     for name, parameter in [*layer.named_parameters(), ("flow", flow)]:
         assert name == "k.bias" or parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.full
+def test_gradients_of_a_searching_layer_are_right():
+    """Which points are best changes nowhere near: their scores and the flow alone have gradients."""
+    layer = nn.GuidedDeformableAttention(4, heads=2, points=3, window=3, patch=3).double()
+    given = [torch.randn(1, 1, 4, 5, 6), torch.randn(1, 1, 4, 5, 6), torch.rand(1, 1, 1, 2, 5, 6)]
+    given = [tensor.double().requires_grad_() for tensor in given]
+
+    def out(weight, *given):
+        return torch.func.functional_call(layer, {"q.weight": weight}, given)
+
+    assert torch.autograd.gradcheck(out, (layer.q.weight.detach().requires_grad_(), *given), fast_mode=True)
 
 
 def test_both_ways_share_their_parameters(guided):
@@ -323,6 +390,11 @@ def layers():
     yield (
         "attention",
         nn.ShiftedAttention(C, heads=2, window=3, topk=4),
+        lambda: (torch.randn(B, T, C, H, W), torch.zeros(B, T, 2, 2, H, W)),
+    )
+    yield (
+        "attention, shared",
+        nn.ShiftedAttention(C, heads=2, window=3, topk=4, compare="shared", skip="own_frame"),
         lambda: (torch.randn(B, T, C, H, W), torch.zeros(B, T, 2, 2, H, W)),
     )
     yield (

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn import ShiftedAttention, ShiftedSearch
+from shiftsearch.nn.attention import COMPARE, Compare
 from shiftsearch.nn.layers import check_video, per_pixel, zeroed
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
@@ -77,6 +78,9 @@ class ShiftedUNet(nn.Module):
         key_dim: channels of a head by which places are compared
         window, radius, patch: of the search, see `shiftsearch.search`. window=1 is no search: attention to where the
             flow leads and nowhere else
+        compare: what the search compares. "keys": q and k of the first block of a level, in all frames. "shared": the map of
+            q with itself, in the frames around; of its own frame, where nothing is more like a query than itself and what
+            overlaps with it, the pixel itself is one more place
         keep: places that the search keeps; where a window has fewer, all of them
         topk: of those, the best that a block attends to
         motion: whether windows lie where the flow leads, or at the pixel itself in all frames
@@ -118,6 +122,7 @@ class ShiftedUNet(nn.Module):
         window: int = 9,
         radius: int = 1,
         patch: int = 1,
+        compare: Compare = "keys",
         keep: int = 20,
         topk: int = 10,
         motion: bool = True,
@@ -126,7 +131,7 @@ class ShiftedUNet(nn.Module):
         super().__init__()
         of_levels = {"depths": depths, "heads": heads, "head_dim": head_dim, "key_dim": key_dim}
         of_search = {"window": window, "radius": radius, "patch": patch}
-        others = {"keep": keep, "topk": topk, "motion": motion, "noise_level": noise_level}
+        others = {"compare": compare, "keep": keep, "topk": topk, "motion": motion, "noise_level": noise_level}
         self.options = {"channels": channels, **of_levels, **of_search, **others}
         _check_options(self.options)
         self.motion, self.noise_level, self.channels, self.radius = motion, noise_level, channels, radius
@@ -140,10 +145,12 @@ class ShiftedUNet(nn.Module):
         self.tail = zeroed(nn.Conv2d(dims[0], channels, 3, padding=1))
         self.levels = nn.ModuleList()
         for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
-            kept = min(keep, (2 * radius + 1) * window**2)
-            search = ShiftedSearch(**of_search, heads=count, subpixel=True, topk=kept)
+            apart = compare == "shared"
+            kept = min(keep, (2 * radius + (not apart)) * window**2)
+            skip = "own_frame" if apart else None
+            search = ShiftedSearch(**of_search, heads=count, subpixel=True, topk=kept, skip=skip)
             attention = {"dim": count * head_dim, "key_dim": count * key_dim, "heads": count}
-            attention |= {"patch": patch, "topk": min(topk, kept)}
+            attention |= {"patch": patch, "topk": min(topk, kept + apart)}
             self.levels.append(_Level(search, depth, depth if n < len(depths) - 1 else 0, attention))
         steps = list(itertools.pairwise(dims))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
@@ -237,6 +244,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in ("channels", "head_dim", "key_dim", "window", "keep", "topk"):
         if not whole(options[name]):
             raise ShiftsearchError(f"ShiftedUNet: {name} is {options[name]!r}, expected a whole number of at least 1")
+    if options["compare"] not in COMPARE:
+        raise ShiftsearchError(f"ShiftedUNet: compare is {options['compare']!r}, expected one of {COMPARE}")
+    if options["compare"] == "shared" and options["radius"] == 0:
+        raise ShiftsearchError('ShiftedUNet: radius is 0, expected another frame to search with compare="shared"')
     for name in ("motion", "noise_level"):
         if not isinstance(options[name], bool):
             raise ShiftsearchError(f"ShiftedUNet: {name} is {options[name]!r}, expected True or False")
@@ -297,8 +308,11 @@ class _Block(nn.Module):
     def _find(self, x: Tensor, search: Any, flow: Sequence[Tensor] | None) -> Tensor:
         """Return offsets of the places most like each query, by q and k, which learn by attending to them."""
         x = self.norm(x.detach())
-        q, k = (per_pixel(layer, x).detach() for layer in (self.attention.q, self.attention.k))
-        return search(q, k, flow)[1]
+        q = per_pixel(self.attention.q, x).detach()
+        if search.options["skip"] is None:
+            return search(q, per_pixel(self.attention.k, x).detach(), flow)[1]
+        places = search(q, q, flow)[1]
+        return torch.cat((torch.zeros_like(places[..., :1, :]), places), -2)
 
 
 class _Norm(nn.LayerNorm):

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from shiftsearch._op import Spec
+from shiftsearch._op import Op, Spec
 from shiftsearch._types import Metric
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown
@@ -20,9 +20,12 @@ from shiftsearch.ops.aggregate import AGGREGATE, aggregate, stack
 from shiftsearch.ops.attend import ATTEND
 from shiftsearch.ops.attend import attend as _attend
 from shiftsearch.ops.attention import FAR
+from shiftsearch.ops.score import SCORE, score
 
 Flow = Tensor | tuple[Tensor, Tensor] | list[Tensor] | None
 Attention = tuple[Tensor, Tensor, Tensor]  # output, weights and offsets
+Compare = Literal["shared", "keys"]
+COMPARE = get_args(Compare)
 _HEADS = ATTEND.defaults["heads"]  # looked up before a compiler traces, which cannot
 
 
@@ -124,9 +127,11 @@ class _AttentionSpec(Spec):
     learn_scale: bool
     conv: bool
     refine: bool
+    compare: str
 
     def __post_init__(self) -> None:
         self.whole("dim", "heads", "key_dim")
+        self.choice("compare", *COMPARE)
         for name in ("dim", "key_dim"):
             self.check(getattr(self, name) % self.heads == 0, name, f"a multiple of heads, which is {self.heads}")
         self.switch("learn_scale", "conv", "refine")
@@ -140,6 +145,11 @@ class ShiftedAttention(nn.Module):
     Linear maps of each pixel give q, k and v; `search` finds the `topk` keys most like each query; their values,
     weighted by a softmax over the scores, are summed, or stacked and convolved; a last linear map gives the output.
 
+    Which keys are best has no gradient. With compare="keys", q and k decide it, two maps that learn to agree by attending to
+    what they found. With "shared" one map, that of q, is compared with itself, so that places that look alike are found
+    before anything is learnt; q and k then score the places found, and by these scores the map of q learns. Nothing is more
+    like a query than itself: skip="own_frame" leaves its frame out, and anchor="self" attends to it always.
+
     Args:
         dim: channels of the input and of the output
         heads: parts of the channels that are searched separately
@@ -150,6 +160,7 @@ class ShiftedAttention(nn.Module):
             them; `radius` is ignored then
         scale: of the scores, the same for all heads; None is 1 / sqrt(n), see `attend`
         learn_scale: the scale of each head is a parameter, initially `scale`
+        compare: what decides where to look, "keys" or "shared". With topk=None all places are attended to, in any case
         conv: combine the `topk` weighted videos by a convolution of patch x patch pixels instead of summing them
         options: other options of `shiftsearch.search`, or of `shiftsearch.refine`
 
@@ -169,6 +180,7 @@ class ShiftedAttention(nn.Module):
 
     dim: int
     key_dim: int
+    compare: Compare
     conv: bool
     find: ShiftedSearch | Refine
     q: nn.Linear
@@ -192,6 +204,7 @@ class ShiftedAttention(nn.Module):
         metric: Metric = "l2",
         subpixel: bool = True,
         key_dim: int | None = None,
+        compare: Compare = "keys",
         refine: bool = False,
         scale: float | None = None,
         learn_scale: bool = True,
@@ -209,6 +222,7 @@ class ShiftedAttention(nn.Module):
             learn_scale=learn_scale,
             conv=conv,
             refine=refine,
+            compare=compare,
         )
         options |= {"window": window, "topk": topk, "patch": patch, "heads": heads, "stride": stride}
         options |= {"metric": metric, "subpixel": subpixel}
@@ -219,6 +233,7 @@ class ShiftedAttention(nn.Module):
                 'anchor="flow", for a convolution over topk videos'
             )
         self.dim, self.key_dim, self.conv = dim, key_dim, conv
+        self.compare = compare if topk is not None else "keys"  # nothing is left to decide
         self.q, self.k, self.v = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.scale = float(default_scale(scale, key_dim, self.find.options))
@@ -236,14 +251,14 @@ class ShiftedAttention(nn.Module):
         check_video("ShiftedAttention", "x", x, self.dim)
         q, k, v = each_per_pixel((self.q, self.k, self.v), x)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        if isinstance(self.find, ShiftedSearch) and self.mix is None:
+        if isinstance(self.find, ShiftedSearch) and self.mix is None and self.compare == "keys":
             found = attend(q, k, v, flow, scale=scale, return_attention=return_attention, **self.find.options)
             if isinstance(found, tuple):
                 return per_pixel(self.out, found[0]), *found[1:]
             return per_pixel(self.out, found)
-        scores, offsets = self.find(q, k, flow)
+        scores, offsets = self._found(q, k, flow)
         weights = softmax_of_scores(scores, scale, self.find.options["metric"])
-        of_patches = _of_patches(self.find.options)
+        of_patches = _shared_with(AGGREGATE, self.find.options)
         if self.mix is None:
             found = aggregate(v, weights, offsets, **of_patches)
         else:
@@ -251,17 +266,22 @@ class ShiftedAttention(nn.Module):
         out = per_pixel(self.out, found)
         return (out, weights, offsets) if return_attention else out
 
+    def _found(self, q: Tensor, k: Tensor, flow: Flow) -> tuple[Tensor, Tensor]:
+        """Return the scores, by q and k, and the offsets of the places to attend to."""
+        if self.compare == "keys":
+            return self.find(q, k, flow)
+        alike, offsets = self.find(q.detach(), q.detach(), flow)
+        scores = score(q, k, offsets, **_shared_with(SCORE, self.find.options))
+        return torch.where(alike.isinf(), alike.detach(), scores), offsets  # no place, where it is infinite
+
     def extra_repr(self) -> str:
-        named = {name: getattr(self, name) for name in ("dim", "key_dim", "conv", "scale")}
+        named = {name: getattr(self, name) for name in ("dim", "key_dim", "compare", "conv", "scale")}
         return shown({**named, "learn_scale": self.log_scale is not None})
 
 
-_OF_PATCHES = tuple(AGGREGATE.defaults)
-
-
-def _of_patches(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a search shares with `aggregate`."""
-    return {name: options[name] for name in _OF_PATCHES}
+def _shared_with(op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a search shares with another op."""
+    return {name: options[name] for name in op.defaults}
 
 
 def default_scale(scale: float | Tensor | None, channels: int, options: Mapping[str, Any]) -> float | Tensor:

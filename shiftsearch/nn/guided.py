@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.nn.attention import COMPARE, Compare
 from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown, zeroed
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.match import match
@@ -23,15 +24,18 @@ class _GuidedSpec(Spec):
     heads: int
     points: int
     offsets: str
+    compare: str
     window: int
+    patch: int
     step: float
     reach: float
     hidden: int
 
     def __post_init__(self) -> None:
-        self.whole("dim", "heads", "points", "window", "hidden")
+        self.whole("dim", "heads", "points", "window", "patch", "hidden")
         self.check(self.dim % self.heads == 0, "dim", f"a multiple of heads, which is {self.heads}")
         self.choice("offsets", "predict", "search")
+        self.choice("compare", *COMPARE)
         self.real("step", least=1e-6)
         self.real("reach")
         if self.offsets == "predict":
@@ -44,18 +48,26 @@ class GuidedDeformableAttention(nn.Module):
     """Attention of frames to a few points of supporting frames, around where the flow leads; as in RVRT.
 
     The points of a query lie at flow + offset in each supporting frame, and differ between heads. There are two ways to
-    find the offsets; q, k, v, attention and output are the same for both: "predict": a small network sees the frame,
-    the supporting frame warped by the flow, and the flow. Its points are a
+    find the offsets; q, k, v, attention and output are the same for both:
+
+    "predict": a small network sees the frame, the supporting frame warped by the flow, and the flow. Its points are a
         square grid around the flow, each moved by at most `reach` pixels;
-    "search": the points are the best of a `window` in steps of `step` pixels around the flow, compared by their keys: the
-        shifted search, which needs no network.
+    "search": the points are the best of a `window` in steps of `step` pixels around the flow: the shifted search, which
+        needs no network. With window=3, step=1 and 9 points that is the square itself, without choice or prediction.
+
+    Which points are best has no gradient. With compare="shared" one map, that of q, is taken of both frames, and patches
+    of what it gives are compared: places that look alike are found before anything is learnt. q and k then score the
+    points found, and by these scores the map of q learns. With "keys" q is compared with k, which is another map: until
+    they have learnt to agree, they find places at random.
 
     Args:
         dim: channels
         heads: groups of channels, each with its own points
         points: per supporting frame; with "predict" a square number
         offsets: "predict" or "search"
+        compare: what the search compares, "shared" or "keys"
         window, step: of the search
+        patch: pixels per side that a comparison of the search sums over
         reach: of the prediction, in pixels
         hidden: channels within the predicting network; None is `dim`
 
@@ -72,7 +84,9 @@ class GuidedDeformableAttention(nn.Module):
     heads: int
     points: int
     offsets: Literal["predict", "search"]
+    compare: Compare
     window: int
+    patch: int
     step: float
     reach: float
     q: nn.Linear
@@ -88,7 +102,9 @@ class GuidedDeformableAttention(nn.Module):
         points: int = 9,
         *,
         offsets: Literal["predict", "search"] = "search",
+        compare: Compare = "shared",
         window: int = 9,
+        patch: int = 5,
         step: float = 0.5,
         reach: float = 10.0,
         hidden: int | None = None,
@@ -101,13 +117,15 @@ class GuidedDeformableAttention(nn.Module):
             heads=heads,
             points=points,
             offsets=offsets,
+            compare=compare,
             window=window,
+            patch=patch,
             step=step,
             reach=reach,
             hidden=hidden,
         )
         self.dim, self.heads, self.points, self.offsets = dim, heads, points, offsets
-        self.window, self.step, self.reach = window, step, reach
+        self.compare, self.window, self.patch, self.step, self.reach = compare, window, patch, step, reach
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.predict = _predictor(dim, hidden, 2 * heads * points) if offsets == "predict" else None
 
@@ -130,7 +148,10 @@ class GuidedDeformableAttention(nn.Module):
         k, v = (video[:, None].expand(pairs).reshape(-1, 1, C, H, W) for video in given)
         flow = flow.reshape(-1, 2, H, W).to(torch.promote_types(flow.dtype, torch.float32))
         if self.predict is None:
-            offsets = self._searched(q, k[:, 0], flow)
+            alike = k[:, 0]
+            if self.compare == "shared":
+                alike = per_pixel(self.q, support)[:, None].expand(pairs).reshape(-1, C, H, W)
+            offsets = self._searched(q, alike, flow)
         else:
             here, there = (video.expand(pairs).reshape(-1, C, H, W) for video in (x[:, :, None], support[:, None]))
             offsets = self._predicted(self.predict, here, there, flow)
@@ -154,10 +175,21 @@ class GuidedDeformableAttention(nn.Module):
                 said = f"has shape {found}" if isinstance(tensor, Tensor) else f"is a {type(tensor).__name__}"
                 raise ShiftsearchError(f"{name}: {which} {said}, expected a tensor of shape {expected[which]}")
 
-    def _searched(self, q: Tensor, k: Tensor, flow: Tensor) -> Tensor:
-        """Return the best points of a window around the flow, as offsets of clips of one frame."""
+    def _searched(self, q: Tensor, alike: Tensor, flow: Tensor) -> Tensor:
+        """Return the best points of a window around the flow, as offsets of clips of one frame.
+
+        They have a gradient for the flow alone.
+        """
         _, offsets = match(
-            q, k, flow, window=self.window, step=self.step, topk=self.points, heads=self.heads, subpixel=True
+            q.detach(),
+            alike.detach(),
+            flow,
+            window=self.window,
+            patch=self.patch,
+            topk=self.points,
+            heads=self.heads,
+            step=self.step,
+            subpixel=True,
         )
         return _in_own_frame(offsets)
 
@@ -174,7 +206,8 @@ class GuidedDeformableAttention(nn.Module):
         return _in_own_frame(moved.movedim((2, 3), (-2, -1)) + around + grid)
 
     def extra_repr(self) -> str:
-        named = ("dim", "heads", "points", "offsets", *(("reach",) if self.predict is not None else ("window", "step")))
+        searched = ("compare", "window", "patch", "step")
+        named = ("dim", "heads", "points", "offsets", *(("reach",) if self.predict is not None else searched))
         return shown({name: getattr(self, name) for name in named})
 
 
