@@ -22,12 +22,12 @@ __device__ inline void visit_candidates(const Asker& asker, const SS_ACC* q, con
         const Frame<SS_PARTS_V> values(v, asker.share, t, s.kT, pixels, s.G);
         const First first = window_of(asker.share, asker.at, slot, around, s, a);
 #pragma unroll 1
-        for (int i = 0; i < SS_WINDOW; ++i) {
+        for (int i = 0; i < SS_WINDOW_Y; ++i) {
             const Whole y = first.y + (Whole)SS_STEP * i;
             const bool row = !SS_ZEROS || (y >= 0 && y < s.kH);
             const int line = row ? (int)y * s.kW : 0;
 #pragma unroll 1
-            for (int j = 0; j < SS_WINDOW; ++j) {
+            for (int j = 0; j < SS_WINDOW_X; ++j) {
                 const Whole x = first.x + (Whole)SS_STEP * j;
                 const bool there = row && (!SS_ZEROS || (x >= 0 && x < s.kW));
                 const Candidate c = {!is_left_out(slot, asker.at, y, x), there};

@@ -165,7 +165,8 @@ __device__ inline First window_of(const Share& share, const Pixel& at, int slot,
         const SS_AROUND* const flow = around + before * plane + (long long)at.y * s.w + at.x;
         dx = flow[0], dy = flow[plane];
     }
-    return {span_around(at.y * SS_STRIDE, dy, s.kH).first, span_around(at.x * SS_STRIDE, dx, s.kW).first};
+    return {span_around(SS_WINDOW_Y, at.y * SS_STRIDE, dy, s.kH).first,
+            span_around(SS_WINDOW_X, at.x * SS_STRIDE, dx, s.kW).first};
 }
 
 __device__ inline int frame_of(int t, int slot, const Sizes& s) {

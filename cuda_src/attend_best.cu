@@ -32,8 +32,8 @@ struct Pixel {
 // --- candidates -----------------------------------------------------------------------------------
 // A pixel of one of its windows.
 __device__ inline Pixel pixel_in(const Task& task, const Window& window, int t, int number, const Sizes& s) {
-    const Whole y = task.r.y + window.y.first + (Whole)SS_STEP * (number / SS_WINDOW);
-    const Whole x = task.r.x + window.x.first + (Whole)SS_STEP * (number % SS_WINDOW);
+    const Whole y = task.r.y + window.y.first + (Whole)SS_STEP * (number / SS_WINDOW_X);
+    const Whole x = task.r.x + window.x.first + (Whole)SS_STEP * (number % SS_WINDOW_X);
     return {t, (int)y, (int)x, y >= 0 && y < s.kH && x >= 0 && x < s.kW};
 }
 
@@ -83,13 +83,13 @@ __device__ inline void find_best(TopK& topk, const Task& task, const Sizes& s, c
         const Window window = window_in(task, slot, s, a);
         const int t = frame_in(task, slot, s);
 #pragma unroll 1
-        for (int start = 0; start < SS_WINDOW * SS_WINDOW; start += 32) {
+        for (int start = 0; start < SS_WINDOW_Y * SS_WINDOW_X; start += 32) {
             const int number = start + lane;
             const Pixel at = pixel_in(task, window, t, number, s);
             const bool itself = SS_SKIP && t == task.r.t && at.y == task.r.y && at.x == task.r.x;
-            const bool there = number < SS_WINDOW * SS_WINDOW && !(itself && at.there);
+            const bool there = number < SS_WINDOW_Y * SS_WINDOW_X && !(itself && at.there);
             const SS_ACC score = there && at.there ? score_of(task, at, s) : SS_ZEROS ? (SS_ACC)0 : infinity();
-            topk.add({score, score, slot * SS_WINDOW * SS_WINDOW + number}, there, lane);
+            topk.add({score, score, slot * SS_WINDOW_Y * SS_WINDOW_X + number}, there, lane);
         }
     }
 }
@@ -105,7 +105,7 @@ __device__ inline void keep(Best& best, const TopK& topk, const Task& task, cons
     const int lane = threadIdx.x % 32;
     if (lane < SS_TOPK) {
         const Candidate c = topk.kept[0];
-        const int slot = c.number / (SS_WINDOW * SS_WINDOW), number = c.number % (SS_WINDOW * SS_WINDOW);
+        const int slot = c.number / (SS_WINDOW_Y * SS_WINDOW_X), number = c.number % (SS_WINDOW_Y * SS_WINDOW_X);
         best.scores[lane] = c.score;
         best.pixels[lane] = pixel_in(task, window_in(task, slot, s, a), frame_in(task, slot, s), number, s);
     }

@@ -35,14 +35,14 @@ __device__ inline Box no_box() { return {0x7fffffff, 0x7fffffff, -1, -1}; }
 
 // Pixels from `first` on that a window has along an axis of n, in [0, n).
 __device__ inline int first_inside(Whole first, int n) { return (int)(first < 0 ? 0 : first < n ? first : n); }
-__device__ inline int last_inside(Whole first, int n) {
-    const Whole last = first + (Whole)SS_STEP * (SS_WINDOW - 1);
+__device__ inline int last_inside(Whole first, int window, int n) {
+    const Whole last = first + (Whole)SS_STEP * (window - 1);
     return (int)(last < 0 ? -1 : last < n ? last : n - 1);
 }
 
 __device__ inline Box box_of(const First& first, const Sizes& s) {
-    return {first_inside(first.y, s.kH), first_inside(first.x, s.kW), last_inside(first.y, s.kH),
-            last_inside(first.x, s.kW)};
+    return {first_inside(first.y, s.kH), first_inside(first.x, s.kW), last_inside(first.y, SS_WINDOW_Y, s.kH),
+            last_inside(first.x, SS_WINDOW_X, s.kW)};
 }
 
 __device__ inline int crowds_of(const Grid& grid) { return (grid.across * grid.down + SS_CROWD - 1) / SS_CROWD; }
@@ -153,10 +153,10 @@ struct Key {
     SS_ACC k[SS_NUMBERS], v[SS_NUMBERS_V], k_grad[SS_NUMBERS], v_grad[SS_NUMBERS_V];
 };
 
-// Whether a window that begins at `first` has a pixel, along an axis.
-__device__ inline bool has(Whole first, int pixel) {
+// Whether a window of so many candidates that begins at `first` has a pixel, along an axis.
+__device__ inline bool has(Whole first, int window, int pixel) {
     const Whole way = pixel - first;
-    return way >= 0 && way <= (Whole)SS_STEP * (SS_WINDOW - 1) && (SS_STEP == 1 || way % (Whole)SS_STEP == 0);
+    return way >= 0 && way <= (Whole)SS_STEP * (window - 1) && (SS_STEP == 1 || way % (Whole)SS_STEP == 0);
 }
 
 // Adds what a staged query adds.
@@ -172,7 +172,7 @@ __device__ inline void add_query(Key& key, const StagedQueries& staged, int numb
     const SS_ACC by_weight = sum_of_lanes(product<SS_NUMBERS_V>(arrives, key.v));
     const bool counts = !is_left_out(slot, query, key.at.y, key.at.x);
     SS_ACC weight = exp(logit_of(score, factor, counts) - about.most) * about.share;
-    if (!(has(about.y, key.at.y) && has(about.x, key.at.x))) weight = 0;
+    if (!(has(about.y, SS_WINDOW_Y, key.at.y) && has(about.x, SS_WINDOW_X, key.at.x))) weight = 0;
     if (weight == 0) return;
     add_scaled<SS_NUMBERS_V>(key.v_grad, weight, arrives);
     const SS_ACC by_score = counts ? weight * (by_weight - about.mean) * factor : 0;

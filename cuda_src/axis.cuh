@@ -26,9 +26,9 @@ __device__ inline double moved_from(int at, SS_AROUND way) {
     return __dadd_rn((double)at, fmin(fmax(finite_or_zero((double)way), -SS_MOST), SS_MOST));
 }
 
-// The window around a centre. With SS_SLIDE it slides into the frame.
-__device__ inline Axis window_at(double centre, int n) {
-    const int half = (SS_WINDOW - 1) / 2, last = SS_WINDOW - 1;
+// A window of so many candidates around a centre. With SS_SLIDE it slides into the frame.
+__device__ inline Axis window_at(int window, double centre, int n) {
+    const int half = (window - 1) / 2, last = window - 1;
     if (!SS_SLIDE) return {centre, half};
     double before = half;
     if (__dadd_rn(centre, -__dmul_rn(SS_STEP, (double)half)) < 0) before = floor(__ddiv_rn(centre, SS_STEP));
@@ -37,10 +37,10 @@ __device__ inline Axis window_at(double centre, int n) {
     return {centre, (int)fmin(fmax(before, 0.0), (double)last)};
 }
 
-__device__ inline Axis axis_around(int at, SS_AROUND way, int n) {
+__device__ inline Axis axis_around(int window, int at, SS_AROUND way, int n) {
     int sign;
     const double there = moved_from(at, way);
-    return window_at(SS_ZEROS ? there : mirror(there, n, &sign), n);
+    return window_at(window, SS_ZEROS ? there : mirror(there, n, &sign), n);
 }
 #else
 typedef Span Axis;
@@ -48,7 +48,9 @@ typedef Whole Position;
 
 __device__ inline Whole position(const Axis& axis, int i) { return axis.first + (Whole)SS_STEP * i; }
 
-__device__ inline Axis axis_around(int at, SS_AROUND way, int n) { return span_around(at, way, n); }
+__device__ inline Axis axis_around(int window, int at, SS_AROUND way, int n) {
+    return span_around(window, at, way, n);
+}
 #endif
 
 // A place along one axis: its pixel, and how far behind it.

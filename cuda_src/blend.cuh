@@ -27,7 +27,7 @@
 
 // As `axis_around`, unless flow leads more than a frame beyond the frame: then -1 candidates come before the centre.
 // There is one of it in a program, so that doubles do not take the registers of what is there all the time.
-__device__ __noinline__ Axis axis_near(int at, SS_AROUND way, int n) {
+__device__ __noinline__ Axis axis_near(int window, int at, SS_AROUND way, int n) {
     double x = moved_from(at, way);
     const double period = 2.0 * (n - 1);
     if (!SS_ZEROS && n > 1 && (x <= -period || x >= __dadd_rn(period, period))) return {0, -1};
@@ -37,12 +37,12 @@ __device__ __noinline__ Axis axis_near(int at, SS_AROUND way, int n) {
         if (x >= period) x = __dadd_rn(x, -period);
         if (x > n - 1) x = __dadd_rn(period, -x);
     }
-    return window_at(x, n);
+    return window_at(SS_WINDOW_Y == SS_WINDOW_X ? SS_WINDOW_X : window, x, n);
 }
 
 __device__ inline Axis axis_of(const SS_AROUND* flow, bool down, int y, int x, const Sizes& s) {
     const SS_AROUND* const way = flow ? flow + (down ? (long long)s.h * s.w : 0) + (long long)y * s.w + x : 0;
-    return axis_near(down ? y : x, way ? *way : (SS_AROUND)0, down ? s.kH : s.kW);
+    return axis_near(down ? SS_WINDOW_Y : SS_WINDOW_X, down ? y : x, way ? *way : (SS_AROUND)0, down ? s.kH : s.kW);
 }
 
 // Along an axis: the displacement of the pixel at or next behind the first candidate of a window, and its share, which
@@ -138,8 +138,8 @@ __device__ inline void blend(float worst, Waiting& w, const Askers& a, const Not
     const float share_y = notes.share_y(r), share_x = notes.share_x(r);
     const int row = step.dy - byte_of(a.row, r), dy = slot.reach.y + step.dy, dx = slot.reach.x + step.dx + start;
     // what a whole place does not need may not have been produced
-    const bool in_rows = row >= -(share_y < 1) && row < SS_WINDOW;
-    const int first = step.dx + start - byte_of(a.column, r), end = in_rows ? max(min(SS_WINDOW, first + n), 0) : 0;
+    const bool in_rows = row >= -(share_y < 1) && row < SS_WINDOW_Y;
+    const int first = step.dx + start - byte_of(a.column, r), end = in_rows ? max(min(SS_WINDOW_X, first + n), 0) : 0;
     const Weights weights(share_y, share_x);
     const float4* const spreads = SS_L2 ? spread.at(y + r + dy - 1, x + dx) : 0;
     float* const waits = above + r * SS_TILE_X + first * SS_QUERIES;

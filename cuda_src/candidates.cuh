@@ -12,7 +12,7 @@
 #include "patch_score.cuh"
 #include "topk.cuh"
 
-#define SS_WINDOW_SIZE (SS_WINDOW * SS_WINDOW)
+#define SS_WINDOW_SIZE (SS_WINDOW_Y * SS_WINDOW_X)
 
 // Heads that have a flow of their own, or 1; slots that `around` leads to; windows of a query, also without flow.
 struct Around {
@@ -62,15 +62,16 @@ __device__ inline Window window_of(const Task& task, int slot, const Sizes& s, c
             dx = flow[0], dy = flow[plane];
         }
     }
-    window.y = axis_around(r.y, dy, s.kH);
-    window.x = axis_around(r.x, dx, s.kW);
+    window.y = axis_around(SS_WINDOW_Y, r.y, dy, s.kH);
+    window.x = axis_around(SS_WINDOW_X, r.x, dx, s.kW);
     return window;
 }
 
 // --- ranks ----------------------------------------------------------------------------------------
 // Score of a candidate, pixel by pixel.
 __device__ inline SS_ACC score_directly(const Task& task, const Window& window, int number, const Sizes& s) {
-    const Spot y = spot_at(position(window.y, number / SS_WINDOW)), x = spot_at(position(window.x, number % SS_WINDOW));
+    const Spot y = spot_at(position(window.y, number / SS_WINDOW_X));
+    const Spot x = spot_at(position(window.x, number % SS_WINDOW_X));
     const Plane k = plane_of_k(task.k, task.r.b, task.r.g, window.frame, s, task.strides);
     return score_of(task.r, task.mine, k, y, x, s);
 }
@@ -83,7 +84,8 @@ struct Ranked {
 
 __device__ inline Ranked ranked(const Task& task, SS_ACC score, const Window& window, int slot, int number, bool there,
                                 const Sizes& s) {
-    const int i = number / SS_WINDOW, j = number % SS_WINDOW, down = i - window.y.before, across = j - window.x.before;
+    const int i = number / SS_WINDOW_X, j = number % SS_WINDOW_X;
+    const int down = i - window.y.before, across = j - window.x.before;
     const Position y = position(window.y, i), x = position(window.x, j);
     Ranked found = {{0, score, slot * SS_WINDOW_SIZE + number}, there, false};
     found.itself = there && window.frame == task.r.t && y == task.r.y && x == task.r.x;
@@ -121,7 +123,7 @@ struct Results {
 
 __device__ inline void keep(const Task& task, const Candidate& c, long long to, const Results& out, const Sizes& s,
                             const Around& a) {
-    const int slot = c.number / SS_WINDOW_SIZE, i = c.number / SS_WINDOW % SS_WINDOW, j = c.number % SS_WINDOW;
+    const int slot = c.number / SS_WINDOW_SIZE, i = c.number / SS_WINDOW_X % SS_WINDOW_Y, j = c.number % SS_WINDOW_X;
     const Window window = window_of(task, slot, s, a);
     out.scores[to] = SS_L2 ? c.score + 0 : 0 - c.score;  // never -0, of which the sign would depend on the form
     out.offsets[3 * to] = (SS_PLACE)(window.frame - task.r.t);
@@ -161,7 +163,7 @@ __device__ inline int number_of(const Task& task, const SS_PLACE* offset, int en
         const Window window = window_of(task, slot, s, a);
         if (window.frame - task.r.t != offset[0]) continue;
         const Whole down = task.r.y + offset[1] - window.y.first, across = task.r.x + offset[2] - window.x.first;
-        number = slot * SS_WINDOW_SIZE + (int)(down / (Whole)SS_STEP * SS_WINDOW + across / (Whole)SS_STEP);
+        number = slot * SS_WINDOW_SIZE + (int)(down / (Whole)SS_STEP * SS_WINDOW_X + across / (Whole)SS_STEP);
     }
     return number;
 }

@@ -103,7 +103,7 @@ __device__ inline float rank_of(float score, int row, int column, const Askers& 
     const int down = row - byte_of(a.row, r) - byte_of(a.before_row, r);
     const int across = column - byte_of(a.column, r) - byte_of(a.before_column, r);
     if (SS_ANCHOR == 2 && down == 0 && across == 0) return -infinite();
-    return SS_PENALTY != 0 ? plus(score, penalties[abs(down) * SS_WINDOW + abs(across)]) : score;
+    return SS_PENALTY != 0 ? plus(score, penalties[abs(down) * SS_WINDOW_X + abs(across)]) : score;
 }
 
 // Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has a
@@ -148,8 +148,8 @@ __device__ inline void sums_down(const float* rows, float* scores) {
 __device__ inline unsigned candidates_of(const Askers& a, int r, const Step& step) {
     const int row = step.dy - byte_of(a.row, r), skipped = byte_of(a.column, r) - step.dx;
     const unsigned ahead = 0xffffffffu << min(max(skipped, 0), 31);
-    const int end = min(max(skipped + SS_WINDOW, 0), 31);
-    return row >= 0 && row < SS_WINDOW ? ahead & ~(0xffffffffu << end) : 0;
+    const int end = min(max(skipped + SS_WINDOW_X, 0), 31);
+    return row >= 0 && row < SS_WINDOW_Y ? ahead & ~(0xffffffffu << end) : 0;
 }
 
 // One step of what was produced, for the queries below (y, x).

@@ -92,7 +92,7 @@ __device__ inline void multiply_strip(float2* to, const unsigned (*queries)[SS_P
     to[0] = {sums[0], sums[1]}, to[8] = {sums[2], sums[3]};
 }
 
-#define SS_USUAL ((SS_WINDOW + 14) / 8)  // strips of half a warp whose windows move together
+#define SS_USUAL ((SS_WINDOW_X + 14) / 8)  // strips of half a warp whose windows move together
 
 // A row of pixels by all queries of a warp. `together`: the second half of the warp looks one strip further.
 __device__ inline void multiply_row(const Row& row, const Queries& queries, unsigned strips, bool together) {

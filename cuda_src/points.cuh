@@ -20,8 +20,8 @@
 #include "pairs.cuh"
 
 #define SS_WAIT 12  // rows with candidates that a query may note
-#define SS_BITS ((SS_WINDOW + 2) / 2 * 2)  // columns of a window, if they are taken in pairs
-#define SS_OF_WARP (4 * SS_STRIPS + 1 - SS_WINDOW % 2)  // pairs; a window of even size may be read one pair too far
+#define SS_BITS ((SS_WINDOW_X + 2) / 2 * 2)  // columns of a window, if they are taken in pairs
+#define SS_OF_WARP (4 * SS_STRIPS + 1 - SS_WINDOW_X % 2)  // pairs; a window of even size may be read one pair too far
 #define SS_OUTSIDE (!SS_SLIDE || SS_ZEROS)  // whether candidates may lie outside of the frame
 
 // --- the first pass: what the best do not exceed --------------------------------------------------
@@ -47,7 +47,7 @@ __device__ inline float2 values(const View& view, int y, int j, const Sizes& s) 
 
 // Whether column j is one of the window.
 __device__ inline bool is_seen(const View& view, int j) {
-    return j == 0 ? !view.late : j == SS_WINDOW ? view.late : j < SS_WINDOW;
+    return j == 0 ? !view.late : j == SS_WINDOW_X ? view.late : j < SS_WINDOW_X;
 }
 
 // Keeps the least SS_TOPK.
@@ -91,7 +91,7 @@ __device__ inline void note_row(Noted& noted, float limit, const View& view, int
         beyond = beyond << 1 | __float_as_uint(__fsub_rn(limit, found.x)) >> 31;
         beyond = beyond << 1 | __float_as_uint(__fsub_rn(limit, found.y)) >> 31;
     }
-    const unsigned seen = ((1u << SS_WINDOW) - 1) << (SS_BITS - SS_WINDOW - view.late);
+    const unsigned seen = ((1u << SS_WINDOW_X) - 1) << (SS_BITS - SS_WINDOW_X - view.late);
     const unsigned found = (limit < infinite() ? ~beyond : SS_MASK) & seen;
     if (found) noted.row(noted.count++) = (unsigned)(slot << 12 | row << 6 | view.column) << 16 | found;
 }
@@ -278,7 +278,7 @@ __device__ inline void look(float* state, float most, Memory& m, const Slots& sl
         multiply_row(row, queries, reach.strips, together);
         row.pixels += wide * SS_EIGHT, row.halves += wide;
         __syncwarp();
-        if ((unsigned)i < SS_WINDOW) {
+        if ((unsigned)i < SS_WINDOW_Y) {
             const int y = view.y + i;
             if (SS_SKIP == 1 && view.own && y == asker.y && (unsigned)itself < SS_BITS)
                 (&view.products[itself / 2 * SS_COLUMNS].x)[itself % 2] = infinite();

@@ -103,8 +103,8 @@ __device__ inline void find_regions(Slots& slots, const Tile& tile, const Sizes&
 #pragma unroll 1
     for (int slot = 0; slot < a.windows; ++slot) {
         const int* const limits = slots.limits[slot];
-        const Region r = {tile.top + limits[0], tile.left + limits[1], -limits[2] - limits[0] + SS_WINDOW,
-                          (-limits[3] - limits[1] + SS_WINDOW + 1) / 2 * 2};
+        const Region r = {tile.top + limits[0], tile.left + limits[1], -limits[2] - limits[0] + SS_WINDOW_Y,
+                          (-limits[3] - limits[1] + SS_WINDOW_X + 1) / 2 * 2};
         const bool near = max(max(-limits[0], -limits[1]), max(-limits[2], -limits[3])) < SS_NEAR;
         const bool fits = near && r.tall <= SS_SIDE && r.wide <= SS_SIDE && r.pixels() * SS_PIXEL <= SS_POOL;
         slots.wild = slots.wild || !fits;
@@ -123,12 +123,12 @@ __device__ inline void find_reaches(Slots& slots, const Starts& starts, const Ti
         const int start = starts.of(slot), second = threadIdx.x % 32 / 16;
         const int y = row_in(start) + tile.top - region.y, x = column_in(start) + tile.left - region.x;
         const int first = least_of_warp(y), last = -least_of_warp(-y), left = least_of_warp(x) & ~1;
-        const unsigned from = (x - left) / 8, to = (x - left + SS_WINDOW - 1) / 8;
+        const unsigned from = (x - left) / 8, to = (x - left + SS_WINDOW_X - 1) / 8;
         const unsigned mine = (2u << to) - (1u << from);
         const unsigned strips = any_of_warp(mine << 8 * second);
         starts.of(slot) = packed(y, x);
         if (threadIdx.x % 32) continue;
-        slots.reaches[slot][threadIdx.x / 32] = {first, last - first + SS_WINDOW, left, strips};
+        slots.reaches[slot][threadIdx.x / 32] = {first, last - first + SS_WINDOW_Y, left, strips};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const unsigned bits = strips >> 8 * half & 255;

@@ -32,7 +32,7 @@ __device__ inline void widen(Limits* limits, const Limits& mine, int group) {
 
 // Whether a tile's displacements in a slot are too many, or need more of k than there is memory for.
 __device__ inline bool too_wide(long long tall, long long wide) {
-    return tall > SS_TALLEST || wide > 255 || tall * wide > (long long)SS_BUDGET * SS_WINDOW * SS_WINDOW ||
+    return tall > SS_TALLEST || wide > 255 || tall * wide > (long long)SS_BUDGET * SS_WINDOW_Y * SS_WINDOW_X ||
            SS_KEPT_ROWS * strips_of((int)wide) * SS_STRIP > SS_RING;
 }
 
@@ -75,8 +75,8 @@ __device__ inline Reach reach_of(const Limits* limits) {
     Limits all = limits[0];
 #pragma unroll
     for (int i = 1; i < SS_GROUPS; ++i) all = both(all, limits[i]);
-    const long long tall = -(long long)all.last_y - all.y + SS_WINDOW;
-    const long long wide = -(long long)all.last_x - all.x + SS_WINDOW;
+    const long long tall = -(long long)all.last_y - all.y + SS_WINDOW_Y;
+    const long long wide = -(long long)all.last_x - all.x + SS_WINDOW_X;
     return {all.y, all.x, (int)tall, too_wide(tall, wide) ? 0 : (int)wide};
 }
 
@@ -88,7 +88,7 @@ __device__ inline Part part_of(const Reach& reach, const Limits* limits, int fro
     for (int i = from; i <= to; ++i) some = both(some, limits[i]);
     const bool none = some.y == nowhere().y;
     const Part part = {none ? 0 : some.y - reach.y, none ? 0 : some.x - reach.x,
-                       none ? 0 : SS_WINDOW - reach.y - some.last_y, none ? 0 : SS_WINDOW - reach.x - some.last_x};
+                       none ? 0 : SS_WINDOW_Y - reach.y - some.last_y, none ? 0 : SS_WINDOW_X - reach.x - some.last_x};
     return {__shfl_sync(SS_ALL, part.y, 0), __shfl_sync(SS_ALL, part.x, 0), __shfl_sync(SS_ALL, part.end_y, 0),
             __shfl_sync(SS_ALL, part.end_x, 0)};
 }

@@ -156,8 +156,8 @@ struct Memory {
 
     __device__ Memory(char* behind, int consumer) {
         sums = reinterpret_cast<float*>(behind), above = sums + 2 * SS_SUMS;
-        notes = {above + SS_WINDOW * SS_QUERIES + consumer};
-        queue = {address_of(above + SS_WINDOW * SS_QUERIES + SS_NOTES), 0};
+        notes = {above + SS_WINDOW_X * SS_QUERIES + consumer};
+        queue = {address_of(above + SS_WINDOW_X * SS_QUERIES + SS_NOTES), 0};
     }
 };
 
@@ -169,7 +169,7 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
     for (int y = threadIdx.x / 32; y < SS_KEPT_ROWS; y += SS_THREADS / 32)
         stage(ring, y, slot, s.F, threadIdx.x % 32, 32);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < SS_WINDOW * SS_QUERIES; i += SS_THREADS) memory.above[i] = 0;
+    for (int i = threadIdx.x; i < SS_WINDOW_X * SS_QUERIES; i += SS_THREADS) memory.above[i] = 0;
     __syncthreads();
     if (role.producer) {
         produce_all(ring, mine, role.four, role.strip, role.line, slot, part, state, memory.sums, s);

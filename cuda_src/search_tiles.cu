@@ -110,8 +110,8 @@ __device__ inline void let_all_in(float* best, const Last* last, Waiting& waitin
 }
 
 __device__ inline void penalize(float* penalties) {
-    for (int i = threadIdx.x; i < SS_WINDOW * SS_WINDOW; i += SS_THREADS) {
-        const int rows = i / SS_WINDOW, columns = i % SS_WINDOW;  // from the centre
+    for (int i = threadIdx.x; i < SS_WINDOW_Y * SS_WINDOW_X; i += SS_THREADS) {
+        const int rows = i / SS_WINDOW_X, columns = i % SS_WINDOW_X;  // from the centre
         penalties[i] = (float)(SS_PENALTY * (double)(rows * rows + columns * columns));
     }
 }
@@ -156,7 +156,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
     extern __shared__ float4 memory[];
     __shared__ Limits limits[SS_GROUPS];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
-    __shared__ float penalties[SS_RANKED ? SS_WINDOW * SS_WINDOW : 1];
+    __shared__ float penalties[SS_RANKED ? SS_WINDOW_Y * SS_WINDOW_X : 1];
     char* const pool = reinterpret_cast<char*>(memory);
     float* const sums = reinterpret_cast<float*>(pool + SS_RING);
     const Queue queue = {address_of(sums + 2 * SS_SUMS), penalties};

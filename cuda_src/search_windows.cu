@@ -24,7 +24,7 @@ search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, 
     extern __shared__ float4 pool[];
     if (SS_MARKED && wild[0] == 0) return;
     Pack* const theirs = reinterpret_cast<Pack*>(pool);
-    Pack* const mine = theirs + SS_STAGED * SS_PITCH;
+    Pack* const mine = theirs + SS_STAGED_TALL * SS_PITCH;
     SS_ACC* const rows = reinterpret_cast<SS_ACC*>(mine + SS_PATCH * SS_PATCH * SS_PACKS);
     Candidate* const shared = reinterpret_cast<Candidate*>(rows + SS_PATCH * SS_WINDOW_SIZE);
     Candidate* const buffer = SS_SHARED ? shared : (Candidate*)buffers + (long long)blockIdx.x * SS_ROOM;

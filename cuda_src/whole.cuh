@@ -1,7 +1,8 @@
 // Windows of whole pixels: everything in 32 bits, unless steps are longer than any frame, and once for each query and
 // slot.
 //
-// Constants: SS_AROUND type of flow or seeds, SS_WINDOW, SS_STEP, SS_DILATION, SS_SLIDE, SS_ZEROS.
+// Constants: SS_AROUND type of flow or seeds, SS_WINDOW_Y and SS_WINDOW_X (rows and
+// columns of a window), SS_STEP, SS_DILATION, SS_SLIDE, SS_ZEROS.
 #ifndef SS_WHOLE_CUH
 #define SS_WHOLE_CUH
 
@@ -41,9 +42,10 @@ __device__ inline int nearest(long long x) {
 }
 __device__ inline int nearest(int x) { return min(max(x, (int)-SS_MOST), (int)SS_MOST); }
 
-// The window around pixel `at` moved by flow, along an axis of n. With SS_SLIDE it slides into the frame.
-__device__ inline Span span_around(int at, SS_AROUND moved, int n) {
-    const Whole step = (Whole)SS_STEP, last = SS_WINDOW - 1;
+// A window of so many candidates around pixel `at` moved by flow, along an axis of n. With SS_SLIDE it slides into the
+// frame.
+__device__ inline Span span_around(int window, int at, SS_AROUND moved, int n) {
+    const Whole step = (Whole)SS_STEP, last = window - 1;
     const int there = at + nearest(moved), centre = SS_ZEROS ? there : reflected(there, n);
     Whole before = last / 2;
     if (SS_SLIDE) {

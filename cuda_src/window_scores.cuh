@@ -18,11 +18,15 @@
 #define SS_PACK (16 / (int)sizeof(SS_ACC))
 #define SS_BY ((int)SS_STEP / SS_APART)
 #define SS_HOLE (SS_DILATION / SS_APART)
-#define SS_SIDE (SS_BY * (SS_WINDOW - 1) + SS_HOLE * (SS_PATCH - 1) + 1)  // of the stage: pixels that are compared
-#define SS_STAGED (SS_SIDE + SS_SUBPIXEL)  // and those that are staged, as pixels are blended with the next ones
+// Rows and columns of the stage: of pixels that are compared, and of those that are staged, as pixels are blended with
+// the next ones.
+#define SS_TALL (SS_BY * (SS_WINDOW_Y - 1) + SS_HOLE * (SS_PATCH - 1) + 1)
+#define SS_WIDE (SS_BY * (SS_WINDOW_X - 1) + SS_HOLE * (SS_PATCH - 1) + 1)
+#define SS_STAGED_TALL (SS_TALL + SS_SUBPIXEL)
+#define SS_STAGED_WIDE (SS_WIDE + SS_SUBPIXEL)
 #define SS_REACH (SS_BY * (SS_ACROSS - 1) + SS_HOLE * (SS_PATCH - 1) + 1)  // and what a thread sees of a row
-#define SS_BLOCKS_DOWN ((SS_WINDOW + SS_DOWN - 1) / SS_DOWN)
-#define SS_BLOCKS_ACROSS ((SS_WINDOW + SS_ACROSS - 1) / SS_ACROSS)
+#define SS_BLOCKS_DOWN ((SS_WINDOW_Y + SS_DOWN - 1) / SS_DOWN)
+#define SS_BLOCKS_ACROSS ((SS_WINDOW_X + SS_ACROSS - 1) / SS_ACROSS)
 #define SS_BLOCKS (SS_BLOCKS_DOWN * SS_BLOCKS_ACROSS)  // of candidates
 #define SS_PARTS (SS_VECTORS ? SS_PACKS * SS_PACK / SS_SOME : 1)  // of a pixel, which threads load
 #define SS_EACH (SS_PACKS * SS_PACK / SS_PARTS)
@@ -74,13 +78,13 @@ __device__ inline void stage_pixel(const SS_SCALAR* pixel, bool exists, int f, i
 // Channels from `first` on.
 __device__ inline void stage_window(const Stage& stage, const Plane& k, const Corner& corner, int first, int F) {
 #pragma unroll 1
-    for (int n = threadIdx.x; n < SS_STAGED * SS_STAGED * SS_PARTS; n += SS_THREADS) {
-        const int row = n / SS_PARTS / SS_STAGED, column = n / SS_PARTS % SS_STAGED, part = n % SS_PARTS;
+    for (int n = threadIdx.x; n < SS_STAGED_TALL * SS_STAGED_WIDE * SS_PARTS; n += SS_THREADS) {
+        const int row = n / SS_PARTS / SS_STAGED_WIDE, column = n / SS_PARTS % SS_STAGED_WIDE, part = n % SS_PARTS;
         const Whole v = corner.y.pixel + (Whole)SS_APART * row, u = corner.x.pixel + (Whole)SS_APART * column;
         const bool exists = !SS_ZEROS || !(beyond(v, 0, k.H) || beyond(u, 0, k.W));
         const SS_SCALAR* const pixel = k.at(reflected(v, k.H), reflected(u, k.W));
-        Pack* const to = stage.theirs + row * SS_PITCH + part * (SS_EACH / SS_PACK) * SS_STAGED + column;
-        stage_pixel(pixel, exists, first + part * SS_EACH, F, k.channel, to, SS_STAGED);
+        Pack* const to = stage.theirs + row * SS_PITCH + part * (SS_EACH / SS_PACK) * SS_STAGED_WIDE + column;
+        stage_pixel(pixel, exists, first + part * SS_EACH, F, k.channel, to, SS_STAGED_WIDE);
     }
 }
 
@@ -101,18 +105,18 @@ __device__ inline Pack blended(const Pack* pixel, SS_ACC fy, SS_ACC fx) {
 // Blends all pixels in place: a pixel takes only pixels behind itself, and all threads have read before one writes.
 __device__ inline void blend_window(const Stage& stage, const Corner& corner) {
 #pragma unroll 1
-    for (int start = 0; start < SS_SIDE * SS_SIDE; start += SS_THREADS) {
+    for (int start = 0; start < SS_TALL * SS_WIDE; start += SS_THREADS) {
         const int n = start + (int)threadIdx.x;
-        Pack* const pixel = stage.theirs + n / SS_SIDE * SS_PITCH + n % SS_SIDE;
+        Pack* const pixel = stage.theirs + n / SS_WIDE * SS_PITCH + n % SS_WIDE;
         Pack packs[SS_PACKS];
-        if (n < SS_SIDE * SS_SIDE)
+        if (n < SS_TALL * SS_WIDE)
 #pragma unroll
             for (int p = 0; p < SS_PACKS; ++p)
-                packs[p] = blended(pixel + p * SS_STAGED, corner.y.behind, corner.x.behind);
+                packs[p] = blended(pixel + p * SS_STAGED_WIDE, corner.y.behind, corner.x.behind);
         __syncthreads();
-        if (n < SS_SIDE * SS_SIDE)
+        if (n < SS_TALL * SS_WIDE)
 #pragma unroll
-            for (int p = 0; p < SS_PACKS; ++p) pixel[p * SS_STAGED] = packs[p];
+            for (int p = 0; p < SS_PACKS; ++p) pixel[p * SS_STAGED_WIDE] = packs[p];
     }
     __syncthreads();
 }
@@ -150,7 +154,7 @@ __device__ inline void add_pairs(SS_ACC (*sums)[SS_PATCH], const Pack* mine, con
 
 __device__ inline void compare(Sums& sums, const Pack* mine, const Pack* theirs, int packs) {
 #pragma unroll 1
-    for (int pack = 0; pack < packs; ++pack, mine += SS_PATCH, theirs += SS_STAGED) {
+    for (int pack = 0; pack < packs; ++pack, mine += SS_PATCH, theirs += SS_STAGED_WIDE) {
         Pack row[SS_PATCH];
 #pragma unroll
         for (int j = 0; j < SS_PATCH; ++j) row[j] = mine[j];
@@ -209,9 +213,9 @@ __device__ inline void leave_out(Sums& sums, const Task& task, const Corner& cor
     }
 }
 
-// The first candidate of a block, which ends in the window.
-__device__ inline int begin_of(int block, int each) {
-    return SS_WINDOW % each ? min(block * each, SS_WINDOW - each) : block * each;
+// Along an axis of a window, the first candidate of a block, which ends in it.
+__device__ inline int begin_of(int block, int each, int window) {
+    return window % each ? min(block * each, window - each) : block * each;
 }
 
 // One run of channels, of all rows of the patch at all candidates.
@@ -221,7 +225,8 @@ __device__ inline void compare_all(const Stage& stage, const Task& task, const C
 #pragma unroll 1
     for (int n = threadIdx.x; n < SS_BLOCKS * SS_PATCH; n += SS_THREADS) {
         const int i = n / SS_BLOCKS, down = n / SS_BLOCKS_ACROSS % SS_BLOCKS_DOWN, across = n % SS_BLOCKS_ACROSS;
-        const int top = begin_of(down, SS_DOWN), left = begin_of(across, SS_ACROSS);
+        const int top = begin_of(down, SS_DOWN, SS_WINDOW_Y);
+        const int left = begin_of(across, SS_ACROSS, SS_WINDOW_X);
         Sums sums = sums_of(stage, i, top, left, packs);
         if (!corner.inside) leave_out(sums, task, corner, i, top, left, s);
 #pragma unroll
@@ -229,7 +234,7 @@ __device__ inline void compare_all(const Stage& stage, const Task& task, const C
 #pragma unroll
             for (int c = 0; c < SS_ACROSS; ++c) {
                 if (top + y < down * SS_DOWN || left + c < across * SS_ACROSS) continue;  // its neighbour's
-                SS_ACC* const row = stage.rows + i * SS_WINDOW_SIZE + (top + y) * SS_WINDOW + left + c;
+                SS_ACC* const row = stage.rows + i * SS_WINDOW_SIZE + (top + y) * SS_WINDOW_X + left + c;
                 *row = plus(first == 0 ? 0 : *row, sum_from(sums.of[y][c], task.r.x));
             }
         }
@@ -256,10 +261,10 @@ __device__ inline void score_all(const Stage& stage, const Task& task, const Win
 
 // --- windows --------------------------------------------------------------------------------------
 // Whether all candidates along an axis lie equally far behind a pixel, and whole steps apart.
-__device__ inline bool is_even(const Axis& axis, const Spot& first, int lane) {
+__device__ inline bool is_even(const Axis& axis, const Spot& first, int window, int lane) {
     if (!SS_SUBPIXEL) return true;
     bool even = true;
-    for (int i = lane; i < SS_WINDOW; i += 32) {
+    for (int i = lane; i < window; i += 32) {
         const Spot spot = spot_at(position(axis, i));
         even = even && spot.pixel == first.pixel + (Whole)SS_STEP * i && spot.behind == first.behind;
     }
@@ -270,9 +275,10 @@ __device__ inline bool is_inside(Whole first, Whole last, int n) { return first 
 
 // Where the stage of a window begins, whose first candidate is at (y, x).
 __device__ inline Corner corner_of(const Task& task, const Spot& y, const Spot& x, const Sizes& s) {
-    const Whole v = y.pixel + patch_offset(0), u = x.pixel + patch_offset(0), more = (Whole)SS_APART * (SS_SIDE - 1);
+    const Whole v = y.pixel + patch_offset(0), u = x.pixel + patch_offset(0);
+    const Whole tall = (Whole)SS_APART * (SS_TALL - 1), wide = (Whole)SS_APART * (SS_WIDE - 1);
     const Whole qy = (Whole)SS_SCALE * task.r.y, qx = (Whole)SS_SCALE * task.r.x, last = patch_offset(SS_PATCH - 1);
-    const bool theirs = !SS_ZEROS || (is_inside(v, v + more, s.kH) && is_inside(u, u + more, s.kW));
+    const bool theirs = !SS_ZEROS || (is_inside(v, v + tall, s.kH) && is_inside(u, u + wide, s.kW));
     const bool mine = !SS_QUERY_ZEROS || (is_inside(qy + patch_offset(0), qy + last, task.mine.H) &&
                                           is_inside(qx + patch_offset(0), qx + last, task.mine.W));
     return {{v, y.behind}, {u, x.behind}, theirs && mine};
@@ -282,7 +288,7 @@ __device__ inline Corner corner_of(const Task& task, const Spot& y, const Spot& 
 __device__ inline void score_window(const Stage& stage, const Task& task, const Window& window, bool first,
                                     const Sizes& s) {
     const Spot y = spot_at(position(window.y, 0)), x = spot_at(position(window.x, 0));
-    const bool even = is_even(window.y, y, task.lane) && is_even(window.x, x, task.lane);
+    const bool even = is_even(window.y, y, SS_WINDOW_Y, task.lane) && is_even(window.x, x, SS_WINDOW_X, task.lane);
     const Corner corner = corner_of(task, y, x, s);
     const Plane k = plane_of_k(task.k, task.r.b, task.r.g, window.frame, s, task.strides);
     if (first && s.F <= SS_RUN) stage_patch(stage, task, 0, s.F);  // for all windows, whether this one is even or not

@@ -27,8 +27,8 @@ struct Window {
 
 __device__ inline Window window_of(const SS_AROUND* flow, int y, int x, const Sizes& s) {
     const long long plane = (long long)s.h * s.w, at = (long long)y * s.w + x;
-    Window window = {span_around(y * SS_STRIDE, flow ? flow[plane + at] : (SS_AROUND)0, s.kH),
-                     span_around(x * SS_STRIDE, flow ? flow[at] : (SS_AROUND)0, s.kW)};
+    Window window = {span_around(SS_WINDOW_Y, y * SS_STRIDE, flow ? flow[plane + at] : (SS_AROUND)0, s.kH),
+                     span_around(SS_WINDOW_X, x * SS_STRIDE, flow ? flow[at] : (SS_AROUND)0, s.kW)};
     window.y.first -= y * SS_STRIDE, window.x.first -= x * SS_STRIDE;
     return window;
 }

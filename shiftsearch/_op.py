@@ -32,14 +32,20 @@ class Spec:
     def whole(self, *names: str, least: int = 1, most: int = 2**31 - 1) -> None:
         """Check that fields are whole numbers in a range, and make them Python ints."""
         for name in names:
-            value = getattr(self, name)
-            try:
-                number = operator.index(value) if not isinstance(value, bool) else None
-            except TypeError:
-                number = None
-            fits = number is not None and least <= number <= most
-            self.check(fits, name, f"a whole number from {least} to {most}")
+            number = _whole(getattr(self, name), least, most)
+            self.check(number is not None, name, f"a whole number from {least} to {most}")
             object.__setattr__(self, name, number)
+
+    def pair(self, name: str, least: int = 1, most: int = 2**31 - 1) -> tuple[int, int]:
+        """Check that a field is a whole number in a range, or two, (rows, columns), and make it two, which are returned."""
+        value = getattr(self, name)
+        both = value if isinstance(value, (tuple, list)) else (value, value)
+        numbers = [number for each in both if (number := _whole(each, least, most)) is not None]
+        fits = len(numbers) == len(both) == 2
+        self.check(fits, name, f"a whole number from {least} to {most}, or two of them, (rows, columns)")
+        rows, columns = numbers
+        object.__setattr__(self, name, (rows, columns))
+        return rows, columns
 
     def real(self, name: str, least: float = 0, most: float = 1e6) -> None:
         """Check that a field is a finite number in a range, and make it a float."""
@@ -68,6 +74,15 @@ class Spec:
         """Check that fields are True or False."""
         for name in names:
             self.check(isinstance(getattr(self, name), bool), name, "True or False")
+
+
+def _whole(value: Any, least: int, most: int) -> int | None:
+    """Return a value as a Python int, if it is a whole number in a range."""
+    try:
+        number = operator.index(value) if not isinstance(value, bool) else None
+    except TypeError:
+        return None
+    return number if number is not None and least <= number <= most else None
 
 
 REMEMBERED = 1024  # how many different options, and how many plans of calls, are kept

@@ -67,7 +67,7 @@ class Operators:
         grads = [f"Tensor? grad_{name}" for name in self.returned]
         hints = typing.get_type_hints(op.spec)
         types = {name: _schema_type(hints[name]) for name in op.options}
-        self.lists = [name for name, kind in types.items() if "[]" in kind]  # options that are tuples in a spec
+        self.lists = [name for name, kind in types.items() if "[" in kind]  # options that are tuples in a spec
         options = [f"{kind} {name}" for name, kind in types.items()]
         forward = ", ".join((*arrays, *options)), len(op.outputs)
         backward = ", ".join((*arrays, *kept, *grads, *options, "bool[] wanted")), len(op.inputs)
@@ -210,7 +210,7 @@ def _schema_type(hint: Any) -> str:
         (one,) = (argument for argument in arguments if argument is not types.NoneType)
         return f"{_schema_type(one)}?"
     if origin is tuple:
-        return "SymInt[]"
+        return "SymInt[]" if Ellipsis in arguments else f"int[{len(arguments)}]"
     return "str" if origin is typing.Literal else hint.__name__
 
 

@@ -31,6 +31,7 @@ class AnyArray(Protocol):
 Array = TypeVar("Array", "npt.NDArray[Any]", "torch.Tensor", AnyArray)
 Native = Any  # an array of a backend's array module
 
+Window = int | tuple[int, int]  # candidates per side, or rows and columns of them
 Metric = Literal["l2", "dot"]
 Border = Literal["reflect", "zeros"]
 Anchor = Literal["self", "flow"]

@@ -44,7 +44,7 @@ def patches(video: Array, offsets: Array) -> Array:
 
 def moved(here: Array, there: Array) -> tuple[Array, Array]:
     """Return the places of one frame in another."""
-    return shiftsearch.match(here, there, window=3, topk=1)
+    return shiftsearch.match(here, there, window=(1, 3), topk=1)
 
 
 def motion(forward: Array, backward: Array) -> Array:

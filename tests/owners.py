@@ -63,8 +63,12 @@ def _busiest(mean: float) -> float:
     return most
 
 
+def _window(c: dict[str, Any]) -> tuple[int, int]:
+    return c["WINDOW_Y"], c["WINDOW_X"]
+
+
 def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
-    turns, windows = -(-(c["WINDOW"] ** 2) // 32), _windows(case)
+    turns, windows = -(-c["WINDOW_Y"] * c["WINDOW_X"] // 32), _windows(case)
     queries = case.queries * case.search["heads"] / (4 * blocks) if c["MARKED"] else 1  # of a warp
     if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
         return [Role({"long long number = first": (0, 0)})]
@@ -83,22 +87,22 @@ def _search(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 def _search_windows(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """All warps stage and compare, and the first of them keeps the best."""
-    turns, windows, warps = -(-(c["WINDOW"] ** 2) // 32), _windows(case), c["THREADS"] // 32
+    turns, windows, warps = -(-c["WINDOW_Y"] * c["WINDOW_X"] // 32), _windows(case), c["THREADS"] // 32
     windows -= c["MARKED"] and not c["SUBPIXEL"]  # tiles have searched the queries' own frame
     if c["MARKED"] and math.isfinite(_APART[case.flow]):
         return [Role({"long long number = blockIdx": (0, 0)})]
     queries = case.queries * case.search["heads"] / blocks if c["MARKED"] else 1
-    side = (int(c["STEP"]) * (c["WINDOW"] - 1) + c["DILATION"] * (c["PATCH"] - 1)) // c["APART"] + 1
-    staged = (side + c["SUBPIXEL"]) ** 2
+    sides = [(int(c["STEP"]) * (n - 1) + c["DILATION"] * (c["PATCH"] - 1)) // c["APART"] + 1 for n in _window(c)]
+    staged = math.prod(side + c["SUBPIXEL"] for side in sides)
     parts = c["PACKS"] // (2 if case.dtype != "float32" else 1) if c["VECTORS"] else 1
-    rows = -(-c["WINDOW"] // c["DOWN"]) * -(-c["WINDOW"] // c["ACROSS"]) * c["PATCH"]
+    rows = -(-c["WINDOW_Y"] // c["DOWN"]) * -(-c["WINDOW_X"] // c["ACROSS"]) * c["PATCH"]
     of_first = windows if case.channels <= 16 else 1  # a patch is staged once, if all its channels are
     shared = {
         "long long number = blockIdx": (queries, 0),
         "int slot = begin": (windows, 0),
         "int f = 0; even": (-(-case.channels // 16), 0),
-        "n < SS_STAGED * SS_STAGED": (-(-staged * parts // 32) / warps, 0),
-        "start < SS_SIDE * SS_SIDE": (-(-(side**2) // 32) / warps, 0),
+        "n < SS_STAGED_TALL * SS_STAGED_WIDE": (-(-staged * parts // 32) / warps, 0),
+        "start < SS_TALL * SS_WIDE": (-(-math.prod(sides) // 32) / warps, 0),
         "n < SS_PATCH * SS_PATCH": (-(-(c["PATCH"] ** 2) * parts // 32) / warps / of_first, 0),
         "n < SS_BLOCKS * SS_PATCH": (-(-rows // 32) / warps, 0),
         "int pack = 0": (c["PACKS"], 0),
@@ -245,11 +249,15 @@ def _attend_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Two passes through all slots; the second stages them again if they do not lie in memory together."""
     windows, apart = _windows(case), _APART[case.flow]
-    reach = c["WINDOW"] + apart
-    side = reach + 15
-    held = windows * side * (side + c["TILE_Y"] - 16) * (16 * c["CHUNKS"] * (4 if case.dtype == "float32" else 2) + 4)
-    staged = side**2 / c["THREADS"]
-    rows, strips = 1 + reach, -(-(7 + reach) // 8)
+    down, reach = (n + apart for n in _window(c))
+    held = (
+        windows
+        * (down + c["TILE_Y"] - 1)
+        * (reach + 15)
+        * (16 * c["CHUNKS"] * (4 if case.dtype == "float32" else 2) + 4)
+    )
+    staged = (down + 15) * (reach + 15) / c["THREADS"]
+    rows, strips = 1 + down, -(-(7 + reach) // 8)
     shared = {
         "i < SS_SLOTS * 4": (1, 0),
         "i < r.tall * r.wide within int slot = first": (staged, 0),
@@ -275,10 +283,9 @@ def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 def _search_subpixel(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """As on tiles of whole pixels, with one more displacement along an axis where flow leads between pixels."""
     windows, between = _windows(case), case.flow == "fraction"
-    reaches = [c["WINDOW"]] + [c["WINDOW"] + between + _APART[case.flow]] * (
-        windows - 1
-    )  # of the own frame, and others
-    if max(reaches) ** 2 > c["BUDGET"] * c["WINDOW"] ** 2:
+    side = c["WINDOW_X"]  # goals have windows as high as wide
+    reaches = [side] + [side + between + _APART[case.flow]] * (windows - 1)  # of the own frame, and others
+    if max(reaches) ** 2 > c["BUDGET"] * side**2:
         return [Role({"int number = 0": (1, 0)})]
     warps, steps = c["THREADS"] / 32, sum(reach * -(-reach // 5) for reach in reaches) / windows
     rows = sum(reaches) / windows
@@ -290,7 +297,7 @@ def _search_subpixel(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int number = 0": (windows, 0),
         "int y = threadIdx.x / 32; y < SS_KEPT_ROWS": ((c["ROWS"] + 1) / warps, 0),
         "i < items within int y = threadIdx": (pieces, 0),
-        "i < SS_WINDOW * SS_QUERIES": (c["WINDOW"] * queries / c["THREADS"], 0),
+        "i < SS_WINDOW_X * SS_QUERIES": (c["WINDOW_X"] * queries / c["THREADS"], 0),
         "i < SS_QUERIES; i +=": (queries / c["THREADS"] / windows, 0),
         "int e = 0; e < SS_TOPK": (c["TOPK"], 0),
         "int i = 0; i < SS_PATCH": (0, 0),  # hardly any candidate is scored directly
@@ -390,14 +397,14 @@ def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 
 def _attend(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
-    trips = {"int slot = 0": (_windows(case), 0), "int i = 0; i < SS_WINDOW": (c["WINDOW"], 0)}
-    return [Role({**trips, "int j = 0; j < SS_WINDOW": (c["WINDOW"], 0)})]
+    trips = {"int slot = 0": (_windows(case), 0), "int i = 0; i < SS_WINDOW_Y": (c["WINDOW_Y"], 0)}
+    return [Role({**trips, "int j = 0; j < SS_WINDOW_X": (c["WINDOW_X"], 0)})]
 
 
 def _attend_best(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
         return [Role({"long long number = ": (0, 0)})]
-    turns, queries = -(-(c["WINDOW"] ** 2) // 32), case.queries * case.search["heads"] / (4 * blocks)
+    turns, queries = -(-c["WINDOW_Y"] * c["WINDOW_X"] // 32), case.queries * case.search["heads"] / (4 * blocks)
     trips = {
         "long long number = ": (queries, 0),
         "int slot = 0": (_windows(case), 0),
@@ -422,10 +429,10 @@ def _attend_landed(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 def _attend_keys(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """A warp has 8 x 4 keys, and 8 x 4 queries at a time; each that has some of a key in its window is gone through."""
-    reach = c["WINDOW"] + _APART[case.flow] - 1
-    met = (1 + (reach + 7) / 8) * (1 + (reach + 3) / 4)  # rectangles of queries
+    down, across = (n + _APART[case.flow] - 1 for n in _window(c))
+    met = (1 + (across + 7) / 8) * (1 + (down + 3) / 4)  # rectangles of queries
     crowds = -(-case.width // 8) * -(-case.height // 4) / 32
-    meeting = (c["WINDOW"] + 7) * (c["WINDOW"] + 3)
+    meeting = (c["WINDOW_X"] + 7) * (c["WINDOW_Y"] + 3)
     trips = {
         "int i = 0; i < (to - from": (_windows(case), 0),
         "int first = 0; first < crowds": (crowds / 32, 0),

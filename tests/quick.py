@@ -40,6 +40,8 @@ def options(case: Case) -> set[tuple[str, str, Hashable]]:
 
 def kind(value: object) -> str:
     """Return what counts as the value of an option: numbers above 3 are alike, but for even and odd ones."""
+    if isinstance(value, tuple):
+        return str(tuple(map(kind, value)))
     if isinstance(value, (int, float)) and value > 3:
         return "an even number" if value % 2 == 0 else "a number"
     return str(value)

@@ -162,7 +162,11 @@ _TABLE = [
             f"search: {name} is {value!r}, expected {expected}",
         )
         for name, values, expected in (
-            ("window", (0, -3, 1.5, None, "9", True, 10**9, 2.0), "a whole number from 1 to 1025"),
+            (
+                "window",
+                (0, -3, 1.5, None, "9", True, 10**9, 2.0, (3,), (1, 2, 3), (0, 3), [3, 2.0]),
+                "a whole number from 1 to 1025",
+            ),
             ("patch", (0, -1, 130, 0.5), "a whole number from 1 to 129"),
             ("radius", (-1, 0.5, None), "a whole number from 0 to"),
             ("topk", (0, -1, 1.5, "all", False), "a whole number from 1 to"),

@@ -38,12 +38,22 @@ def case(name, height, width, channels=16, frames=3, **given):
 
 CASES = [
     case("half, dot", 18, 40, dtype="half", metric="dot", window=5, topk=6, normal=True, still=True),
-    case("ties", 17, 24, window=3, topk=7),
-    case("many channels, even window", 9, 20, 24, window=6, normal=True, layout="planes", still=True),
+    case("ties", 17, 24, window=(5, 2), topk=7),
+    case("many channels, even window", 9, 20, 24, window=(1, 6), normal=True, layout="planes", still=True),
     case("bfloat, two heads", 16, 17, 34, dtype="bfloat", heads=2, flow_heads=2, normal=True, topk=20),
     case("outside, strange", 17, 24, dtype="half", slide=False, strange=True),
     case("zeros", 12, 24, border="zeros", skip="self", normal=True),
-    case("dot, zeros, per frame", 10, 24, border="zeros", metric="dot", per_frame=True, topk=6, normal=True),
+    case(
+        "dot, zeros, per frame",
+        10,
+        24,
+        border="zeros",
+        metric="dot",
+        window=(2, 11),
+        per_frame=True,
+        topk=6,
+        normal=True,
+    ),
     case("skip own frame", 9, 24, topk=3, skip="own_frame", strange=True, layout="every other column"),
     case("wild in a corner", 20, 40, wild="in a corner", window=3, topk=3, normal=True),
     case("wild everywhere", 20, 40, wild="everywhere", window=3, topk=3),
@@ -91,7 +101,7 @@ _FAULTS = {  # by the case that catches them
     "half, dot": [_off_by("0x1p-3f")],
     "ties": [
         ("there = there && !(score >= best[SS_TOPK - 1]);", "there = there && !(score > best[SS_TOPK - 1]);"),
-        ("SS_BITS - SS_WINDOW - view.late", "SS_BITS - SS_WINDOW"),
+        ("SS_BITS - SS_WINDOW_X - view.late", "SS_BITS - SS_WINDOW_X"),
     ],
     "zeros": [("if (SS_SKIP == 1 && view.own && y == asker.y", "if (false && y == asker.y")],
 }

@@ -44,9 +44,17 @@ class Form:
 USUAL = Form("l2, patch 3")
 FORMS = [
     USUAL,
-    Form("half, dot, zeros, heads", "half", 4, {"metric": "dot", "border": "zeros", "heads": 2, "skip": "self"}),
     Form(
-        "bfloat, even patch, stays, per frame", "bfloat", 8, {"patch": 4, "slide": False, "per_frame": True, "topk": 2}
+        "half, dot, zeros, heads",
+        "half",
+        4,
+        {"metric": "dot", "border": "zeros", "heads": 2, "skip": "self", "window": (2, 5)},
+    ),
+    Form(
+        "bfloat, even patch, stays, per frame",
+        "bfloat",
+        8,
+        {"patch": 4, "slide": False, "per_frame": True, "topk": 2, "window": (5, 1)},
     ),
     Form("patch 7, two runs of channels", "single", 17, {"patch": 7, "window": 5, "topk": 10, "skip": "own_frame"}),
 ]

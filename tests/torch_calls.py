@@ -10,7 +10,7 @@ import shiftsearch as ss
 
 torch = pytest.importorskip("torch")
 
-OPTIONS = {"window": 3, "patch": 2, "topk": 3, "heads": 2}
+OPTIONS = {"window": (3, 2), "patch": 2, "topk": 3, "heads": 2}
 
 
 @dataclass(frozen=True)

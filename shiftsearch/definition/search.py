@@ -70,14 +70,15 @@ def _search_frame(
     """Return the scores, offsets and slots that are kept of the queries of frame t."""
     at = Patches(**{**vars(p), "origin": (t, 0, 0)})
     windows = [_Window(spec, at, k.shape[-2:], *(a[..., s] for a in (frame, cy, cx))) for s in slots]
-    places = product(windows, range(spec.window), range(spec.window))
+    rows, columns = spec.window
+    places = product(windows, range(rows), range(columns))
     candidates = [_candidate(q, k, spec, at, *place) for place in places]
     scores, ranks, itself = (np.stack(values, -1) for values in zip(*candidates, strict=True))
     if spec.anchor == "self":
         ranks = np.where(itself & (np.cumsum(itself, -1) == 1), -np.inf, ranks)
     kept = _kept(ranks, itself, spec, len(slots))
     scores = np.take_along_axis(scores, kept, -1)
-    slot, i, j = kept // spec.window**2, kept // spec.window % spec.window, kept % spec.window
+    slot, i, j = np.unravel_index(kept, (len(windows), *spec.window))
     offsets = np.zeros((*kept.shape, 3))
     for number, window in enumerate(windows):
         offsets = np.where((slot == number)[..., None], window.offset(i, j), offsets)
@@ -110,8 +111,9 @@ class _Window:
         self.spec, self.size, self.border = spec, size, p.border
         t, self.ry, self.rx = queries(p, *cy.shape[2:])
         self.dt, self.cy, self.cx = frame - t, cy, cx
-        self.oy = window_offset(cy, size[0], spec.window, spec.step, spec.slide)
-        self.ox = window_offset(cx, size[1], spec.window, spec.step, spec.slide)
+        rows, columns = spec.window
+        self.oy = window_offset(cy, size[0], rows, spec.step, spec.slide)
+        self.ox = window_offset(cx, size[1], columns, spec.step, spec.slide)
 
     def _expand(self, i: Any) -> list[Native]:
         """Return the arrays, with an axis for kept candidates if `i` has one."""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shiftsearch._types import Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn import ShiftedAttention, ShiftedSearch
 from shiftsearch.nn.attention import COMPARE, Compare
 from shiftsearch.nn.layers import check_video, per_pixel, zeroed
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
+from shiftsearch.ops.search import SEARCH
 
 
 # --- flow -------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class ShiftedUNet(nn.Module):
         heads: Sequence[int] = (1, 4, 12),
         head_dim: int = 16,
         key_dim: int = 8,
-        window: int = 9,
+        window: Window = 9,
         radius: int = 1,
         patch: int = 1,
         compare: Compare = "keys",
@@ -144,10 +146,11 @@ class ShiftedUNet(nn.Module):
         )
         self.tail = zeroed(nn.Conv2d(dims[0], channels, 3, padding=1))
         self.levels = nn.ModuleList()
+        apart = compare == "shared"
+        skip = "own_frame" if apart else None
+        places = SEARCH.specify(caller="ShiftedUNet", **of_search).candidates(2 * radius + (not apart))
         for n, (depth, count) in enumerate(zip(depths, heads, strict=True)):
-            apart = compare == "shared"
-            kept = min(keep, (2 * radius + (not apart)) * window**2)
-            skip = "own_frame" if apart else None
+            kept = min(keep, places)
             search = ShiftedSearch(**of_search, heads=count, subpixel=True, topk=kept, skip=skip)
             attention = {"dim": count * head_dim, "key_dim": count * key_dim, "heads": count}
             attention |= {"patch": patch, "topk": min(topk, kept + apart)}
@@ -241,7 +244,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     def whole(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
-    for name in ("channels", "head_dim", "key_dim", "window", "keep", "topk"):
+    for name in ("channels", "head_dim", "key_dim", "keep", "topk"):
         if not whole(options[name]):
             raise ShiftsearchError(f"ShiftedUNet: {name} is {options[name]!r}, expected a whole number of at least 1")
     if options["compare"] not in COMPARE:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftsearch._op import Op, Spec
-from shiftsearch._types import Metric
+from shiftsearch._types import Metric, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown
 from shiftsearch.nn.ops import Refine, ShiftedSearch
@@ -195,7 +195,7 @@ class ShiftedAttention(nn.Module):
         self,
         dim: int,
         heads: int = 1,
-        window: int = 9,
+        window: Window = 9,
         topk: int | None = 10,
         radius: int = 1,
         patch: int = 1,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftsearch._op import Spec
+from shiftsearch._types import Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.attention import COMPARE, Compare
 from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown, zeroed
@@ -25,14 +26,15 @@ class _GuidedSpec(Spec):
     points: int
     offsets: str
     compare: str
-    window: int
+    window: Window
     patch: int
     step: float
     reach: float
     hidden: int
 
     def __post_init__(self) -> None:
-        self.whole("dim", "heads", "points", "window", "patch", "hidden")
+        self.whole("dim", "heads", "points", "patch", "hidden")
+        places = math.prod(self.pair("window"))
         self.check(self.dim % self.heads == 0, "dim", f"a multiple of heads, which is {self.heads}")
         self.choice("offsets", "predict", "search")
         self.choice("compare", *COMPARE)
@@ -41,7 +43,7 @@ class _GuidedSpec(Spec):
         if self.offsets == "predict":
             self.check(math.isqrt(self.points) ** 2 == self.points, "points", "a square number to predict")
         else:
-            self.check(self.points <= self.window**2, "points", f"at most the {self.window**2} places of the window")
+            self.check(self.points <= places, "points", f"at most the {places} places of the window")
 
 
 class GuidedDeformableAttention(nn.Module):
@@ -85,7 +87,7 @@ class GuidedDeformableAttention(nn.Module):
     points: int
     offsets: Literal["predict", "search"]
     compare: Compare
-    window: int
+    window: Window
     patch: int
     step: float
     reach: float
@@ -103,7 +105,7 @@ class GuidedDeformableAttention(nn.Module):
         *,
         offsets: Literal["predict", "search"] = "search",
         compare: Compare = "shared",
-        window: int = 9,
+        window: Window = 9,
         patch: int = 5,
         step: float = 0.5,
         reach: float = 10.0,

@@ -15,7 +15,7 @@ import numpy as np
 
 from shiftsearch._call import need_gradients, run
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
-from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip
+from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip, Window
 from shiftsearch.ops import attend_all, attend_some
 from shiftsearch.ops.attention import AttendSpec, Softmax
 from shiftsearch.ops.flow import check_clip
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Options(TypedDict, total=False):
     """The options of `attend` that do not decide what it returns."""
 
-    window: int
+    window: Window
     patch: int
     radius: int
     topk: int | None
@@ -89,7 +89,7 @@ def attend(
     flow: Any = None,
     scales: Any = None,
     *,
-    window: int = 9,
+    window: Window = 9,
     patch: int = 1,
     radius: int = 1,
     topk: int | None = 10,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class _Some(NamedTuple):
 def _queries(xp: Any, spec: AttendSpec, k: Native, flow: Native) -> Iterator[_Some]:
     """Yield all queries, a few at a time."""
     T, (h, w) = k.shape[1], query_grid(k.shape[-2], k.shape[-1], spec.stride)
-    most = max(1, _AT_A_TIME * T * h * w // (spec.search_slots() * spec.window**2))
+    most = max(1, _AT_A_TIME * T * h * w // (spec.search_slots() * prod(spec.window)))
     columns = -(-w // -(-16 * w // most))  # 16 rows at least: backends need more memory for a row of queries
     rows = min(h, max(1, most // columns))
     for t, y, x in product(range(T), range(0, h, rows), range(0, w, columns)):
@@ -54,8 +55,9 @@ def _candidates(xp: Any, spec: AttendSpec, k: Native, flow: Native, t: int, rows
     moves: Any = _moves(xp, spec, flow, t, rows, columns, len(frames))
     at = (xp.arange(s.start, s.stop) * spec.stride for s in (rows, columns))
     y, x = (a.reshape(shape) for a, shape in zip(at, ((-1, 1, 1), (-1, 1)), strict=True))
-    shape = (*moves.shape[1:3], rows.stop - rows.start, columns.stop - columns.start, len(frames), *(2 * [spec.window]))
-    down, across = (_axis(xp, spec, move, here, n) for move, here, n in zip(moves, (y, x), (H, W), strict=True))
+    shape = (*moves.shape[1:3], rows.stop - rows.start, columns.stop - columns.start, len(frames), *spec.window)
+    axes = zip(spec.window, moves, (y, x), (H, W), strict=True)
+    down, across = (_axis(xp, spec, *axis) for axis in axes)
     whole = np.int32 if not spec.subpixel else np.float64 if k.dtype == np.float64 else np.float32
     dt = xp.asarray(frames - t)[:, None, None]
     parts = dt, (down - y[..., None])[..., None], (across - x[..., None])[..., None, :]
@@ -83,12 +85,12 @@ def _moves(xp: Any, spec: AttendSpec, flow: Native, t: int, rows: slice, columns
     return moves if spec.subpixel else xp.rint(moves)
 
 
-def _axis(xp: Any, spec: AttendSpec, moved: Native, at: Native, n: int) -> Native:
+def _axis(xp: Any, spec: AttendSpec, window: int, moved: Native, at: Native, n: int) -> Native:
     """Return where the candidates of windows lie along an axis of n pixels, one more axis behind the slots."""
     centre = at + moved
     centre = (reflect(centre, n) if spec.border == "reflect" else centre)[..., None]
-    before = window_offset(centre, n, spec.window, spec.step, True) if spec.slide else (spec.window - 1) // 2
-    return centre + spec.step * (xp.arange(spec.window) - before)
+    before = window_offset(centre, n, window, spec.step, True) if spec.slide else (window - 1) // 2
+    return centre + spec.step * (xp.arange(window) - before)
 
 
 # --- forward and backward ---------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class AttendSpec(SearchSpec):
         """Return whether the best are few, found among few, and known by their scores."""
         plain = self.penalty == 0 and self.anchor is None and not self.per_frame
         few = self.topk is not None and self.topk <= _FEW and C // self.heads <= _FEW_CHANNELS
-        return plain and few and self.radius <= _NEAR and self.window <= _SMALL
+        return plain and few and self.radius <= _NEAR and max(self.window) <= _SMALL
 
     def factor(self, channels: int) -> float:
         """Return what scores of so many channels are multiplied by: similar is large."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from shiftsearch._call import run
 from shiftsearch._op import FLOW, Example, Input, Op
-from shiftsearch._types import Array, Border, Metric, Native
+from shiftsearch._types import Array, Border, Metric, Native, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.patches import grid_of
 from shiftsearch.ops.score import check_heads
@@ -31,7 +31,7 @@ def match(
     k: Array,
     flow: Array | None = None,
     *,
-    window: int = 9,
+    window: Window = 9,
     patch: int = 1,
     topk: int | None = 10,
     heads: int = 1,

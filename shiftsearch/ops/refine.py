@@ -10,7 +10,7 @@ import numpy as np
 
 from shiftsearch._call import run
 from shiftsearch._op import OFFSET, Example, Input, Op
-from shiftsearch._types import Anchor, Array, Border, Metric, Native
+from shiftsearch._types import Anchor, Array, Border, Metric, Native, Window
 from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.window import OUTPUTS, WindowSpec, along, differentiate_kept, multiply_adds_of, query_positions
 
@@ -27,7 +27,7 @@ def refine(
     k: Array,
     offsets: Array,
     *,
-    window: int = 3,
+    window: Window = 3,
     patch: int = 1,
     topk: int | None = None,
     heads: int = 1,
@@ -52,8 +52,8 @@ def refine(
         k: keys, the same shape
         offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them; they are limited to
             2**30 rows or columns, so that the results fit int32
-        window: candidates per side around each seed
-        topk: how many to keep of the S * window**2; None returns all, in seed, row, column order
+        window: candidates per side around each seed, or (rows, columns) of them
+        topk: how many to keep of all candidates of the S windows; None returns all, in seed, row, column order
         anchor: "flow" puts the centre of each seed's window first, per seed; "self" puts offset (0, 0, 0) first where
             it is a candidate
         skip: "self" scores offset (0, 0, 0) infinite, which puts it last

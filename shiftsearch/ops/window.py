@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 from shiftsearch._geometry import mirror_sign
@@ -16,7 +17,7 @@ from shiftsearch.ops.score import ScoreSpec
 class WindowSpec(ScoreSpec):
     """The candidates around a centre, and which of them are kept."""
 
-    window: int
+    window: tuple[int, int]  # rows and columns
     topk: int | None
     step: float
     subpixel: bool
@@ -31,7 +32,7 @@ class WindowSpec(ScoreSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.whole("window", most=1025)
+        self.pair("window", most=1025)
         if self.topk is not None:
             self.whole("topk")
         self.switch("subpixel", "slide", "per_frame")
@@ -55,18 +56,19 @@ class WindowSpec(ScoreSpec):
 
     def stays_inside(self, height: int, width: int) -> bool:
         """Return whether no window sticks out of a frame, because windows slide inward and fit into it."""
-        return self.slide and all(n - 1 >= self.window * self.step for n in (height, width))
+        fits = (n - 1 >= m * self.step for n, m in zip((height, width), self.window, strict=True))
+        return self.slide and all(fits)
 
     def candidates(self, slots: int) -> int:
         """Return how many candidates a query has in `slots` windows."""
-        return slots * self.window**2 - self.removes_self
+        return slots * prod(self.window) - self.removes_self
 
     def kept(self, slots: int) -> int:
         """Return how many candidates are kept of `slots` windows."""
         count = self.candidates(slots)
         if self.topk is None:
             return count
-        there = self.window**2 - self.removes_self if self.per_frame else count
+        there = prod(self.window) - self.removes_self if self.per_frame else count
         each = " in each frame" if self.per_frame else ""
         self.check(self.topk <= there, "topk", f"at most {there}, the number of candidates{each}, or None for all")
         return self.topk * slots if self.per_frame else self.topk

@@ -42,7 +42,7 @@ class _Call:
         self.turn_back = margin_code.build_turn(k.dtype.name, watches=True)
         self.tile_rows = -(-self.task.rows // TILE)
         self.queries = T * self.task.rows * self.task.columns
-        self.cost = self.queries * self.task.slots * spec.window**2 * (self.of_keys.channels + self.of_values.channels)
+        self.cost = self.queries * self.task.slots * self.task.each * (self.of_keys.channels + self.of_values.channels)
 
     def codes(self, *, known: bool) -> Codes:
         dtype, metric, keys, values = self.dtype.name, self.spec.metric, self.of_keys.channels, self.of_values.channels
@@ -63,7 +63,7 @@ class _Call:
         margin.store(numbers, v, out[b], self.heads, g, np.zeros(1, np.int32), turn=self.turn_back)
 
     def scratch(self) -> Scratch:
-        lanes, count = simd.lanes(self.dtype.name), self.task.slots * self.task.window**2
+        lanes, count = simd.lanes(self.dtype.name), self.task.slots * self.task.each
         in_k, in_v, starts = (np.empty(count, np.int64) for _ in range(3))
         scores, weights, by_weights, chosen = (aligned(count + lanes, self.dtype) for _ in range(4))
         return Scratch(

@@ -91,12 +91,12 @@ def _find(query, windows, task, sizes, band, at):
         top = query.y * task.stride + get(windows.dy, query.at + s)
         left = query.x * task.stride + get(windows.dx, query.at + s)
         own = sizes.leaves_self and frame == query.t
-        for i in range(task.window):
+        for i in range(task.down):
             y = top + i * task.whole_step
             if not band.first <= y < band.last:
                 continue
             line, inside = (frame * task.height + y) * task.width, 0 <= y < task.height
-            for j in range(task.window):
+            for j in range(task.across):
                 x = left + j * task.whole_step
                 kind, pixel = _PIXEL, line + x
                 if task.zeros and not (inside and 0 <= x < task.width):

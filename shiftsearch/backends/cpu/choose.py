@@ -54,7 +54,7 @@ def finish(
     results: Results,
 ) -> None:
     """Write what is kept of a query's candidates; `cells` are the slot, row and column of each in its window."""
-    n, kept = task.slots * task.window * task.window, scratch.kept
+    n, kept = task.slots * task.each, scratch.kept
     if options is None:
         find_smallest(scores, n, task.kept, codes.topk, scratch.topk, kept)
     else:
@@ -75,7 +75,7 @@ def finish(
 @helper
 def _choose(scores, query, windows, task, options, codes, scratch, kept):
     """Write the indices of the candidates that are kept, in order."""
-    each, n = task.window * task.window, task.slots * task.window * task.window
+    each, n = task.each, task.slots * task.each
     own = _hide(scores, query, windows, task, options)
     keys = scores
     if options.ranks:
@@ -97,7 +97,7 @@ def _choose(scores, query, windows, task, options, codes, scratch, kept):
 @inline
 def _hide(scores, query, windows, task, options):
     """Set scores to infinity that are NaN or may not be kept; return the index of the query itself, or -1."""
-    each, own = task.window * task.window, -1
+    each, own = task.each, -1
     if task.overhangs:
         for s in range(task.slots):
             _hide_outside(after(scores, s * each), window_at(windows, query.at + s), task)
@@ -120,42 +120,42 @@ def _own_index(s, query, windows, task):
     y, x = query.y * task.stride, query.x * task.stride
     i = np.int64(np.rint((y - window.cy) / task.step)) + window.by
     j = np.int64(np.rint((x - window.cx) / task.step)) + window.bx
-    there = get(windows.frame, query.at + s) == query.t and 0 <= i < task.window and 0 <= j < task.window
+    there = get(windows.frame, query.at + s) == query.t and 0 <= i < task.down and 0 <= j < task.across
     exactly = position(window.cy, i, window.by, task.step) == y and position(window.cx, j, window.bx, task.step) == x
-    return s * task.window * task.window + i * task.window + j if there and exactly else -1
+    return s * task.each + i * task.across + j if there and exactly else -1
 
 
 @helper
 def _hide_outside(scores, window, task):
     """Make the scores of candidates that lie outside the frame infinite."""
     cy, cx, by, bx = window
-    step, end, bottom, right = task.step, task.window - 1, task.height - 1, task.width - 1
-    rows_inside = position(cy, 0, by, step) >= 0 and position(cy, end, by, step) <= bottom
-    if rows_inside and position(cx, 0, bx, step) >= 0 and position(cx, end, bx, step) <= right:
+    step, bottom, right = task.step, task.height - 1, task.width - 1
+    rows_inside = position(cy, 0, by, step) >= 0 and position(cy, task.down - 1, by, step) <= bottom
+    if rows_inside and position(cx, 0, bx, step) >= 0 and position(cx, task.across - 1, bx, step) <= right:
         return
-    for i in range(task.window):
+    for i in range(task.down):
         y = position(cy, i, by, step)
-        for j in range(task.window):
+        for j in range(task.across):
             x = position(cx, j, bx, step)
             if y < 0 or y > bottom or x < 0 or x > right:
-                put(scores, i * task.window + j, np.inf)
+                put(scores, i * task.across + j, np.inf)
 
 
 @helper
 def _rank(scores, own, at, windows, task, options, keys):
     """Write the keys that rank the candidates, which are scores with penalty and anchor; return how many there are."""
-    each, n = task.window * task.window, task.slots * task.window * task.window
+    each, n = task.each, task.slots * task.each
     for i in range(n):
         put(keys, i, get(scores, i))
     for s in range(task.slots):
         by, bx = get(windows.by, at + s), get(windows.bx, at + s)
         if options.penalty > 0:
             for i in range(each):
-                down, across = i // task.window - by, i % task.window - bx
+                down, across = i // task.across - by, i % task.across - bx
                 more = options.penalty * (task.step * task.step * (down * down + across * across))
                 put(keys, s * each + i, get(keys, s * each + i) + more)
         if options.anchor_centre:
-            put(keys, s * each + by * task.window + bx, -np.inf)
+            put(keys, s * each + by * task.across + bx, -np.inf)
     if options.anchor_self and own >= 0:
         put(keys, own, -np.inf)
     if options.removes_self:

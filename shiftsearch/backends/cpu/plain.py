@@ -69,7 +69,7 @@ def search_plainly(
                 query = Query(t, y, x, first_of(unit - first, y - y0, x, task))
                 lay_query(work.query_rows, y, q.rows, p)
                 read_query(q, t, x, work, p)
-                for number in range(task.slots * task.window * task.window):
+                for number in range(task.slots * task.each):
                     if stopped(stop):
                         return
                     _score_candidate(k, number, query, windows, task, cells, work, p, scores)

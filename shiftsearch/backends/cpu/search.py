@@ -96,7 +96,8 @@ def search(
 def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
     T, C, H, W = size
     overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
-    phases = min(round(1 / spec.step), spec.window) if 1 / spec.step in (1, 2, 4, 8) else spec.window
+    down, across = spec.window
+    phases = [min(round(1 / spec.step), n) if 1 / spec.step in (1, 2, 4, 8) else n for n in spec.window]
     return Task(
         frames=T,
         height=H,
@@ -105,7 +106,9 @@ def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task
         columns=(W - 1) // p.stride + 1,
         slots=slots,
         first_slot=int(spec.skip == "own_frame"),
-        window=spec.window,
+        down=down,
+        across=across,
+        each=down * across,
         patch=p.patch,
         stride=p.stride,
         scale=p.scale,
@@ -120,15 +123,17 @@ def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task
         subpixel=spec.subpixel,
         seeds=seeds,
         overhangs=overhangs,
-        phases=phases,
-        part=-(-spec.window // phases),
+        phases_down=phases[0],
+        phases_across=phases[1],
+        part_down=-(-down // phases[0]),
+        part_across=-(-across // phases[1]),
         wide=C % simd.lanes(dtype) == 0,
     )
 
 
 def _options(spec, task: Task) -> Options | None:
     removes, hides = spec.removes_self, spec.skip == "self" and not spec.removes_self
-    ranks, candidates = spec.penalty > 0 or bool(spec.anchor) or removes, task.slots * task.window**2
+    ranks, candidates = spec.penalty > 0 or bool(spec.anchor) or removes, task.slots * task.each
     simple = not (ranks or hides or spec.per_frame or task.overhangs)
     if simple and task.kept <= FEW and candidates >= 2 * FEW and spec.topk is not None:
         return None
@@ -148,7 +153,12 @@ def _options(spec, task: Task) -> Options | None:
 
 def _by_vectors(task: Task) -> bool:
     """Return whether the vector code covers these options."""
-    return task.dilation == 1 and not task.zeros and task.part <= _LARGEST_WINDOW and task.patch <= ROW
+    return (
+        task.dilation == 1
+        and not task.zeros
+        and max(task.part_down, task.part_across) <= _LARGEST_WINDOW
+        and task.patch <= ROW
+    )
 
 
 def _codes(task: Task, dtype: str, metric: str) -> Codes:
@@ -157,12 +167,12 @@ def _codes(task: Task, dtype: str, metric: str) -> Codes:
     if _by_vectors(task):
         built["interpolate"] = search_code.build_interpolate(dtype, metric)
         if task.wide:
-            built["wide"] = search_code.build_wide(dtype, metric, task.part)
+            built["wide"] = search_code.build_wide(dtype, metric, task.part_down, task.part_across)
         else:
-            built["small"] = search_code.build_small(dtype, metric, task.part, task.patch)
+            built["small"] = search_code.build_small(dtype, metric, task.part_down, task.part_across, task.patch)
         if task.step == 1 and task.stride * task.scale == 1 and task.patch <= ROW - TILE + 1:
             built["boxes"] = search_code.build_boxes(dtype, metric, task.patch, min(task.channels, 5))
-            built["pick"] = search_code.build_pick(dtype, task.window)
+            built["pick"] = search_code.build_pick(dtype, task.down, task.across)
     return Codes(**built)
 
 
@@ -185,13 +195,13 @@ def _search(q, k, around, order, task: Task, form: patch.Form, options: Options 
             place(start, end, around, order, task, windows)
             run(videos, windows, task, options, codes, scratch, cells, results, stop, start, end)
 
-    cost = task.frames * task.rows * task.columns * task.slots * task.window**2 * task.patch**2 * task.channels
+    cost = task.frames * task.rows * task.columns * task.slots * task.each * task.patch**2 * task.channels
     spread(some_rows, task.frames * -(-task.rows // TILE), cost)
 
 
 def _cells(task: Task):
     """Return a table of the slot, row and column of each candidate: looking them up is faster than dividing."""
-    return np.moveaxis(np.indices((task.slots, task.window, task.window), np.int32), 0, -1).reshape(-1)
+    return np.moveaxis(np.indices((task.slots, task.down, task.across), np.int32), 0, -1).reshape(-1)
 
 
 # --- scratch memory -------------------------------------------------------------------------------
@@ -205,8 +215,9 @@ def _most_boxes(task: Task, dtype) -> int:
 
 def _scratch(task: Task, form: patch.Form, tiles: bool, most: int, dtype) -> Scratch:
     """Return new scratch memory of a thread, all numbers in one piece and all whole numbers in another."""
-    each, C, pack = task.window**2, task.channels, packing.py_func(task)
-    reach, rows, stride = task.window + task.patch - 1, TILE + task.patch - 1, pack.stride
+    each, C, pack = task.each, task.channels, packing.py_func(task)
+    tall, wide = task.down + task.patch - 1, task.across + task.patch - 1
+    rows, stride = TILE + task.patch - 1, pack.stride
     numbers = {
         "keys": stride,
         "part": each + 2 * FEW,
@@ -217,7 +228,7 @@ def _scratch(task: Task, form: patch.Form, tiles: bool, most: int, dtype) -> Scr
         "q_planes": pack.side * C * pack.length,
         "q_last": pack.side**2 * C if task.wide else 0,
         "sums": each * ROW,
-        "near": reach * (reach + ROW) * C + 4 * ROW if task.subpixel else 0,
+        "near": tall * (wide + ROW) * C + 4 * ROW if task.subpixel else 0,
         "fractions": 2,
         "pixels": most * rows * ROW,
         "boxes": most * TILE * TILE,
@@ -254,7 +265,7 @@ def _padded(k, task: Task, codes: Codes):
     tile would look, up to TILE - 1 numbers before the first row.
     """
     _, C, H, W = k.shape
-    overhang = 0 if task.slide and min(H, W) >= task.window else task.window
+    overhang = 0 if task.slide and task.down <= H and task.across <= W else max(task.down, task.across)
     pad = task.patch // 2 + task.subpixel + overhang
     rows, width, planes, lasts = H + 2 * pad, W + 2 * pad, np.empty(0, k.dtype), np.empty(0, k.dtype)
     if codes.boxes or not task.wide:

@@ -42,7 +42,7 @@ def _parts(count: int, most: int) -> list[range]:
 
 
 @functools.cache
-def build_wide(dtype: str, metric: str, window: int) -> int:
+def build_wide(dtype: str, metric: str, down: int, across: int) -> int:
     """Build the distances of one query to its window, channels last, channels a multiple of the lanes.
 
     (q, k, out, scratch, patch rows, patch * channels, row stride of q, of k, channels): a row of a patch is
@@ -62,13 +62,13 @@ def build_wide(dtype: str, metric: str, window: int) -> int:
 
     def window_row(columns, shifts, i):
         sums = f.loop(rows, [f.zeros()] * len(columns), partial(patch_row, i, shifts))
-        at = f.mul(f.add(f.mul(i, window), columns[0]), f.lanes)
+        at = f.mul(f.add(f.mul(i, across), columns[0]), f.lanes)
         for n, total in enumerate(sums):
             f.store(total, scratch, f.add(at, n * f.lanes))
 
-    for columns in _parts(window, simd.registers() - 4):
-        f.loop(window, [], partial(window_row, columns, [f.mul(j, channels) for j in columns]))
-    _write_lane_sums(f, scratch, out, window * window)
+    for columns in _parts(across, simd.registers() - 4):
+        f.loop(down, [], partial(window_row, columns, [f.mul(j, channels) for j in columns]))
+    _write_lane_sums(f, scratch, out, down * across)
     return f.compile()
 
 
@@ -87,7 +87,7 @@ def _write_lane_sums(f, vectors, out, count: int) -> None:
 
 
 @functools.cache
-def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
+def build_small(dtype: str, metric: str, down: int, across: int, patch: int) -> int:
     """Build the distances of one query to its window, planes of channels in each row, any number of channels.
 
     (q, k, out, channels, row stride of q, channel stride of q, row stride of k, channel stride of k): lanes lie
@@ -95,8 +95,8 @@ def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
     """
     f = simd.Function("small", dtype, "ppplllll")
     q, k, out, channels, q_row, q_channel, k_row, k_channel = f.arguments
-    for first in range(0, window, f.lanes):
-        for rows in _parts(window, simd.registers() * 3 // 4):
+    for first in range(0, across, f.lanes):
+        for rows in _parts(down, simd.registers() * 3 // 4):
 
             def channel(c, *sums, first=first, rows=rows):
                 def column(j, *sums):
@@ -113,12 +113,12 @@ def build_small(dtype: str, metric: str, window: int, patch: int) -> int:
                 return f.loop(patch, sums, column)
 
             sums = f.loop(channels, [f.zeros()] * len(rows), channel)
-            mask = f.first(window - first) if window - first < f.lanes else None
+            mask = f.first(across - first) if across - first < f.lanes else None
             for i, total in zip(rows, sums, strict=True):
                 if mask is None:
-                    f.store(total, out, i * window + first)
+                    f.store(total, out, i * across + first)
                 else:
-                    f.store_masked(total, out, i * window + first, mask)
+                    f.store_masked(total, out, i * across + first, mask)
     return f.compile()
 
 
@@ -207,18 +207,18 @@ def _box_sums(f, patch, given, at, out, to):
 
 
 @functools.cache
-def build_pick(dtype: str, window: int) -> int:
+def build_pick(dtype: str, rows: int, columns: int) -> int:
     """Build the copy of one query's window out of box sums: (in, out, displacements across); in[dy * across + dx, TILE * TILE]."""
     f = simd.Function("pick", dtype, "ppl")
     given, out, across = f.arguments
 
     def row(i):
-        at, to = f.mul(f.mul(i, across), TILE * TILE), f.mul(i, window)
-        values = [f.scalar(given, f.add(at, j * TILE * TILE)) for j in range(window)]
+        at, to = f.mul(f.mul(i, across), TILE * TILE), f.mul(i, columns)
+        values = [f.scalar(given, f.add(at, j * TILE * TILE)) for j in range(columns)]
         for j, value in enumerate(values):
             f.b.store(value, f._at(out, f.add(to, j)))
 
-    f.loop(window, [], row)
+    f.loop(rows, [], row)
     return f.compile()
 
 

@@ -94,7 +94,7 @@ def packing(task: Task) -> Packing:
     packed = apart if apart < task.patch else task.patch  # patches that do not touch are packed side by side
     side = (TILE - 1) * packed + task.patch
     length = side if side > ROW else ROW
-    candidates = task.slots * task.window * task.window
+    candidates = task.slots * task.each
     return Packing(packed, side, length, (candidates + FEW - 1) // FEW * FEW + FEW)
 
 
@@ -156,20 +156,20 @@ def _span_of(s, tile, windows, task):
             if task.subpixel:
                 cy, cx = get(windows.cy, at), get(windows.cx, at)
                 whole = whole and np.floor(cy) == cy and np.floor(cx) == cx
-    return Span(top, left, bottom - top + task.window, right - left + task.window, whole)
+    return Span(top, left, bottom - top + task.down, right - left + task.across, whole)
 
 
 @helper
 def box_is_cheaper(displacements: int, queries: int, task: Task, lanes: int) -> bool:
     """Return whether box sums take less time than comparing each query, by nanoseconds that were measured once."""
-    patch, C, window = task.patch, task.channels, task.window
+    patch, C, each, across = task.patch, task.channels, task.each, task.across
     per_row = ROW // lanes if lanes < ROW else 1
     by_displacement = 0.6 * (TILE + patch - 1) * C * per_row + 4 * patch * per_row + 7
     if task.wide:
-        direct = 0.41 * patch * patch * window * window * (C // lanes) + 1.2 * window * window
+        direct = 0.41 * patch * patch * each * (C // lanes) + 1.2 * each
     else:
-        direct = 0.38 * patch * patch * window * C * ((window + lanes - 1) // lanes) + 15
-    return displacements * by_displacement + queries * window * window * 0.25 < queries * direct
+        direct = 0.38 * patch * patch * task.down * C * ((across + lanes - 1) // lanes) + 15
+    return displacements * by_displacement + queries * each * 0.25 < queries * direct
 
 
 @helper
@@ -190,7 +190,7 @@ def _box_scores(s, tile, span, windows, task, videos, codes, scratch):
             at = first_of(tile.u, a, tile.x0 + b, task) + s
             first = (get(windows.dy, at) - span.top) * across + get(windows.dx, at) - span.left
             take = first * (TILE * TILE) + a * TILE + b
-            to = (a * TILE + b) * pack.stride + s * task.window * task.window
+            to = (a * TILE + b) * pack.stride + s * task.each
             code.pick(codes.pick, after(boxes, take), after(scratch.scores, to), across)
 
 
@@ -206,13 +206,13 @@ def _direct_scores(at, windows, task, videos, codes, scratch, q_planes, q_last, 
     """Write the scores of one window of one query, whose patch begins at q_planes and q_last."""
     window, frame = window_at(windows, at), get(windows.frame, at)
     cy, cx, by, bx = window
-    if task.part == task.window:
+    if task.part_down == task.down and task.part_across == task.across:
         _compare(frame, cy - by, cx - bx, task, videos, codes, scratch, q_planes, q_last, scores)
         return
-    for a in range(task.phases):
-        for b in range(task.phases):
+    for a in range(task.phases_down):
+        for b in range(task.phases_across):
             y, x = position(cy, a, by, task.step), position(cx, b, bx, task.step)
-            if task.part > 1 or not _is_outside(y, x, task):
+            if task.part_down * task.part_across > 1 or not _is_outside(y, x, task):
                 _compare(frame, y, x, task, videos, codes, scratch, q_planes, q_last, scratch.part)
             _deal(a, b, window, task, scratch.part, scores)
 
@@ -222,20 +222,20 @@ def _deal(a, b, window, task, part, scores):
     """Write the scores of the candidates that are whole pixels from candidate (a, b) to their places in the window."""
     cy, cx, by, bx = window
     row = 0
-    for i in range(a, task.window, task.phases):
+    for i in range(a, task.down, task.phases_down):
         y, number = position(cy, i, by, task.step), row
-        for j in range(b, task.window, task.phases):
+        for j in range(b, task.across, task.phases_across):
             outside = _is_outside(y, position(cx, j, bx, task.step), task)
-            put(scores, i * task.window + j, np.inf if outside else get(part, number))
+            put(scores, i * task.across + j, np.inf if outside else get(part, number))
             number += 1
-        row += task.part
+        row += task.part_across
 
 
 @inline
 def _compare(frame, py, px, task, videos, codes, scratch, q_planes, q_last, scores):
-    """Write the scores of task.part x task.part candidates, one pixel apart, the first of them at (py, px)."""
+    """Write the scores of task.part_down x task.part_across candidates, one pixel apart, the first of them at (py, px)."""
     shape, pack, near, fractions = videos.shape, packing(task), scratch.near, scratch.fractions
-    C, patch, reach = task.channels, task.patch, task.part + task.patch - 1
+    C, patch, tall, wide = task.channels, task.patch, task.part_down + task.patch - 1, task.part_across + task.patch - 1
     fy, fx = np.floor(py), np.floor(px)
     y, x = np.int64(fy) - patch // 2 + shape.pad, np.int64(fx) - patch // 2 + shape.pad
     whole = fy == py and fx == px
@@ -245,16 +245,16 @@ def _compare(frame, py, px, task, videos, codes, scratch, q_planes, q_last, scor
     if task.wide:
         keys, row = after(videos.k_last, frame * shape.last_frame + y * shape.last_row + x * C), shape.last_row
         if not whole:
-            code.interpolate(codes.interpolate, keys, near, fractions, reach, reach * C, row, C, reach * C)
-            keys, row = near, reach * C
+            code.interpolate(codes.interpolate, keys, near, fractions, tall, wide * C, row, C, wide * C)
+            keys, row = near, wide * C
         code.wide(codes.wide, q_last, keys, scores, scratch.sums, patch, patch * C, pack.side * C, row, C)
         return
     keys, row, channel = after(videos.k, frame * shape.frame + y * shape.row + x), shape.row, shape.channel
     if not whole:
-        row, channel = (reach + ROW) * C, reach + ROW
+        row, channel = (wide + ROW) * C, wide + ROW
         for c in range(C):
             here, there = after(keys, c * shape.channel), after(near, c * channel)
-            code.interpolate(codes.interpolate, here, there, fractions, reach, reach, shape.row, 1, row)
+            code.interpolate(codes.interpolate, here, there, fractions, tall, wide, shape.row, 1, row)
         keys = near
     code.small(codes.small, q_planes, keys, scores, C, C * pack.length, pack.length, row, channel)
 
@@ -275,7 +275,7 @@ def _slot_scores(s, tile, windows, task, videos, codes, scratch, stop):
 
 @inline
 def _slot_scores_directly(s, tile, windows, task, videos, codes, scratch, stop):
-    each, C, pack = task.window * task.window, task.channels, packing(task)
+    each, C, pack = task.each, task.channels, packing(task)
     for a in range(tile.ny):
         for b in range(tile.nx):
             if stopped(stop):

@@ -24,7 +24,9 @@ class Task(NamedTuple):
     columns: int
     slots: int
     first_slot: int  # 1 leaves out the own frame
-    window: int
+    down: int  # candidates of a window
+    across: int
+    each: int  # all of them
     patch: int
     stride: int  # pixels of k from query to query
     scale: int  # pixels of q for one of k
@@ -39,8 +41,10 @@ class Task(NamedTuple):
     subpixel: bool
     seeds: bool
     overhangs: bool  # windows may stick out of the frame
-    phases: int  # candidates per side within one pixel; all of them if none are whole pixels apart
-    part: int  # candidates per side that are whole pixels apart, and compared at a time
+    phases_down: int  # candidates within one pixel; all of them if none are whole pixels apart
+    phases_across: int
+    part_down: int  # candidates that are whole pixels apart, and compared at a time
+    part_across: int
     wide: bool  # vectors lie along the channels of a pixel
 
 
@@ -55,9 +59,9 @@ def _centre(at, moved, n, task):
 
 
 @exact
-def _index_of_centre(centre, n, task):
-    """Return `window_offset`: how many candidates come before the centre."""
-    half, last = (task.window - 1) // 2, task.window - 1
+def _index_of_centre(centre, n, window, task):
+    """Return `window_offset`: how many candidates come before the centre, of `window` along an axis."""
+    half, last = (window - 1) // 2, window - 1
     if not task.slide or (centre >= task.step * half and centre + task.step * (last - half) <= n - 1):
         return half
     before = np.float64(half)
@@ -127,7 +131,8 @@ def _place(windows, at, t, frame, y, x, down, across, task):
     y, x = y * task.stride, x * task.stride
     cy = _centre(np.float64(y), down, task.height, task)
     cx = _centre(np.float64(x), across, task.width, task)
-    by, bx = _index_of_centre(cy, task.height, task), _index_of_centre(cx, task.width, task)
+    by = _index_of_centre(cy, task.height, task.down, task)
+    bx = _index_of_centre(cx, task.width, task.across, task)
     put(windows.cy, at, cy)
     put(windows.cx, at, cx)
     put(windows.by, at, by)

@@ -12,7 +12,7 @@ import numpy as np
 from shiftsearch._geometry import query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PLANS, numbers, sizes_of, sums
+from shiftsearch.backends.cuda.call import MOST_PLANS, numbers, of_window, sizes_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 
 WARPS = 4  # of a block, a rectangle of pixels each
@@ -35,7 +35,8 @@ def _of_staged_queries(constants: Constants) -> int:
     return WARPS * 32 // constants["LANES"] * of_query
 
 
-_WINDOWS = {"AROUND": "float", "WINDOW": 9, "STEP": 1, "DILATION": 1, "SLIDE": 1, "RADIUS": 1, "FIRST_SLOT": 0}
+_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1, "SLIDE": 1}
+_WINDOWS = {**_WINDOW, "AROUND": "float", "DILATION": 1, "RADIUS": 1, "FIRST_SLOT": 0}
 _FORM = {"STRIDE": 1, "ZEROS": 0, "L2": 0, "SKIP": 0, "VECTORS": 1, **_WINDOWS}
 _INSTANCES = (
     {**_FORM, "LANES": 1, "PARTS": 2, "PARTS_V": 2},
@@ -110,7 +111,7 @@ def constants(spec: Any, dtype: np.dtype, around: np.dtype, channels: int, chann
         "ZEROS": int(spec.border == "zeros"),
         "STRIDE": spec.stride,
         "DILATION": 1,
-        "WINDOW": spec.window,
+        **of_window(spec),
         "STEP": int(spec.step),
         "SLIDE": int(spec.slide),
         "RADIUS": spec.radius,

@@ -191,6 +191,11 @@ def numbers(dtype) -> Constants:
     return {"SCALAR": CTYPES[np.dtype(dtype).name], "ACC": CTYPES[sums(dtype).name]}
 
 
+def of_window(spec) -> Constants:
+    rows, columns = spec.window
+    return {"WINDOW_Y": rows, "WINDOW_X": columns}
+
+
 def constants_of(p: Patches, dtype, whole: bool) -> Constants:
     borders = {"ZEROS": int(p.border == "zeros"), "QUERY_ZEROS": int(p.query_border == "zeros")}
     layout = {"PATCH": p.patch, "STRIDE": p.stride, "DILATION": p.dilation, "SCALE": p.scale}

@@ -17,7 +17,16 @@ from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cuda import search_points, search_subpixel, search_tiles, search_windows
-from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, constants_of, in_vectors, sizes_of, strides_of, sums
+from shiftsearch.backends.cuda.call import (
+    FRACTION,
+    MOST_PLANS,
+    constants_of,
+    in_vectors,
+    of_window,
+    sizes_of,
+    strides_of,
+    sums,
+)
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.errors import ShiftsearchError
 
@@ -38,7 +47,8 @@ def _shared_buffers(constants: Constants) -> int:
     return constants["SHARED"] * _WARPS * _buffer_size(constants)
 
 
-_WINDOWS = {"AROUND": "float", "SEEDS": 0, "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "FIRST_SLOT": 0, "SLIDE": 1}
+_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1.0, "SLIDE": 1}
+_WINDOWS = {**_WINDOW, "AROUND": "float", "SEEDS": 0, "RADIUS": 1, "FIRST_SLOT": 0}
 _BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
 _MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0}
 _SEARCH = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
@@ -164,7 +174,7 @@ def _blocks(constants: Constants, at_once: int, queries: int) -> tuple[int, int]
 
 # --- constants ------------------------------------------------------------------------------------
 def _constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Constants:
-    if windows * spec.window**2 >= 2**31:
+    if windows * prod(spec.window) >= 2**31:
         raise ShiftsearchError(
             f"{spec.caller}: window is {spec.window} in {windows} places, expected fewer than 2**31 candidates"
         )
@@ -180,7 +190,7 @@ def _constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Co
         "SEEDS": int(seeds),
         "RADIUS": spec.radius,
         "FIRST_SLOT": int(spec.skip == "own_frame"),
-        "WINDOW": spec.window,
+        **of_window(spec),
         "STEP": float(spec.step),
         "SLIDE": int(spec.slide),
         "SUBPIXEL": int(spec.subpixel),

@@ -33,15 +33,15 @@ def constants(
     chunks = -(-channels // 16)
     if chunks * itemsize > 2 * _MOST_PARTS:
         return None
-    rows = spec.window * (1 if direct["PER_FRAME"] else spec.search_slots())
+    rows = spec.window[0] * (1 if direct["PER_FRAME"] else spec.search_slots())
     known = {name: value for name, value in direct.items() if name not in search_tiles.DIRECT}
     known |= {"CHUNKS": chunks, "PADDED": int(channels % 16 > 0)}
-    known |= {"PIECES": min(spec.window, -int(-_PIECES * direct["TOPK"] // rows))}
+    known |= {"PIECES": min(spec.window[1], -int(-_PIECES * direct["TOPK"] // rows))}
     return _shape(known, itemsize, memory)
 
 
 def _is_of_points(spec: Any, p: Patches, topk: int) -> bool:
-    small = spec.window <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS and topk <= _MOST_TOPK
+    small = max(spec.window) <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS and topk <= _MOST_TOPK
     return p.patch == 1 and small and spec.penalty == 0 and spec.anchor is None
 
 
@@ -57,11 +57,11 @@ def _shape(known: Constants, itemsize: int, memory: int) -> Constants | None:
 
 def _shape_of(known: Constants, itemsize: int, memory: int, blocks: int, apart: int) -> Constants | None:
     shape = known | {"TILE_X": _WIDE, "TILE_Y": _TALL, "THREADS": _WIDE * _TALL, "BLOCKS": blocks}
-    shape["STRIPS"] = -(-(known["WINDOW"] + 7) // 8) + 1
+    shape["STRIPS"] = -(-(known["WINDOW_X"] + 7) // 8) + 1
     beside = _beside_pool(shape, itemsize)
     shape["POOL"] = (memory // blocks - _RESERVED - _fixed(shape) - beside) // 16 * 16
-    reach = known["WINDOW"] - 1 + apart
-    needed = ((_WIDE + reach + 1) * (_TALL + reach) + 3) * _pixel(shape, itemsize)
+    down, across = (known[name] - 1 + apart for name in ("WINDOW_Y", "WINDOW_X"))
+    needed = ((_WIDE + across + 1) * (_TALL + down) + 3) * _pixel(shape, itemsize)
     results = _WIDE * _TALL * known["TOPK"] * 16
     return shape if shape["POOL"] >= needed and shape["POOL"] + beside >= results else None
 
@@ -78,7 +78,7 @@ def _fixed(shape: Constants) -> int:
 def _beside_pool(shape: Constants, itemsize: int) -> int:
     """Return the bytes of queries, products, noted rows, and where windows begin."""
     of_thread = _pixel(shape, itemsize) + 4 * _WAIT + 4 * (2 * shape["RADIUS"] + 1)
-    pairs = 4 * shape["STRIPS"] + 1 - shape["WINDOW"] % 2  # SS_OF_WARP
+    pairs = 4 * shape["STRIPS"] + 1 - shape["WINDOW_X"] % 2  # SS_OF_WARP
     return shape["THREADS"] * of_thread + shape["THREADS"] // 32 * pairs * _COLUMNS * 8
 
 
@@ -109,5 +109,5 @@ POINTS = Kernel(
     registers=128,
     shared=_shared,
     dtypes=("float32", "float16", "bfloat16"),
-    instances=(_POINTS, {**_POINTS, **_STRAY, "WINDOW": 5, "PIECES": 4}),
+    instances=(_POINTS, {**_POINTS, **_STRAY, "WINDOW_Y": 3, "WINDOW_X": 5, "PIECES": 4}),
 )

@@ -61,9 +61,11 @@ def plan(kernel: Kernel, tiles: Constants, sizes: dict[str, int]) -> Plan:
 def shares(spec: Any, p: Patches, dtype: Any, video: tuple[int, ...]) -> bool:
     """Say whether windows of neighbours share comparisons that a tile can make."""
     *_, H, W = video
-    slides = not spec.slide or min(H, W) >= spec.window + spec.subpixel  # else candidates lie outside all the same
+    slides = not spec.slide or all(
+        n >= m + spec.subpixel for n, m in zip((H, W), spec.window, strict=True)
+    )  # else candidates lie outside all the same
     near = spec.step == p.stride == p.dilation == p.scale == 1 and p.border == p.query_border
-    small = p.patch <= _MOST_PATCH and spec.window <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS
+    small = p.patch <= _MOST_PATCH and max(spec.window) <= _MOST_WINDOW and spec.radius <= _MOST_RADIUS
     return (
         H * W >= _FEWEST
         and slides
@@ -110,7 +112,7 @@ def _shape(constants: Constants, rows: int, column: int, registers: int, passes:
     shape["THREADS"] = 8 * rows + -(-_owners(shape) // 32) * 32
     shape["RING"] = (memory - _fixed(constants) - _beside_ring({**constants, **shape})) // 16 * 16
     strip = 4 * constants["CHANNELS"] * constants["CHUNKS"] * (4 if constants["HELD"] == "float" else 2) + 16
-    needed = (rows + 1) * -(-(31 + max(constants["WINDOW"] + constants["SUBPIXEL"], 3)) // 4) * strip
+    needed = (rows + 1) * -(-(31 + max(constants["WINDOW_X"] + constants["SUBPIXEL"], 3)) // 4) * strip
     return shape if shape["RING"] >= needed and shared({**constants, **shape}) >= wide * tall * topk * 16 else None
 
 
@@ -120,7 +122,8 @@ def _owners(shape: Constants) -> int:
 
 def _fixed(constants: Constants) -> int:
     """Return the bytes of shared arrays of fixed size: slots, penalties of a window, and some that systems take."""
-    return 12 * (2 * constants["RADIUS"] + 1) + 4 * constants["RANKED"] * constants["WINDOW"] ** 2 + 1280
+    penalties = constants["RANKED"] * constants["WINDOW_Y"] * constants["WINDOW_X"]
+    return 12 * (2 * constants["RADIUS"] + 1) + 4 * penalties + 1280
 
 
 def _beside_ring(constants: Constants) -> int:
@@ -134,7 +137,7 @@ def _beside_ring(constants: Constants) -> int:
 def _for_blends(constants: Constants, queries: int) -> int:
     """Return the bytes of blends that wait for the next row, and of what consumers note of their queries."""
     consumers = constants["THREADS"] - 8 * constants["ROWS"]
-    return 4 * constants["WINDOW"] * queries + 16 * constants["COLUMN"] * consumers
+    return 4 * constants["WINDOW_X"] * queries + 16 * constants["COLUMN"] * consumers
 
 
 def shared(constants: Constants) -> int:
@@ -143,7 +146,8 @@ def shared(constants: Constants) -> int:
 
 # --- what tests compile -----------------------------------------------------------------------------
 _FORM = {"OFFSET": "float", "WHOLE": 1, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0, "PATCH": 7, "L2": 1}
-_GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", "WINDOW": 9, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
+_WINDOWS = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
+_GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", **_WINDOWS}
 _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}

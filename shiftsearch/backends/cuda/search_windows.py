@@ -27,17 +27,26 @@ _CANDIDATE = {4: 12, 8: 24}  # bytes of a candidate in topk.cuh
 
 
 class _Window(NamedTuple):
-    """Of a window and its patches: sides, and the pixels that candidates and pixels of patches are apart."""
+    """Of a window and its patches: sizes, and the pixels that candidates and pixels of patches are apart."""
 
-    window: int
+    rows: int
+    columns: int
     patch: int
     by: int
     hole: int
     blended: int  # 1 if candidates lie between pixels
 
     @property
-    def side(self) -> int:
-        return self.by * (self.window - 1) + self.hole * (self.patch - 1) + 1 + self.blended
+    def tall(self) -> int:
+        return self._staged(self.rows)
+
+    @property
+    def wide(self) -> int:
+        return self._staged(self.columns)
+
+    def _staged(self, candidates: int) -> int:
+        """Return how many pixels are staged along an axis."""
+        return self.by * (candidates - 1) + self.hole * (self.patch - 1) + 1 + self.blended
 
 
 class _Block(NamedTuple):
@@ -53,12 +62,13 @@ def constants(direct: Constants, channels: int, itemsize: int, memory: int) -> C
 
     `channels` are those of a head, `itemsize` the bytes of a sum, and `memory` the bytes of shared memory of a block.
     """
-    step = direct["STEP"] if direct["WINDOW"] > 1 else 0
+    step = direct["STEP"] if max(direct["WINDOW_Y"], direct["WINDOW_X"]) > 1 else 0
     if step != int(step) or direct["PATCH"] == 1:
         return None
     known = {**direct, "APART": 1 if direct["SUBPIXEL"] else gcd(int(step), direct["DILATION"])}
     window = _window(known)
-    if window.side - window.blended > window.window * window.patch:  # more would be staged than is read
+    pixels = (window.tall - window.blended) * (window.wide - window.blended)
+    if pixels > window.rows * window.columns * window.patch**2:  # more would be staged than is read
         return None
     packs = -(-min(channels, _RUN) * itemsize // 16)
     beside = direct["SHARED"] * direct["ROOM"] * _CANDIDATE[itemsize]
@@ -70,24 +80,25 @@ def constants(direct: Constants, channels: int, itemsize: int, memory: int) -> C
 def _shape(window: _Window, packs: int, itemsize: int, memory: int) -> Constants | None:
     """Return the constants of the block that is expected to take the fewest instructions, if any fits."""
     most = _SUMS[itemsize] // window.patch
-    sizes = range(1, min(window.window, most) + 1)
-    blocks = [_Block(*size) for size in product(sizes, sizes, _WARPS) if size[0] * size[1] <= most]
-    if not blocks or _bytes(window, packs, window.side * packs, itemsize) > memory:
+    down, across = (range(1, min(n, most) + 1) for n in (window.rows, window.columns))
+    blocks = [_Block(*size) for size in product(down, across, _WARPS) if size[0] * size[1] <= most]
+    if not blocks or _bytes(window, packs, window.wide * packs, itemsize) > memory:
         return None
     best = min(blocks, key=lambda block: _expected(window, block, packs, itemsize, memory))
     pitch = _pitch(window, best, packs)
     if _bytes(window, packs, pitch, itemsize) > memory:
-        pitch = window.side * packs
+        pitch = window.wide * packs
     return {"DOWN": best.down, "ACROSS": best.across, "THREADS": 32 * best.warps, "PITCH": pitch}
 
 
 def _bytes(window: _Window, packs: int, pitch: int, itemsize: int) -> int:
-    return 16 * (window.side * pitch + packs * window.patch**2) + itemsize * window.patch * window.window**2
+    of_scores = itemsize * window.patch * window.rows * window.columns
+    return 16 * (window.tall * pitch + packs * window.patch**2) + of_scores
 
 
 def _items(window: _Window, block: _Block) -> int:
     """Return how many rows of patches threads compare at blocks of candidates."""
-    return -(-window.window // block.down) * -(-window.window // block.across) * window.patch
+    return -(-window.rows // block.down) * -(-window.columns // block.across) * window.patch
 
 
 def _expected(window: _Window, block: _Block, packs: int, itemsize: int, memory: int) -> float:
@@ -97,18 +108,18 @@ def _expected(window: _Window, block: _Block, packs: int, itemsize: int, memory:
     of_pack = 2 * 16 // itemsize * candidates * window.patch + 4 * (block.down * len(seen) + window.patch)
     each = packs * of_pack + candidates * (window.patch + 3)
     rounds = block.warps * -(-_items(window, block) // (32 * block.warps))
-    resident = block.warps * (memory // (_bytes(window, packs, window.side * packs, itemsize) + _RESERVED))
+    resident = block.warps * (memory // (_bytes(window, packs, window.wide * packs, itemsize) + _RESERVED))
     return (rounds * each + block.warps * _OF_WARP) * max(1, _ENOUGH / resident)
 
 
 def _pitch(window: _Window, block: _Block, packs: int) -> int:
     """Return the packs of a staged row with which threads that read at a time meet in the fewest banks."""
-    row = window.side * packs
+    row = window.wide * packs
     return min(range(row, row + 8), key=lambda pitch: _turns(_places(window, block, pitch)))
 
 
 def _places(window: _Window, block: _Block, pitch: int) -> Iterable[int]:
-    down, across = -(-window.window // block.down), -(-window.window // block.across)
+    down, across = -(-window.rows // block.down), -(-window.columns // block.across)
     for i, y, x in product(range(window.patch), range(down), range(across)):
         yield (window.by * y * block.down + window.hole * i) * pitch + window.by * x * block.across
 
@@ -123,7 +134,8 @@ def _turns(places: Iterable[int]) -> int:
 def _window(constants: Constants) -> _Window:
     apart = constants["APART"]
     step, hole = int(constants["STEP"]) // apart, constants["DILATION"] // apart
-    return _Window(constants["WINDOW"], constants["PATCH"], step, hole, constants["SUBPIXEL"])
+    size = constants["WINDOW_Y"], constants["WINDOW_X"]
+    return _Window(*size, constants["PATCH"], step, hole, constants["SUBPIXEL"])
 
 
 def _shared(constants: Constants) -> int:
