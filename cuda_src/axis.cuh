@@ -28,10 +28,10 @@ __device__ inline double moved_from(int at, SS_AROUND way) {
 
 // A window of so many candidates around a centre. With SS_SLIDE it slides into the frame.
 __device__ inline Axis window_at(int window, double centre, int n) {
-    const int half = (window - 1) / 2, last = window - 1;
-    if (!SS_SLIDE) return {centre, half};
-    double before = half;
-    if (__dadd_rn(centre, -__dmul_rn(SS_STEP, (double)half)) < 0) before = floor(__ddiv_rn(centre, SS_STEP));
+    const int last = window - 1, usual = (last + SS_EVEN_BEFORE) / 2;
+    if (!SS_SLIDE) return {centre, usual};
+    double before = usual;
+    if (__dadd_rn(centre, -__dmul_rn(SS_STEP, (double)usual)) < 0) before = floor(__ddiv_rn(centre, SS_STEP));
     if (__dadd_rn(centre, __dmul_rn(SS_STEP, last - before)) > n - 1)
         before = ceil(__dadd_rn(__ddiv_rn(__dadd_rn(centre, -(n - 1.0)), SS_STEP), (double)last));
     return {centre, (int)fmin(fmax(before, 0.0), (double)last)};

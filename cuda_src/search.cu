@@ -14,9 +14,9 @@
 // that they left, from the slot on that they did not search.
 //
 // Constants: SS_PATCH, SS_DILATION, SS_STRIDE, SS_SCALE (pixels of q for one of k), SS_ZEROS, SS_QUERY_ZEROS (1:
-// nothing lies outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW_Y, SS_WINDOW_X, SS_STEP,
-// SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1 self, 2
-// flow), SS_SKIP (1 leaves self out, 2 makes it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of
+// nothing lies outside of frames of k and q; 0: they are mirrored), SS_L2, SS_WINDOW_Y, SS_WINDOW_X, SS_EVEN_BEFORE,
+// SS_STEP, SS_RADIUS, SS_FIRST_SLOT, SS_SLIDE, SS_SUBPIXEL, SS_PENALTY, SS_TOPK (0: all), SS_PER_FRAME, SS_ANCHOR (1
+// self, 2 flow), SS_SKIP (1 leaves self out, 2 makes it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of
 // tiles), SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: its buffers are in shared memory).
 #include "candidates.cuh"
 

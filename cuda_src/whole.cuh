@@ -1,8 +1,8 @@
 // Windows of whole pixels: everything in 32 bits, unless steps are longer than any frame, and once for each query and
 // slot.
 //
-// Constants: SS_AROUND type of flow or seeds, SS_WINDOW_Y and SS_WINDOW_X (rows and
-// columns of a window), SS_STEP, SS_DILATION, SS_SLIDE, SS_ZEROS.
+// Constants: SS_AROUND type of flow or seeds, SS_WINDOW_Y and SS_WINDOW_X (rows and columns of a window),
+// SS_EVEN_BEFORE (1: an even number of them reaches one further up or left), SS_STEP, SS_DILATION, SS_SLIDE, SS_ZEROS.
 #ifndef SS_WHOLE_CUH
 #define SS_WHOLE_CUH
 
@@ -47,7 +47,7 @@ __device__ inline int nearest(int x) { return min(max(x, (int)-SS_MOST), (int)SS
 __device__ inline Span span_around(int window, int at, SS_AROUND moved, int n) {
     const Whole step = (Whole)SS_STEP, last = window - 1;
     const int there = at + nearest(moved), centre = SS_ZEROS ? there : reflected(there, n);
-    Whole before = last / 2;
+    Whole before = (last + SS_EVEN_BEFORE) / 2;
     if (SS_SLIDE) {
         const Whole past = centre - (n - 1);  // behind the last pixel, if positive
         if (centre < step * before) before = max(centre, 0) / step;

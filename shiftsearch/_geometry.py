@@ -64,15 +64,14 @@ def coverage(height: int, width: int, patch: int, stride: int, dilation: int, xp
     return along(height)[:, None] * along(width).astype("float64")
 
 
-def window_offset(centre: Native, n: int, window: int, step: float, slide: bool) -> Native:
-    """Return the index of the centre in its window of `window` candidates along an axis of `n` pixels.
+def window_offset(centre: Native, n: int, window: int, before: int, step: float, slide: bool) -> Native:
+    """Return the index of the centre in its window along an axis of `n` pixels: `before` of its `window` candidates come first.
 
     With `slide`, a window that sticks out moves inward by whole steps; the centre stays one of its candidates.
     """
-    half = (window - 1) // 2
     if not slide:
-        return np.full(np.shape(centre), half)
-    low = np.where(centre - step * half < 0, np.floor(centre / step), half)
+        return np.full(np.shape(centre), before)
+    low = np.where(centre - step * before < 0, np.floor(centre / step), before)
     high = np.ceil((centre - (n - 1)) / step + window - 1)
     slid = np.where(centre + step * (window - 1 - low) > n - 1, high, low)
     return np.clip(slid, 0, window - 1).astype(int)

@@ -34,5 +34,6 @@ Native = Any  # an array of a backend's array module
 Window = int | tuple[int, int]  # candidates per side, or rows and columns of them
 Metric = Literal["l2", "dot"]
 Border = Literal["reflect", "zeros"]
+Even = Literal["after", "before"]
 Anchor = Literal["self", "flow"]
 Skip = Literal["self", "own_frame"]

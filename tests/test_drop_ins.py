@@ -265,7 +265,7 @@ NEIGHBOURS = [  # cells, kernel, dilation, causal
     ((9,), 3, 2, True),
     ((6, 7), 3, 1, False),
     ((6, 8), 2, 1, False),
-    ((6, 8), 4, 1, False),
+    ((6, 8), (4, 3), 1, False),
     ((8, 9), 3, 2, False),
     ((6, 6), 3, 2, False),
     ((6, 7), 6, 1, False),
@@ -300,6 +300,7 @@ def test_neighbourhoods_are_nattens():
         {"kernel_size": 3},
         {"kernel_size": 3, "dilation": 2},
         {"kernel_size": 4},
+        {"kernel_size": (2, 5)},
         {"kernel_size": 3, "is_causal": True},
     ):
         torch.testing.assert_close(nn.neighborhood_attention(q, k, v, **options), natten.na2d(q, k, v, **options))

@@ -181,6 +181,7 @@ _TABLE = [
             ("penalty", (-1, float("nan"), None, 1e300), "a number from 0 to 1e+06"),
             ("metric", ("L2", None, 2), "one of 'l2', 'dot'"),
             ("border", ("wrap", None), "one of 'reflect', 'zeros'"),
+            ("even", ("up", None), "one of 'after', 'before'"),
             ("anchor", ("own", False), "one of None, 'self', 'flow'"),
             ("skip", ("frame", 0), "one of None, 'self', 'own_frame'"),
             ("subpixel", (1, None), "True or False"),

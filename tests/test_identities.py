@@ -88,6 +88,10 @@ def test_a_window_at_the_border_slides_inward():
     assert rows(3, 4) == [-1, 0, 1, 2]
     assert rows(0, 4) == [0, 1, 2, 3]
     assert rows(5, 4) == [-2, -1, 0, 1]
+    assert rows(3, 4, even="before") == [-2, -1, 0, 1]
+    assert rows(1, 4, even="before") == rows(1, 4) == [-1, 0, 1, 2]
+    assert rows(6, 4, even="before", slide=False) == [-2, -1, 0, 1]
+    assert rows(3, 3, even="before") == [-1, 0, 1]
     assert rows(1, 3, step=2) == [0, 2, 4]  # by whole steps: row 1 - 2 is outside, row 1 is not
     assert rows(2, 3, step=2) == [-2, 0, 2]
     assert rows(5, 3, step=2) == [-4, -2, 0]

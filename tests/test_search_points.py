@@ -39,7 +39,9 @@ def case(name, height, width, channels=16, frames=3, **given):
 CASES = [
     case("half, dot", 18, 40, dtype="half", metric="dot", window=5, topk=6, normal=True, still=True),
     case("ties", 17, 24, window=(5, 2), topk=7),
-    case("many channels, even window", 9, 20, 24, window=(1, 6), normal=True, layout="planes", still=True),
+    case(
+        "many channels, even window", 9, 20, 24, window=(1, 6), even="before", normal=True, layout="planes", still=True
+    ),
     case("bfloat, two heads", 16, 17, 34, dtype="bfloat", heads=2, flow_heads=2, normal=True, topk=20),
     case("outside, strange", 17, 24, dtype="half", slide=False, strange=True),
     case("zeros", 12, 24, border="zeros", skip="self", normal=True),

@@ -48,7 +48,7 @@ FORMS = [
         "half, dot, zeros, heads",
         "half",
         4,
-        {"metric": "dot", "border": "zeros", "heads": 2, "skip": "self", "window": (2, 5)},
+        {"metric": "dot", "border": "zeros", "heads": 2, "skip": "self", "window": (2, 5), "even": "before"},
     ),
     Form(
         "bfloat, even patch, stays, per frame",

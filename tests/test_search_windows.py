@@ -59,7 +59,7 @@ class _Device(emulate.Emulator):
 
 CASES = [
     case("patch 7, wild", 1, 3, 16, 7, 11, patch=7, topk=10, window=9, normal=True, wild="everywhere"),
-    case("zeros", *_FEW, patch=4, window=(5, 8), border="zeros", normal=True, strange=True),
+    case("zeros", *_FEW, patch=4, window=(5, 8), even="before", border="zeros", normal=True, strange=True),
     case("steps and holes", 1, 3, 5, 9, 14, patch=3, window=(3, 5), step=2, dilation=2, stride=2, metric="dot"),
     case("wide, half", 1, 3, 8, 9, 14, dtype="half", patch=4, step=2, dilation=3, border="zeros", slide=False),
     case("runs of channels", 1, 3, 37, 7, 11, patch=2, window=5, layout="planes", normal=True, dtype="bfloat"),

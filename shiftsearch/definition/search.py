@@ -111,9 +111,10 @@ class _Window:
         self.spec, self.size, self.border = spec, size, p.border
         t, self.ry, self.rx = queries(p, *cy.shape[2:])
         self.dt, self.cy, self.cx = frame - t, cy, cx
-        rows, columns = spec.window
-        self.oy = window_offset(cy, size[0], rows, spec.step, spec.slide)
-        self.ox = window_offset(cx, size[1], columns, spec.step, spec.slide)
+        self.oy, self.ox = (
+            window_offset(centre, n, window, before, spec.step, spec.slide)
+            for centre, n, window, before in zip((cy, cx), size, spec.window, spec.before, strict=True)
+        )
 
     def _expand(self, i: Any) -> list[Native]:
         """Return the arrays, with an axis for kept candidates if `i` has one."""

@@ -28,7 +28,7 @@ def neighborhood_attention(
 
     Along each axis a cell at i looks at `kernel_size` cells in steps of `dilation`, of which kernel_size // 2 come before
     it; a window that would stick out moves inward by whole steps. With is_causal it looks at i and at the kernel_size - 1
-    before it that there are. Out of the causal, windows that are as high as wide and odd in time are attended to by
+    before it that there are. Windows that are not causal, odd in time and dilated alike down and across are attended to by
     `attend`, which keeps none of their weights; other ones take memory for a weight and a place of each neighbour.
 
     Args:
@@ -64,9 +64,10 @@ class _Axis(NamedTuple):
 
 
 def _are_of_attend(time: _Axis, rows: _Axis, columns: _Axis) -> bool:
-    """Return whether `attend` has such windows, or their mirror images."""
+    """Return whether `attend` has such windows."""
     in_time = time.kernel == 1 or (time.kernel % 2 == 1 and time.dilation == 1)
-    return in_time and rows == columns and not (time.causal or rows.causal)
+    alike = rows.dilation == columns.dilation or 1 in (rows.kernel, columns.kernel)
+    return in_time and alike and not (time.causal or rows.causal or columns.causal)
 
 
 def _video(x: Tensor, missing: int) -> Tensor:
@@ -75,14 +76,13 @@ def _video(x: Tensor, missing: int) -> Tensor:
 
 
 def _by_attend(q: Tensor, k: Tensor, v: Tensor, axes: list[_Axis], *, heads: int, scale: float) -> Tensor:
-    time, (side, step, _), _ = axes
+    time, rows, columns = axes
+    step = rows.dilation if rows.kernel > 1 else columns.dilation
     # No window sticks out, whatever the border; with little room only "zeros" is sure of it.
-    border = "reflect" if min(q.shape[-2:]) > side * step else "zeros"
-    mirrored = side % 2 == 0  # an even window of `attend` reaches further down and right
-    q, k, v = (x.flip(-1, -2) if mirrored else x for x in (q, k, v))
-    options: dict[str, Any] = {"window": side, "radius": time.kernel // 2, "step": step, "border": border, "topk": None}
-    out = attend(q, k, v, metric="dot", heads=heads, scale=scale, return_attention=False, **options)
-    return out.flip(-1, -2) if mirrored else out
+    roomy = all(n > axis.kernel * step for n, axis in zip(q.shape[-2:], (rows, columns), strict=True))
+    options: dict[str, Any] = {"window": (rows.kernel, columns.kernel), "even": "before", "step": step, "topk": None}
+    options |= {"radius": time.kernel // 2, "border": "reflect" if roomy else "zeros", "metric": "dot"}
+    return attend(q, k, v, heads=heads, scale=scale, **options)
 
 
 def _by_places(q: Tensor, k: Tensor, v: Tensor, axes: list[_Axis], *, heads: int, scale: float) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 
 from shiftsearch._call import need_gradients, run
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
-from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip, Window
+from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
 from shiftsearch.ops import attend_all, attend_some
 from shiftsearch.ops.attention import AttendSpec, Softmax
 from shiftsearch.ops.flow import check_clip
@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     """The options of `attend` that do not decide what it returns."""
 
     window: Window
+    even: Even
     patch: int
     radius: int
     topk: int | None
@@ -90,6 +91,7 @@ def attend(
     scales: Any = None,
     *,
     window: Window = 9,
+    even: Even = "after",
     patch: int = 1,
     radius: int = 1,
     topk: int | None = 10,
@@ -144,6 +146,7 @@ def attend(
         ATTEND,
         arrays,
         window=window,
+        even=even,
         patch=patch,
         radius=radius,
         topk=topk,

@@ -56,7 +56,7 @@ def _candidates(xp: Any, spec: AttendSpec, k: Native, flow: Native, t: int, rows
     at = (xp.arange(s.start, s.stop) * spec.stride for s in (rows, columns))
     y, x = (a.reshape(shape) for a, shape in zip(at, ((-1, 1, 1), (-1, 1)), strict=True))
     shape = (*moves.shape[1:3], rows.stop - rows.start, columns.stop - columns.start, len(frames), *spec.window)
-    axes = zip(spec.window, moves, (y, x), (H, W), strict=True)
+    axes = zip(spec.window, spec.before, moves, (y, x), (H, W), strict=True)
     down, across = (_axis(xp, spec, *axis) for axis in axes)
     whole = np.int32 if not spec.subpixel else np.float64 if k.dtype == np.float64 else np.float32
     dt = xp.asarray(frames - t)[:, None, None]
@@ -85,12 +85,12 @@ def _moves(xp: Any, spec: AttendSpec, flow: Native, t: int, rows: slice, columns
     return moves if spec.subpixel else xp.rint(moves)
 
 
-def _axis(xp: Any, spec: AttendSpec, window: int, moved: Native, at: Native, n: int) -> Native:
+def _axis(xp: Any, spec: AttendSpec, window: int, before: int, moved: Native, at: Native, n: int) -> Native:
     """Return where the candidates of windows lie along an axis of n pixels, one more axis behind the slots."""
     centre = at + moved
     centre = (reflect(centre, n) if spec.border == "reflect" else centre)[..., None]
-    before = window_offset(centre, n, window, spec.step, True) if spec.slide else (window - 1) // 2
-    return centre + spec.step * (xp.arange(window) - before)
+    index = window_offset(centre, n, window, before, spec.step, True) if spec.slide else before
+    return centre + spec.step * (xp.arange(window) - index)
 
 
 # --- forward and backward ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from shiftsearch._call import run
 from shiftsearch._op import FLOW, Example, Input, Op
-from shiftsearch._types import Array, Border, Metric, Native, Window
+from shiftsearch._types import Array, Border, Even, Metric, Native, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.patches import grid_of
 from shiftsearch.ops.score import check_heads
@@ -32,6 +32,7 @@ def match(
     flow: Array | None = None,
     *,
     window: Window = 9,
+    even: Even = "after",
     patch: int = 1,
     topk: int | None = 10,
     heads: int = 1,
@@ -75,6 +76,7 @@ def match(
         MATCH,
         {"q": q, "k": k, "flow": flow},
         window=window,
+        even=even,
         patch=patch,
         topk=topk,
         heads=heads,

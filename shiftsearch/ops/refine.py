@@ -10,7 +10,7 @@ import numpy as np
 
 from shiftsearch._call import run
 from shiftsearch._op import OFFSET, Example, Input, Op
-from shiftsearch._types import Anchor, Array, Border, Metric, Native, Window
+from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Window
 from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.window import OUTPUTS, WindowSpec, along, differentiate_kept, multiply_adds_of, query_positions
 
@@ -28,6 +28,7 @@ def refine(
     offsets: Array,
     *,
     window: Window = 3,
+    even: Even = "after",
     patch: int = 1,
     topk: int | None = None,
     heads: int = 1,
@@ -74,6 +75,7 @@ def refine(
         REFINE,
         {"q": q, "k": k, "offsets": offsets},
         window=window,
+        even=even,
         patch=patch,
         topk=topk,
         heads=heads,

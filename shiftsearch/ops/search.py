@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from shiftsearch._call import run
 from shiftsearch._geometry import frame_order
 from shiftsearch._op import FLOW, Example, Input, Op
-from shiftsearch._types import Anchor, Array, Border, Metric, Native, Skip, Window
+from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.flow import chain, check_clip
 from shiftsearch.ops.score import check_heads, heads_and_grid
@@ -43,6 +43,7 @@ def search(
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
     *,
     window: Window = 9,
+    even: Even = "after",
     patch: int = 1,
     radius: int = 1,
     topk: int | None = 10,
@@ -73,7 +74,9 @@ def search(
             frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow per head; or a pair
             (forward, backward) of (B, T, 2, H, W), which is chained; or None for no motion. A component that is not
             finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
-        window: candidates per side, or (rows, columns) of them; an even number reaches one further down or right
+        window: candidates per side, or (rows, columns) of them
+        even: where a window of an even number of rows or columns reaches one further: "after" is down and right, "before"
+            is up and left
         patch: pixels per side that one comparison sums over; an even patch reaches one further up and left
         radius: frames each way; the clip needs 2 * radius + 1
         topk: how many to keep, best first, equal ones in window order; None returns all, in slot, row, column order
@@ -110,6 +113,7 @@ def search(
         SEARCH,
         {"q": q, "k": k, "flow": flow},
         window=window,
+        even=even,
         patch=patch,
         radius=radius,
         topk=topk,

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from shiftsearch._geometry import mirror_sign
-from shiftsearch._types import Anchor, Native, Skip
+from shiftsearch._types import Anchor, Even, Native, Skip
 from shiftsearch.ops.form import differentiate, multiply_adds, pairs
 from shiftsearch.ops.score import ScoreSpec
 
@@ -18,6 +18,7 @@ class WindowSpec(ScoreSpec):
     """The candidates around a centre, and which of them are kept."""
 
     window: tuple[int, int]  # rows and columns
+    even: Even
     topk: int | None
     step: float
     subpixel: bool
@@ -32,7 +33,10 @@ class WindowSpec(ScoreSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.pair("window", most=1025)
+        rows, columns = self.pair("window", most=1025)
+        self.choice("even", "after", "before")
+        if rows % 2 and columns % 2:  # there is no difference
+            object.__setattr__(self, "even", "after")
         if self.topk is not None:
             self.whole("topk")
         self.switch("subpixel", "slide", "per_frame")
@@ -45,6 +49,12 @@ class WindowSpec(ScoreSpec):
         self.check(not needed, "skip", 'None beside anchor="self", which needs that place')
         if self.anchor == "flow":  # a place for each frame's centre
             object.__setattr__(self, "per_frame", True)
+
+    @property
+    def before(self) -> tuple[int, int]:
+        """How many rows and columns of a window come before its centre, unless it slides."""
+        rows, columns = ((n - (self.even == "after")) // 2 for n in self.window)
+        return rows, columns
 
     @property
     def removes_self(self) -> bool:

@@ -109,6 +109,8 @@ def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task
         down=down,
         across=across,
         each=down * across,
+        above=spec.before[0],
+        left=spec.before[1],
         patch=p.patch,
         stride=p.stride,
         scale=p.scale,

@@ -27,6 +27,8 @@ class Task(NamedTuple):
     down: int  # candidates of a window
     across: int
     each: int  # all of them
+    above: int  # rows before its centre, unless it slides
+    left: int  # and columns
     patch: int
     stride: int  # pixels of k from query to query
     scale: int  # pixels of q for one of k
@@ -59,13 +61,13 @@ def _centre(at, moved, n, task):
 
 
 @exact
-def _index_of_centre(centre, n, window, task):
+def _index_of_centre(centre, n, window, usual, task):
     """Return `window_offset`: how many candidates come before the centre, of `window` along an axis."""
-    half, last = (window - 1) // 2, window - 1
-    if not task.slide or (centre >= task.step * half and centre + task.step * (last - half) <= n - 1):
-        return half
-    before = np.float64(half)
-    if centre - task.step * half < 0:
+    last = window - 1
+    if not task.slide or (centre >= task.step * usual and centre + task.step * (last - usual) <= n - 1):
+        return usual
+    before = np.float64(usual)
+    if centre - task.step * usual < 0:
         before = np.floor(centre / task.step)
     if centre + task.step * (last - before) > n - 1:
         before = np.ceil((centre - (n - 1)) / task.step + last)
@@ -131,8 +133,8 @@ def _place(windows, at, t, frame, y, x, down, across, task):
     y, x = y * task.stride, x * task.stride
     cy = _centre(np.float64(y), down, task.height, task)
     cx = _centre(np.float64(x), across, task.width, task)
-    by = _index_of_centre(cy, task.height, task.down, task)
-    bx = _index_of_centre(cx, task.width, task.across, task)
+    by = _index_of_centre(cy, task.height, task.down, task.above, task)
+    bx = _index_of_centre(cx, task.width, task.across, task.left, task)
     put(windows.cy, at, cy)
     put(windows.cx, at, cx)
     put(windows.by, at, by)

@@ -35,7 +35,7 @@ def _of_staged_queries(constants: Constants) -> int:
     return WARPS * 32 // constants["LANES"] * of_query
 
 
-_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1, "SLIDE": 1}
+_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1, "SLIDE": 1}
 _WINDOWS = {**_WINDOW, "AROUND": "float", "DILATION": 1, "RADIUS": 1, "FIRST_SLOT": 0}
 _FORM = {"STRIDE": 1, "ZEROS": 0, "L2": 0, "SKIP": 0, "VECTORS": 1, **_WINDOWS}
 _INSTANCES = (

@@ -48,6 +48,7 @@ _DIRECT = {
     "FIRST_SLOT": 0,
     "WINDOW_Y": 9,
     "WINDOW_X": 9,
+    "EVEN_BEFORE": 0,
     "STEP": 1.0,
     "SLIDE": 1,
     "SKIP": 0,

@@ -193,7 +193,7 @@ def numbers(dtype) -> Constants:
 
 def of_window(spec) -> Constants:
     rows, columns = spec.window
-    return {"WINDOW_Y": rows, "WINDOW_X": columns}
+    return {"WINDOW_Y": rows, "WINDOW_X": columns, "EVEN_BEFORE": int(spec.even == "before")}
 
 
 def constants_of(p: Patches, dtype, whole: bool) -> Constants:

@@ -47,7 +47,7 @@ def _shared_buffers(constants: Constants) -> int:
     return constants["SHARED"] * _WARPS * _buffer_size(constants)
 
 
-_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1.0, "SLIDE": 1}
+_WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "SLIDE": 1}
 _WINDOWS = {**_WINDOW, "AROUND": "float", "SEEDS": 0, "RADIUS": 1, "FIRST_SLOT": 0}
 _BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
 _MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0}

@@ -146,7 +146,7 @@ def shared(constants: Constants) -> int:
 
 # --- what tests compile -----------------------------------------------------------------------------
 _FORM = {"OFFSET": "float", "WHOLE": 1, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0, "PATCH": 7, "L2": 1}
-_WINDOWS = {"WINDOW_Y": 9, "WINDOW_X": 9, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
+_WINDOWS = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
 _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", **_WINDOWS}
 _BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
