@@ -28,7 +28,7 @@ Frame = Sequence[np.ndarray]  # planes of floats
 def Denoise(
     clip: Any,
     sigma: float | list[float | None] | tuple[float | None, ...] | Noise | None = None,
-    radius: int = DenoiseSpec.radius,
+    radius: int | None = DenoiseSpec.radius,
     planes: int | Sequence[int] | None = None,
     quality: Quality = DenoiseSpec.quality,
     flow: Method | Measure | None = METHOD,
@@ -42,7 +42,7 @@ def Denoise(
         clip: a VideoNode of constant format and size
         sigma: standard deviation of the noise, where white is 255 in every format; a list has one for each plane, and
             `shiftsearch.estimate_noise` returns another form of it. None estimates it, frame by frame
-        radius: how many frames to use each way
+        radius: how many frames to use each way; None is that of the quality
         planes: numbers of the planes to denoise, all by default; the others stay as they are
         strength: as in `shiftsearch.denoise`; a list has one for each plane
         quality, flow, mix, temporal_only: as in `shiftsearch.denoise`

@@ -554,5 +554,7 @@ def test_a_stream_that_is_left_leaves_no_threads(monkeypatch, rng):
 def test_overlap():
     assert [ss.denoise_overlap(radius=r) for r in (0, 1, 2)] == [1, 5, 9]
     assert ss.denoise_overlap(quality="high", radius=1) == 9
+    for quality, radius in (("fast", 3), ("high", 6)):
+        assert ss.denoise_overlap(quality=quality) == ss.denoise_overlap(quality=quality, radius=radius)
     with pytest.raises(ShiftsearchError, match="denoise_overlap: quality"):
         ss.denoise_overlap(quality="best")

@@ -10,7 +10,7 @@ from shiftsearch.video.align.spec import ONTO, AlignSpec
 from shiftsearch.video.cli.compare import compare
 from shiftsearch.video.cli.convert import align, denoise
 from shiftsearch.video.cli.motion import flow
-from shiftsearch.video.denoise.qualities import PASSES
+from shiftsearch.video.denoise.qualities import PASSES, RADII
 from shiftsearch.video.denoise.spec import DenoiseSpec
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.types import METHOD
@@ -63,7 +63,8 @@ def _add_denoise(commands: Any) -> None:
     )
     parser.add_argument("--sigma", type=_sigma, metavar="N|Y,U,V", help=sigma)
     parser.add_argument("--quality", choices=[*PASSES], default=DenoiseSpec.quality, help="default %(default)s")
-    radius = "how many frames to use each way (default %(default)s)"
+    usual = ", ".join(f"{radius} for {quality}" for quality, radius in RADII.items())
+    radius = f"how many frames to use each way (default {usual})"
     parser.add_argument("--radius", type=int, default=DenoiseSpec.radius, help=radius)
     strength = "how many times the noise is removed, one number or one each as Y,U,V (default 1): more is smoother"
     parser.add_argument("--strength", type=_strength, default=1.0, metavar="N|Y,U,V", help=strength)

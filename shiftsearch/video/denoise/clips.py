@@ -24,7 +24,7 @@ def denoise(
     sigma: Sigma | Sequence[float] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
-    radius: int = DenoiseSpec.radius,
+    radius: int | None = DenoiseSpec.radius,
     flow: Method | Measure | tuple[AnyArray, AnyArray] | None = METHOD,
     strength: Strength = 1.0,
     mix: float = DenoiseSpec.mix,
@@ -48,7 +48,7 @@ def denoise(
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
             components, in two more passes. It takes about 60 times as long
-        radius: frames each way to search in, where the scene has them
+        radius: frames each way to search in, where the scene has them; None is 3 for "fast" and 6 for "high"
         flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
             motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
             in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
@@ -99,7 +99,7 @@ def denoise(
     return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False)))
 
 
-def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int = DenoiseSpec.radius) -> int:
+def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int | None = DenoiseSpec.radius) -> int:
     """Return how many frames before and after its own a result of `denoise` depends on: the `overlap` for `chunks`.
 
     Args:
@@ -113,4 +113,4 @@ def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int = Den
         9
     """
     spec = spec_of("denoise_overlap", None, [None], quality=quality, radius=radius)
-    return 2 * spec.radius * len(PASSES[spec.quality]) + 1
+    return 2 * spec.reach * len(PASSES[spec.quality]) + 1

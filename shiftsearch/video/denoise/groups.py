@@ -15,7 +15,7 @@ _EACH = 48  # candidates of each frame among which large groups are chosen
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
-    """Return the offsets of the best patch of each frame, (n, h, w, 3), that of frame `here` first.
+    """Return the offsets of the best patch of each frame, (n, h, w, 3), in order of time: what moves changes steadily.
 
     If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`, or, if
     only time counts, by the patch itself.
@@ -28,7 +28,8 @@ def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     good = scores[:, 0] <= pass_.depth * _worst(xp, frames[here], pass_)
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
-    return xp.concatenate([own[:1], xp.where(good[..., None], found[:, 0], spare)])
+    found = xp.where(good[..., None], found[:, 0], spare)
+    return xp.concatenate([found[:here], own[:1], found[here:]])
 
 
 def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:

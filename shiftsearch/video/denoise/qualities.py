@@ -28,6 +28,7 @@ _LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, 
 _HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)))
 
 PASSES: dict[str, tuple[Pass, ...]] = {"fast": _FAST, "high": _HIGH}
+RADII = {"fast": 3, "high": 6}  # frames each way, unless the caller chooses
 TEMPORAL = "fast"  # the quality whose groups have one patch of each frame
 
 

@@ -18,7 +18,7 @@ class Scene:
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
         self._motion = Motion(spec.caller, method)
         passes = passes_of(spec.quality, spec.temporal_only)
-        self._chains = [[Running(pass_, spec.radius, in_order) for pass_ in passes] for _ in range(frames)]
+        self._chains = [[Running(pass_, spec.reach, in_order) for pass_ in passes] for _ in range(frames)]
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:
         """Take the next picture and return those that are ready. `flow` is as for `Motion.push`."""

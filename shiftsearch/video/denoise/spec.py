@@ -12,7 +12,7 @@ import numpy as np
 from shiftsearch._op import Spec
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.model import Noise
-from shiftsearch.video.denoise.qualities import PASSES, TEMPORAL
+from shiftsearch.video.denoise.qualities import PASSES, RADII, TEMPORAL
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.frames import WHITE, layout
 from shiftsearch.video.noise import noise_scale
@@ -29,7 +29,7 @@ class DenoiseSpec(Spec):
         None,
     )  # of each array of a frame: a number, one of each channel, `Noise`, None to find it
     quality: Quality = "fast"
-    radius: int = 2
+    radius: int | None = None  # None for that of the quality
     strength: tuple[float, ...] = (1.0,)  # of each plane
     mix: float = 0.0
     temporal_only: bool = False
@@ -38,11 +38,17 @@ class DenoiseSpec(Spec):
 
     def __post_init__(self) -> None:
         self.choice("quality", *PASSES)
-        self.whole("radius", least=0, most=32)
+        if self.radius is not None:
+            self.whole("radius", least=0, most=32)
         self.real("mix", most=1)
         self.switch("temporal_only")
         self.check(self.quality == TEMPORAL or not self.temporal_only, "temporal_only", f"quality {TEMPORAL!r} with it")
         self.memory("max_memory")
+
+    @property
+    def reach(self) -> int:
+        """Frames each way that a group may reach."""
+        return RADII[self.quality] if self.radius is None else self.radius
 
 
 def spec_of(
