@@ -43,6 +43,7 @@ _RANKS = [
     "video.frames",
     "video.noise",
     "video.light",
+    "video.pans",
     "video.streams",
     "video.scenes",
     "video.chunks",

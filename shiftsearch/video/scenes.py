@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.match import match
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.light import of_quantiles
+from shiftsearch.video.pans import overlap, shift_between
 from shiftsearch.video.streams import iterated
 from shiftsearch.video.types import AnyArray
 
 _SIDE = 24  # pixels of a thumbnail's shorter side
 _WINDOW = 21  # half pixels of a thumbnail that are searched for a patch: motion of a fifth of its rows
+_NEAR = 5  # half pixels that are searched where the frames of a pan overlap: their shift is known
 _PATCH = 7
 _CHANGE = 0.4  # real cuts gave 0.7 and more, motion and pans at most 0.3
 _FLAT = 0.02  # of white: contrast below this is none
@@ -26,8 +30,8 @@ def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
     """Yield the numbers of the frames that begin a scene: those that are not the frame before, moved.
 
     Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
-    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans and
-    fast motion do not count as cuts, nor do flashes and fades, which are the same scene in other light, nor dissolves, in
+    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans (up
+    to half of the frame) and fast motion do not count as cuts, nor do flashes and fades, which are the same scene in other light, nor dissolves, in
     which no single frame begins the scene.
 
     Args:
@@ -94,7 +98,17 @@ def _cut(before: tuple[Any, Any, Any], after: tuple[Any, Any, Any]) -> bool:
     (a, *_), (b, *_) = before, after
     if max(_contrast(a), _contrast(b)) < _FLAT**2:  # nothing but its brightness tells what a flat frame shows
         return abs(float(a.mean() - b.mean())) > _FLASH
-    return all(_differ(_lit(a, b), b[:2]) for a, b in ((before, after), (after, before)))
+    in_light = all(_differ(_lit(x, y), y[:2]) for x, y in ((before, after), (after, before)))
+    return in_light and _differ(*_overlap(before, after), _NEAR)
+
+
+def _overlap(*thumbnails: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Return the parts of two thumbnails that show the same if the camera has been panned far, and the noise."""
+    (a, noise_a), (b, noise_b) = (
+        [np.array(part.tolist(), np.float32) for part in thumbnail[:2]] for thumbnail in thumbnails
+    )
+    first, second = overlap(a[0], b[0], shift_between(a[0], b[0]))
+    return (first[None], noise_a), (second[None], noise_b)
 
 
 def _lit(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any]:
@@ -103,13 +117,13 @@ def _lit(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     return (gain * a[0] + offset).clip(0, 1), gain * gain * a[1]
 
 
-def _differ(before: tuple[Any, Any], after: tuple[Any, Any]) -> bool:
+def _differ(before: tuple[Any, Any], after: tuple[Any, Any], window: int = _WINDOW) -> bool:
     """Return whether too much of the contrast of two thumbnails, beyond noise, is not found in the other one."""
     (a, noise_a), (b, noise_b) = before, after
     contrast = (_contrast(a) + _contrast(b)) / 2
     most = _CHANGE * (contrast + _FLAT**2) + float((noise_a + noise_b).sum())
     # frames that are alike without motion need no search: a window of 1 gives the same both ways
-    return _missed(a, b, 1) > most and max(_missed(a, b, _WINDOW), _missed(b, a, _WINDOW)) > most
+    return _missed(a, b, 1) > most and max(_missed(a, b, window), _missed(b, a, window)) > most
 
 
 def _contrast(thumbnail: Any) -> float:

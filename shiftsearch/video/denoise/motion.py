@@ -10,14 +10,19 @@ import numpy as np
 from shiftsearch.video.denoise.estimate import Found, differences
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
-from shiftsearch.video.denoise.paths import followed
+from shiftsearch.video.denoise.paths import followed, warped
 from shiftsearch.video.flow.measure import measure
 from shiftsearch.video.frames import halved
 from shiftsearch.video.light import Light, of_places, of_quantiles
+from shiftsearch.video.pans import Shift, overlap, shift_between, shifted
 
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
 _SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
 _ROWS = 64  # or more of a frame: so many show a change of light
+_FAR = 6  # pixels of the smaller plane: shorter shifts are no more to find than other motion
+_STEADY = 0.8  # of what one shift for all misses: flow that is measured fits noise, too
+_SMOOTH = 5  # pixels a side, over whose means noise makes no difference
+_AROUND = 25  # pixels a side, in which flows are compared
 _FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
 _SEEN = 0.25  # of the noise: a smaller change of light makes no difference
 _LEAST = 0.004  # of white
@@ -69,11 +74,35 @@ class Motion:
     def _measured(self, xp: Any, method: str, before: Frame, after: Frame) -> list[Any]:
         """Return the flow from one frame to the next, and back, in the same light."""
         a, b = before.small, after.small
-        light = of_quantiles(*(_quantiles(xp, small) for small in (a, b)))
+        dx, dy = shift_between(a[0], b[0]) if xp is np else (0, 0)
+        light = of_quantiles(*(_quantiles(xp, part[None]) for part in overlap(a[0], b[0], (dx, dy))))
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
-        pairs = (before, a, b), (after, b, a)
-        return [measure(self._op, xp, method, x, y, min(f.noise.sigma[0] / 2, _BLURRED)) for f, x, y in pairs]
+        found = []
+        for frame, x, y, shift in ((before, a, b, (dx, dy)), (after, b, a, (-dx, -dy))):
+            found.append(self._flow(xp, method, x, y, shift, min(frame.noise.sigma[0] / 2, _BLURRED)))
+        return found
+
+    def _flow(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, level: float) -> Any:
+        """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
+        flow = measure(self._op, xp, method, a, b, level)
+        if max(map(abs, shift)) < _FAR:
+            return flow
+        pan = np.array(shift, np.float32)[:, None, None]
+        beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level) + pan
+        flows = np.stack([flow, beyond, np.broadcast_to(pan, flow.shape)])
+        here, there = (_around(plane[0], _SMOOTH) for plane in (a, b))
+        missed = np.stack([_around((here - warped(there, each)) ** 2, _AROUND) for each in flows])
+        missed[2] *= _STEADY
+        return np.take_along_axis(flows, missed.argmin(0)[None, None], 0)[0]
+
+
+def _around(plane: np.ndarray, side: int) -> np.ndarray:
+    """Return the means of a plane (H, W) over the squares around each pixel."""
+    for _ in range(2):
+        padded = np.pad(plane, ((side // 2 + 1, side // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
+        plane = (padded[side:] - padded[:-side]).T
+    return plane / side**2
 
 
 def _small(xp: Any, frame: Frame) -> Any:

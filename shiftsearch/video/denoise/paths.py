@@ -26,3 +26,17 @@ def followed(xp: Any, planes: Any, flow: Any, step: int) -> Any:
     places = xp.stack(xp.broadcast_arrays(x, y)).astype(np.float32)
     dx, dy = xp.rint(flow_at(xp, flow, places, (height, width))).astype(np.int32)
     return planes[:, xp.clip(y + dy, 0, height - 1), xp.clip(x + dx, 0, width - 1)]
+
+
+def warped(plane: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Return a plane (H, W) of the frame that flow (2, H, W) leads to, interpolated between its four pixels."""
+    height, width = plane.shape
+    x, y = (
+        np.clip(np.arange(width) + flow[0], 0, width - 1),
+        np.clip(np.arange(height)[:, None] + flow[1], 0, height - 1),
+    )
+    left, top = x.astype(np.int32), y.astype(np.int32)
+    x, y = x - left, y - top
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    upper, lower = ((1 - x) * plane[row, left] + x * plane[row, right] for row in (top, bottom))
+    return (1 - y) * upper + y * lower
