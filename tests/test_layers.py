@@ -191,7 +191,7 @@ _OF_ALIGN = {
     "progress": None,
 }
 _OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None}
-_OF_STREAM = {"quality": "fast", "radius": 2, "flow": "dis", **_OF_GRAIN, "max_memory": "1GiB"}
+_OF_STREAM = {"quality": "fast", "radius": None, "flow": "dis", **_OF_GRAIN, "max_memory": "1GiB"}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
@@ -203,7 +203,7 @@ SIGNATURES = {
     "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
-    "denoise_overlap": ({}, {"quality": "fast", "radius": 2}),
+    "denoise_overlap": ({}, {"quality": "fast", "radius": None}),
     "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "dis", "white": None}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
