@@ -187,6 +187,12 @@ class Function:
     def store(self, value: ir.Value, pointer: ir.Value, index: Integer) -> None:
         self.b.store(value, self._at(pointer, index, value.type), align=4)
 
+    def prefetch(self, pointer: ir.Value, index: Integer) -> None:
+        """Have memory fetched into the cache, which need not exist."""
+        address = self._at(pointer, index, ir.IntType(8))
+        function = self._declare("llvm.prefetch.p0", ir.VoidType(), [address.type, INT32, INT32, INT32])
+        self.b.call(function, [address, INT32(0), INT32(3), INT32(1)])
+
     def first(self, count: Integer, n: Count | None = None) -> ir.Value:
         """Return the mask of the first `count` lanes."""
         n = n or self.lanes

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from shiftsearch.video.denoise import direct
 from shiftsearch.video.denoise.bands import bands, filter_band
 from shiftsearch.video.denoise.groups import still
 from shiftsearch.video.denoise.lights import Lights, lights_to, seen_in, unlit
+from shiftsearch.video.denoise.margins import fold_margins, mirror, with_margins, zeros_with_margins
 from shiftsearch.video.denoise.passes import Frame, Pass
 from shiftsearch.video.denoise.threads import blas_alone
 
@@ -31,7 +33,7 @@ class Running:
     def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
         """Take the next frame of the scene and yield those that are ready."""
         self._held[self._arrived] = frame
-        frame.sums, frame.coverage = xp.zeros_like(frame.noisy), xp.zeros_like(frame.noisy)
+        frame.noisy = with_margins(xp, frame.noisy)
         self._arrived += 1
         ahead = 2 * self._radius + 1
         while self._arrived >= ahead and self._asked + self._radius < self._arrived:
@@ -53,8 +55,7 @@ class Running:
     def _ready(self, xp: Any) -> Frame:
         frame = self._held.pop(self._done)
         self._done += 1
-        hit = frame.coverage > 0  # everywhere, except where a value is NaN
-        frame.guide = xp.where(hit, frame.sums / xp.where(hit, frame.coverage, 1), frame.noisy)
+        frame.guide = _mean(xp, frame)
         frame.sums = frame.coverage = None
         if self._pass.searched:
             frame.searched = frame.compared(frame.guide)
@@ -73,6 +74,11 @@ class Running:
         seen = seen_in(frames, lights, here)
         offsets = pass_.find(xp, seen, here, pass_)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
+        for frame in frames:
+            _begin(xp, frame)
+        if direct.covers(xp, offsets, pass_):
+            direct.add_groups(frames, seen, lights, here, offsets, pass_, self._in_order)
+            return
         work = partial(filter_band, xp, seen, here, offsets, still(xp, seen, here, pass_), pass_)
         parts = bands(xp, offsets, pass_)
         groups = math.prod(part.stop for part in parts[0])
@@ -85,3 +91,21 @@ class Running:
                         own, its = (s, c) if light is None else unlit(xp, s, c, light)
                         frame.sums[:, top:bottom] += own
                         frame.coverage[:, top:bottom] += its
+
+
+def _begin(xp: Any, frame: Frame) -> None:
+    """Give a frame memory for sums, if it has none: it gets it late, when the first group adds to it."""
+    if frame.sums is None:
+        frame.sums, frame.coverage = (zeros_with_margins(xp, frame.noisy.shape) for _ in range(2))
+
+
+def _mean(xp: Any, frame: Frame) -> Any:
+    """Return the mean of the estimates of a frame. It takes the place of their sums."""
+    if frame.sums is None:
+        return frame.noisy
+    mean, coverage = fold_margins(xp, frame.sums), fold_margins(xp, frame.coverage)
+    hit = coverage > 0  # everywhere, except where a value is NaN
+    xp.copyto(coverage, 1, where=~hit)
+    mean /= coverage
+    xp.copyto(mean, frame.noisy, where=~hit)
+    return mirror(xp, mean)

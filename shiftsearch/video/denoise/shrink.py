@@ -6,7 +6,6 @@ The noise has a standard deviation of sigma, and of sigma times shape (pixels) a
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,17 +17,14 @@ _ROUNDING = 1e-6  # of a group's largest variance: single precision does not res
 _TINY = 1e-20  # avoids divisions by 0 where there is no noise
 
 
-def _spectra(xp: Any, groups: Any) -> Any:
-    """Return the module with vector code for these groups, or None. That code overwrites groups."""
-    vectors = importlib.import_module("shiftsearch.video.denoise.spectra") if xp is np else None  # loads numba
-    return vectors if vectors and vectors.covers(groups) else None
+def variance(sigma: float) -> float:
+    """Return the variance of noise, never 0."""
+    return sigma * sigma + _TINY
 
 
 def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, factor: float) -> tuple[Any, Any]:
     """Keep the frequencies of a group that stand out of the noise."""
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
-    if _spectra(xp, noisy):
-        return _spectra(xp, noisy).threshold(noisy, factor * sigma, shape)
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
     spectrum = along @ (noisy @ within)
     keep = xp.abs(spectrum) > factor * sigma * shape
@@ -40,13 +36,11 @@ def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, fact
 def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any) -> tuple[Any, Any]:
     """Weight each frequency of a group by the share of it that is signal, estimated from the guide."""
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
-    if _spectra(xp, noisy):
-        return _spectra(xp, noisy).wiener(noisy, guide, sigma * sigma + _TINY, shape)
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
     gain = along @ (guide @ within)
     gain *= gain
     power = shape * shape
-    gain /= gain + (sigma * sigma + _TINY) * power
+    gain /= gain + variance(sigma) * power
     spectrum = along @ (noisy @ within)
     spectrum *= gain
     gain *= gain
@@ -76,7 +70,7 @@ def principal(
         variances, axes = xp.linalg.eigh((back @ guide) * np.float32(1 / n))
     else:  # fewer patches than pixels: the components follow from products of patches with each other
         variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
-    relative = variances / (sigma * sigma + _TINY)
+    relative = variances / variance(sigma)
     stands_out = (relative >= least) & (variances > _ROUNDING * variances[:, -1:])
     gains = xp.where(stands_out, gain(xp.maximum(relative, least)), 0)
     if pixels <= n:

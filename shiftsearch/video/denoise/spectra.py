@@ -1,8 +1,8 @@
-"""Vector code for groups of patches: transformed to their cosine spectrum, shrunk and transformed back.
+"""Vector code for groups of patches of 8 x 8 pixels: read, transformed to their cosine spectrum, shrunk, and added up.
 
-A group stays in the cache throughout. Vectors run along the rows of one or two patches, then, transposed, along
-their columns, then across the patches of the group. Cosines are symmetric or antisymmetric, so sums and differences of
-the two ends halve the products.
+A group stays in the cache throughout: it is read from the frames and its estimates are added to theirs. Vectors run
+along the rows of one or two patches, then, transposed, along their columns, then across the patches of the group.
+Cosines are symmetric or antisymmetric, so sums and differences of the two ends halve the products.
 """
 
 from __future__ import annotations
@@ -16,52 +16,37 @@ import numpy as np
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
-from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.video.denoise.cosines import dct
 
-_SIDE = 8  # of a patch
-_MOST = 17  # patches of a group: code grows with the square of it
+SIDE = 8  # of a patch
+MOST = 17  # patches of a group: code grows with the square of it
+_AHEAD = 48  # pixels: memory is slow, and the processor does not foresee so many rows of so many frames
+_BEFORE = SIDE // 2  # pixels of a patch before its place
 _Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
-def covers(groups: np.ndarray) -> bool:
-    """Return whether this code can filter these groups, (q, n, pixels)."""
-    return groups.dtype == np.float32 and groups.shape[1] <= _MOST and groups.shape[2] == _SIDE**2
-
-
-def threshold(groups: np.ndarray, level: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drop the frequencies of groups (q, n, pixels) below `level` times shape (pixels), in place.
-
-    Returns the groups and 1 / the sum of shape**2 of the frequencies that are left (q).
-    """
-    return _shrunk(groups, groups, level * shape, shape * shape, False)
-
-
-def wiener(groups: np.ndarray, guide: np.ndarray, variance: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Multiply each frequency of groups (q, n, pixels) by a gain, in place.
-
-    It is gain = guide**2 / (guide**2 + variance * shape**2), with shape (pixels). Returns the groups and
-    1 / (1 + sum of gain**2 * shape**2) (q).
-    """
-    return _shrunk(groups, np.ascontiguousarray(guide), variance * (shape * shape), shape * shape, True)
-
-
-def _shrunk(
-    groups: np.ndarray, guide: np.ndarray, levels: np.ndarray, power: np.ndarray, guided: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    groups = np.ascontiguousarray(groups)
-    count, n, pixels = groups.shape
-    weights, scratch = np.empty(count, np.float32), aligned(2 * n * pixels, np.float32)
-    turned = [scale.reshape(_SIDE, _SIDE).T.ravel() for scale in (levels, power)]  # as spectra are in the code below
-    scales = np.concatenate(turned, dtype=np.float32)
-    arrays = groups, guide, scales, weights, scratch
-    _compiled(n, guided)(*(array.ctypes.data for array in arrays), count)
-    return groups, weights
-
-
 @functools.cache
-def _compiled(n: int, guided: bool) -> Callable[..., int]:
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64)(_build(n, guided))
+def compiled(n: int, guided: bool) -> Callable[..., int]:
+    """Return a function that filters groups of n patches, by thresholds or, if `guided`, by Wiener filters.
+
+    Its arguments are addresses of arrays, and then whole numbers:
+
+    - int64 (4, frames), addresses of the first pixels of planes: noisy, guide, sums, coverage
+    - float32 (frames, 3): what an estimate is multiplied by, what is then added, and what its weight is multiplied by
+    - float32 (2, 64): level of the noise, or its variance if `guided`, and its power in weights, transposed spectra
+    - float32 (queries): the strength of the noise in each group
+    - float32 scratch memory, 2 * n * 64
+    - int32 (queries, n, 3): offsets
+    - the number of the queries' frame, of frames, the row of the first query, rows and columns of queries, the pixels
+      between two of these, and between two rows of a plane
+    """
+    kinds = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided))
+
+
+def turned(scale: np.ndarray) -> np.ndarray:
+    """Return numbers of the frequencies (64) as spectra lie in the code below."""
+    return scale.reshape(SIDE, SIDE).T.ravel()
 
 
 # --- vector code ----------------------------------------------------------------------------------
@@ -103,28 +88,33 @@ def _back(f: simd.Function, values: list[Any]) -> list[Any]:
 def _turned(f: simd.Function, square: list[Any]) -> list[Any]:
     """Return 8 vectors with each patch in them transposed, by interleaving halves three times."""
     n = square[0].type.count
-    low = [n * (i % 2) + i // _SIDE * _SIDE + i % _SIDE // 2 for i in range(n)]
-    high = [i + _SIDE // 2 for i in low]
+    low = [n * (i % 2) + i // SIDE * SIDE + i % SIDE // 2 for i in range(n)]
+    high = [i + SIDE // 2 for i in low]
     for _ in range(3):
-        pairs = zip(square[: _SIDE // 2], square[_SIDE // 2 :], strict=True)
+        pairs = zip(square[: SIDE // 2], square[SIDE // 2 :], strict=True)
         square = [f.shuffle(x, y, half) for x, y in pairs for half in (low, high)]
     return square
 
 
 def _paired(f: simd.Function, vectors: list[Any]) -> list[Any]:
     """Return (first halves, second halves) of each pair of vectors. This function is its own inverse."""
-    low = [*range(_SIDE), *range(2 * _SIDE, 3 * _SIDE)]
-    high = [i + _SIDE for i in low]
+    low = [*range(SIDE), *range(2 * SIDE, 3 * SIDE)]
+    high = [i + SIDE for i in low]
     pairs = zip(vectors[::2], vectors[1::2], strict=True)
     return [f.shuffle(x, y, half) for x, y in pairs for half in (low, high)]
+
+
+def _halves(patches: int) -> list[range]:
+    """Return the lanes of each of the patches that lie side by side in a vector."""
+    return [range(SIDE * i, SIDE * (i + 1)) for i in range(patches)]
 
 
 def _loaded(f: simd.Function, memory: Any, at: Any, patches: int) -> list[Any]:
     """Return the rows of one patch, or of two neighbours side by side."""
     if patches == 1:
-        return [f.load(memory, f.add(at, row * _SIDE), _SIDE) for row in range(_SIDE)]
-    two_rows = [f.load(memory, f.add(at, i * 2 * _SIDE), 2 * _SIDE) for i in range(_SIDE)]
-    return _paired(f, [two_rows[i // 2 + i % 2 * (_SIDE // 2)] for i in range(_SIDE)])
+        return [f.load(memory, f.add(at, row * SIDE), SIDE) for row in range(SIDE)]
+    two_rows = [f.load(memory, f.add(at, i * 2 * SIDE), 2 * SIDE) for i in range(SIDE)]
+    return _paired(f, [two_rows[i // 2 + i % 2 * (SIDE // 2)] for i in range(SIDE)])
 
 
 def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches: int) -> None:
@@ -133,30 +123,106 @@ def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches:
         both = _paired(f, vectors)
         vectors = both[::2] + both[1::2]
     for i, vector in enumerate(vectors):
-        f.store(vector, memory, f.add(at, i * patches * _SIDE))
+        f.store(vector, memory, f.add(at, i * patches * SIDE))
 
 
-def _transform_patches(
-    f: simd.Function, n: int, given: Any, begin: Any, out: Any, to: Any, transform: _Transform
-) -> None:
-    """Write `transform` of the n patches of a group, along rows and columns, from given[begin:] to out[to:].
+class _Group:
+    """A group of patches in frames, and the code that reads and adds to them."""
 
-    If two patches are done at once and n is odd, the last pair repeats one patch.
+    def __init__(self, f: simd.Function, n: int, number: Any, top: Any, left: Any):
+        tables, self.lights, *_, offsets, here, self.frames, _, _, _, _, self.width = f.arguments
+        self.f, self.n, self.here = f, n, here
+        self.tables = f.b.bitcast(tables, simd.INT.as_pointer())
+        self.offsets = f.b.gep(offsets, [f.mul(number, 3 * n)])
+        self.first = f.add(f.mul(top, self.width), left)  # where a patch with offset 0 begins
+
+    def place(self, patch: Any) -> tuple[Any, Any]:
+        """Return the frame of a patch, and where it begins in a plane."""
+        f = self.f
+        dt, dy, dx = (f.b.sext(f.scalar(self.offsets, f.add(f.mul(patch, 3), i)), simd.INT) for i in range(3))
+        return f.add(self.here, dt), f.add(self.first, f.mul(dy, self.width), dx)
+
+    def plane(self, table: int, frame: Any) -> Any:
+        """Return the memory of a plane."""
+        f = self.f
+        address = f.scalar(self.tables, f.add(f.mul(table, self.frames), frame))
+        return f.b.inttoptr(address, f.element.as_pointer())
+
+    def rows(self, table: int, first: Any, patches: int) -> list[Any]:
+        """Return the rows of a patch, or of two side by side."""
+        f = self.f
+        places = [self.place(f.add(first, i)) for i in range(patches)]
+        planes = [self.plane(table, frame) for frame, _ in places]
+        found = []
+        for row in range(SIDE):
+            each = [
+                f.load(plane, f.add(at, f.mul(row, self.width)), SIDE)
+                for plane, (_, at) in zip(planes, places, strict=True)
+            ]
+            found.append(each[0] if patches == 1 else f.shuffle(*each, range(2 * SIDE)))
+        return found
+
+    def fetch(self, patch: Any, tables: list[int], x: Any) -> None:
+        """Have the cache fetch what some patches further along the row add to this one: one of the lower rows each time."""
+        f = self.f
+        frame, at = self.place(patch)
+        row = f.add(f.b.and_(x, f.int(SIDE // 2 - 1)), SIDE // 2)  # the upper rows were used for the queries above
+        for table in tables:
+            f.prefetch(self.plane(table, frame), f.add(at, f.mul(row, self.width), _AHEAD))
+
+    def add(self, patch: Any, weight: Any, rows: list[Any]) -> None:
+        """Add the estimates of a patch to the sums of its frame, and their weights to the coverage."""
+        f = self.f
+        frame, at = self.place(patch)
+        gain, offset, of_weight = (f.scalar(self.lights, f.add(f.mul(frame, 3), i)) for i in range(3))
+        by, more, covered = (f.splat(f.b.fmul(weight, x), SIDE) for x in (gain, offset, of_weight))
+        sums, coverage = self.plane(2, frame), self.plane(3, frame)
+        for number, row in enumerate(rows):
+            to = f.add(at, f.mul(number, self.width))
+            f.store(f.plus(f.load(sums, to, SIDE), f.fma(row, by, more)), sums, to)
+            f.store(f.plus(f.load(coverage, to, SIDE), covered), coverage, to)
+
+
+def _each_patch(f: simd.Function, n: int, body: Callable[[Any, int, Any], None]) -> None:
+    """Run `body(first, count, fresh)` for the n patches of a group, two at once if vectors are as long.
+
+    If n is odd, the last two are done together, though one of them is not `fresh`.
     """
-    b, pixels = f.b, _SIDE**2
-    at_once = 2 if f.lanes >= 2 * _SIDE and n > 1 else 1
+    at_once = 2 if f.lanes >= 2 * SIDE and n > 1 else 1
 
     def some(patch: Any) -> None:
-        patch = f.mul(b.select(b.icmp_signed("<", patch, f.int(n - at_once)), patch, f.int(n - at_once)), pixels)
-        vectors = _turned(f, transform(f, _loaded(f, given, f.add(begin, patch), at_once)))
-        _stored(f, transform(f, vectors), out, f.add(to, patch), at_once)
+        fresh = f.b.icmp_signed("<=", patch, f.int(n - at_once))
+        body(f.b.select(fresh, patch, f.int(n - at_once)), at_once, fresh)
 
     f.loop(n, [], some, step=at_once)
 
 
+def _forward(f: simd.Function, group: _Group, table: int, to: int) -> None:
+    """Write the transforms of the patches of a group, along rows and columns, to scratch[to:]."""
+
+    def some(first: Any, count: int, fresh: Any) -> None:
+        vectors = _turned(f, _forth(f, group.rows(table, first, count)))
+        _stored(f, _forth(f, vectors), f.arguments[4], f.add(to, f.mul(first, SIDE**2)), count)
+
+    _each_patch(f, group.n, some)
+
+
+def _backward(f: simd.Function, group: _Group, weight: Any) -> None:
+    """Add the patches whose transforms lie in scratch to the frames."""
+
+    def some(first: Any, count: int, fresh: Any) -> None:
+        vectors = _turned(f, _back(f, _loaded(f, f.arguments[4], f.mul(first, SIDE**2), count)))
+        rows = _back(f, vectors)
+        for i, lanes in enumerate(_halves(count)):
+            w = f.b.select(fresh, weight, f.element(0.0)) if i < count - 1 else weight
+            group.add(f.add(first, i), w, rows if count == 1 else [f.shuffle(row, row, lanes) for row in rows])
+
+    _each_patch(f, group.n, some)
+
+
 def _spectrum(f: simd.Function, n: int, scratch: Any, at: Any) -> list[Any]:
     """Return the transform across the n patches of a group, of a vector of numbers of each, from scratch[at:]."""
-    return _forth(f, [f.load(scratch, f.add(at, i * _SIDE**2)) for i in range(n)])
+    return _forth(f, [f.load(scratch, f.add(at, i * SIDE**2)) for i in range(n)])
 
 
 def _thresholded(
@@ -194,14 +260,15 @@ def _weight(f: simd.Function, total: Any, guided: bool) -> Any:
 
 
 def _build(n: int, guided: bool) -> int:
-    """Compile `threshold`, or `wiener` if `guided`: a function of (groups, guide, scales, weights, scratch, count)."""
-    f = simd.Function("shrink", "float32", "pppppl")
-    groups, guide, scales, weights, scratch, count = f.arguments
-    pixels, lanes = _SIDE**2, min(f.lanes, _SIDE**2)
+    """Compile what `compiled` returns."""
+    f = simd.Function("filter", "float32", "pppppilllllll")
+    _, _, scales, strengths, scratch, _, _, _, top, rows, columns, step, _ = f.arguments
+    pixels, lanes = SIDE**2, min(f.lanes, SIDE**2)
 
-    def across(at: Any, total: Any) -> list[Any]:
+    def across(strength: Any, at: Any, total: Any) -> list[Any]:
         values = _spectrum(f, n, scratch, at)
         level, power = f.load(scales, at), f.load(scales, f.add(at, pixels))
+        level = f.b.fmul(level, f.splat(strength))
         if guided:
             values, total = _wiener(f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, power, total)
         else:
@@ -210,14 +277,19 @@ def _build(n: int, guided: bool) -> int:
             f.store(value, scratch, f.add(at, i * pixels))
         return [total]
 
-    def group(number: Any) -> None:
-        begin = f.mul(number, n * pixels)
-        _transform_patches(f, n, groups, begin, scratch, 0, _forth)
+    def one(y: Any, x: Any) -> None:
+        number = f.add(f.mul(y, columns), x)
+        first = f.add(top, f.mul(y, step), -_BEFORE), f.add(f.mul(x, step), -_BEFORE)
+        group = _Group(f, n, number, *first)
+        f.loop(n, [], lambda patch: group.fetch(patch, [0, 1, 2, 3] if guided else [0, 2, 3], x))
+        _forward(f, group, 0, 0)
         if guided:
-            _transform_patches(f, n, guide, begin, scratch, n * pixels, _forth)
-        (total,) = f.loop(pixels, [f.zeros()], across, step=lanes)
-        f.b.store(_weight(f, total, guided), f._at(weights, number))
-        _transform_patches(f, n, scratch, 0, groups, begin, _back)
+            _forward(f, group, 1, n * pixels)
+        strength = f.scalar(strengths, number)
+        variance = f.b.fmul(strength, strength)
+        levels = functools.partial(across, variance if guided else strength)
+        (total,) = f.loop(pixels, [f.zeros()], levels, step=lanes)
+        _backward(f, group, f.b.fdiv(_weight(f, total, guided), variance))
 
-    f.loop(count, [], group)
+    f.loop(rows, [], lambda y: f.loop(columns, [], lambda x: one(y, x)) and None)
     return f.compile()

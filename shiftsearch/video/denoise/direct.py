@@ -1,0 +1,144 @@
+"""Groups that go straight from the frames to their sums, in main memory: one is read, filtered and added after another.
+
+Nothing is kept of a group. Bands of queries that may add to the same pixels take turns, in an order that depends on
+the offsets and not on threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import reflect
+from shiftsearch.video.denoise import shrink
+from shiftsearch.video.denoise.lights import Lights
+from shiftsearch.video.denoise.margins import with_margins
+from shiftsearch.video.denoise.model import resized
+from shiftsearch.video.denoise.passes import Frame, Pass
+
+_ROWS = 8  # of queries in a band
+
+Band = tuple[int, int]  # the first row of queries, and the one behind the last
+
+
+def covers(xp: Any, offsets: Any, pass_: Pass) -> bool:
+    """Return whether this module filters the groups (h, w, n) of a pass."""
+    if xp is not np or _rule(pass_)[0] not in (shrink.threshold, shrink.wiener):
+        return False
+    code = _code()
+    return pass_.patch == code.SIDE and pass_.depth == 1 and offsets.shape[2] <= code.MOST
+
+
+def add_groups(
+    frames: list[Frame],
+    seen: list[Frame],
+    lights: Lights,
+    here: int,
+    offsets: np.ndarray,
+    pass_: Pass,
+    in_order: Callable[..., Iterator[Any]],
+) -> None:
+    """Filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
+    offsets = _led_inside(offsets, frames[here].noisy.shape[1:], pass_)
+    work = partial(_filter, *_planes(frames, seen, pass_), lights, here, offsets, pass_, seen[here])
+    for bands in _apart(offsets, pass_):
+        for _ in in_order(work, bands, 1):
+            pass
+
+
+def _planes(frames: list[Frame], seen: list[Frame], pass_: Pass) -> tuple[list[Any], list[Any]]:
+    """Return what is read of the frames, and what is added to."""
+    noisy = [with_margins(np, frame.noisy) for frame in seen]
+    guide = [with_margins(np, frame.guide) for frame in seen] if pass_.guided else noisy
+    return [noisy, guide], [[frame.sums for frame in frames], [frame.coverage for frame in frames]]
+
+
+def _filter(
+    read: list[Any],
+    added: list[Any],
+    lights: Lights,
+    here: int,
+    offsets: np.ndarray,
+    pass_: Pass,
+    frame: Frame,
+    band: Band,
+) -> None:
+    """Filter the groups of a band of queries and add their estimates."""
+    code, (first, end), (_, columns, n, _) = _code(), band, offsets.shape
+    run, scratch = code.compiled(n, pass_.guided), code.aligned(2 * n * code.SIDE**2, np.float32)
+    width = read[0][0].strides[1] // 4
+    numbers = here, len(lights), first * pass_.stride, end - first, columns, pass_.stride, width
+    for plane in range(len(read[0][0])):
+        tables = np.array([[frame[plane].ctypes.data for frame in table] for table in (*read, *added)])
+        scales, strength = _scales(frame, plane, pass_), _strength(frame, plane, pass_, offsets.shape[:2])
+        arrays = tables, _lit(lights, plane), scales, strength[first:end], scratch, offsets[first:end]
+        run(*(array.ctypes.data for array in arrays), *numbers)
+
+
+# --- what the code is told ----------------------------------------------------------------------------
+def _code() -> Any:
+    return importlib.import_module("shiftsearch.video.denoise.spectra")  # loads numba
+
+
+def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
+    """Return the filter of a pass and its options."""
+    return getattr(pass_.shrink, "func", pass_.shrink), getattr(pass_.shrink, "keywords", {})
+
+
+def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
+    """Return the levels of the noise at each frequency, and its powers."""
+    rule, options = _rule(pass_)
+    sigma, shape = frame.noise.sigma[plane], frame.noise.shapes[plane]
+    shape = np.ones(pass_.patch**2) if shape is None else resized(shape, pass_.patch).ravel()
+    levels = options["factor"] * sigma * shape if rule is shrink.threshold else shrink.variance(sigma) * shape**2
+    return np.concatenate([_code().turned(scale) for scale in (levels, shape**2)], dtype=np.float32)
+
+
+def _strength(frame: Frame, plane: int, pass_: Pass, grid: tuple[int, ...]) -> np.ndarray:
+    found = frame.strength(np, plane, pass_)
+    return np.ones(grid, np.float32) if found is None else np.ascontiguousarray(found, np.float32)
+
+
+def _lit(lights: Lights, plane: int) -> np.ndarray:
+    """Return for each frame what brings estimates to its light: a factor, an offset, and the factor of weights."""
+    found = [
+        (1, 0, 1) if light is None else (light.gain, -light.gain * light.offsets[plane], light.gain**2)
+        for light in lights
+    ]
+    return np.array(found, np.float32)
+
+
+# --- places -------------------------------------------------------------------------------------------
+def _led_inside(offsets: np.ndarray, size: tuple[int, int], pass_: Pass) -> np.ndarray:
+    """Return offsets (h, w, n, 3) whose places lie in the frame: those outside are mirrored."""
+    for axis, n in enumerate(size):
+        at = np.arange(0, n, pass_.stride)
+        at = at[:, None, None] if axis == 0 else at[:, None]
+        places = at + offsets[..., 1 + axis]
+        if places.min() < 0 or places.max() >= n:
+            offsets = offsets.copy()
+            offsets[..., 1 + axis] = reflect(places, n) - at
+    return offsets
+
+
+def _apart(offsets: np.ndarray, pass_: Pass) -> list[list[Band]]:
+    """Return lists of bands of rows of queries; those of a list add to different pixels."""
+    down, count = offsets[..., 1].reshape(len(offsets), -1), len(offsets)
+    rows = np.arange(count) * pass_.stride
+    low, high = rows + down.min(1), rows + down.max(1) + pass_.patch
+    lists: list[tuple[list[Band], list[tuple[int, int]]]] = []
+    for first in range(0, count, _ROWS):
+        end = min(first + _ROWS, count)
+        reach = int(low[first:end].min()), int(high[first:end].max())
+        for bands, reached in lists:
+            if all(reach[0] >= b or reach[1] <= a for a, b in reached):
+                break
+        else:
+            lists.append((bands := [], reached := []))
+        bands.append((first, end))
+        reached.append(reach)
+    return [bands for bands, _ in lists]

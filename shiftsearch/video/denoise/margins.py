@@ -1,0 +1,72 @@
+"""Planes with margins, so that code in main memory need not care for patches at the border of a frame.
+
+They are views of larger arrays, their bases. A margin mirrors the pixels at the border, as `gather` and `fold` do. Arrays
+of other modules have no margins.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from shiftsearch._geometry import reflect
+
+MARGIN = 4  # pixels: half of a patch
+
+
+def zeros_with_margins(xp: Any, shape: tuple[int, ...]) -> Any:
+    """Return zeros (C, H, W)."""
+    around = 2 * MARGIN if xp is np else 0
+    whole = xp.zeros((shape[0], *(n + around for n in shape[1:])), np.float32)
+    return _inside(whole) if around else whole
+
+
+def with_margins(xp: Any, planes: Any) -> Any:
+    """Return planes (C, H, W) with margins: the same if they have them, else a copy."""
+    if xp is not np or _has_margins(planes):
+        return planes
+    new = zeros_with_margins(xp, planes.shape)
+    new[...] = planes
+    return mirror(xp, new)
+
+
+def mirror(xp: Any, planes: Any) -> Any:
+    """Fill the margins of planes, and return these."""
+    for whole, to, of in _mirrored(planes) if xp is np else ():
+        whole[:, to] = whole[:, of]
+    return planes
+
+
+def fold_margins(xp: Any, planes: Any) -> Any:
+    """Add what lies in the margins of planes to the pixels that it mirrors, and return the planes."""
+    for whole, to, of in list(_mirrored(planes))[::-1] if xp is np else ():
+        whole[:, of] += whole[:, to]
+    return planes
+
+
+def _inside(whole: np.ndarray) -> np.ndarray:
+    return whole[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def _has_margins(planes: np.ndarray) -> bool:
+    base = planes.base
+    if base is None or base.ndim != 3:
+        return False
+    same = _inside(base)
+    return (same.shape, same.strides, same.ctypes.data) == (planes.shape, planes.strides, planes.ctypes.data)
+
+
+def _mirrored(planes: np.ndarray) -> Any:
+    """Yield an array, the number of a row in a margin, and of the one that it mirrors; then the same for columns."""
+    whole = planes.base
+    for turned in (whole[:, :, MARGIN:-MARGIN], whole.transpose(0, 2, 1)):
+        for to, of in _rows(turned.shape[1] - 2 * MARGIN):
+            yield turned, to, of
+
+
+@cache
+def _rows(n: int) -> list[tuple[int, int]]:
+    outside = np.array([*range(-MARGIN, 0), *range(n, n + MARGIN)])
+    return list(zip((outside + MARGIN).tolist(), (reflect(outside, n) + MARGIN).tolist(), strict=True))
