@@ -60,12 +60,12 @@ def install(end: str) -> Callable[[str], None]:
 def tighten() -> None:
     """Make mistakes visible: memory without the room that alignment takes, and threads for small calls, too."""
     from shiftsearch.backends.cpu import margin, memory, pool, whole_places
-    from shiftsearch.video.denoise import spectra
+    from shiftsearch.video.denoise import components, spectra
 
     pool._SMALL = 0
     # cpu.search and cpu.attend are primitives
     attend, search = (import_module(f"shiftsearch.backends.cpu.{name}") for name in ("attend", "search"))
-    for module in (attend, margin, search, spectra, whole_places):
+    for module in (attend, components, margin, search, spectra, whole_places):
         assert module.aligned is memory.aligned
         module.aligned = lambda size, dtype, new=np.zeros: new(size, dtype)
 

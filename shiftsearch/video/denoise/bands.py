@@ -17,7 +17,8 @@ from shiftsearch.video.denoise.passes import Frame, Pass
 from shiftsearch.video.denoise.shrink import differences
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
-_AT_ONCE = {"numpy": 1280, "cupy": 1 << 22}  # patches filtered at once: enough to fit the cache, or to fill the device
+_AT_ONCE = {"numpy": 2048, "cupy": 1 << 22}  # patches filtered at once: enough to fit the cache, or to fill the device
+_LANES = 16  # groups that vector code filters at once
 
 Part = tuple[slice, slice]  # rows and columns of queries
 
@@ -93,7 +94,7 @@ class _Band:
 def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part) -> Any:
     """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
     weights = xp.empty(noisy.shape[:2], noisy.dtype)
-    some = max(1, _AT_ONCE[xp.__name__] // noisy.shape[2])
+    some = max(_LANES, _AT_ONCE[xp.__name__] // noisy.shape[2] // _LANES * _LANES)
     shrink = partial(differences, shrink=pass_.shrink) if pass_.temporal else pass_.shrink
     sigmas = [s * sigma for s, sigma in zip(frame.strength, frame.noise.sigma, strict=True)]
     for c, (sigma, shape) in enumerate(zip(sigmas, frame.noise.shapes, strict=True)):

@@ -69,13 +69,13 @@ def _filter(
 ) -> None:
     """Filter the groups of a band of queries and add their estimates."""
     code, (first, end), (_, columns, n, _) = _code(), band, offsets.shape
-    run, scratch = code.compiled(n, pass_.guided), code.aligned(2 * n * code.SIDE**2, np.float32)
+    run, scratch = code.compiled(n, pass_.guided, pass_.temporal), code.scratch(n)
     width = read[0][0].strides[1] // 4
     numbers = here, len(lights), first * pass_.stride, end - first, columns, pass_.stride, width
     for plane in range(len(read[0][0])):
         tables = np.array([[frame[plane].ctypes.data for frame in table] for table in (*read, *added)])
-        scales, strength = _scales(frame, plane, pass_), _strength(frame, plane, pass_, offsets.shape[:2])
-        arrays = tables, _lit(lights, plane), scales, strength[first:end], scratch, offsets[first:end]
+        scales, relative = _scales(frame, plane, pass_), _relative(frame, plane, pass_, offsets.shape[:2])
+        arrays = tables, _lit(lights, plane), scales, relative[first:end], scratch, offsets[first:end]
         run(*(array.ctypes.data for array in arrays), *numbers)
 
 
@@ -92,14 +92,14 @@ def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
 def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
     """Return the levels of the noise at each frequency, and its powers."""
     rule, options = _rule(pass_)
-    sigma, shape = frame.noise.sigma[plane], frame.noise.shapes[plane]
+    sigma, shape = frame.strength[plane] * frame.noise.sigma[plane], frame.noise.shapes[plane]
     shape = np.ones(pass_.patch**2) if shape is None else resized(shape, pass_.patch).ravel()
     levels = options["factor"] * sigma * shape if rule is shrink.threshold else shrink.variance(sigma) * shape**2
     return np.concatenate([_code().turned(scale) for scale in (levels, shape**2)], dtype=np.float32)
 
 
-def _strength(frame: Frame, plane: int, pass_: Pass, grid: tuple[int, ...]) -> np.ndarray:
-    found = frame.strength(np, plane, pass_)
+def _relative(frame: Frame, plane: int, pass_: Pass, grid: tuple[int, ...]) -> np.ndarray:
+    found = frame.relative(np, plane, pass_)
     return np.ones(grid, np.float32) if found is None else np.ascontiguousarray(found, np.float32)
 
 
@@ -134,11 +134,13 @@ def _apart(offsets: np.ndarray, pass_: Pass) -> list[list[Band]]:
     for first in range(0, count, _ROWS):
         end = min(first + _ROWS, count)
         reach = int(low[first:end].min()), int(high[first:end].max())
-        for bands, reached in lists:
-            if all(reach[0] >= b or reach[1] <= a for a, b in reached):
-                break
-        else:
-            lists.append((bands := [], reached := []))
+        fitting = (pair for pair in lists if all(reach[0] >= b or reach[1] <= a for a, b in pair[1]))
+        bands, reached = next(fitting, None) or _appended(lists)
         bands.append((first, end))
         reached.append(reach)
     return [bands for bands, _ in lists]
+
+
+def _appended(lists: list[Any]) -> Any:
+    lists.append(([], []))
+    return lists[-1]

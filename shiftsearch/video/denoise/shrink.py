@@ -6,6 +6,7 @@ The noise has a standard deviation of sigma, and of sigma times shape (pixels) a
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from shiftsearch.video.denoise.cosines import bases
 
 _ROUNDING = 1e-6  # of a group's largest variance: single precision does not resolve smaller components
+_EXACT = 0.02  # of the variance of noise: components that differ by less are not told apart
 _TINY = 1e-20  # avoids divisions by 0 where there is no noise
 
 
@@ -65,20 +67,29 @@ def principal(
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
     guide, noisy = guide - mean, noisy - mean
-    back = xp.ascontiguousarray(guide.transpose(0, 2, 1))
-    if pixels <= n:
-        variances, axes = xp.linalg.eigh((back @ guide) * np.float32(1 / n))
-    else:  # fewer patches than pixels: the components follow from products of patches with each other
-        variances, axes = xp.linalg.eigh((guide @ back) * np.float32(1 / n))
+    back = guide.swapaxes(-1, -2)
+    few = pixels > n  # the components then follow from products of patches with each other
+    products = (guide @ back if few else back @ guide) * np.float32(1 / n)
+    variances, axes = _components(xp, products, least * variance(sigma), _EXACT * variance(sigma))
     relative = variances / variance(sigma)
-    stands_out = (relative >= least) & (variances > _ROUNDING * variances[:, -1:])
+    stands_out = (relative >= least) & (variances > _ROUNDING * variances[:, :1])
     gains = xp.where(stands_out, gain(xp.maximum(relative, least)), 0)
-    if pixels <= n:
-        shrunk = noisy @ ((axes * gains[:, None]) @ axes.transpose(0, 2, 1))
-    else:
-        scaled = gains / xp.maximum(n * variances, _TINY)
-        shrunk = (noisy @ back) @ ((axes * scaled[:, None]) @ axes.transpose(0, 2, 1)) @ guide
+    scaled = gains / xp.maximum(n * variances, _TINY) if few else gains
+    axes = back @ axes if few else axes
+    shrunk = ((noisy @ axes) * scaled[:, None]) @ axes.swapaxes(-1, -2)
     return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # the variance of noise that is left in a pixel
+
+
+def _components(xp: Any, matrices: Any, least: float, exact: float) -> tuple[Any, Any]:
+    """Return eigenvalues (q, k) of symmetric matrices (q, m, m), the largest first, and their vectors (q, m, k).
+
+    There are at least all of `least` and more. They need be no more exact than `exact`.
+    """
+    if xp is np and matrices.dtype == np.float32:
+        vectors = importlib.import_module("shiftsearch.video.denoise.components")  # loads numba
+        return vectors.largest(matrices, least, exact)
+    values, axes = xp.linalg.eigh(matrices)
+    return values[:, ::-1], axes[:, :, ::-1]
 
 
 def differences(

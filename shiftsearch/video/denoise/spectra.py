@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
+from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.video.denoise.cosines import dct
 
 SIDE = 8  # of a patch
@@ -26,8 +27,10 @@ _Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
 @functools.cache
-def compiled(n: int, guided: bool) -> Callable[..., int]:
+def compiled(n: int, guided: bool, temporal: bool) -> Callable[..., int]:
     """Return a function that filters groups of n patches, by thresholds or, if `guided`, by Wiener filters.
+
+    If `temporal`, the mean of the patches is left as it is, and only what differs from it is filtered.
 
     Its arguments are addresses of arrays, and then whole numbers:
 
@@ -41,7 +44,12 @@ def compiled(n: int, guided: bool) -> Callable[..., int]:
       between two of these, and between two rows of a plane
     """
     kinds = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal))
+
+
+def scratch(n: int) -> np.ndarray:
+    """Return the memory that groups of n patches need."""
+    return aligned(2 * n * SIDE**2, np.float32)
 
 
 def turned(scale: np.ndarray) -> np.ndarray:
@@ -226,40 +234,41 @@ def _spectrum(f: simd.Function, n: int, scratch: Any, at: Any) -> list[Any]:
 
 
 def _thresholded(
-    f: simd.Function, values: list[Any], level: Any, power: Any, at: Any, total: Any
+    f: simd.Function, values: list[Any], level: Any, power: Any, at: Any, total: Any, temporal: bool
 ) -> tuple[list[Any], Any]:
     """Return a spectrum without values that are not above `level`, and `total` plus the `power` of those left."""
     b, nothing = f.b, f.zeros()
     size = f._declare(f"llvm.fabs.v{f.lanes}f32", nothing.type, [nothing.type])
     mean = b.insert_element(level, f.element(-1.0), simd.INT32(0))  # the mean is always kept
-    for i, value in enumerate(values):
+    kept = values[:temporal]  # across the patches
+    for i, value in enumerate([nothing, *values[1:]] if temporal else values):
         limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
         stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
-        values[i], total = b.select(stands_out, value, nothing), f.plus(total, b.select(stands_out, power, nothing))
-    return values, total
+        total = f.plus(total, b.select(stands_out, power, nothing))
+        values[i] = b.select(stands_out, value, nothing)
+    return kept + values[len(kept) :], total
 
 
 def _wiener(
-    f: simd.Function, values: list[Any], guides: list[Any], level: Any, power: Any, total: Any
+    f: simd.Function, values: list[Any], guides: list[Any], level: Any, power: Any, total: Any, temporal: bool
 ) -> tuple[list[Any], Any]:
     """Return a spectrum times the gains that the spectrum of a guide gives, and `total` plus `power` of their squares."""
     squares = f.zeros()
-    for i, value in enumerate(guides):
+    for i, value in list(enumerate(guides))[temporal:]:
         square = f.b.fmul(value, value)
         gain = f.b.fdiv(square, f.plus(square, level))
         values[i], squares = f.b.fmul(values[i], gain), f.fma(gain, gain, squares)
     return values, f.fma(squares, power, total)
 
 
-def _weight(f: simd.Function, total: Any, guided: bool) -> Any:
-    """Return the weight of a group: 1 / the sum of the lanes, and of 1 if `guided`."""
+def _weight(f: simd.Function, total: Any, more: int) -> Any:
+    """Return the weight of a group: 1 / the sum of the lanes and `more`."""
     whole = f.tree(f.b.extract_element(total, simd.INT32(lane)) for lane in range(f.lanes))
-    if guided:
-        whole = f.plus(whole, f.element(1.0))
+    whole = f.plus(whole, f.element(float(more)))
     return f.b.fdiv(f.element(1.0), whole)
 
 
-def _build(n: int, guided: bool) -> int:
+def _build(n: int, guided: bool, temporal: bool) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("filter", "float32", "pppppilllllll")
     _, _, scales, strengths, scratch, _, _, _, top, rows, columns, step, _ = f.arguments
@@ -270,9 +279,11 @@ def _build(n: int, guided: bool) -> int:
         level, power = f.load(scales, at), f.load(scales, f.add(at, pixels))
         level = f.b.fmul(level, f.splat(strength))
         if guided:
-            values, total = _wiener(f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, power, total)
+            values, total = _wiener(
+                f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, power, total, temporal
+            )
         else:
-            values, total = _thresholded(f, values, level, power, at, total)
+            values, total = _thresholded(f, values, level, power, at, total, temporal)
         for i, value in enumerate(_back(f, values)):
             f.store(value, scratch, f.add(at, i * pixels))
         return [total]
@@ -289,7 +300,7 @@ def _build(n: int, guided: bool) -> int:
         variance = f.b.fmul(strength, strength)
         levels = functools.partial(across, variance if guided else strength)
         (total,) = f.loop(pixels, [f.zeros()], levels, step=lanes)
-        _backward(f, group, f.b.fdiv(_weight(f, total, guided), variance))
+        _backward(f, group, f.b.fdiv(_weight(f, total, guided + pixels * temporal), variance))
 
     f.loop(rows, [], lambda y: f.loop(columns, [], lambda x: one(y, x)) and None)
     return f.compile()
