@@ -10,7 +10,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.denoise import Noise, bands, denoise_planes, direct, groups, passes, qualities
+from shiftsearch.video.denoise import Noise, bands, components, denoise_planes, direct, groups, passes, qualities
 
 QUALITIES = tuple(qualities.PASSES)
 SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes long
@@ -197,8 +197,8 @@ def test_less_overlap_does_not():
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("n", [1, 2, 5, 17])
-def test_vector_code_equals_array_code(n, passes, monkeypatch, rng):
+@pytest.mark.parametrize(("n", "temporal"), [(1, False), (2, False), (5, False), (17, False), (5, True)])
+def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
     """Array operations do the same, on a GPU and for groups of many patches: in odd sizes, any noise and changing light."""
     frames = scene(n, 13, 18, 3) * np.where(np.arange(n) % 4 == 1, 1.4, 1)[:, None, None, None]
     clip = (frames + 0.02 * rng.standard_normal(frames.shape)).astype(np.float32)
@@ -208,9 +208,32 @@ def test_vector_code_equals_array_code(n, passes, monkeypatch, rng):
     results, covers = [], direct.covers
     for vectors in (covers, lambda *_: False):
         monkeypatch.setattr(direct, "covers", vectors)
-        results.append(ss.denoise(clip, noise, radius=n // 2, flow=None))
+        results.append(ss.denoise(clip, noise, radius=n // 2, flow=None, temporal_only=temporal))
     np.testing.assert_allclose(*results, atol=1e-3)
     assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.995  # a frequency is kept or not by a hair
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 36])
+def test_components_are_those_of_numpy(m, rng):
+    """Also of matrices of nothing, of equal values, in blocks, and of less rank than they have rows."""
+    patches = rng.standard_normal((37, m, 50), np.float32)
+    matrices = patches @ patches.swapaxes(1, 2) / 50
+    matrices[1], matrices[2] = 0, np.eye(m)
+    matrices[3, : m // 2, m // 2 :] = matrices[3, m // 2 :, : m // 2] = 0
+    patches[4:9, m // 3 + 1 :] = patches[4:9, :1]
+    matrices[4:9] = 1e4 * patches[4:9] @ patches[4:9].swapaxes(1, 2)
+    values, vectors = components.largest(matrices, 0.5, 0)
+    wanted = np.linalg.eigvalsh(matrices.astype(float))[:, ::-1]
+    scale = wanted[:, :1] + 1e-30
+    assert values.shape == (37, (wanted > 0.5).sum(1).max())
+    shown = np.maximum(wanted, 0)[:, : values.shape[1]]
+    np.testing.assert_allclose(
+        np.where(shown > 0.5, values, 0) / scale, np.where(shown > 0.5, shown, 0) / scale, atol=3e-6
+    )
+    errors = matrices @ vectors - vectors * values[:, None]
+    assert (abs(errors) < 1e-5 * scale[..., None] + 1e-12).all()
+    rough, _ = components.largest(matrices, 0.5, 0.02)
+    assert (abs(rough - values[:, : rough.shape[1]])[:, 0] < 0.03 + 1e-5 * scale[:, 0]).all()
 
 
 def test_scenes_are_kept_apart():
