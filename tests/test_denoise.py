@@ -154,6 +154,21 @@ def test_weights_do_not_depend_on_the_size_of_patches():
         np.testing.assert_allclose(weight, 10, rtol=1e-6)
 
 
+def test_flat_groups_keep_their_slope_alone():
+    """Noise of the mean of a group is dropped, and what stands out of it is kept, in patches of one frame and of two."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((1, 64, 512)).astype(np.float32)
+    slope = np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32), (32, 16)).ravel()
+    stripes = np.broadcast_to(np.float32([1, -1]), (256, 2)).ravel()
+    for depth in (1, 2):
+        for signal in (slope, stripes):
+            signal, sigma = signal[: 256 * depth], np.float32(0.5)
+            noisy = signal + sigma * noise[..., : 256 * depth]
+            shrink = functools.partial(qualities._BAYES, least=30, depth=depth)  # all but the mean is noise
+            found, _ = shrink(np, noisy.copy(), noisy, sigma, None)
+            assert (found - signal).std() < 0.3 * sigma / np.sqrt(64)  # the noise of the mean of 64 patches
+
+
 # --- the same, however it is computed ---------------------------------------------------------------
 @functools.cache
 def example(frames=11, quality="fast"):

@@ -10,7 +10,7 @@ from shiftsearch.video.denoise.passes import Pass
 from shiftsearch.video.denoise.shrink import principal, threshold, wiener
 
 _FAST = (
-    Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=4.5),
+    Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=3.5),
     Pass(wiener, of_each_frame, window=5, guided=True, worst=1.0),
 )
 _FIRST = Pass(
@@ -25,7 +25,7 @@ _FIRST = Pass(
 )
 _BAYES = partial(principal, least=1.5, gain=lambda v: v / (v + 1))
 _LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
-_HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, depth=2, worst=0.2)))
+_HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, shrink=partial(_BAYES, depth=2), depth=2, worst=0.2)))
 
 PASSES: dict[str, tuple[Pass, ...]] = {"fast": _FAST, "high": _HIGH}
 RADII = {"fast": 3, "high": 6}  # frames each way, unless the caller chooses

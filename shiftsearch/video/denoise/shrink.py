@@ -16,6 +16,7 @@ from shiftsearch.video.denoise.cosines import bases
 
 _ROUNDING = 1e-6  # of a group's largest variance: single precision does not resolve smaller components
 _EXACT = 0.02  # of the variance of noise: components that differ by less are not told apart
+_OUTSTANDING = 4.0  # standard deviations of noise, which none of the frequencies of a patch exceeds by chance
 _TINY = 1e-20  # avoids divisions by 0 where there is no noise
 
 
@@ -51,18 +52,28 @@ def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any) -> tuple[A
 
 
 def principal(
-    xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, least: float, gain: Callable[[Any], Any]
+    xp: Any,
+    noisy: Any,
+    guide: Any,
+    sigma: float,
+    shape: Any,
+    *,
+    least: float,
+    gain: Callable[[Any], Any],
+    depth: int = 1,
 ) -> tuple[Any, Any]:
     """Project a group onto the principal components of the guide, and weigh each component by its variance.
 
     This is non-local Bayes. A component whose variance is at least `least`, in variances of the noise, is multiplied by
-    `gain` of it; the others are dropped.
+    `gain` of it; the others are dropped. To this the mean of the group is added, cleared of the noise that is left in it.
+    Patches span `depth` frames.
     """
     if sigma == 0:  # all is signal, and the smallest components are only made by rounding
         return noisy, xp.ones(len(noisy), noisy.dtype)
     if shape is not None:
-        to_white, back = _whitening(xp, guide.shape[-1] // len(shape), shape)
-        found, weights = principal(xp, noisy @ to_white, guide @ to_white, sigma, None, least=least, gain=gain)
+        to_white, back = _whitening(xp, depth, shape)
+        groups = noisy @ to_white, guide @ to_white
+        found, weights = principal(xp, *groups, sigma, None, least=least, gain=gain, depth=depth)
         return found @ back, weights
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
@@ -77,7 +88,21 @@ def principal(
     scaled = gains / xp.maximum(n * variances, _TINY) if few else gains
     axes = back @ axes if few else axes
     shrunk = ((noisy @ axes) * scaled[:, None]) @ axes.swapaxes(-1, -2)
-    return shrunk + mean, 1 / (1 / n + gains.sum(-1) / pixels)  # the variance of noise that is left in a pixel
+    weights = 1 / (1 / n + gains.sum(-1) / pixels)  # by the variance of noise that is left in a pixel
+    # clearing the mean counts where all other noise is gone; elsewhere it would only cost detail that some patches have
+    return shrunk + _clear(xp, mean, sigma * weights / n**1.5, depth), weights
+
+
+def _clear(xp: Any, means: Any, sigma: Any, depth: int) -> Any:
+    """Drop the frequencies of the means (q, 1, pixels) of groups that noise of a standard deviation `sigma` (q) explains.
+
+    Of a flat group, only its brightness and slopes are left.
+    """
+    patches = means.reshape(len(means), depth, -1)
+    along, within, along_back, within_back = bases(xp, *patches.shape[1:])
+    dropped = along @ ((patches - patches.mean((-2, -1), keepdims=True)) @ within)
+    dropped *= xp.abs(dropped) <= _OUTSTANDING * sigma[:, None, None]
+    return means - ((along_back @ dropped) @ within_back).reshape(means.shape)
 
 
 def _components(xp: Any, matrices: Any, least: float, exact: float) -> tuple[Any, Any]:
@@ -102,7 +127,10 @@ def differences(
 
 
 def _whitening(xp: Any, depth: int, shape: Any) -> tuple[Any, Any]:
-    """Return the matrix (pixels, pixels) that makes noise white in patches that span `depth` frames, and its inverse."""
+    """Return the matrix (pixels, pixels) that makes noise of patches that span `depth` frames white, and its inverse.
+
+    Patches stay patches: their frequencies are scaled.
+    """
     _, within, _, within_back = bases(xp, 1, len(shape))
     frames = xp.eye(depth, dtype=within.dtype)
-    return xp.kron(frames, within / shape), xp.kron(frames, shape[:, None] * within_back)
+    return xp.kron(frames, within / shape @ within_back), xp.kron(frames, within * shape @ within_back)
