@@ -30,7 +30,7 @@ import real_clips
 import shiftsearch
 
 FRAMES, HEIGHT, WIDTH = 9, 96, 112
-_TRACKER, _STORED = "facebookresearch/co-tracker", "intel-iot-devkit/sample-videos"
+_TRACKER, _STORED, _RESOURCE = "facebookresearch/co-tracker", "intel-iot-devkit/sample-videos", "Netflix/vmaf_resource"
 CLIPS = {  # repository, file, first frame, scale
     "apple": (_TRACKER, "gradio_demo/videos/apple.mp4", 5, 0.25),
     "backpack": (_TRACKER, "gradio_demo/videos/backpack.mp4", 10, 0.5),
@@ -41,13 +41,8 @@ CLIPS = {  # repository, file, first frame, scale
     "bottle": (_STORED, "bottle-detection.mp4", 300, 0.5),
     "car": (_STORED, "car-detection.mp4", 100, 0.5),
     "cockatoo": ("imageio/imageio-binaries", "images/cockatoo.mp4", 50, 0.25),
-    "seeking": ("Netflix/vmaf_resource", "python/test/resource/mp4/Seeking_30_480_1050.mp4", 40, 0.5),
-    "parkjoy": (
-        "Netflix/vmaf_resource",
-        "python/test/resource/y4m/park_joy_420_720p50_frm0to9_480x270.y4m",
-        0,
-        1,
-    ),
+    "seeking": (_RESOURCE, "python/test/resource/mp4/Seeking_30_480_1050.mp4", 40, 0.5),
+    "parkjoy": (_RESOURCE, "python/test/resource/y4m/park_joy_420_720p50_frm0to9_480x270.y4m", 0, 1),
     "sintel": ("princeton-vl/RAFT", "demo-frames/frame_00{}.png", 16, 0.5),
 }
 
@@ -121,16 +116,14 @@ def vnlb(programs: Path):
                 pair = (f"{folder}/grey_{m:03d}.pfm" for m in (n, there))
                 flow = f"{folder}/{way}_{n:03d}.flo"
                 run(programs / "tvl1flow", *pair, flow, 0, 0.25, 0.2, 0.3, 100, 1, 0.5, 5, 0.01, 0)
-        files = {name: f"{folder}/{name}_%03d.{'flo' if len(name) == 1 else 'pfm'}" for name in _FILES}
-        whole = ["-f", 0, "-l", count - 1, "-sigma", sigma, "-fof", files["f"], "-bof", files["b"], "-verbose", 0]
-        given = [programs / "vnlbayes", "-i", files["noisy"], *whole]
-        run(*given, "-px2", 0, "-bsic", files["basic"])
-        run(*given, "-px1", 0, "-b", files["basic"], "-bsic", files["again"], "-deno", files["deno"])
+        frames = {name: f"{folder}/{name}_%03d.pfm" for name in ("noisy", "basic", "again", "deno")}
+        flows = "-fof", f"{folder}/f_%03d.flo", "-bof", f"{folder}/b_%03d.flo"
+        whole = ["-f", 0, "-l", count - 1, "-sigma", sigma, *flows, "-verbose", 0]
+        given = [programs / "vnlbayes", "-i", frames["noisy"], *whole]
+        run(*given, "-px2", 0, "-bsic", frames["basic"])
+        run(*given, "-px1", 0, "-b", frames["basic"], "-bsic", frames["again"], "-deno", frames["deno"])
 
     return with_files(program)
-
-
-_FILES = ("noisy", "basic", "again", "deno", "f", "b")
 
 
 def vbm3d(program: Path):
@@ -208,6 +201,8 @@ def main():
     rows = json.loads(arguments.json.read_text())["rows"] if arguments.json.exists() else []
     done = {(row["kind"], row["sigma"], row["method"], row["clip"]) for row in rows}
     arguments.clips.mkdir(parents=True, exist_ok=True)
+    for quality in ("fast", "high"):
+        shiftsearch.denoise(np.zeros((2, 48, 48), np.float32), 0.1, quality=quality)  # compiles
     for kind, sigma, name in itertools.product(arguments.kind, arguments.sigma, arguments.only):
         clean = clip(arguments.clips, *CLIPS[name])
         clean = protocol.grey(clean) if kind == "grey" else clean
