@@ -23,8 +23,8 @@ _STEPS = 8  # of a pixel
 _SHADES = 6  # groups of patches of like brightness, each of which counts as much
 _FLATTEST = 0.25, 0.8  # share of each group that counts, if there is hardly noise, and if there is much
 _MUCH = 0.04  # of white
-_BEST = 0.95  # of these: the others have lost their motion
-_LOST = 1.03  # what the best lack in variance
+_BEST = 0.4, 0.95  # of these, for the same two: the others have lost their motion
+_LOST = 1.2, 1.03  # what the best lack in variance
 # Power of sums in that of differences: up to the first it may be noise, from the second it is not.
 _TEXTURE = 50.0, 100.0
 _TINY = 1e-30  # avoids divisions by 0
@@ -118,8 +118,9 @@ def _flattest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean powers (8, 8) of the share of a group's patches that has least contrast."""
     chosen = group[xp.argsort(contrast[group])[: max(1, int(share * len(group)))]]
-    kept = chosen[xp.argsort(differ[chosen].sum((1, 2)))[: max(1, int(_BEST * len(chosen)))]]
-    return _host(xp, differ[kept].mean(0)) * _LOST, _host(xp, joint[kept].mean(0)) * _LOST
+    best, lost = (np.interp(share, _FLATTEST, of) for of in (_BEST, _LOST))
+    kept = chosen[xp.argsort(differ[chosen].sum((1, 2)))[: max(1, int(best * len(chosen)))]]
+    return _host(xp, differ[kept].mean(0)) * lost, _host(xp, joint[kept].mean(0)) * lost
 
 
 def _shades(xp: Any, means: Any) -> list[tuple[float, Any]]:
