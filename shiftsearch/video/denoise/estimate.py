@@ -56,13 +56,15 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
     scale = 1 / (1 + kept[0][:, :, None] * kept[1][:, None])
     basis = xp.asarray(dct(SIDE))
     groups: list[Any] = []
+    share = _FLATTEST[0]
     found = []
     for a, b, level in zip(before, after, levels, strict=True):
         here = basis @ _patches(xp, a, at, 0) @ basis.T
         there = moves[0] @ _patches(xp, b, at + whole, _REACH) @ moves[1].swapaxes(1, 2)
         differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
         groups = groups or _shades(xp, here[:, 0, 0] / SIDE)
-        found.append(_of_plane(xp, differ, joint, [group for _, group in groups], level * level))
+        *variances, share = _of_plane(xp, differ, joint, [group for _, group in groups], level * level, share)
+        found.append(variances)
     variances, of_shades = (np.stack(part) for part in zip(*found, strict=True))
     return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
@@ -94,15 +96,20 @@ def _patches(xp: Any, plane: Any, at: Any, around: int) -> Any:
     return plane[y[:, :, None], x[:, None]]
 
 
-def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variances (8, 8) of one plane and those of its shades, from powers (n, 8, 8) of differences and sums."""
+def _of_plane(
+    xp: Any, differ: Any, joint: Any, groups: list[Any], most: float, share: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the variances (8, 8) of one plane, and those of its shades, from powers (n, 8, 8) of differences and sums.
+
+    Of each group, a share of the patches counts, the last of the planes before, or more. It is returned, too.
+    """
     contrast = joint.sum((1, 2)) - joint[:, 0, 0]
-    share = _FLATTEST[0]
     # Among much noise, flow that errs makes no difference, and codecs take most noise from flat patches.
-    for _ in range(2):
+    for last in (False, True):
         pairs = [_flattest(xp, differ, joint, contrast, group, share) for group in groups]
         noise, all_ = (np.stack(part) for part in zip(*pairs, strict=True))
-        share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, *_FLATTEST))
+        if not last:
+            share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, share, _FLATTEST[1]))
     of_shades = (noise.sum((1, 2)) - noise[:, 0, 0]) / (SIDE * SIDE - 1)
     noise, all_ = noise.mean(0), all_.mean(0)
     common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
@@ -110,7 +117,7 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[Any], most: float) 
     texture[0, 0] = 0  # means always have much in common
     noise = noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
-    return noise, of_shades
+    return noise, of_shades, share
 
 
 def _flattest(
