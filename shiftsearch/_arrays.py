@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Set
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,10 @@ def forward(op: Op, spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
         if plan.bound.sizes["B"] == 0:
             outputs = {name: home.backend.xp.empty(shape, np.float32) for name, shape in plan.shapes.items()}
         else:
-            with np.errstate(all="ignore"), _Room(spec.caller, native):
-                outputs = op.forward(home.backend, spec, **_inputs(op, home, plan, native))
+            try:
+                outputs = op.forward(home.backend, spec, **_inputs(plan, native))
+            except MemoryError as error:
+                raise _no_room(spec.caller, native, error) from None
         contiguous, batched = home.backend.xp.ascontiguousarray, plan.bound.batched
         for name, output in outputs.items():
             output = _rounded(output, plan.dtypes[name])
@@ -57,26 +59,28 @@ def backward(
             kept, arrived = (
                 {n: a[axis] for n, a in take_all(spec.caller, home, of).items()} for of in (outputs, grads)
             )
-            whole = _inputs(op, home, plan, native)
+            whole = _inputs(plan, native)
             compute = whole[op.values[0]].dtype
             arrived = {n: _written(g, compute) if op.outputs[n] == "value" else g for n, g in arrived.items()}
             first = next(iter(op.outputs))
             if first not in arrived:
                 arrived[first] = xp.zeros(plan.shapes[first], op.dtype(first, spec, compute.name))
-            with np.errstate(all="ignore"), _Room(spec.caller, native):
+            try:
                 found = op.backward(home.backend, spec, whole, kept, arrived, wanted)
+            except MemoryError as error:
+                raise _no_room(spec.caller, native, error) from None
         found = {name: plan.bound.summed(name, gradient) for name, gradient in found.items()}
         return {name: home.give(_gradient(xp, found.get(name), native[name])) for name in wanted}
 
 
 # --- what a call decides before it computes ---------------------------------------------------------
 class _Plan(NamedTuple):
-    """A checked call: the sizes of its axes, and the shapes and dtypes of its outputs."""
+    """A checked call: the sizes of its axes, what becomes of its inputs, and the shapes and dtypes of its outputs."""
 
     bound: Bound
+    converts: dict[str, Callable[[Native], Native]]  # the inputs whose dtype is none that backends take
     shapes: dict[str, tuple[int, ...]]  # of the outputs
     dtypes: dict[str, np.dtype[Any]]  # in which the outputs are returned
-    compute: np.dtype[Any]  # in which values are computed
 
 
 def _plan(op: Op, spec: Spec, home: Home, arrays: Mapping[str, Native]) -> _Plan:
@@ -94,26 +98,25 @@ def _planned(op: Op, spec: Spec, given: tuple[tuple[Any, ...], ...], widens: boo
         _check_room(spec.caller, name, shape, 4, memory)
     value = names[op.values[0]]
     dtypes = {name: native_dtype(op.dtype(name, spec, value)) for name in op.outputs}
-    return _Plan(bound, shapes, dtypes, native_dtype("float32" if value in _HALF and widens else value))
+    compute = "float32" if value in _HALF and widens else value
+    converts = {name: _converter(names[name], compute, op.inputs[name], widens) for name in names}
+    return _Plan(bound, {name: convert for name, convert in converts.items() if convert}, shapes, dtypes)
 
 
-def _inputs(op: Op, home: Home, plan: _Plan, arrays: dict[str, Native]) -> dict[str, Native]:
-    """Return the arrays as backends take them.
+def _converter(dtype: str, compute: str, given: Input, widens: bool) -> Callable[[Native], Native] | None:
+    """Return what makes of an input what backends take: values in the dtype to compute in, places of 32 or 64 bits."""
+    if not given.kind.value and dtype in _WHOLE:
+        return None if dtype == "int32" or (dtype == "int64" and not widens) else _narrow  # CUDA kernels read both
+    wanted = compute if given.kind.value else "float32" if dtype in _HALF else dtype
+    return None if dtype == wanted else partial(_rounded, dtype=native_dtype(wanted))
 
-    They have all their axes, values the dtype to compute in, places 32 or 64 bits, and all of them are aligned.
-    """
-    whole = plan.bound.whole(arrays)
-    return {name: _prepare(array, plan.compute, op.inputs[name], home.widens) for name, array in whole.items()}
 
-
-def _prepare(array: Native, compute: np.dtype[Any], given: Input, widens: bool) -> Native:
-    if not getattr(array.flags, "aligned", True):
-        array = array.copy()
-    if given.kind.value:
-        return array if array.dtype == compute else array.astype(compute)
-    if dtype_of(array) in _WHOLE:
-        return _whole(array, widens)
-    return array.astype("float32") if dtype_of(array) in _HALF else array
+def _inputs(plan: _Plan, arrays: dict[str, Native]) -> dict[str, Native]:
+    """Return the arrays as backends take them, with all their axes."""
+    whole = plan.bound.whole(arrays) if plan.bound.missing or plan.bound.several else arrays
+    return (
+        {**whole, **{name: convert(whole[name]) for name, convert in plan.converts.items()}} if plan.converts else whole
+    )
 
 
 def _written(array: Native, dtype: np.dtype[Any]) -> Native:
@@ -121,10 +124,8 @@ def _written(array: Native, dtype: np.dtype[Any]) -> Native:
     return array.astype(dtype, copy=0 in array.strides)
 
 
-def _whole(array: Native, widens: bool) -> Native:
+def _narrow(array: Native) -> Native:
     """Return integers as int32, or as float64 if they are too large for it: positions are float64 everywhere."""
-    if dtype_of(array) == "int32" or (dtype_of(array) == "int64" and not widens):  # CUDA kernels read both
-        return array
     narrow = array.astype(np.int32)
     return narrow if dtype_of(array) != "int64" or (narrow == array).all() else array.astype(np.float64)
 
@@ -163,8 +164,10 @@ def transform(caller: str, function: Callable[..., Any], dtypes: Collection[str]
         for name, array in native.items():
             if dtype_of(array) not in dtypes:
                 raise ShiftsearchError(f"{caller}: {name} is {dtype_of(array)}, expected one of {', '.join(dtypes)}")
-        with _Room(caller, native):
+        try:
             found = function(home.backend.xp, *native.values())
+        except MemoryError as error:
+            raise _no_room(caller, native, error) from None
         return tuple(map(home.give, found)) if isinstance(found, tuple) else home.give(found)
 
 
@@ -182,21 +185,10 @@ def _check_room(caller: str, name: str, shape: tuple[int, ...], each: int, there
         )
 
 
-class _Room:
-    """A context that turns a MemoryError into an error that names the arrays of the call."""
-
-    def __init__(self, caller: str, arrays: Mapping[str, Native]):
-        self.caller, self.arrays = caller, arrays
-
-    def __enter__(self) -> None:
-        """Begin to compute."""
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, MemoryError):
-            found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in self.arrays.items())
-            raise ShiftsearchError(
-                f"{self.caller}: no memory for the results of {found}, expected less ({error})"
-            ) from None
+def _no_room(caller: str, arrays: Mapping[str, Native], error: MemoryError) -> ShiftsearchError:
+    """Return the error of a call for whose results there is no memory: it names the arrays."""
+    found = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+    return ShiftsearchError(f"{caller}: no memory for the results of {found}, expected less ({error})")
 
 
 def check_dtypes(op: Op, caller: str, dtypes: Mapping[str, str]) -> None:

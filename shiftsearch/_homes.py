@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -55,8 +55,8 @@ class Home:
         """Return the bytes of memory of the device."""
         raise NotImplementedError
 
-    def current(self) -> AbstractContextManager[None]:
-        """Return a context in which work is done on the device."""
+    def current(self) -> AbstractContextManager[Any]:
+        """Return a context in which work is done on the device, without warnings of numbers that are not finite."""
         raise NotImplementedError
 
     def take(self, caller: str, name: str, array: Any) -> Native:
@@ -81,15 +81,15 @@ class Cpu(Home):
     def memory(self) -> float:
         return main_memory()
 
-    def current(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def current(self) -> AbstractContextManager[Any]:
+        return np.errstate(all="ignore")
 
 
 class NumPy(Cpu):
     def take(self, caller: str, name: str, array: Any) -> Native:
         if isinstance(array, np.ma.MaskedArray):
             raise ShiftsearchError(f"{caller}: {name} is a masked array, expected one without a mask")
-        return np.asarray(array)
+        return _aligned(np.asarray(array))
 
     def give(self, array: Native) -> Any:
         return array
@@ -97,7 +97,7 @@ class NumPy(Cpu):
 
 class Torch(Cpu):
     def take(self, caller: str, name: str, array: Any) -> Native:
-        return _from_torch(sys.modules["torch"].Tensor.numpy, array)
+        return _aligned(_from_torch(sys.modules["torch"].Tensor.numpy, array))
 
     def give(self, array: Native) -> Any:
         torch = sys.modules["torch"]
@@ -110,7 +110,7 @@ class Other(Cpu):
     """Any other library of the array API standard, by DLPack."""
 
     def take(self, caller: str, name: str, array: Any) -> Native:
-        return np.from_dlpack(array)
+        return _aligned(np.from_dlpack(array))
 
     def give(self, array: Native) -> Any:
         return self.first.__array_namespace__().from_dlpack(array)
@@ -122,26 +122,24 @@ class Cuda(Home):
     widens = False
 
     def __init__(self, caller: str, library: str, device: str, first: Any):
-        self.library, self.device, self.first = library, int(device.partition(":")[2]), first
-        from shiftsearch.backends import cuda
-
+        self.library, self.device, self.first = library, _number(device), first
         try:
-            self.backend = cuda.load()
+            self.backend = _cuda().load()
         except ShiftsearchError as error:
             raise ShiftsearchError(f"{caller}: the arrays are on {device}, and {error}") from None
-        self.cuda = self.backend.xp.cuda
 
     def memory(self) -> float:
         return _memory_of_device(self.backend, self.device)
 
     def current(self) -> AbstractContextManager[Any]:
-        return self._of_torch() if self.library == "torch" else self.cuda.Device(self.device)
+        return self._of_torch() if self.library == "torch" else self.backend.xp.cuda.Device(self.device)
 
     @contextmanager
     def _of_torch(self) -> Iterator[None]:
-        with self.cuda.Device(self.device):
+        cuda = self.backend.xp.cuda
+        with cuda.Device(self.device):
             stream = sys.modules["torch"].cuda.current_stream(self.device).cuda_stream
-            with self.cuda.ExternalStream(stream, self.device), self.cuda.using_allocator(_memory_of_torch(self.cuda)):
+            with cuda.ExternalStream(stream, self.device), cuda.using_allocator(_memory_of_torch(cuda)):
                 yield
 
     def take(self, caller: str, name: str, array: Any) -> Native:
@@ -158,6 +156,22 @@ class Cuda(Home):
         if dtype_of(array) == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
+
+
+def _aligned(array: Native) -> Native:
+    """Return the array, or a copy if its numbers begin at addresses that are no multiples of their sizes."""
+    return array if array.flags.aligned else array.copy()
+
+
+@cache
+def _cuda() -> Any:
+    """Return the package of the CUDA backend: an import at each call takes longer."""
+    return importlib.import_module("shiftsearch.backends.cuda")
+
+
+@cache
+def _number(device: str) -> int:
+    return int(device.partition(":")[2])
 
 
 @cache
@@ -238,6 +252,12 @@ def _library(caller: str, name: str, array: Any) -> str:
     return _LIBRARIES.setdefault(type(array), library)
 
 
+@cache
+def _device(kind: int, index: int) -> str | None:
+    """Return the name of a device that DLPack numbers, or None if no backend computes there."""
+    return {1: "cpu", 2: f"cuda:{index}", 3: "cpu", 13: f"cuda:{index}"}.get(kind)
+
+
 def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
     """Return library and device of an array."""
     library = _LIBRARIES.get(type(array)) or _library(caller, name, array)
@@ -251,7 +271,7 @@ def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
         raise ShiftsearchError(
             f"{caller}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA"
         ) from None
-    device = {1: "cpu", 2: f"cuda:{index}", 3: "cpu", 13: f"cuda:{index}"}.get(int(kind))
+    device = _device(int(kind), index)
     if device is None:
         raise ShiftsearchError(f"{caller}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")
     if library not in ("torch", "cupy") and not hasattr(array, "__array_namespace__"):

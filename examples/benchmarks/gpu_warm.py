@@ -45,7 +45,7 @@ class Recorder:
     def __init__(self) -> None:
         self.xp, self.launches = _Zeros(), []
 
-    def launch(self, program: kernels.Program, blocks: int, values: list[Any], *, shared: int = 0) -> None:
+    def launch(self, program: kernels.Program, blocks: int, values: tuple[Any, ...], *, shared: int = 0) -> None:
         self.launches.append((program, blocks))
 
     def programs(self) -> set[Program]:

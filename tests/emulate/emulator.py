@@ -94,7 +94,7 @@ class Emulator:
     def address(self, array: np.ndarray) -> int:
         return array.ctypes.data
 
-    def launch(self, program: kernels.Program, blocks: int, values: list, *, shared: int = 0) -> None:
+    def launch(self, program: kernels.Program, blocks: int, values: tuple, *, shared: int = 0) -> None:
         """Run a kernel in a grid of `blocks` on bound arguments, with `shared` bytes of dynamic shared memory."""
         self._run(_registered(self.mode, program), blocks, program.threads, values, shared)
 
@@ -114,7 +114,7 @@ class Emulator:
             raise EmulatorError(f"{name}: {shared} bytes of dynamic shared memory, above 48 KB a launch must opt in")
         self._run(_load(self.mode, text)[name], blocks, threads, arguments, shared)
 
-    def _run(self, function: _Function, blocks: int, threads: int, values: list, shared: int) -> None:
+    def _run(self, function: _Function, blocks: int, threads: int, values: tuple | list, shared: int) -> None:
         if not 1 <= blocks < 2**31:
             raise EmulatorError(f"{function.name}: {blocks} blocks, expected 1 to 2**31 - 1")
         if function.bound and threads > function.bound:
@@ -172,7 +172,7 @@ class _Function:
         self.bound = ctypes.c_uint.in_dll(library, f"emu_bound_{name}").value
         self.names = [f"argument {i}" for i in range(len(self.parameters))]
 
-    def check(self, values: list) -> None:
+    def check(self, values: tuple | list) -> None:
         """Refuse arguments that do not have the types of the C++ signature: a launch itself would take anything."""
         if len(values) != len(self.parameters):
             raise EmulatorError(f"{self.name} takes {len(self.parameters)} arguments, not {len(values)}")
@@ -206,7 +206,7 @@ def _code(dtype: np.dtype) -> str:
 class _Arguments:
     """The arguments of a launch: pointers to values, and copies of arrays."""
 
-    def __init__(self, function: _Function, values: list, guard: str | None):
+    def __init__(self, function: _Function, values: tuple | list, guard: str | None):
         self.copies: list[tuple[str, _Copy]] = []
         self.pointers = (ctypes.c_void_p * len(values))()
         self._kept = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,7 @@ STACKED = {**FRACTION, "QUERY_ZEROS": 1, "STACKED": 1, "PATCH": 3, "L2": 0}
 
 
 class Call:
-    """A call of a primitive that is given places."""
+    """A call of a primitive that is given places. `arrays` are those of its kernels, by the names of parameters."""
 
     def __init__(
         self,
@@ -48,55 +49,56 @@ class Call:
         k_shape=None,
     ):
         """Prepare a call on the arrays that are given."""
-        xp = device.xp
-        self.device, self.patches, self.dtype, self.sums = device, p, dtype, sums(dtype)
+        contiguous = device.xp.ascontiguousarray
+        self.device, self.dtype, self.sums = device, dtype, sums(dtype)
         self.candidates = offsets.size // 3
-        shapes = (offsets.shape[:-1], q_shape if q is None else q.shape, k_shape if k is None else k.shape)
         self.arrays = {
             "q": q if q is None or q.ndim == 5 else q.reshape(-1, *q.shape[2:]),
             "k": k,
-            "offsets": xp.ascontiguousarray(offsets),
-            "weights": None if weights is None else xp.ascontiguousarray(weights.astype(self.sums, copy=False)),
-            "patches": None if patches is None else xp.ascontiguousarray(patches),
+            "offsets": contiguous(offsets),
+            "weights": None if weights is None else contiguous(weights.astype(self.sums, copy=False)),
+            "patches": None if patches is None else contiguous(patches),
+            "finite": None,
         }
+        shapes = offsets.shape[:-1], q_shape if q is None else q.shape, k_shape if k is None else k.shape
         self._given = p, *shapes, dtype, offsets.dtype, patches is not None
-        self._find_options()
-        self.sizes, self.stacked, self.whole = self.options.sizes, self.options.stacked, self.options.whole
+        self._options: Options | None = None
 
-    def _find_options(self) -> None:
-        """Find the options from the shapes and dtypes of the arrays, and from how the videos lie in memory."""
-        videos, heads = [self.arrays[video] for video in "qk"], self._given[1][1]
-        strides = tuple((0,) * 5 if video is None else video.strides for video in videos)
-        vectors = all(video is None or in_vectors(self.device, heads, video) for video in videos)
-        self.options = _options(*self._given, strides, vectors)
+    @property
+    def options(self) -> Options:
+        """What the shapes and dtypes of the arrays say, and how the videos lie in memory."""
+        if self._options is None:
+            heads = self._given[1][1]
+            q, k = _lies(self.device, heads, self.arrays["q"]), _lies(self.device, heads, self.arrays["k"])
+            self._options = _options(*self._given, q, k)
+        return self._options
 
     def with_channels_last(self) -> Call:
         """Copy videos so that the channels of a pixel are adjacent, unless they are already."""
-        found = {video: _channels_last(self.device.xp, self.arrays[video]) for video in "qk"}
-        if any(found[video] is not self.arrays[video] for video in "qk"):
-            self.arrays |= found
-            self._find_options()
+        for video in "qk":
+            given = self.arrays[video]
+            found = _channels_last(self.device.xp, given)
+            if found is not given:
+                self.arrays[video], self._options = found, None
         return self
 
-    def run_for_each(self, kernel: Kernel, times: int = 1, *, constants: Pairs = (), **arrays) -> None:
+    def run_for_each(self, kernel: Kernel, times: int = 1) -> None:
         """Launch a kernel that has `times` threads for each kept candidate, in rows as described in video.cuh."""
-        for_each(kernel, self.options, times, constants).launch(self.device, {**self.arrays, **arrays})
+        for_each(kernel, self.options, times).launch(self.device, self.arrays)
 
-    def run_for_video(self, kernel: Kernel, out, *, constants: Pairs = (), **arrays) -> None:
-        """Launch a kernel that has a thread for each pixel of `out` and group of its channels, in the same rows."""
-        *rows, W = out.shape
-        blocks = prod(rows) // channels_at_a_time(self.sizes["F"]) * -(-W // kernel.threads)
-        self.run(kernel, blocks, constants=constants, out=out, **arrays)
+    def run_for_video(self, kernel: Kernel, constants: Pairs) -> None:
+        """Launch a kernel that has a thread for each pixel of `out` and group of its channels, in the same rows.
 
-    def run(self, kernel: Kernel, blocks: int, *, constants: Pairs = (), numbers: Pairs = (), **arrays) -> None:
-        """Launch `blocks` blocks; `constants` and `numbers` are those that only this kernel has."""
-        plan_of(kernel, blocks, self.options, constants, numbers).launch(self.device, {**self.arrays, **arrays})
+        `constants` are those that only this kernel has.
+        """
+        for_video(kernel, self.options, self.arrays["out"].shape, constants).launch(self.device, self.arrays)
 
 
 @dataclass(frozen=True, eq=False)
 class Options:
     """What the launches of a call have in common: one object for each set of options, shapes and dtypes."""
 
+    patches: Patches
     sizes: dict[str, int]
     constants: Constants
     stacked: bool  # whether each kept candidate has its own video of queries
@@ -105,9 +107,9 @@ class Options:
 
 
 @lru_cache(MOST_PLANS)
-def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, vectors: bool) -> Options:
+def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, q_lies, k_lies) -> Options:
     stacked, whole = q is not None and len(q) == 6, offsets.kind == "i"
-    sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, *strides)
+    sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, q_lies.strides, k_lies.strides)
     constants = {
         "OFFSET": CTYPES[offsets.name],
         "PATCHES": int(patches),
@@ -116,10 +118,10 @@ def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, strides, v
         "COVERS": 0,
     }
     constants |= {"CHANNELS": channels_at_a_time(sizes["F"]), **constants_of(p, dtype, whole)}
-    return Options(sizes, constants, stacked, whole, vectors * dtype.itemsize)
+    vectors = q_lies.in_vectors and k_lies.in_vectors
+    return Options(p, sizes, constants, stacked, whole, vectors * dtype.itemsize)
 
 
-@lru_cache(MOST_PLANS)
 def plan_of(kernel: Kernel, blocks: int, options: Options, constants: Pairs = (), numbers: Pairs = ()) -> Plan:
     """Return the plan of a launch with these `constants` and `numbers`, beside those of all launches of a call."""
     known = {**options.constants, **dict(constants)}
@@ -128,7 +130,7 @@ def plan_of(kernel: Kernel, blocks: int, options: Options, constants: Pairs = ()
 
 
 @lru_cache(MOST_PLANS)
-def for_each(kernel: Kernel, options: Options, times: int, constants: Pairs) -> Plan:
+def for_each(kernel: Kernel, options: Options, times: int, constants: Pairs = ()) -> Plan:
     """Return the plan of a launch of `times` threads for each kept candidate."""
     s = options.sizes
     across = s["w"] * s["K"] * times
@@ -136,6 +138,14 @@ def for_each(kernel: Kernel, options: Options, times: int, constants: Pairs) -> 
         raise ShiftsearchError(f"{kernel.name}: {across} results in a row, expected fewer than 2**31: split the arrays")
     blocks = s["B"] * s["G"] * s["T"] * s["h"] * -(-across // kernel.threads)
     return plan_of(kernel, blocks, options, constants, (("across", across),))
+
+
+@lru_cache(MOST_PLANS)
+def for_video(kernel: Kernel, options: Options, shape: tuple[int, ...], constants: Pairs) -> Plan:
+    """Return the plan of a launch of a thread for each pixel of a video of this shape and group of its channels."""
+    *rows, W = shape
+    blocks = prod(rows) // channels_at_a_time(options.sizes["F"]) * -(-W // kernel.threads)
+    return plan_of(kernel, blocks, options, constants)
 
 
 @cache
@@ -149,6 +159,20 @@ def _channels_last(xp, video):
     if video is None or video.shape[2] == 1 or video.strides[2] == video.dtype.itemsize:
         return video
     return xp.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
+
+
+class _Lies(NamedTuple):
+    """How a video lies in memory: its strides in bytes, and whether it is read 16 bytes at a time."""
+
+    strides: tuple[int, ...]
+    in_vectors: bool
+
+
+_NOWHERE = _Lies((0,) * 5, True)  # a video that is not there
+
+
+def _lies(device, heads: int, video) -> _Lies:
+    return _NOWHERE if video is None else _Lies(video.strides, in_vectors(device, heads, video))
 
 
 def in_vectors(device, heads: int, video) -> bool:

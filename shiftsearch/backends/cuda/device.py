@@ -45,7 +45,7 @@ class Gpu:
     def address(self, array: Any) -> int:
         return array.data.ptr
 
-    def launch(self, program: kernels.Program, blocks: int, values: list[Any], *, shared: int = 0) -> None:
+    def launch(self, program: kernels.Program, blocks: int, values: tuple[Any, ...], *, shared: int = 0) -> None:
         """Start a kernel on bound arguments, with `shared` bytes of dynamic shared memory for each block.
 
         It is not waited for.
@@ -60,7 +60,7 @@ class Gpu:
         function = self._function(program)
         if shared > function.allowed:
             self._allow(kernel.name, function, shared)
-        function.run((blocks,), (program.threads,), tuple(values), shared_mem=shared)
+        function.run((blocks,), (program.threads,), values, shared_mem=shared)
 
     def _compile(self, program: kernels.Program) -> _Function:
         file, constants = program.kernel.file, program.spelled

@@ -21,8 +21,8 @@ SLOPE = Kernel("slope", "slope.cu", registers=208, instances=(*_OF_FORM, *_OF_PA
 @primitive
 def score(device: Any, q: Native, k: Native, offsets: Native, p: Patches) -> Native:
     call = Call(device, p, offsets, k.dtype, q=q, k=k).with_channels_last()
-    scores = device.xp.empty(offsets.shape[:-1], call.sums)
-    call.run_for_each(SCORE, scores=scores)
+    scores = call.arrays["scores"] = device.xp.empty(offsets.shape[:-1], call.sums)
+    call.run_for_each(SCORE)
     return scores
 
 
@@ -41,11 +41,11 @@ def aggregate(
     each = (offsets.shape[-2],) if stacked else ()
     shape = (k.shape[0], *each, *size) if q is None else q.shape
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
-    out = device.xp.empty(shape, k.dtype)
-    summed = tiles.aggregate(call, out)
-    if not summed.channels:
+    out = call.arrays["out"] = device.xp.empty(shape, k.dtype)
+    summed = tiles.aggregate(call)
+    if not summed:
         call.with_channels_last()
-    call.run_for_video(AGGREGATE, out, constants=(("REPAIR", summed.channels),), finite=summed.finite)
+    call.run_for_video(AGGREGATE, (("REPAIR", summed),))
     return out
 
 
@@ -83,6 +83,6 @@ def slope(
     patches: Native | None = None,
 ) -> Native:
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, patches=patches).with_channels_last()
-    slopes = device.xp.empty(offsets.shape, call.sums)
-    call.run_for_each(SLOPE, slopes=slopes)
+    slopes = call.arrays["slopes"] = device.xp.empty(offsets.shape, call.sums)
+    call.run_for_each(SLOPE)
     return slopes

@@ -10,7 +10,7 @@ This module imports no array library but NumPy, and no CUDA: the tests run the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import itemgetter
@@ -119,11 +119,8 @@ def _fields(struct: str, source: str) -> tuple[Parameter, ...]:
 
 
 # --- launches -------------------------------------------------------------------------------------
-Binder = Callable[[Mapping[str, Any]], Any]  # from all arguments by name to that of one parameter
-
-
 class Program:
-    """A kernel with the options of a call: its text, and how arguments are bound. Equal programs have equal texts."""
+    """A kernel with the options of a call. Equal programs have equal texts."""
 
     def __init__(self, kernel: Kernel, constants: Constants):
         self.kernel, self.constants, self.shared = kernel, constants, kernel.shared(constants)
@@ -150,61 +147,66 @@ class Program:
     def parameters(self) -> tuple[Parameter, ...]:
         return self.kernel.parameters(self.constants)
 
-    @cached_property
-    def binders(self) -> tuple[tuple[Parameter, Binder], ...]:
-        """The parameters, each with the function that finds its argument."""
-        known = {name for parameter in self.parameters for name in parameter.names}
-        return tuple((p, _binder(self.kernel, p, strided=f"{p.name}_x" in known)) for p in self.parameters)
-
 
 class Plan:
     """A launch of a program whose blocks and numbers are known, and only arrays are missing."""
 
     def __init__(self, program: Program, blocks: int, numbers: Mapping[str, Any]):
         """Bind those of the `numbers` that the kernel has, as NumPy scalars, and structs as arrays of shape ()."""
-        self.program, self.blocks = program, blocks
-        self._arrays = [(place, bound) for place, (p, bound) in enumerate(program.binders) if p.pointer]
-        others = [(place, bound) for place, (p, bound) in enumerate(program.binders) if not p.pointer]
-        self._values = self._filled([None] * len(program.binders), others, numbers)
+        self.program, self.blocks, self._name, self._shared = program, blocks, program.kernel.name, program.shared
+        parameters = program.parameters
+        self._pointers, others = ([p for p in parameters if p.pointer == pointer] for pointer in (True, False))
+        if [*self._pointers, *others] != [*parameters]:
+            raise TypeError(f"kernel {self._name} has a number before an array, expected all arrays first")
+        self._require((name for p in others for name in p.names), numbers)
+        self._numbers = tuple([_struct(self._name, p, numbers) if p.fields else _number(p, numbers) for p in others])
+        # one more, because itemgetter of a single name returns no tuple
+        self._take = itemgetter(*(p.name for p in self._pointers), self._pointers[0].name)
+        self._checked = False
 
-    def bind(self, arrays: Mapping[str, Any]) -> list[Any]:
-        """Return the arguments of a launch in the order of the parameters. Arrays that it does not have are ignored."""
-        return self._filled(self._values.copy(), self._arrays, arrays)
+    def bind(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments of a launch in the order of the parameters. Arrays that it does not have are ignored.
+
+        They are checked once: the code that makes those of a first launch makes those of others.
+        """
+        if not self._checked:
+            self._check(arrays)
+        return self._take(arrays)[:-1] + self._numbers
 
     def launch(self, device: Any, arrays: Mapping[str, Any]) -> None:
         if self.blocks:
-            device.launch(self.program, self.blocks, self.bind(arrays), shared=self.program.shared)
+            device.launch(self.program, self.blocks, self.bind(arrays), shared=self._shared)
 
-    def _filled(self, values: list[Any], places: list[tuple[int, Binder]], known: Mapping[str, Any]) -> list[Any]:
-        try:
-            for place, bound in places:
-                values[place] = bound(known)
-        except KeyError as error:
-            raise TypeError(f"kernel {self.program.kernel.name} lacks {error}") from None
-        return values
+    def _check(self, arrays: Mapping[str, Any]) -> None:
+        """Check the arrays, which must be contiguous unless their strides are passed, too."""
+        self._require((p.name for p in self._pointers), arrays)
+        named = {name for p in self.program.parameters for name in p.names}
+        for p in self._pointers:
+            array = arrays[p.name]
+            if array is None:  # the options leave it out, and the kernel does not read it
+                continue
+            if array.dtype.name != p.dtype:
+                raise TypeError(f"kernel {self._name}: {p.name} is {array.dtype}, expected {p.dtype}")
+            if f"{p.name}_x" not in named and not array.flags.c_contiguous:
+                raise TypeError(f"kernel {self._name}: {p.name} is not contiguous")
+        self._checked = True
+
+    def _require(self, names: Iterable[str], known: Mapping[str, Any]) -> None:
+        lacking = [name for name in names if name not in known]
+        if lacking:
+            raise TypeError(f"kernel {self._name} lacks {lacking[0]!r}")
 
 
-def _binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
-    if p.fields:
-        return _struct_binder(kernel, p)
-    if p.pointer:
-        return _array_binder(kernel, p, strided)
-    name, number = p.name, np.dtype(p.dtype).type
-    return lambda known: number(known[name])
+def _number(p: Parameter, numbers: Mapping[str, Any]) -> Any:
+    return np.dtype(p.dtype).type(numbers[p.name])
 
 
-def _struct_binder(kernel: Kernel, p: Parameter) -> Binder:
+def _struct(kernel: str, p: Parameter, numbers: Mapping[str, Any]) -> Any:
     dtype = np.dtype(p.dtype)
-    pack = Struct(_format(dtype)).pack
-    take = itemgetter(*p.names, p.names[0])  # one more, because itemgetter of a single name returns no tuple
-
-    def bound(known: Mapping[str, Any]) -> Any:
-        try:
-            return np.ndarray((), dtype, pack(*take(known)[:-1]))
-        except StructError as error:
-            raise OverflowError(f"kernel {kernel.name}: {p.name} does not hold its numbers: {error}") from None
-
-    return bound
+    try:
+        return np.ndarray((), dtype, Struct(_format(dtype)).pack(*(numbers[name] for name in p.names)))
+    except StructError as error:
+        raise OverflowError(f"kernel {kernel}: {p.name} does not hold its numbers: {error}") from None
 
 
 def _format(dtype: np.dtype[Any]) -> str:
@@ -214,25 +216,3 @@ def _format(dtype: np.dtype[Any]) -> str:
         written += f"{offset - end}x{_LETTERS[field_dtype.name]}"
         end = offset + field_dtype.itemsize
     return f"{written}{dtype.itemsize - end}x"
-
-
-def _array_binder(kernel: Kernel, p: Parameter, strided: bool) -> Binder:
-    """Pass an array, which must be contiguous unless its strides are passed, too."""
-    name, dtype = p.name, p.dtype
-
-    def bound(known: Mapping[str, Any]) -> Any:
-        array = known[name]
-        if array is None:  # the options leave it out, and the kernel does not read it
-            return None
-        if _name(array.dtype) != dtype:
-            raise TypeError(f"kernel {kernel.name}: {name} is {array.dtype}, expected {dtype}")
-        if not (strided or array.flags.c_contiguous):
-            raise TypeError(f"kernel {kernel.name}: {name} is not contiguous")
-        return array
-
-    return bound
-
-
-@cache
-def _name(dtype: np.dtype[Any]) -> str:
-    return dtype.name

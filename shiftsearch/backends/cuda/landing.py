@@ -7,8 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from shiftsearch._geometry import Patches
-from shiftsearch._types import Native
 from shiftsearch.backends.cuda.call import FRACTION, MOST_PLANS, PLACES, Call, Options, Pairs, for_each
 from shiftsearch.backends.cuda.cells import begin_and_sort
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, each_with
@@ -21,23 +19,18 @@ COUNT_LANDINGS = Kernel("count_landings", "landing.cu", registers=40, instances=
 FILL_CELLS = Kernel("fill_cells", "landing.cu", registers=40, instances=_INSTANCES)
 
 
-@dataclass(frozen=True)
-class Landed:
-    """The candidates sorted by the cells that they land at, and what kernels need to read them."""
+def sort_by_landing(call: Call) -> Pairs:
+    """Add the candidates in the order of the cells that they land at: `order`, `ends` and `counts` of cells.cuh.
 
-    arrays: dict[str, Native]  # `order`, `ends` and `counts` of cells.cuh
-    constants: Pairs
-
-
-def sort_by_landing(call: Call) -> Landed:
-    sorting = _plan(call.options, call.patches, call.candidates, call.arrays["weights"] is not None)
-    xp = call.device.xp
-    landed = {"order": xp.empty(call.candidates, np.int32), "ends": xp.empty(sorting.cells, np.int32)}
-    landed["counts"] = xp.zeros(sorting.cells + 1, np.int32)
-    arrays = {**call.arrays, **landed}
+    Return the constants of kernels that read them.
+    """
+    sorting = _plan(call.options, call.candidates, call.arrays["weights"] is not None)
+    xp, arrays = call.device.xp, call.arrays
+    arrays["order"], arrays["ends"] = xp.empty(call.candidates, np.int32), xp.empty(sorting.cells, np.int32)
+    arrays["counts"] = xp.zeros(sorting.cells + 1, np.int32)
     for plan in sorting.plans:
         plan.launch(call.device, arrays)
-    return Landed(landed, sorting.constants)
+    return sorting.constants
 
 
 @dataclass(frozen=True)
@@ -50,8 +43,9 @@ class _Sorting:
 
 
 @lru_cache(MOST_PLANS)
-def _plan(options: Options, p: Patches, candidates: int, weighted: bool) -> _Sorting:
-    s, reach = options.sizes, p.dilation * (p.patch // 2 + 1) + 1
+def _plan(options: Options, candidates: int, weighted: bool) -> _Sorting:
+    s, p = options.sizes, options.patches
+    reach = p.dilation * (p.patch // 2 + 1) + 1
     if candidates >= 2**31:
         raise ShiftsearchError(f"{candidates} offsets, expected fewer than 2**31: split the arrays")
     constants = ("REACH", reach), ("WEIGHTED", int(weighted))

@@ -21,8 +21,9 @@ SCATTER = Kernel("scatter", "scatter.cu", registers=192, instances=_SCATTERED)
 @primitive
 def gather(device: Any, v: Native, offsets: Native, p: Patches) -> Native:
     call = Call(device, p, offsets, v.dtype, k=v).with_channels_last()
-    patches = device.xp.empty((*offsets.shape[:-1], call.sizes["F"], p.patch, p.patch), v.dtype)
-    call.run_for_each(GATHER, p.patch**2, patches=patches)
+    patches = device.xp.empty((*offsets.shape[:-1], call.options.sizes["F"], p.patch, p.patch), v.dtype)
+    call.arrays["patches"] = patches
+    call.run_for_each(GATHER, p.patch**2)
     return patches
 
 
@@ -51,7 +52,7 @@ def fold_and_cover(
     size: tuple[int, int, int],
 ) -> tuple[Native, Native]:
     call, (T, H, W) = _of_patches(device, patches, weights, offsets, p, size), size
-    coverage = device.xp.empty((call.sizes["B"], T, call.sizes["G"], H, W), call.sums)
+    coverage = device.xp.empty((call.options.sizes["B"], T, call.options.sizes["G"], H, W), call.sums)
     return collect(call, coverage), coverage
 
 
@@ -63,14 +64,13 @@ def _of_patches(device: Any, patches: Native, weights: Native | None, offsets: N
 
 def collect(call: Call, coverage: Native = None) -> Native:
     """Sort the candidates by where they land, and let each pixel collect what lands on it: see scatter.cu."""
-    s = call.sizes
+    s = call.options.sizes
     landed = sort_by_landing(call)
     out = call.device.xp.empty((s["B"], s["kT"], s["G"] * s["F"], s["kH"], s["kW"]), call.dtype)
+    call.arrays["out"], call.arrays["coverage"] = out, coverage
     # stacked candidates look at videos of their own
-    summed = tiles.Summed() if call.stacked else tiles.scatter(call, landed, out)
-    if not summed.channels:
+    summed = 0 if call.options.stacked else tiles.scatter(call, landed)
+    if not summed:
         call.with_channels_last()
-    constants = (*landed.constants, ("REPAIR", summed.channels), ("COVERS", int(coverage is not None)))
-    written = {"out": out, "coverage": coverage, "finite": summed.finite}
-    call.run_for_video(SCATTER, constants=constants, **written, **landed.arrays)
+    call.run_for_video(SCATTER, (*landed, ("REPAIR", summed), ("COVERS", int(coverage is not None))))
     return out

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import Patches
-from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PLANS, WHOLE, Call, Options, Pairs, channels_at_a_time
-from shiftsearch.backends.cuda.kernels import Constants, Kernel, each_with
-from shiftsearch.backends.cuda.landing import LANDS, Landed
+from shiftsearch.backends.cuda.call import MOST_PLANS, WHOLE, Call, Options, Pairs, channels_at_a_time, plan_of
+from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, each_with
+from shiftsearch.backends.cuda.landing import LANDS
 
 _WIDTH, _HEIGHT, _THREADS = 32, 8, 128  # pixels of a tile, and threads
 _SPARE = 4  # columns that are staged beside those that the steps need
@@ -69,39 +66,44 @@ SCATTER_TILES = Kernel(
 )
 
 
-@dataclass(frozen=True)
-class Summed:
-    """What tiles have written: for each of them whether it is finite, and how many channels a tile has; or nothing."""
-
-    finite: Native = None
-    channels: int = 0
+def aggregate(call: Call) -> int:
+    return _run(call, AGGREGATE_TILES, 1 if call.options.stacked else call.options.sizes["K"])
 
 
-def aggregate(call: Call, out: Native) -> Summed:
-    return _run(call, AGGREGATE_TILES, out, 1 if call.stacked else call.sizes["K"])
+def scatter(call: Call, landed: Pairs) -> int:
+    return _run(call, SCATTER_TILES, 0, landed)
 
 
-def scatter(call: Call, landed: Landed, out: Native) -> Summed:
-    return _run(call, SCATTER_TILES, out, 0, landed.constants, **landed.arrays)
+def _run(call: Call, kernel: Kernel, candidates: int, constants: Pairs = ()) -> int:
+    """Launch a kernel that has a block for each tile of `out`, and return the channels of a tile, 0 if it cannot do that.
 
-
-def _run(call: Call, kernel: Kernel, out: Native, candidates: int, constants: Pairs = (), **arrays: Native) -> Summed:
-    """Launch a kernel that has a block for each tile of `out`, if it can do that."""
-    layout = _layout(call.options, call.patches, kernel, candidates, call.device.most_shared)
-    if layout is None:
-        return Summed()
-    *videos, H, W = out.shape
-    channels = dict(layout)["CHANNELS"]
-    blocks = prod(videos) // channels * -(-H // _HEIGHT) * -(-W // _WIDTH)
-    finite = call.device.xp.empty(blocks, np.int32)
-    call.run(kernel, blocks, constants=(*constants, *layout), out=out, finite=finite, **arrays)
-    return Summed(finite, channels)
+    It adds which tiles are `finite`.
+    """
+    shape = call.arrays["out"].shape
+    plan = _plan(call.options, kernel, candidates, constants, shape, call.device.most_shared)
+    if plan is None:
+        return 0
+    call.arrays["finite"] = call.device.xp.empty(plan.blocks, np.int32)
+    plan.launch(call.device, call.arrays)
+    return plan.program.constants["CHANNELS"]
 
 
 @lru_cache(MOST_PLANS)
-def _layout(options: Options, p: Patches, kernel: Kernel, candidates: int, memory: int) -> Pairs | None:
+def _plan(
+    options: Options, kernel: Kernel, candidates: int, constants: Pairs, shape: tuple[int, ...], memory: int
+) -> Plan | None:
+    """Return how a video of this shape is summed on tiles, or None."""
+    layout = _layout(options, kernel, candidates, memory)
+    if layout is None:
+        return None
+    *videos, H, W = shape
+    blocks = prod(videos) // dict(layout)["CHANNELS"] * -(-H // _HEIGHT) * -(-W // _WIDTH)
+    return plan_of(kernel, blocks, options, (*constants, *layout))
+
+
+def _layout(options: Options, kernel: Kernel, candidates: int, memory: int) -> Pairs | None:
     """Return how a tile lies in so many bytes of shared memory, or None: where neighbours share no homes, or it has no room."""
-    known, s = options.constants, options.sizes
+    known, s, p = options.constants, options.sizes, options.patches
     small = p.patch > 1 and p.dilation * (p.patch // 2) < _HEIGHT
     rows, columns = (s[f"q{side}"] + s[f"k{side}"] + 2 * p.dilation * (p.patch - 1) for side in "HW")
     steps = max(s["qT"], s["kT"]) * rows * (columns + _MOST_STEPS)
