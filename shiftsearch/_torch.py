@@ -27,13 +27,18 @@ _OPERATORS: dict[str, Operators] = {}  # by name of the op
 
 def run(op: Op, arrays: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
     """Return the outputs of an op. `options` are all fields of its spec."""
-    options = checked(op.spec, options)
+    compiled = torch.compiler.is_compiling()
+    spec = None if compiled else specified(op.spec, options)
     for name, array in arrays.items():
         if hasattr(array, "to_local"):
             expected = f"what this process has of it, {name}.to_local(), or all of it, {name}.full_tensor()"
             raise ShiftsearchError(f"{options['caller']}: {name} is a {type(array).__name__}, expected {expected}")
     arrays = _under_autocast(op, arrays)
-    found = _OPERATORS[op.name].call(*(arrays.get(name) for name in op.inputs), *(options[name] for name in op.options))
+    operators, tensors = _OPERATORS[op.name], [arrays.get(name) for name in op.inputs]
+    if compiled:  # compilers see the operator
+        found = operators.seen(*tensors, *(options[name] for name in op.options))
+    else:
+        found = operators.call(*tensors, spec)
     return _several(found)[: len(op.outputs) - len(op.hidden)]
 
 
@@ -76,8 +81,10 @@ class Operators:
         self.seen_backward = _operator(
             f"{op.name}_backward", *backward, self._backward, self._backward_shapes, self._refuse_second, _save_nothing
         )
-        self.differentiable = _function(op.name, self.seen, self._save, self._slope)
-        self.differentiable_backward = _function(op.name, self.seen_backward, _save_nothing, self._refuse_second)
+        self.differentiable = self._function(self._forward, self.seen, self._save, self._slope)
+        self.differentiable_backward = self._function(
+            self._backward, self.seen_backward, _save_nothing, self._refuse_second
+        )
 
     def count(self) -> None:
         """Have torch's FLOP counter count the multiply-adds of both operators, as two operations each."""
@@ -98,8 +105,10 @@ class Operators:
         return self._flops(*arguments[:-1], wanted=self._wanted(arguments))
 
     def call(self, *arguments: Any) -> Any:
-        """Return what the forward operator gives. Compilers see the operator, and torch.func the function around it."""
-        return (self.seen if torch.compiler.is_compiling() else self.differentiable.apply)(*arguments)
+        """Return what the forward operator gives for tensors and a spec. torch.func sees the function around it."""
+        if _needs_gradients(arguments) or _is_watched(arguments):
+            return self.differentiable.apply(*arguments)
+        return self._forward(*arguments)
 
     # --- forward ---
     def _forward(self, *arguments: Any) -> Any:
@@ -139,8 +148,13 @@ class Operators:
         grads = grads[: len(self.returned)]
         if all(grad is None for grad in grads):
             return (*(None for _ in wanted), *nothing)
-        call = self.seen_backward if torch.compiler.is_compiling() else self.differentiable_backward.apply
-        found = call(*ctx.saved_tensors, *grads, *ctx.options, wanted)
+        arguments = (*ctx.saved_tensors, *grads, *ctx.options, wanted)
+        if torch.compiler.is_compiling():
+            found = self.seen_backward(*arguments)
+        elif torch.is_grad_enabled() or _is_watched(arguments):
+            found = self.differentiable_backward.apply(*arguments)
+        else:
+            found = self._backward(*arguments)
         return (*(grad if needed else None for grad, needed in zip(_several(found), wanted, strict=True)), *nothing)
 
     # --- backward ---
@@ -172,11 +186,47 @@ class Operators:
     def _inputs(self, arguments: tuple[Any, ...]) -> dict[str, torch.Tensor]:
         return _given(self.op.inputs, arguments)
 
-    def _spec(self, options: Iterable[Any]) -> Spec:
+    def _spec(self, options: tuple[Any, ...]) -> Spec:
+        """Return the spec of options as operators have them, or of a call that went through none, which has the spec."""
+        if isinstance(options[0], Spec):
+            return options[0]
         named = dict(zip(self.op.options, options, strict=True))
         for name in self.lists:
             named[name] = None if named[name] is None else tuple(named[name])
         return specified(self.op.spec, named)
+
+    def _function(
+        self, function: Callable[..., Any], operator: Any, save: Callable[..., None], slope: Callable[..., Any]
+    ) -> Any:
+        """Return an operator as a function of autograd, which torch.func can differentiate and map over an axis.
+
+        Its arguments are those of the operator, with a spec in place of all options. `function` does the same at once.
+        """
+
+        def refuse(ctx: Any, *_: Any) -> None:
+            raise ShiftsearchError(
+                f"{self.op.name}: has no derivative in forward mode, expected backward, torch.func.grad or vjp"
+            )
+
+        def each(*arguments: Any) -> Any:
+            return _one_by_one(made[0].apply, *arguments)
+
+        def forward(*arguments: Any) -> Any:
+            return operator(*self._in_full(arguments)) if _is_watched(arguments) else function(*arguments)
+
+        forward.__signature__ = _Signature()  # type: ignore[attr-defined]
+        parts = {"forward": forward, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
+        named = {part: staticmethod(of) for part, of in parts.items()}
+        made: list[Any] = [type(self.op.name, (torch.autograd.Function,), named)]
+        return made[0]
+
+    def _in_full(self, arguments: tuple[Any, ...]) -> Iterable[Any]:
+        """Yield the arguments of an operator, with each option in place of the spec."""
+        for argument in arguments:
+            if isinstance(argument, Spec):
+                yield from (getattr(argument, name) for name in self.op.options)
+            else:
+                yield argument
 
 
 _LIBRARY = torch.library.Library("shiftsearch", "FRAGMENT")
@@ -229,22 +279,33 @@ class _Bound(NamedTuple):
         """Add nothing: all arguments are there."""
 
 
-def _function(name: str, operator: Any, save: Callable[..., None], slope: Callable[..., Any]) -> Any:
-    """Return an operator as a function of autograd, which torch.func can differentiate and map over an axis."""
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
-    def refuse(ctx: Any, *_: Any) -> None:
-        raise ShiftsearchError(f"{name}: has no derivative in forward mode, expected backward, torch.func.grad or vjp")
 
-    def each(*arguments: Any) -> Any:
-        return _one_by_one(made[0].apply, *arguments)
+def _is_watched(arguments: Iterable[Any]) -> bool:
+    """Return whether an operator must go through torch, which takes longer than all that we do.
 
-    def forward(*arguments: Any) -> Any:
-        return operator(*arguments)
+    So must one that a mode, a transform, a tracer or a profiler watches, or a subclass of tensors.
+    """
+    return bool(
+        _get_current_dispatch_mode_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd.profiler._is_profiler_enabled
+        or any(isinstance(x, torch.Tensor) and not _is_plain(x) for x in arguments)
+    )
 
-    forward.__signature__ = _Signature()  # type: ignore[attr-defined]
-    parts = {"forward": forward, "setup_context": save, "backward": slope, "jvp": refuse, "vmap": each}
-    made: list[Any] = [type(name, (torch.autograd.Function,), {part: staticmethod(of) for part, of in parts.items()})]
-    return made[0]
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is no subclass, has numbers, and is not one of those that autograd maps over at once."""
+    of_torch = type(tensor) in _PLAIN and not tensor.is_meta
+    return of_torch and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def _needs_gradients(arguments: Iterable[Any]) -> bool:
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments)
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -21,9 +21,9 @@ def _operator_arguments(call, monkeypatch, **sizes):
     tensors, seen = call.tensors(**sizes), []
     operators = next(each for name, each in _torch._OPERATORS.items() if CALLS.get(name) is call)
     usual = operators.call
-    monkeypatch.setattr(operators, "call", lambda *given: seen.append(given) or usual(*given))
+    monkeypatch.setattr(operators, "call", lambda *given: seen.append([*operators._in_full(given)]) or usual(*given))
     outputs = call(tensors)
-    return operators.seen, seen[0], outputs
+    return operators.seen, tuple(seen[0]), outputs
 
 
 @each_op
