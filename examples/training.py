@@ -13,9 +13,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,9 +96,10 @@ class Recipe:
 def train(
     name: str,
     network: nn.Module,
-    loss_of: Callable[[nn.Module, torch.Generator], Tensor],
+    loss_of: Callable[[nn.Module, Any], Tensor],
     given: argparse.Namespace,
     recipe: Recipe = Recipe(),
+    prepared: Callable[[Iterable[int]], Iterable[Any]] | None = None,
 ) -> Trained:
     """Train a network, and leave it ready to be tested.
 
@@ -108,11 +109,14 @@ def train(
         loss_of: the loss of the network on a batch that it draws by the generator
         given: what the parser of `options` returned
         recipe: rates and their like
+        prepared: batches, given the seeds of the steps, in place of generators: they may be prepared in advance
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     kept = Checkpoint(name, network, optimizer, given, recipe)
     done = kept.load()
     network.train()
+    seeds = (given.seed * 1_000_003 + step for step in count(done.steps))
+    batches = iter(map(torch.Generator().manual_seed, seeds) if prepared is None else prepared(seeds))
     with tqdm(
         total=given.steps if given.minutes is None else None, initial=done.steps, desc=name, mininterval=1
     ) as bar:
@@ -120,7 +124,9 @@ def train(
             start = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate_at(share)
-            loss = _step(network, optimizer, loss_of, given.seed * 1_000_003 + done.steps, recipe.clip)
+            batch = next(batches)
+            torch.manual_seed(given.seed * 1_000_003 + done.steps)  # of dropout
+            loss = _step(network, optimizer, loss_of, batch, recipe.clip)
             done = Trained(done.steps + 1, done.seconds + time.perf_counter() - start, loss)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -135,9 +141,8 @@ def _share(done: Trained, given: argparse.Namespace) -> float:
     return done.steps / given.steps if given.minutes is None else done.seconds / (60 * given.minutes)
 
 
-def _step(network: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable, seed: int, clip: float) -> float:
-    torch.manual_seed(seed)  # of dropout
-    loss = loss_of(network, torch.Generator().manual_seed(seed))
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable, batch: Any, clip: float) -> float:
+    loss = loss_of(network, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), clip)

@@ -117,7 +117,7 @@ def test_clips_of_a_batch_do_not_meet(video):
 def test_places_lie_where_the_flow_leads(window):
     """Within the window around it; with a window of 1 there and nowhere else."""
     video = torch.rand(1, 3, 3, 12, 16)
-    network, seen = trained(depths=(1,), heads=(1,), window=window, keep=100), []
+    network, seen = trained(depths=(1,), heads=(1,), window=window, keep=100, compare="keys"), []
     network.levels[0].search.register_forward_hook(lambda module, given, found: seen.append(found[1]))
     network(video, flow=shift_flow(video, 2, -3))
     offsets = seen[0][:, :, 1, 5, 6].flatten(0, -2)  # of one query of the middle frame
@@ -129,7 +129,7 @@ def test_places_lie_where_the_flow_leads(window):
 
 def test_a_shared_map_is_compared_in_other_frames_and_the_pixel_itself_is_one_more_place():
     video, seen = torch.rand(1, 3, 3, 12, 16), []
-    network = trained(depths=(1,), heads=(1,), window=3, keep=100, compare="shared")
+    network = trained(depths=(1,), heads=(1,), window=3, keep=100)
     network.levels[0].down[0].attention.register_forward_hook(lambda module, given, found: seen.append(given[1]))
     flow = shift_flow(video, 2, -3)
     network(video, flow=flow)
@@ -314,7 +314,7 @@ def test_the_defaults_are_those_of_the_paper():
         ({"radius": -1}, "radius is -1"),
         ({"patch": "3"}, "patch is '3'"),
         ({"compare": "both"}, "compare is 'both'"),
-        ({"compare": "shared", "radius": 0}, "radius is 0, expected another frame"),
+        ({"radius": 0}, "radius is 0, expected another frame"),
         ({"motion": "flow"}, "motion is 'flow'"),
     ],
 )

@@ -80,9 +80,9 @@ class ShiftedUNet(nn.Module):
         key_dim: channels of a head by which places are compared
         window, radius, patch: of the search, see `shiftsearch.search`. window=1 is no search: attention to where the
             flow leads and nowhere else
-        compare: what the search compares. "keys": q and k of the first block of a level, in all frames. "shared": the map of
-            q with itself, in the frames around; of its own frame, where nothing is more like a query than itself and what
-            overlaps with it, the pixel itself is one more place
+        compare: what the search compares. "shared": q of the first block of a level with itself, in the frames around; of its
+            own frame, where nothing is more like a query than itself, the pixel is one more place. q learns through the
+            scores that the blocks give to the places found. "keys": q with k, in all frames
         keep: places that the search keeps; where a window has fewer, all of them
         topk: of those, the best that a block attends to
         motion: whether windows lie where the flow leads, or at the pixel itself in all frames
@@ -124,7 +124,7 @@ class ShiftedUNet(nn.Module):
         window: Window = 9,
         radius: int = 1,
         patch: int = 1,
-        compare: Compare = "keys",
+        compare: Compare = "shared",
         keep: int = 20,
         topk: int = 10,
         motion: bool = True,
