@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from shiftsearch._op import Op, Spec
+from shiftsearch._op import Spec
 from shiftsearch._types import Metric, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.layers import check_video, each_per_pixel, per_pixel, shown
@@ -258,7 +258,7 @@ class ShiftedAttention(nn.Module):
             return per_pixel(self.out, found)
         scores, offsets = self._found(q, k, flow)
         weights = softmax_of_scores(scores, scale, self.find.options["metric"])
-        of_patches = _shared_with(AGGREGATE, self.find.options)
+        of_patches = _these(_OF_PATCHES, self.find.options)
         if self.mix is None:
             found = aggregate(v, weights, offsets, **of_patches)
         else:
@@ -271,7 +271,7 @@ class ShiftedAttention(nn.Module):
         if self.compare == "keys":
             return self.find(q, k, flow)
         alike, offsets = self.find(q.detach(), q.detach(), flow)
-        scores = score(q, k, offsets, **_shared_with(SCORE, self.find.options))
+        scores = score(q, k, offsets, **_these(_OF_SCORES, self.find.options))
         return torch.where(alike.isinf(), alike.detach(), scores), offsets  # no place, where it is infinite
 
     def extra_repr(self) -> str:
@@ -279,9 +279,12 @@ class ShiftedAttention(nn.Module):
         return shown({**named, "learn_scale": self.log_scale is not None})
 
 
-def _shared_with(op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a search shares with another op."""
-    return {name: options[name] for name in op.defaults}
+# the names of options that a search shares with other ops: looked up before a compiler traces, which cannot
+_OF_PATCHES, _OF_SCORES = tuple(AGGREGATE.defaults), tuple(SCORE.defaults)
+
+
+def _these(names: tuple[str, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in names}
 
 
 def default_scale(scale: float | Tensor | None, channels: int, options: Mapping[str, Any]) -> float | Tensor:
