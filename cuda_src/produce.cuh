@@ -61,10 +61,20 @@ __device__ inline float4 sums_along(float a0, float a1, float a2, float a3) {
             odd_sum(pair + 1, a3, last[1])};
 }
 
+// The pixels of a row, one after another: every fourth has 16 bytes behind it.
+struct Along {
+    const char* at;
+    int place;
+
+    __device__ const char* next() {
+        const char* const found = at;
+        at += ++place % 4 == 0 ? SS_PIXEL + 16 : SS_PIXEL;
+        return found;
+    }
+};
+
 // Four pixels of q and a row of k, pixel after pixel: pixel x of k is at displacement x - j of pixel j of the four.
 struct Meeting {
-    const char* k;
-    int place;  // of the pixel in its row, of which every fourth has 16 bytes behind it
     unsigned there;  // bits for the four
     int u, W;  // where the pixel is in its frame
     bool further, holds;
@@ -72,19 +82,20 @@ struct Meeting {
     float e0[3], e1[2], e2;  // of the pixels before
 
     // With pixels `from` to `to` of the four. With the last of them, a displacement is complete, and summed along rows.
-    template <int from, int to> __device__ void next(const float* q) {
+    __device__ void next(int from, int to, const char* k, const float* q) {
         float theirs[SS_CHANNELS], e[4] = {0, 0, 0, 0};
 #pragma unroll
         for (int f = 0; f < SS_CHANNELS; f += SS_FEW_HELD)
             load_few(reinterpret_cast<const SS_HELD*>(k) + f, theirs + f);
 #pragma unroll
-        for (int j = from; j <= to; ++j) {
+        for (int j = 0; j < 4; ++j) {
+            if (j < from || j > to) continue;
             e[j] = pixel_sum(q + j * SS_CHANNELS, theirs);
             if (SS_ZEROS && !((unsigned)u < (unsigned)W && (there >> j & 1))) e[j] = 0;
         }
         if (to == 3) write(sums_along(e0[2], e1[1], e2, e[3]));
         e0[2] = e0[1], e0[1] = e0[0], e0[0] = e[0], e1[1] = e1[0], e1[0] = e[1], e2 = e[2];
-        k += ++place % 4 == 0 ? SS_PIXEL + 16 : SS_PIXEL, ++u;
+        ++u;
     }
 
     __device__ void write(float4 found) {
@@ -100,16 +111,25 @@ struct Meeting {
     }
 };
 
-// Compares four pixels with those at n displacements, three or more. Two at once: then what waits for the pixels behind
-// it stays where it is in registers.
-__device__ inline void produce(Meeting four, int n, const float* q) {
-    four.next<0, 0>(q), four.next<0, 1>(q), four.next<0, 2>(q);
+// Compares four pixels with those of a row from `first` on, at n displacements, three or more. Those of a whole window
+// are unrolled: the compiler then knows where each pixel is. (Not of products: it would keep -q as well, with too few
+// registers.) Of others two are compared at once: then what waits for the pixels behind it stays where it is.
+__device__ inline void produce(Meeting four, char* row, int first, int n, const float* q) {
+    if (SS_L2 && SS_WINDOW_X >= SS_FEWEST && SS_WINDOW_X <= SS_MOST_AT_ONCE && n == SS_WINDOW_X && first % 4 == 0) {
+        const char* const k = pixel_of(row, first);
+#pragma unroll
+        for (int x = 0; x < SS_WINDOW_X + 3; ++x)
+            four.next(max(x - SS_WINDOW_X + 1, 0), min(x, 3), k + x * SS_PIXEL + x / 4 * 16, q);
+        return;
+    }
+    Along k = {pixel_of(row, first), first};
+    four.next(0, 0, k.next(), q), four.next(0, 1, k.next(), q), four.next(0, 2, k.next(), q);
     int x = 3;
 #pragma unroll 1
-    for (; x + 1 < n; x += 2) four.next<0, 3>(q), four.next<0, 3>(q);
+    for (; x + 1 < n; x += 2) four.next(0, 3, k.next(), q), four.next(0, 3, k.next(), q);
 #pragma unroll 1
-    for (; x < n; ++x) four.next<0, 3>(q);
-    four.next<1, 3>(q), four.next<2, 3>(q), four.next<3, 3>(q);
+    for (; x < n; ++x) four.next(0, 3, k.next(), q);
+    four.next(1, 3, k.next(), q), four.next(2, 3, k.next(), q), four.next(3, 3, k.next(), q);
 }
 
 // One step of a thread whose pixels are `four`, of strip `strip` in row `line`, into its half of the sums.
@@ -120,10 +140,9 @@ __device__ inline void produce_step(const Ring& ring, const Plane& mine, const F
 #pragma unroll 1
     for (int chunk = 0; chunk < SS_CHUNKS; ++chunk) {
         if (SS_CHUNKS > 1) load_four(mine, four, chunk * SS_CHANNELS, s.F, q);
-        const char* const k = pixel_of(ring.row(line + now.dy) + strip * SS_STRIP, now.dx);
-        produce({k + chunk * SS_CHANNELS * sizeof(SS_HELD), now.dx, inside ? four.there : 0,
-                 slot.x + 4 * strip + now.dx, s.kW, chunk > 0, strip < SS_STRIPS, sums},
-                now.n, q);
+        char* const row = ring.row(line + now.dy) + strip * SS_STRIP + chunk * SS_CHANNELS * sizeof(SS_HELD);
+        produce({inside ? four.there : 0, slot.x + 4 * strip + now.dx, s.kW, chunk > 0, strip < SS_STRIPS, sums}, row,
+                now.dx, now.n, q);
     }
 }
 

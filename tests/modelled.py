@@ -123,7 +123,7 @@ class _Followed:
             total = Spent()
             if times > 0:
                 total.add(self.through(loop.blocks, loop.head, ends), times)
-                total.named += self._known(loop) is not None
+                total.named += self.role.of_loop * (self._known(loop) is not None)
             found.append(total)
         return found
 

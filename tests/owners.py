@@ -33,6 +33,7 @@ class Role:
     trips: Trips
     lines: tuple[str, ...] = ()  # parts of lines that are run: what a thread does not skip
     share: float = 1  # of the warps
+    of_loop: int = 1  # as how many lines a loop counts: many, where a way without it has more lines that are named
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class _Reach:
     produced: float  # displacements, of a warp
     consumed: float
     evens: float  # steps with an even number of displacements
+    whole: float  # steps of a warp that are a whole window, whose displacements are unrolled
     too_wide: bool  # tiles are left
 
 
@@ -162,9 +164,9 @@ def _of_slot(case: Case, flow: Any, wide: int, tall: int, column: int) -> list[f
         warps = range(0, groups * wide, 32)
         consumed = [area(n // wide, min((n + 31) // wide, groups - 1)) for n in warps]
         rows, columns = np.ptp(y) + window, np.ptp(x) + window
-        found.append(
-            [columns, rows, rows * -(-columns // 9), np.mean(produced), np.mean(consumed), rows * _evens(columns, 9)]
-        )
+        steps, whole = rows * -(-columns // 9), np.mean(produced) / window if columns == window <= 9 else 0
+        evens = 0 if whole else rows * _evens(columns, 9)
+        found.append([columns, rows, steps, np.mean(produced), np.mean(consumed), evens, whole])
     return list(np.mean(found, 0))
 
 
@@ -180,6 +182,9 @@ def _window_begins(moved: Any, axis: int, window: int) -> Any:
 def _compared(produced: float, odd: float) -> Trips:
     """Return the trips of loops behind the first three displacements of a step: by two of them, and for one that is left."""
     return {"x + 1 < n": ((produced - 3 - odd) / 2, 0), "x < n": (odd, 0)}
+
+
+_unrolled: Trips = {"x + 1 < n": (0, 0), "x < n": (0, 0)}  # in a step that is a whole window
 
 
 def _evens(columns: int, at_once: int) -> int:
@@ -221,8 +226,11 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int dy = 0; dy < slot.reach.tall": (rows, 0),
         "steps.left()": (steps / rows, 0),
         "int chunk = 0": (c["CHUNKS"], 0),
-        **_compared(reach.produced / steps, reach.evens / steps),
     }
+    in_whole = reach.whole if c["L2"] else 0
+    whole, others, some = in_whole / steps, steps - in_whole, _unrolled
+    if others:
+        some = _compared((reach.produced - in_whole * c["WINDOW_X"]) / others, reach.evens / others)
     consumed = {
         "int dy = 0; dy < slot.reach.tall": (rows, 0),
         "steps.left()": (steps / rows, 0),
@@ -233,8 +241,10 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     }
     staging = "*reinterpret_cast<uint4*>(to + j * sizeof(SS_HELD))"
     consuming = ("rows[j] = sums", "best[SS_TOPK + i] = before", "to.offsets[3 * at] =")
+    producing = ("__fmaf_rn(", "*to = found", staging)
     return [
-        Role({**shared, **produced}, lines=("__fmaf_rn(", "*to = found", staging), share=producers),
+        Role({**shared, **produced, **_unrolled}, lines=producing, share=producers * whole),
+        Role({**shared, **produced, **some}, lines=producing, share=producers * (1 - whole), of_loop=10**4),
         Role({**shared, **consumed}, lines=(*consuming, staging), share=1 - producers),
     ]
 

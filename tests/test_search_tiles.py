@@ -81,6 +81,9 @@ CASES = [
     case("patch 7", 1, 3, 16, 13, 31, patch=7, topk=10, normal=True),
     case("ties", 1, 3, 1, 30, 33, window=3, topk=7),
     case(
+        "windows that slide at borders, whole ones between", 1, 1, 4, 12, 84, patch=7, window=5, radius=0, normal=True
+    ),
+    case(
         "patch 1",
         2,
         3,
