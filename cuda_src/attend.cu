@@ -43,19 +43,19 @@ __device__ inline void visit_candidates(const Asker& asker, const SS_ACC* q, con
 }
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
-attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* factors,
-       SS_SCALAR* out, SS_ACC* sums, const Sizes s, const Around a, int B, int FV) {
+attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
+       SS_SCALAR* out, SS_ACC* sums, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
     Asker asker;
     if (!asker_of(B, s, &asker)) return;
     const long long pixels = (long long)s.kH * s.kW;
     const int here = pixel_of_query(asker, s);
-    const SS_ACC factor = factors[asker.share.g];
+    const SS_ACC of_head = factor_of(factor, scales, asker.share.g);
     SS_ACC mine[SS_NUMBERS], sum[SS_NUMBERS_V], most = -infinity(), total = 0;
     Frame<SS_PARTS>(q, asker.share, asker.share.t, s.T, pixels, s.G).load(here, mine);
     clear<SS_NUMBERS_V>(sum);
 
     const auto visit = [&](const Candidate& c, SS_ACC score, const SS_ACC*, const SS_ACC* value) {
-        const SS_ACC logit = logit_of(score, factor, c.counts);
+        const SS_ACC logit = logit_of(score, of_head, c.counts);
         if (logit > most) {  // what is there was scaled by a smaller one; 0 times anything is 0
             const SS_ACC rest = exp(most - logit);
 #pragma unroll
@@ -78,13 +78,13 @@ attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROU
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_queries(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_SCALAR* grad, const SS_SCALAR* out,
-               const SS_AROUND* around, const SS_ACC* factors, const SS_ACC* sums, SS_SCALAR* q_grad, SS_ACC* means,
-               SS_ACC* products, const Sizes s, const Around a, int B, int FV) {
+               const SS_AROUND* around, const SS_ACC* scales, const SS_ACC* sums, SS_SCALAR* q_grad, SS_ACC* means,
+               SS_ACC* products, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
     Asker asker;
     if (!asker_of(B, s, &asker)) return;
     const long long pixels = (long long)s.kH * s.kW;
     const int here = pixel_of_query(asker, s);
-    const SS_ACC factor = factors[asker.share.g], most = sums[2 * asker.number];
+    const SS_ACC of_head = factor_of(factor, scales, asker.share.g), most = sums[2 * asker.number];
     const SS_ACC share = 1 / sums[2 * asker.number + 1];
     SS_ACC mine[SS_NUMBERS], arrives[SS_NUMBERS_V], sum[SS_NUMBERS], by_factor = 0;
     Frame<SS_PARTS>(q, asker.share, asker.share.t, s.T, pixels, s.G).load(here, mine);
@@ -93,16 +93,18 @@ attend_queries(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const
     const SS_ACC mean = product_with(out, arrives, asker, here, FV, s);
 
     const auto visit = [&](const Candidate& c, SS_ACC score, const SS_ACC* change, const SS_ACC* value) {
-        const SS_ACC weight = exp(logit_of(score, factor, c.counts) - most) * share;
+        const SS_ACC weight = exp(logit_of(score, of_head, c.counts) - most) * share;
         const SS_ACC by_weight = sum_of_lanes(c.there ? product<SS_NUMBERS_V>(arrives, value) : (SS_ACC)0);
         const SS_ACC slope = weight != 0 ? weight * (by_weight - mean) : 0;
-        const SS_ACC by_score = c.counts ? slope * factor : 0;
-        if (slope != 0) by_factor += slope * clipped(score);
+        const SS_ACC by_score = c.counts ? slope * of_head : 0;
+        if (products && slope != 0) by_factor += slope * clipped(score);
         if (c.there && by_score != 0) add_scaled<SS_NUMBERS>(sum, SS_L2 ? 2 * by_score : by_score, change);
     };
     visit_candidates(asker, mine, k, v, around, s, a, visit);
 
     if (!asker.exists) return;
     store_pixel<SS_NUMBERS>(q_grad, asker.share, s.T, s.F, pixels, here, sum, s);
-    if (threadIdx.x % SS_LANES == 0) means[asker.number] = mean, products[asker.number] = by_factor;
+    if (threadIdx.x % SS_LANES) return;
+    means[asker.number] = mean;
+    if (products) products[asker.number] = by_factor;
 }

@@ -18,11 +18,11 @@
 #define SS_ATTEND_CUH
 
 #include "clip.cuh"
+#include "logit.cuh"
 #include "whole.cuh"
 
 #define SS_ALL 0xffffffffu
 #define SS_WARPS 4
-#define SS_MOST_LOGIT ((SS_ACC)1e30)
 #define SS_RECT (32 / SS_LANES)  // pixels of a warp
 #define SS_RECT_X (SS_LANES == 1 ? 8 : SS_LANES <= 4 ? 4 : SS_LANES <= 16 ? 2 : 1)
 #define SS_RECT_Y (SS_RECT / SS_RECT_X)
@@ -138,14 +138,6 @@ __device__ inline SS_ACC compare(const SS_ACC* q, SS_ACC* k) {
 #pragma unroll
     for (int n = 0; n < SS_NUMBERS; ++n) k[n] = q[n] - k[n];
     return product<SS_NUMBERS>(k, k);
-}
-
-__device__ inline SS_ACC clipped(SS_ACC score) {
-    return score > SS_MOST_LOGIT ? SS_MOST_LOGIT : score < -SS_MOST_LOGIT ? -SS_MOST_LOGIT : score;
-}
-
-__device__ inline SS_ACC logit_of(SS_ACC score, SS_ACC factor, bool counts) {
-    return counts && score == score ? clipped(score) * factor : -SS_MOST_LOGIT;
 }
 
 // --- windows ---------------------------------------------------------------------------------------

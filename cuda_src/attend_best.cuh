@@ -12,8 +12,7 @@
 #define SS_ATTEND_BEST_CUH
 
 #include "clip.cuh"
-
-#define SS_MOST_LOGIT ((SS_ACC)1e30)
+#include "logit.cuh"
 
 // Strides of v in numbers, of batches, frames, channels, rows and columns, and channels of a head.
 struct Values {
@@ -26,21 +25,12 @@ struct Softmax {
     SS_ACC most, total, share;
 };
 
-__device__ inline SS_ACC factor_of(SS_ACC factor, const SS_ACC* scales, int head) {
-    return scales ? factor * scales[head] : factor;
-}
-
-__device__ inline SS_ACC logit_of(SS_ACC score, SS_ACC factor) {
-    const SS_ACC clipped = fmin(fmax(score, -SS_MOST_LOGIT), SS_MOST_LOGIT);
-    return score < infinity() ? (SS_L2 ? clipped : -clipped) * factor : -SS_MOST_LOGIT;
-}
-
 // Makes exp(logit - most) of scores.
 __device__ inline Softmax weigh(SS_ACC* scores, SS_ACC factor) {
     Softmax found = {-infinity(), 0, 0};
 #pragma unroll
     for (int e = 0; e < SS_TOPK; ++e) {
-        scores[e] = logit_of(scores[e], factor);
+        scores[e] = logit_of(SS_L2 ? scores[e] : -scores[e], factor, scores[e] < infinity());
         found.most = fmax(found.most, scores[e]);
     }
 #pragma unroll

@@ -213,8 +213,8 @@ __device__ inline void add_frame(Key& key, const StagedQueries& staged, const Gi
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_keys(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_SCALAR* grad, const SS_AROUND* around,
-            const SS_ACC* factors, const SS_ACC* sums, const SS_ACC* means, const int* boxes, const int* crowds,
-            SS_SCALAR* k_grad, SS_SCALAR* v_grad, const Sizes s, const Around a, int B, int FV) {
+            const SS_ACC* scales, const SS_ACC* sums, const SS_ACC* means, const int* boxes, const int* crowds,
+            SS_SCALAR* k_grad, SS_SCALAR* v_grad, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
     extern __shared__ float4 memory[];
     const Grid grid = grid_of(s.kH, s.kW);
     Share share;
@@ -242,7 +242,7 @@ attend_keys(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS
         if (frame_of(t, slot, s) != share.t) continue;
         const Share queries = {share.b, share.g, t, 0};
         add_frame(key, staged, given, queries, slot, box, reinterpret_cast<const Box*>(boxes),
-                  reinterpret_cast<const Box*>(crowds), factors[share.g], s, a);
+                  reinterpret_cast<const Box*>(crowds), factor_of(factor, scales, share.g), s, a);
     }
     if (!exists) return;
     store_pixel<SS_NUMBERS>(k_grad, share, s.kT, s.F, pixels, here, key.k_grad, s);

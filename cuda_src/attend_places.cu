@@ -27,7 +27,7 @@ attend_slopes(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const 
     if (!asker_of(B, s, &asker)) return;
     const int pixels = s.kH * s.kW, here = pixel_of_query(asker, s);
     const Share& share = asker.share;
-    const SS_ACC of_head = scales ? factor * scales[share.g] : factor;
+    const SS_ACC of_head = factor_of(factor, scales, share.g);
     const SS_ACC most = sums[2 * asker.number], part_of_total = 1 / sums[2 * asker.number + 1];
     SS_ACC mine[SS_NUMBERS], arrives[SS_NUMBERS_V], sum[SS_NUMBERS], by_factor = 0;
     Frame<SS_PARTS>(q, share, share.t, s.T, pixels, s.G).load(here, mine);
@@ -48,10 +48,10 @@ attend_slopes(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const 
             score = compare(mine, key), by_weight = product<SS_NUMBERS_V>(arrives, value);
         }
         score = sum_of_lanes(score), by_weight = sum_of_lanes(by_weight);
-        const bool counts_too = SS_L2 ? score < infinity() : score > -infinity();
+        const bool counts_too = is_near(score);
         const SS_ACC weight = exp(logit_of(score, of_head, counts_too) - most) * part_of_total;
         const SS_ACC slope = weight != 0 && counts_too ? weight * (by_weight - mean) : 0, by_score = slope * of_head;
-        if (slope != 0) by_factor += slope * clipped(score);
+        if (products && slope != 0) by_factor += slope * clipped(score);
         if (place >= 0 && by_score != 0) add_scaled<SS_NUMBERS>(sum, SS_L2 ? 2 * by_score : by_score, key);
         if (!writes) continue;
         weights[number] = weight, slopes[number] = by_score;
@@ -60,7 +60,7 @@ attend_slopes(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const 
 
     if (!asker.exists) return;
     store_pixel<SS_NUMBERS>(q_grad, share, s.T, s.F, pixels, here, sum, s);
-    if (threadIdx.x % SS_LANES == 0) products[asker.number] = by_factor;
+    if (products && threadIdx.x % SS_LANES == 0) products[asker.number] = by_factor;
 }
 
 // --- pixels of k -----------------------------------------------------------------------------------

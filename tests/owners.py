@@ -457,6 +457,10 @@ def _attend_reach(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({"int n = 0; n < SS_CROWD": (32, 0)})]
 
 
+def _weigh(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [Role({"int e = lane": (-(-case.search["topk"] // c["LANES"]), 0)})]
+
+
 def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({})]
 
@@ -471,6 +475,7 @@ OWNERS = {
     "attend_best": Owner(_attend_best, load=8, planar=4),
     "attend_slopes": Owner(_attend_slopes, load=16, planar=16),
     "attend_landed": Owner(_attend_landed, load=16, planar=16),
+    **dict.fromkeys(("weigh", "weigh_backward"), Owner(_weigh, load=4, planar=4)),
     "fill_places": Owner(_no_loops, load=4, planar=4),
     "attend_keys": Owner(_attend_keys, load=4, planar=4),
     "attend_reach": Owner(_attend_reach, load=4, planar=4),

@@ -12,8 +12,7 @@ from shiftsearch._types import Native
 from shiftsearch.definition.form import aggregate, aggregate_and_scatter, scatter, score
 from shiftsearch.definition.places import silent
 from shiftsearch.definition.search import search
-
-_FAR = 1e30  # the size of the largest logit
+from shiftsearch.definition.weigh import FAR, by_factors_of, factors_of, logits_of
 
 
 class _Attention(NamedTuple):
@@ -29,16 +28,16 @@ class _Attention(NamedTuple):
 @primitive
 @silent()
 def attend(
-    q: Native, k: Native, v: Native, spec: Any, factors: Native, *, flow: Native = None
+    q: Native, k: Native, v: Native, spec: Any, factor: float, *, scales: Native = None, flow: Native = None
 ) -> tuple[Native, Native]:
     """Return what each query gets, (B, T, V, H, W), and two sums of it, (B, G, T, h, w, 2).
 
-    out = aggregate(v, weights, offsets), with weights = softmax over all candidates of factor * score; `factors` (G,)
-    has a factor for each head. The sums are the largest logit and the sum of all exp(logit - largest). Places are whole,
+    out = aggregate(v, weights, offsets), with weights = softmax over all candidates of factor * score. Scores
+    are multiplied by the scale of their head, too, if there are scales (G,). The sums are the largest logit and the sum of all exp(logit - largest). Places are whole,
     patches single pixels, and no window sticks out of a mirrored frame. What is no number is far away, and so is the
     query itself with skip="self".
     """
-    found = _attention(q, k, spec, factors, flow)
+    found = _attention(q, k, spec, factors_of(spec, factor, scales), flow)
     out = aggregate(None, v, found.weights, found.offsets, _of_values(spec), size=v.shape[1:])
     return out, found.sums
 
@@ -53,12 +52,14 @@ def attend_backward(
     sums: Native,
     grad: Native,
     spec: Any,
-    factors: Native,
+    factor: float,
     *,
+    scales: Native = None,
     flow: Native = None,
 ) -> tuple[Native, Native, Native, Native]:
-    """Return the gradients by q, k, v and factors, where `grad` arrives at `out`."""
-    found, factors = _attention(q, k, spec, factors, flow), np.reshape(factors, (-1, 1, 1, 1, 1))
+    """Return the gradients by q, k, v and, with scales, the factors of heads, where `grad` arrives at `out`."""
+    factors = factors_of(spec, factor, scales)
+    found = _attention(q, k, spec, factors, flow)
     by_weights = score(grad, v, found.offsets, _of_values(spec))
     weights = found.weights
     mean = np.where(weights != 0, weights * by_weights, 0).sum(-1, keepdims=True)
@@ -66,8 +67,7 @@ def attend_backward(
     by_scores = np.where(found.counts, slopes * factors, 0)
     q_grad, k_grad = aggregate_and_scatter(q, k, by_scores, found.offsets, spec.patches())
     v_grad = scatter(grad, None, weights, found.offsets, _of_values(spec), size=v.shape[1:])
-    by_factors = np.where(slopes != 0, slopes * found.scores.clip(-_FAR, _FAR), 0).sum((0, 2, 3, 4, 5))
-    return q_grad, k_grad, v_grad, by_factors
+    return q_grad, k_grad, v_grad, None if scales is None else by_factors_of(slopes, found.scores)
 
 
 def _attention(q: Native, k: Native, spec: Any, factors: Native, flow: Native) -> _Attention:
@@ -76,8 +76,8 @@ def _attention(q: Native, k: Native, spec: Any, factors: Native, flow: Native) -
     _, offsets, _ = search(q, k, all_of_them, spec.patches(), flow=flow)
     scores = score(q, k, offsets, spec.patches())
     counts = ~(itself & (offsets == 0).all(-1))
-    logits = scores.clip(-_FAR, _FAR) * np.reshape(factors, (-1, 1, 1, 1, 1)).astype(float)
-    logits = np.where(counts & ~np.isnan(scores), logits, -_FAR)
+    logits = scores.clip(-FAR, FAR) * factors
+    logits = np.where(counts & ~np.isnan(scores), logits, -FAR)
     most = logits.max(-1, keepdims=True)
     exponentials = np.exp(logits - most)
     total = exponentials.sum(-1, keepdims=True)
@@ -125,27 +125,23 @@ def attend_best_backward(
     *,
     scales: Native = None,
 ) -> tuple[Native, Native, Native, Native]:
-    """Return the gradients by q, k, v and the factors of heads, where `grad` arrives at `out`."""
+    """Return the gradients by q, k, v and, with scales, the factors of heads, where `grad` arrives at `out`."""
     offsets = _offsets(places, k, spec)
     logits, scores, factors = _logits(q, k, offsets, spec, factor, scales)
     weights = np.exp(logits - sums[..., :1]) / sums[..., 1:]
     by_weights = score(grad, v, offsets, _of_values(spec))
     mean = np.where(weights != 0, weights * by_weights, 0).sum(-1, keepdims=True)
-    slopes = np.where((weights != 0) & (logits != -_FAR), weights * (by_weights - mean), 0)
+    slopes = np.where((weights != 0) & (logits != -FAR), weights * (by_weights - mean), 0)
     q_grad, k_grad = aggregate_and_scatter(q, k, slopes * factors, offsets, spec.patches())
     v_grad = scatter(grad, None, weights, offsets, _of_values(spec), size=v.shape[1:])
-    by_factors = np.where(slopes != 0, slopes * scores.clip(-_FAR, _FAR), 0).sum((0, 2, 3, 4, 5))
-    return q_grad, k_grad, v_grad, by_factors
+    return q_grad, k_grad, v_grad, None if scales is None else by_factors_of(slopes, scores)
 
 
 def _logits(
     q: Native, k: Native, offsets: Native, spec: Any, factor: float, scales: Native
 ) -> tuple[Native, Native, Native]:
-    scores = score(q, k, offsets, spec.patches())
-    factors = np.reshape(factor * (np.ones(spec.heads) if scales is None else scales.astype(float)), (-1, 1, 1, 1, 1))
-    worst = np.inf if spec.metric == "l2" else -np.inf
-    logits = np.where(np.isnan(scores) | (scores == worst), -_FAR, scores.clip(-_FAR, _FAR) * factors)
-    return logits, scores, factors
+    scores, factors = score(q, k, offsets, spec.patches()), factors_of(spec, factor, scales)
+    return logits_of(scores, spec, factors), scores, factors
 
 
 def _numbered(offsets: Native, k: Native, spec: Any) -> Native:

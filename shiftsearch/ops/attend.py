@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import numpy as np
 
 from shiftsearch._call import need_gradients, run
+from shiftsearch._geometry import query_grid
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
 from shiftsearch.ops import attend_all, attend_some
-from shiftsearch.ops.attention import AttendSpec, Softmax
+from shiftsearch.ops.attention import AttendSpec, Softmax, wide_of
 from shiftsearch.ops.flow import check_clip
 from shiftsearch.ops.patches import check_divides
 from shiftsearch.ops.score import check_heads, heads_and_grid
@@ -173,29 +174,31 @@ def attend(
 def _forward(
     backend: Any, spec: AttendSpec, q: Native, k: Native, v: Native, flow: Native = None, scales: Native = None
 ) -> dict[str, Native]:
-    softmax, places = Softmax(backend.xp, spec, q, scales), None
+    softmax = Softmax.of(backend, spec, q, scales)
     if _is_primitive(spec, k, v):
-        if spec.topk is None:
-            out, sums = backend.attend(q, k, v, spec, softmax.factors, flow=flow)
-        else:
-            out, sums, places = backend.attend_best(q, k, v, spec, softmax.factor, scales=softmax.given, flow=flow)
+        attend = backend.attend if spec.topk is None else backend.attend_best
+        names = ("out", "sums") if spec.topk is None else ("out", "sums", "places")
+        arrays = attend(q, k, v, spec, softmax.factor, scales=softmax.scales, flow=flow)
+        found = dict(zip(names, arrays, strict=True))
     elif spec.all_in_one:
-        out, sums = attend_all.forward(backend, spec, softmax, q, k, v, flow)
+        found = {"out": attend_all.forward(backend, spec, softmax, q, k, v, flow)}
     else:
         found = attend_some.forward(backend, spec, softmax, q, k, v, flow)
-        return {**found, "places": _nothing(backend.xp, found["sums"], np.int32)}
-    nothing = _nothing(backend.xp, sums, sums.dtype)
-    offsets = backend.xp.empty((*nothing.shape, 3), sums.dtype if spec.subpixel else np.int32)
-    places = _nothing(backend.xp, sums, np.int32) if places is None else places
-    return {"out": out, "weights": nothing, "offsets": offsets, "sums": sums, "places": places}
+    return {"out": found["out"], **_nothing(backend.xp, spec, q), **found}
+
+
+def _nothing(xp: Any, spec: AttendSpec, q: Native) -> dict[str, Native]:
+    """Return the outputs that are kept for gradients, or asked for, without numbers."""
+    (B, T, _, H, W), dtype = q.shape, wide_of(q)
+    queries = B, spec.heads, T, *query_grid(H, W, spec.stride)
+    kinds = {"weights": dtype, "offsets": dtype if spec.subpixel else np.int32, "sums": dtype, "places": np.int32}
+    return {
+        name: xp.empty((*queries, 0, 3) if name == "offsets" else (*queries, 0), kind) for name, kind in kinds.items()
+    }
 
 
 def _is_primitive(spec: AttendSpec, k: Native, v: Native) -> bool:
     return spec.is_primitive(k.shape[1], k.shape[2], *v.shape[2:])
-
-
-def _nothing(xp: Any, sums: Native, dtype: Any) -> Native:
-    return xp.empty((*sums.shape[:-1], 0), dtype)
 
 
 def _backward(
@@ -206,7 +209,7 @@ def _backward(
     grads: dict[str, Native],
     wanted: Set[str],
 ) -> dict[str, Native]:
-    softmax = Softmax(backend.xp, spec, inputs["q"], inputs.get("scales"))
+    softmax = Softmax.of(backend, spec, inputs["q"], inputs.get("scales"))
     if _is_primitive(spec, inputs["k"], inputs["v"]):
         return _backward_of_primitive(backend, spec, softmax, inputs, outputs, grads["out"])
     part = attend_all if spec.all_in_one else attend_some
@@ -221,18 +224,18 @@ def _backward_of_primitive(
     outputs: dict[str, Native],
     arrives: Native,
 ) -> dict[str, Native]:
-    videos, flow = tuple(inputs[name] for name in "qkv"), inputs.get("flow")
-    given = (*videos, outputs["out"], outputs["sums"])
+    videos, flow, scales = tuple(inputs[name] for name in "qkv"), inputs.get("flow"), softmax.scales
+    given, rest = (*videos, outputs["out"], outputs["sums"]), (spec, softmax.factor)
     if spec.topk is None:
-        found = backend.attend_backward(*given, arrives, spec, softmax.factors, flow=flow)
+        found = backend.attend_backward(*given, arrives, *rest, scales=scales, flow=flow)
     else:
-        scales, places = softmax.given, outputs["places"]
+        places = outputs["places"]
         if not places.shape[-1]:  # nobody said that there would be gradients
             kept = replace(spec, differentiable=True)
             _, _, places = backend.attend_best(*videos, kept, softmax.factor, scales=scales, flow=flow)
-        found = backend.attend_best_backward(*given, places, arrives, spec, softmax.factor, scales=scales)
+        found = backend.attend_best_backward(*given, places, arrives, *rest, scales=scales)
     q, k, v, factors = found
-    return {"q": q, "k": k, "v": v} | ({"scales": softmax.factor * factors} if "scales" in inputs else {})
+    return {"q": q, "k": k, "v": v} | ({} if scales is None else {"scales": softmax.factor * factors})
 
 
 def _multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
@@ -258,7 +261,7 @@ def _shapes(spec: AttendSpec, sizes: dict[str, int]) -> dict[str, tuple[int, ...
     kept = 0 if primitive or spec.all_in_one else count
     places = count if primitive and spec.topk is not None and spec.differentiable else 0
     attention = {"weights": (*queries, kept), "offsets": (*queries, kept, 3)}
-    return {"out": out, **attention, "sums": (*queries, 2), "places": (*queries, places)}
+    return {"out": out, **attention, "sums": (*queries, 2 * primitive), "places": (*queries, places)}
 
 
 ATTEND = Op(

@@ -93,20 +93,22 @@ def _axis(xp: Any, spec: AttendSpec, window: int, before: int, moved: Native, at
     return centre + spec.step * (xp.arange(window) - index)
 
 
+def _counted(xp: Any, spec: AttendSpec, scores: Native, counts: Any) -> Native:
+    """Return the scores with the worst in place of those that are none of candidates."""
+    return scores if counts is True else xp.where(counts, scores, np.inf if spec.metric == "l2" else -np.inf)
+
+
 # --- forward and backward ---------------------------------------------------------------------------
-def forward(
-    backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native
-) -> tuple[Native, Native]:
-    """Return what each query gets, and the sums of its softmax."""
-    xp, values, (B, T, _, H, W) = backend.xp, wide(v), k.shape
-    sums = xp.empty((B, spec.heads, T, *query_grid(H, W, spec.stride), 2), values.dtype)
+def forward(backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native) -> Native:
+    """Return what each query gets."""
+    xp, values = backend.xp, wide(v)
     out: Any = 0
     for some in _queries(xp, spec, k, flow):
-        logits = softmax.logits(backend.score(q, k, some.offsets, some.of(spec.patches())), some.counts)
-        weights, sums[(*some.index, slice(None))] = softmax.weigh(logits)
+        scores = backend.score(q, k, some.offsets, some.of(spec.patches()))
+        weights = softmax.weigh(_counted(xp, spec, scores, some.counts))
         p = some.of(spec.of_values().patches())
         out = out + weighted_sum(backend, p, values, weights, some.offsets)
-    return averaged(xp, spec, out).astype(v.dtype, copy=False), sums
+    return averaged(xp, spec, out).astype(v.dtype, copy=False)
 
 
 def backward(
@@ -122,21 +124,24 @@ def backward(
     found: dict[str, Native] = {}
     q, k, v = (wide(inputs[name]) for name in "qkv")
     arrive, flow = wide(averaged(xp, spec, grads["out"])), inputs.get("flow")
-    moved = _Moved(xp, spec, flow, outputs["sums"]) if "flow" in wanted and spec.subpixel else None
+    moved = _Moved(xp, spec, flow, q) if "flow" in wanted and spec.subpixel else None
     of_places = {"offsets"} if moved else set()
     for some in _queries(xp, spec, k, flow):
         of_keys, of_values = some.of(spec.patches()), some.of(spec.of_values().patches())
         scores = backend.score(q, k, some.offsets, of_keys)
-        logits = softmax.logits(scores, some.counts)
-        weights, _ = softmax.weigh(logits)
-        slopes = softmax.slopes(weights, backend.score(arrive, v, some.offsets, of_values))
+        copied = scores.copy() if "scales" in wanted else scores
+        weights = softmax.weigh(_counted(xp, spec, copied, some.counts))
+        by_weights = backend.score(arrive, v, some.offsets, of_values)
+        by_scores, by_scales = softmax.differentiate(weights, by_weights, scores if "scales" in wanted else None)
+        if some.counts is not True:
+            by_scores = xp.where(some.counts, by_scores, 0)
         form = {"q": arrive, "k": v, "weights": weights, "offsets": some.offsets}
         values = differentiate(backend, of_values, {"k"} | of_places, **form)
-        form = {"q": q, "k": k, "weights": softmax.scores(slopes, some.counts), "offsets": some.offsets}
+        form = {"q": q, "k": k, "weights": by_scores, "offsets": some.offsets}
         keys = differentiate(backend, of_keys, {"q", "k"} | of_places, **form)
         more = {"q": keys["q"], "k": keys["k"], "v": values["k"]}
         if "scales" in wanted:
-            more["scales"] = softmax.scales(slopes, scores)
+            more["scales"] = by_scales
         found = {name: found[name] + more[name] if name in found else more[name] for name in more}
         if moved:
             moved.add(some, values["offsets"] + keys["offsets"])
@@ -156,10 +161,10 @@ def multiply_adds(spec: AttendSpec, sizes: dict[str, int], fractions: bool, want
 class _Moved:
     """The gradient of the centres of windows, (2, B, G, T, slots, h, w): down and across."""
 
-    def __init__(self, xp: Any, spec: AttendSpec, flow: Native, sums: Native):
-        self.xp, self.spec, self.flow = xp, spec, flow
-        B, G, T, h, w, _ = sums.shape
-        self.found = xp.zeros((2, B, G, T, h, w, spec.search_slots()), sums.dtype)
+    def __init__(self, xp: Any, spec: AttendSpec, flow: Native, q: Native):
+        self.xp, self.spec, self.flow, (B, T, _, H, W) = xp, spec, flow, q.shape
+        grid = query_grid(H, W, spec.stride)
+        self.found = xp.zeros((2, B, spec.heads, T, *grid, spec.search_slots()), q.dtype)
 
     def add(self, some: _Some, slopes: Native) -> None:
         by_slot = slopes.reshape(*slopes.shape[:-2], self.spec.search_slots(), -1, 3).sum(-2)

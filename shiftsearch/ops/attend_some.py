@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-import numpy as np
-
 from shiftsearch._types import Native
-from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum, wide
+from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum
 from shiftsearch.ops.form import differentiate, pairs
 from shiftsearch.ops.form import multiply_adds as of_form
 from shiftsearch.ops.search import SEARCH
@@ -18,10 +16,9 @@ def forward(
     backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native
 ) -> dict[str, Native]:
     scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
-    logits = softmax.logits(scores, scores != (np.inf if spec.metric == "l2" else -np.inf))
-    weights, sums = softmax.weigh(logits)
+    weights = softmax.weigh(scores)
     out = averaged(backend.xp, spec, weighted_sum(backend, spec.of_values().patches(), v, weights, offsets))
-    return {"out": out, "weights": weights, "offsets": offsets, "sums": sums}
+    return {"out": out, "weights": weights, "offsets": offsets}
 
 
 def backward(
@@ -33,14 +30,18 @@ def backward(
     grads: dict[str, Native],
     wanted: Set[str],
 ) -> dict[str, Native]:
-    weights, offsets, arrive = outputs["weights"], outputs["offsets"], wide(averaged(backend.xp, spec, grads["out"]))
-    form = {"q": arrive, "k": wide(inputs["v"]), "weights": weights, "offsets": offsets}
+    weights, offsets, arrive = outputs["weights"], outputs["offsets"], averaged(backend.xp, spec, grads["out"])
+    form = {"q": arrive, "k": inputs["v"], "weights": weights, "offsets": offsets}
     of_values = differentiate(backend, spec.of_values().patches(), {"k", "weights", "offsets"}, **form)
-    slopes = softmax.slopes(weights, of_values["weights"] + grads.get("weights", 0))
-    found = {"v": of_values["k"]}
+    by_weights, scores = of_values["weights"], None
+    if "weights" in grads:
+        by_weights = by_weights + grads["weights"]
     if "scales" in wanted:
-        found["scales"] = softmax.scales(slopes, backend.score(inputs["q"], inputs["k"], offsets, spec.patches()))
-    on = {"scores": softmax.scores(slopes)}
+        scores = backend.score(inputs["q"], inputs["k"], offsets, spec.patches())
+    by_scores, by_scales = softmax.differentiate(weights, by_weights, scores)
+    found, on = {"v": of_values["k"]}, {"scores": by_scores}
+    if scores is not None:
+        found["scales"] = by_scales
     if "offsets" in of_values:
         on["offsets"] = of_values["offsets"] + grads.get("offsets", 0)
     searched = {name: inputs[name] for name in ("q", "k", "flow") if name in inputs}

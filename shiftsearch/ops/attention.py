@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from shiftsearch.ops.aggregate import AggregateSpec, covered
 from shiftsearch.ops.form import differentiate
 from shiftsearch.ops.search import SearchSpec
 
-FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
 _MOST_CHANNELS = 512  # of a head, that a warp has in registers
 _FEW_CHANNELS = 32  # of a head of q and k, by which backends find the best and attend to them in one
 _FEW, _NEAR, _SMALL = 24, 7, 15  # most topk, radius and window of these
@@ -76,58 +74,37 @@ class AttendSpec(SearchSpec):
         return specified(AggregateSpec, {name: getattr(self, name) for name in names})
 
 
-class Softmax:
-    """The weights of a call: softmax of factor * score, with a factor for each head."""
+class Softmax(NamedTuple):
+    """The softmax of factor * score, and of a scale for each head if there are scales."""
 
-    def __init__(self, xp: Any, spec: AttendSpec, q: Native, scales: Native):
-        self.xp, self.factor, self._heads, self._dtype = xp, spec.factor(q.shape[2]), spec.heads, _wide_of(q)
-        self.given = None if scales is None else wide(scales)
+    backend: Any
+    spec: AttendSpec
+    factor: float
+    scales: Native
 
-    @cached_property
-    def factors(self) -> Native:
-        """The factor of each head."""
-        if self.given is None:
-            return self.xp.full(self._heads, self.factor, self._dtype)
-        return self.factor * self.given
+    @classmethod
+    def of(cls, backend: Any, spec: AttendSpec, q: Native, scales: Native) -> Softmax:
+        return cls(backend, spec, spec.factor(q.shape[2]), None if scales is None else wide(scales))
 
-    @cached_property
-    def _each(self) -> Native:
-        return self.factors.reshape(-1, 1, 1, 1, 1)
+    def weigh(self, scores: Native) -> Native:
+        """Return the weights of these scores, perhaps in their place."""
+        return self.backend.weigh(scores, self.spec, self.factor, scales=self.scales)
 
-    def logits(self, scores: Native, counts: Any = True) -> Native:
-        """Return what is exponentiated. What is no number, or does not count, is far away."""
-        logits = (scores.clip(-FAR, FAR) * self._each).astype(scores.dtype, copy=False)
-        return self.xp.where(counts & ~self.xp.isnan(scores), logits, -FAR)
-
-    def weigh(self, logits: Native) -> tuple[Native, Native]:
-        """Return weights, and what they follow from, (..., 2): the largest logit, and the sum of all exp(logit - largest)."""
-        most = logits.max(-1, keepdims=True)
-        weights = self.xp.exp(logits - most)
-        total = weights.sum(-1, keepdims=True)
-        weights /= total
-        return weights, self.xp.concatenate((most, total), -1)
-
-    def slopes(self, weights: Native, by_weights: Native) -> Native:
-        """Return the gradient of the logits from that of the weights."""
-        mean = self.xp.where(weights != 0, weights * by_weights, 0).sum(-1, keepdims=True)
-        return self.xp.where(weights != 0, weights * (by_weights - mean), 0)
-
-    def scores(self, slopes: Native, counts: Any = True) -> Native:
-        """Return the gradient of the scores from that of the logits."""
-        return self.xp.where(counts, slopes * self._each, 0).astype(slopes.dtype)
-
-    def scales(self, slopes: Native, scores: Native) -> Native:
-        """Return the gradient of the scales from that of the logits."""
-        products = self.xp.where(slopes != 0, slopes * scores.clip(-FAR, FAR), 0)
-        return self.factor * products.sum((0, 2, 3, 4, 5))
+    def differentiate(self, weights: Native, by_weights: Native, scores: Native = None) -> tuple[Native, Native]:
+        """Return the gradients of scores, perhaps in place of that of the weights, and of the scales, if scores are given."""
+        by_scores, by_factors = self.backend.weigh_backward(
+            weights, by_weights, self.spec, self.factor, scales=self.scales, scores=scores
+        )
+        return by_scores, None if scores is None else self.factor * by_factors
 
 
 def wide(array: Native) -> Native:
     """Return an array in single precision at least, in which many parts may be added up."""
-    return array.astype(_wide_of(array), copy=False)
+    return array.astype(wide_of(array), copy=False)
 
 
-def _wide_of(array: Native) -> Any:
+def wide_of(array: Native) -> Any:
+    """Return the dtype of that."""
     return np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
 
 

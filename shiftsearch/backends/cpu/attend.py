@@ -117,13 +117,20 @@ class _Call:
 
 @primitive
 def attend(
-    q: Native, k: Native, v: Native, spec: Any, factors: Native, *, flow: Native | None = None
+    q: Native,
+    k: Native,
+    v: Native,
+    spec: Any,
+    factor: float,
+    *,
+    scales: Native | None = None,
+    flow: Native | None = None,
 ) -> tuple[Native, Native]:
-    call, out = _Call(spec, q, k, v, flow), np.empty(v.shape, v.dtype)
+    call, out, factors = _Call(spec, q, k, v, flow), np.empty(v.shape, v.dtype), _factors(spec, factor, scales)
     task = call.task
     sums = np.empty((*k.shape[:1], spec.heads, task.frames, task.rows, task.columns, 2), v.dtype)
     for b, g in np.ndindex(*sums.shape[:2]):
-        _forward_of_head(call, (q, k, v), (out, sums), float(factors[g]), b, g)
+        _forward_of_head(call, (q, k, v), (out, sums), factors[g], b, g)
     return out, sums
 
 
@@ -149,16 +156,21 @@ def attend_backward(
     sums: Native,
     grad: Native,
     spec: Any,
-    factors: Native,
+    factor: float,
     *,
+    scales: Native | None = None,
     flow: Native | None = None,
-) -> tuple[Native, Native, Native, Native]:
-    call = _Call(spec, q, k, v, flow)
+) -> tuple[Native, Native, Native, Native | None]:
+    call, factors = _Call(spec, q, k, v, flow), _factors(spec, factor, scales)
     grads = tuple(np.empty(video.shape, video.dtype) for video in (q, k, v))
     products = np.empty(sums.shape[:-1], sums.dtype)
     for b, g in np.ndindex(*sums.shape[:2]):
-        _backward_of_head(call, (q, k, v, grad), sums, grads, products, float(factors[g]), b, g)
-    return *grads, products.sum((0, 2, 3, 4))
+        _backward_of_head(call, (q, k, v, grad), sums, grads, products, factors[g], b, g)
+    return *grads, None if scales is None else products.sum((0, 2, 3, 4))
+
+
+def _factors(spec: Any, factor: float, scales: Native | None) -> list[float]:
+    return [factor] * spec.heads if scales is None else [float(each) for each in factor * scales]
 
 
 def _backward_of_head(

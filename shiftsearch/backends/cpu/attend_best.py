@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import Patches
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu.places import aggregate, aggregate_and_scatter, scatter, score
 from shiftsearch.backends.cpu.search import search
-
-_FAR = 1e30  # the size of the largest logit
+from shiftsearch.backends.cpu.weigh import FAR, by_factors_of, factors_of, logits_of, slopes_of, weigh_and_sum
 
 
 @primitive
@@ -27,14 +25,10 @@ def attend_best(
     flow: Native | None = None,
 ) -> tuple[Native, Native, Native]:
     scores, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
-    weights = _logits(scores, spec, _factors(spec, factor, scales))
-    most = weights.max(-1, keepdims=True)
-    np.exp(np.subtract(weights, most, out=weights), out=weights)
-    total = weights.sum(-1, keepdims=True)
-    weights /= total
-    out = aggregate(None, v, weights, offsets, _of_values(spec), size=v.shape[1:])
+    weights, sums = weigh_and_sum(scores, spec, factors_of(factor, scales))
+    out = aggregate(None, v, weights, offsets, spec.of_values().patches(), size=v.shape[1:])
     places = _places(offsets, k, spec) if spec.differentiable else np.empty((*offsets.shape[:5], 0), np.int32)
-    return out, np.concatenate((most, total), -1), places
+    return out, sums, places
 
 
 @primitive
@@ -50,34 +44,21 @@ def attend_best_backward(
     factor: float,
     *,
     scales: Native | None = None,
-) -> tuple[Native, Native, Native, Native]:
-    offsets, of_values, factors = _offsets(places, k, spec), _of_values(spec), _factors(spec, factor, scales)
+) -> tuple[Native, Native, Native, Native | None]:
+    offsets, of_values, factors = _offsets(places, k, spec), spec.of_values().patches(), factors_of(factor, scales)
     scores = score(q, k, offsets, spec.patches())
-    logits = _logits(scores, spec, factors)
-    weights = np.exp(logits - sums[..., :1]) / sums[..., 1:]
     by_weights = score(grad, v, offsets, of_values)
-    mean = np.where(weights != 0, weights * by_weights, 0).sum(-1, keepdims=True)
-    slopes = np.where((weights != 0) & (logits != -_FAR), weights * (by_weights - mean), 0)
-    q_grad, k_grad = aggregate_and_scatter(q, k, slopes * factors, offsets, spec.patches())
+    logits = logits_of(scores.copy() if scales is not None else scores, spec, factors)
+    far = logits == -FAR
+    weights = np.exp(np.subtract(logits, sums[..., :1], out=logits), out=logits)
+    weights /= sums[..., 1:]
+    slopes = slopes_of(weights, by_weights)
+    slopes[far] = 0
+    by_factors = None if scales is None else by_factors_of(slopes, scores)
+    slopes *= factors
+    q_grad, k_grad = aggregate_and_scatter(q, k, slopes, offsets, spec.patches())
     v_grad = scatter(grad, None, weights, offsets, of_values, size=v.shape[1:])
-    by_factors = np.where(slopes != 0, slopes * scores.clip(-_FAR, _FAR), 0).sum((0, 2, 3, 4, 5))
     return q_grad, k_grad, v_grad, by_factors
-
-
-def _factors(spec: Any, factor: float, scales: Native | None) -> Any:
-    return factor if scales is None else (factor * scales).reshape(-1, 1, 1, 1, 1)
-
-
-def _logits(scores: Native, spec: Any, factors: Any) -> Native:
-    """Return what is exponentiated. What is no number, or infinitely bad, is far away."""
-    there = scores < np.inf if spec.metric == "l2" else scores > -np.inf
-    logits = scores.clip(-_FAR, _FAR) * factors
-    logits[~there] = -_FAR
-    return logits
-
-
-def _of_values(spec: Any) -> Patches:
-    return spec.of_values().patches()
 
 
 # --- places -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cuda.call import MOST_PLANS, numbers, of_window, sizes_of, sums
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
+from shiftsearch.backends.cuda.weigh import by_factors_of
 
 WARPS = 4  # of a block, a rectangle of pixels each
 _CROWD = 32  # rectangles whose boxes are also known together
@@ -67,13 +68,19 @@ class _Plan:
 
 @lru_cache(MOST_PLANS)
 def _plan(
-    spec: Any, k: tuple[int, ...], v: tuple[int, ...], dtype: np.dtype, around: tuple, of_around: np.dtype
+    spec: Any,
+    factor: float,
+    k: tuple[int, ...],
+    v: tuple[int, ...],
+    dtype: np.dtype,
+    around: tuple,
+    of_around: np.dtype,
 ) -> _Plan:
     B, T, C, H, W = k
     grid = (B, spec.heads, T, *query_grid(H, W, spec.stride))
     known = constants(spec, dtype, of_around, C // spec.heads, v[2] // spec.heads)
     sizes = {"B": B, "FV": v[2] // spec.heads, "groups": around[1], "slots": around[3], "windows": spec.search_slots()}
-    sizes |= sizes_of(spec.patches(), (*grid, 0), k, k)
+    sizes |= {"factor": factor} | sizes_of(spec.patches(), (*grid, 0), k, k)
     lanes, lines = known["LANES"], (B, around[1], T, spec.search_slots())
     count = rectangles(lanes, *grid[3:])
     crowds = -(-count // _CROWD)
@@ -129,18 +136,17 @@ def rectangles(lanes: int, height: int, width: int) -> int:
 class _Call:
     """A call: its plan, and its videos as kernels read them."""
 
-    def __init__(self, device: Any, spec: Any, q: Native, k: Native, v: Native, flow: Native | None, factors: Native):
+    def __init__(self, device: Any, spec: Any, factor: float, q: Native, k: Native, v: Native, flow: Native | None):
         xp = self.xp = device.xp
         B, T, _, H, W = k.shape
         around = xp.zeros((B, 1, T, 0, 2, *query_grid(H, W, spec.stride)), np.float32) if flow is None else flow
-        plan = self.plan = _plan(spec, k.shape, v.shape, k.dtype, around.shape, around.dtype)
+        plan = self.plan = _plan(spec, factor, k.shape, v.shape, k.dtype, around.shape, around.dtype)
         self.heads, self.wide = spec.heads, sums(k.dtype)
         self.arrays = {
             "q": self.laid(q, plan.parts),
             "k": self.laid(k, plan.parts),
             "v": self.laid(v, plan.parts_of_values),
             "around": xp.ascontiguousarray(around),
-            "factors": factors,
         }
 
     def laid(self, video: Native, parts: int) -> Native:
@@ -160,12 +166,20 @@ def laid(xp: Any, video: Native, heads: int, parts: int, beside: int) -> Native:
 
 @primitive
 def attend(
-    device: Any, q: Native, k: Native, v: Native, spec: Any, factors: Native, *, flow: Native | None = None
+    device: Any,
+    q: Native,
+    k: Native,
+    v: Native,
+    spec: Any,
+    factor: float,
+    *,
+    scales: Native | None = None,
+    flow: Native | None = None,
 ) -> tuple[Native, Native]:
-    call, xp = _Call(device, spec, q, k, v, flow, factors), device.xp
+    call, xp = _Call(device, spec, factor, q, k, v, flow), device.xp
     out = (xp.empty if spec.stride == 1 else xp.zeros)(v.shape, v.dtype)
     found = xp.empty((*call.plan.grid, 2), call.wide)
-    call.plan.attend.launch(device, {**call.arrays, "out": out, "sums": found})
+    call.plan.attend.launch(device, {**call.arrays, "scales": scales, "out": out, "sums": found})
     return out, found
 
 
@@ -179,18 +193,20 @@ def attend_backward(
     sums: Native,
     grad: Native,
     spec: Any,
-    factors: Native,
+    factor: float,
     *,
+    scales: Native | None = None,
     flow: Native | None = None,
-) -> tuple[Native, Native, Native, Native]:
-    call, xp = _Call(device, spec, q, k, v, flow, factors), device.xp
+) -> tuple[Native, Native, Native, Native | None]:
+    call, xp = _Call(device, spec, factor, q, k, v, flow), device.xp
     plan = call.plan
     given = {"grad": call.laid(grad, plan.parts_of_values), "sums": sums, "out": xp.ascontiguousarray(out)}
     for_keys = {"boxes": xp.empty(plan.boxes, np.int32), "crowds": xp.empty(plan.crowds, np.int32)}
-    of_queries = {"means": xp.empty(plan.grid, call.wide), "products": xp.empty(plan.grid, call.wide)}
+    products = None if scales is None else xp.empty(plan.grid, call.wide)
+    of_queries = {"means": xp.empty(plan.grid, call.wide), "products": products, "scales": scales}
     found = {"k_grad": xp.empty(k.shape, k.dtype), "v_grad": xp.empty(v.shape, v.dtype)}
     found["q_grad"] = (xp.empty if spec.stride == 1 else xp.zeros)(q.shape, q.dtype)
     arrays = {**call.arrays, **given, **for_keys, **of_queries, **found}
     for launch in (plan.queries, plan.reach, plan.keys):
         launch.launch(device, arrays)
-    return found["q_grad"], found["k_grad"], found["v_grad"], of_queries["products"].sum((0, 2, 3, 4))
+    return found["q_grad"], found["k_grad"], found["v_grad"], by_factors_of(products)

@@ -30,6 +30,7 @@ from shiftsearch.backends.cuda.call import (
 from shiftsearch.backends.cuda.cells import begin_and_sort
 from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
 from shiftsearch.backends.cuda.search_tiles import plan as plan_of_tiles
+from shiftsearch.backends.cuda.weigh import by_factors_of
 from shiftsearch.errors import ShiftsearchError
 
 _FOR_WILD = 1024  # blocks that look for queries whose tiles were left
@@ -213,7 +214,7 @@ def attend_best_backward(
     factor: float,
     *,
     scales: Native | None = None,
-) -> tuple[Native, Native, Native, Native]:
+) -> tuple[Native, Native, Native, Native | None]:
     xp, plan = device.xp, _plan_of_gradients(spec, factor, places.shape, k.shape, v.shape, k.dtype)
     parts = {
         "q": (q, plan.parts),
@@ -221,17 +222,18 @@ def attend_best_backward(
         "v": (v, plan.parts_of_values),
         "grad": (grad, plan.parts_of_values),
     }
+    products = None if scales is None else xp.empty(places.shape[:-1], sums.dtype)
     arrays = {name: laid(xp, video, spec.heads, n, plan.beside) for name, (video, n) in parts.items()}
     arrays |= {"out": xp.ascontiguousarray(out), "scales": scales}
     arrays |= {"sums": xp.ascontiguousarray(sums), "places": xp.ascontiguousarray(places)}
     arrays |= {name: xp.empty(places.shape, sums.dtype) for name in ("weights", "slopes")}
     arrays |= {"order": xp.empty(places.size, np.int32), "ends": xp.empty(plan.cells, np.int32)}
-    arrays |= {"counts": xp.zeros(plan.cells + 1, np.int32), "products": xp.empty(places.shape[:-1], sums.dtype)}
+    arrays |= {"counts": xp.zeros(plan.cells + 1, np.int32), "products": products}
     arrays |= {"k_grad": xp.empty(k.shape, k.dtype), "v_grad": xp.empty(v.shape, v.dtype)}
     arrays["q_grad"] = (xp.empty if spec.stride == 1 else xp.zeros)(q.shape, q.dtype)
     for each in plan.plans:
         each.launch(device, arrays)
-    return arrays["q_grad"], arrays["k_grad"], arrays["v_grad"], arrays["products"].sum((0, 2, 3, 4))
+    return arrays["q_grad"], arrays["k_grad"], arrays["v_grad"], by_factors_of(products)
 
 
 @lru_cache(MOST_PLANS)
