@@ -97,7 +97,7 @@ attend_queries(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const
         const SS_ACC by_weight = sum_of_lanes(c.there ? product<SS_NUMBERS_V>(arrives, value) : (SS_ACC)0);
         const SS_ACC slope = weight != 0 ? weight * (by_weight - mean) : 0;
         const SS_ACC by_score = c.counts ? slope * of_head : 0;
-        if (products && slope != 0) by_factor += slope * clipped(score);
+        if (slope != 0) by_factor += slope * clipped(score);
         if (c.there && by_score != 0) add_scaled<SS_NUMBERS>(sum, SS_L2 ? 2 * by_score : by_score, change);
     };
     visit_candidates(asker, mine, k, v, around, s, a, visit);

@@ -4,10 +4,12 @@
 //            outside of the frame. null, if no gradients need them
 //   scales   (G,), what `factor` is multiplied by, or null
 //
-// Scores are as searches compare them: smaller is better, and what is infinite or no number is far away. Sums are over
-// the candidates in their order, so that who has them, a thread or a warp, makes no difference.
+//   weights  (B, G, T, h, w, K), and offsets (B, G, T, h, w, K, 3) as in search.cu, or null if nobody asks for them
 //
-// Constants: SS_TOPK, SS_L2, SS_RUN_V (channels of v at a time), SS_VECTORS_V (1: they are read 16 bytes at a time).
+// Sums are over the candidates in their order, so that who has them, a thread or a warp, makes no difference.
+//
+// Constants: SS_ATTENDED (K), SS_L2, SS_RUN_V (channels of v at a time), SS_VECTORS_V (1: they are read 16 bytes at a
+// time).
 #ifndef SS_ATTEND_BEST_CUH
 #define SS_ATTEND_BEST_CUH
 
@@ -25,16 +27,25 @@ struct Softmax {
     SS_ACC most, total, share;
 };
 
+// What a query's results are written to.
+struct Attended {
+    SS_SCALAR* out;
+    SS_ACC* sums;
+    int* places;
+    SS_ACC* weights;
+    SS_PLACE* offsets;
+};
+
 // Makes exp(logit - most) of scores.
 __device__ inline Softmax weigh(SS_ACC* scores, SS_ACC factor) {
     Softmax found = {-infinity(), 0, 0};
 #pragma unroll
-    for (int e = 0; e < SS_TOPK; ++e) {
-        scores[e] = logit_of(SS_L2 ? scores[e] : -scores[e], factor, scores[e] < infinity());
+    for (int e = 0; e < SS_ATTENDED; ++e) {
+        scores[e] = logit_of(scores[e], factor, is_near(scores[e]));
         found.most = fmax(found.most, scores[e]);
     }
 #pragma unroll
-    for (int e = 0; e < SS_TOPK; ++e) {
+    for (int e = 0; e < SS_ATTENDED; ++e) {
         scores[e] = exp(scores[e] - found.most);
         found.total += scores[e];
     }

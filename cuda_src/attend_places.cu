@@ -1,6 +1,7 @@
 // The gradients of attention to the best candidates, from the places that were kept: see attend.cuh and
 // attend_best.cuh.
 //
+//   number_places   places = where `offsets` of search.cu lead
 //   attend_slopes   the gradients by q, and by the factor of each query's head (`products`); and of each candidate its
 //                   weight and the gradient of its score, `slopes`; counts = how many candidates with weight there are
 //                   at each pixel of k
@@ -12,6 +13,16 @@
 #include "cells.cuh"
 
 __device__ inline long long pixels_of_clip(const Sizes& s) { return (long long)s.kT * s.kH * s.kW; }
+
+extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
+number_places(const int* offsets, int* places, const Sizes s, long long count) {
+    const long long number = thread_number();
+    if (number >= count) return;
+    const Query r = query_of(number / SS_TOPK, s);
+    const long long y = (long long)r.y + offsets[3 * number + 1], x = (long long)r.x + offsets[3 * number + 2];
+    const bool there = y >= 0 && y < s.kH && x >= 0 && x < s.kW;
+    places[number] = there ? ((r.t + offsets[3 * number]) * s.kH + (int)y) * s.kW + (int)x : -1;
+}
 
 // --- queries ---------------------------------------------------------------------------------------
 struct Attended {
@@ -51,7 +62,7 @@ attend_slopes(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const 
         const bool counts_too = is_near(score);
         const SS_ACC weight = exp(logit_of(score, of_head, counts_too) - most) * part_of_total;
         const SS_ACC slope = weight != 0 && counts_too ? weight * (by_weight - mean) : 0, by_score = slope * of_head;
-        if (products && slope != 0) by_factor += slope * clipped(score);
+        if (slope != 0) by_factor += slope * clipped(score);
         if (place >= 0 && by_score != 0) add_scaled<SS_NUMBERS>(sum, SS_L2 ? 2 * by_score : by_score, key);
         if (!writes) continue;
         weights[number] = weight, slopes[number] = by_score;

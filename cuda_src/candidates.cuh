@@ -76,6 +76,14 @@ __device__ inline SS_ACC score_directly(const Task& task, const Window& window, 
     return score_of(task.r, task.mine, k, y, x, s);
 }
 
+struct Directly {
+    __device__ void look(const Task&, const Window&, bool, const Sizes&) const {}
+    __device__ bool keeps() const { return true; }
+    __device__ SS_ACC score(const Task& task, const Window& window, int number, const Sizes& s) const {
+        return score_directly(task, window, number, s);
+    }
+};
+
 // A candidate whose rank is known, whether it is there at all, and whether it is the query itself.
 struct Ranked {
     Candidate candidate;
@@ -133,11 +141,10 @@ __device__ inline void keep(const Task& task, const Candidate& c, long long to, 
 }
 
 #if SS_TOPK == 0
-// Keeps every candidate in order, behind those that are anchored.
+// Keeps every candidate in order, behind those that are anchored. `to`: where the first result of the query belongs.
 template <class Scores>
-__device__ inline void search_query(const Task& task, const Scores& scores, int, Candidate*, const Results& out,
-                                    const Sizes& s, const Around& a) {
-    long long to = task.number * s.K;
+__device__ inline void search_query(const Task& task, const Scores& scores, int, long long to, Candidate*,
+                                    const Results& out, const Sizes& s, const Around& a) {
     for (int turn = SS_ANCHOR ? 0 : 1; turn < 2; ++turn) {
         bool found_self = false;
         for (int slot = 0; slot < a.windows; ++slot) {
@@ -170,11 +177,11 @@ __device__ inline int number_of(const Task& task, const SS_PLACE* offset, int en
 
 // Begins with the best of the slots before `end`, which search_tiles.cu has found. If these are fewer than are kept,
 // the other scores are no numbers.
-__device__ inline void take_over(TopK& topk, const Task& task, int end, const Results& out, const Sizes& s,
-                                 const Around& a) {
+__device__ inline void take_over(TopK& topk, const Task& task, int end, long long first, const Results& out,
+                                 const Sizes& s, const Around& a) {
 #pragma unroll
     for (int start = 0; start < SS_TOPK; start += 32) {
-        const long long at = task.number * s.K + min(start + task.lane, SS_TOPK - 1);
+        const long long at = first + min(start + task.lane, SS_TOPK - 1);
         const SS_ACC score = SS_L2 ? out.scores[at] : 0 - out.scores[at];
         const bool there = start + task.lane < SS_TOPK && !isnan(score);
         const int number = there ? number_of(task, out.offsets + 3 * at, end, s, a) : 0, slot = number / SS_WINDOW_SIZE;
@@ -185,16 +192,17 @@ __device__ inline void take_over(TopK& topk, const Task& task, int end, const Re
 }
 #endif
 
-// Keeps the best of all slots, or of each, of which those before `begin` have been searched.
+// Keeps the best of all slots, or of each, of which those before `begin` have been searched. `first`: where the first
+// result of the query belongs.
 template <class Scores>
-__device__ inline void search_query(const Task& task, const Scores& scores, int begin, Candidate* buffer,
-                                    const Results& out, const Sizes& s, const Around& a) {
-    long long to = task.number * s.K + (SS_PER_FRAME ? begin * SS_TOPK : 0);
+__device__ inline void search_query(const Task& task, const Scores& scores, int begin, long long first,
+                                    Candidate* buffer, const Results& out, const Sizes& s, const Around& a) {
+    long long to = first + (SS_PER_FRAME ? begin * SS_TOPK : 0);
     TopK topk;
     bool found_self = false;
     topk.start(buffer);
 #if SS_MARKED && !SS_SUBPIXEL && !SS_PER_FRAME
-    if (begin > 0 && scores.keeps()) take_over(topk, task, begin, out, s, a);
+    if (begin > 0 && scores.keeps()) take_over(topk, task, begin, first, out, s, a);
 #endif
     for (int slot = begin; slot < a.windows; ++slot) {
         const Window window = window_of(task, slot, s, a);

@@ -298,9 +298,9 @@ __device__ inline void fill(float* state, int n, float value) {
 }
 
 // Calls `finish` with the best candidates of each query, scores in order and as many places, and the first of those
-// that are kept of it. `memory` is of no more use then.
+// that are kept of it. `memory` is of no more use then. False: the tile is left.
 template <class Finish>
-__device__ inline void search_tile(char* memory, Slots& slots, const Tile& tile, const SS_SCALAR* q, const SS_SCALAR* k,
+__device__ inline bool search_tile(char* memory, Slots& slots, const Tile& tile, const SS_SCALAR* q, const SS_SCALAR* k,
                                    const SS_AROUND* around, int* wild, const Sizes& s, const Strides& strides,
                                    const Around& a, const Finish& finish) {
     Memory m = memory_of(memory);
@@ -313,11 +313,13 @@ __device__ inline void search_tile(char* memory, Slots& slots, const Tile& tile,
     __syncthreads();
     if (threadIdx.x == 0) find_regions(slots, tile, s, a);
     __syncthreads();
-    if (!slots.wild) find_reaches(slots, m.starts, tile, a);
+    const bool fit = !slots.wild;
+    __syncthreads();  // before some warp finds that its windows are too far apart
+    if (fit) find_reaches(slots, m.starts, tile, a);
     __syncthreads();
     if (slots.wild) {
         if (threadIdx.x == 0) wild[1 + blockIdx.x] = 1, atomicAdd(wild, 1);
-        return;
+        return false;
     }
 
     Queries queries;
@@ -341,6 +343,7 @@ __device__ inline void search_tile(char* memory, Slots& slots, const Tile& tile,
         }
         finish(state, asker, SS_PER_FRAME ? first * SS_TOPK : 0);
     }
+    return true;
 }
 
 #endif

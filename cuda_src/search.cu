@@ -22,14 +22,6 @@
 
 #define SS_WARPS 4
 
-struct Directly {
-    __device__ void look(const Task&, const Window&, bool, const Sizes&) const {}
-    __device__ bool keeps() const { return true; }
-    __device__ SS_ACC score(const Task& task, const Window& window, int number, const Sizes& s) const {
-        return score_directly(task, window, number, s);
-    }
-};
-
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
        unsigned char* buffers, const int* wild, const Sizes s, const Strides strides, const Around a,
@@ -42,6 +34,6 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
     for (long long number = first; number < count; number += warps) {
         const Task task = task_of(number, q, k, around, s, strides);
         const int begin = first_slot(task, wild, scores, s);
-        if (begin >= 0) search_query(task, Directly(), begin, buffer, {scores, offsets, seed}, s, a);
+        if (begin >= 0) search_query(task, Directly(), begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
     }
 }

@@ -32,6 +32,6 @@ search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, 
         const Task task = task_of(number, q, k, around, s, strides);
         const int begin = first_slot(task, wild, scores, s);
         if (begin < 0) continue;
-        search_query(task, Staged{{theirs, mine, rows}}, begin, buffer, {scores, offsets, seed}, s, a);
+        search_query(task, Staged{{theirs, mine, rows}}, begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
     }
 }

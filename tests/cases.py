@@ -556,6 +556,10 @@ _ATTEND = [
     ),
     row("attend: best pixels, many channels", (1, 1, 18, 6, 7), window=3, radius=0, topk=3, skip="self"),
     row("attend: best pixels that are not numbers", (1, 1, 3, 5, 6), window=3, radius=0, topk=9, values="nan"),
+    row("attend: best pixels by rank", window=3, topk=2, penalty=0.3, anchor="flow", per_frame=True, flow="wild"),
+    row("attend: best fractions", (1, 3, 4, 5, 6), heads=2, window=3, topk=4, flow="wild", subpixel=True, metric="dot"),
+    row("attend: many fractions, zeros", (1, 1, 2, 5, 6), window=7, radius=0, topk=40, border="zeros", subpixel=True),
+    row("attend: pixels that are asked for", window=3, topk=2, return_attention=True, flow="wild", skip="self"),
     row("attend: all that is asked for", window=2, topk=None, return_attention=True, flow="wild", subpixel=True),
 ]
 

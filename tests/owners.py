@@ -256,6 +256,21 @@ def _attend_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [replace(role, trips=trips, lines=(*role.lines, "sum[c] = multiply_add"))]
 
 
+def _attend_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A search on tiles that ends otherwise: a thread has a query or two."""
+    each = -(-c["TILE_X"] * c["TILE_Y"] // c["THREADS"])
+    ends = {
+        "i < SS_TILE_X * SS_TILE_Y": (each, 0),
+        "int c = 0; c < m.FV": (case.channels / c["RUN_V"], 0),
+        "int e = first": (c["ATTENDED"], 16),
+        "row < tall": (c["TILE_Y"] * 32 / c["THREADS"], 0),
+        "i < across": (c["TILE_X"] * c["ATTENDED"] / 32, 0),
+        "e < SS_ATTENDED; ++e) scores[e]": (0, 0),
+    }
+    roles = _search_tiles(c, case, blocks)
+    return [replace(role, trips={**role.trips, **ends}, lines=(*role.lines, "sum[c] = multiply_add")) for role in roles]
+
+
 def _search_points(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     """Two passes through all slots; the second stages them again if they do not lie in memory together."""
     windows, apart = _windows(case), _APART[case.flow]
@@ -414,16 +429,23 @@ def _attend(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 def _attend_best(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     if c["MARKED"] and math.isfinite(_APART[case.flow]):  # tiles have left none: it ends at once
         return [Role({"long long number = ": (0, 0)})]
-    turns, queries = -(-c["WINDOW_Y"] * c["WINDOW_X"] // 32), case.queries * case.search["heads"] / (4 * blocks)
+    turns, windows, kept = -(-c["WINDOW_Y"] * c["WINDOW_X"] // 32), _windows(case), c["ATTENDED"]
+    each = -(-kept // 32)
     trips = {
-        "long long number = ": (queries, 0),
-        "int slot = 0": (_windows(case), 0),
+        "long long number = ": (case.queries * case.search["heads"] / (4 * blocks), 0),
+        "int slot = begin": (windows, 0),
         "int start = 0": (turns, 0),
+        "int i = 0; i < SS_PATCH": (1, 0),
         "int first = 0": (-(-case.channels // 16), 0),
-        "while (waiting)": (_inserted(case) / turns / _windows(case), 0),
-        "int c = lane": (-(-case.channels // 32), 0),
+        "int j = 0; j < SS_PATCH": (1, 0),
+        "while (waiting)": (_inserted(case) / turns / windows, 0),
+        "e < SS_TOPK; e += 32": (1 / windows, 0),
+        "e < SS_ATTENDED; e += 32": (each, 0),
+        "i < 3 * SS_ATTENDED": (-(-3 * kept // 32), 0),
+        "int e = 0; e < SS_ATTENDED": (kept, 0),
+        "int c = task.lane": (-(-case.channels // 32), 0),
     }
-    return [Role(trips, lines=("sum = add_pair",))]
+    return [Role(trips, lines=("__fmaf_rn(",))]
 
 
 def _attend_slopes(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
@@ -472,11 +494,12 @@ OWNERS = {
     "search_points": Owner(_search_points, load=4, planar=2),
     **dict.fromkeys(("attend", "attend_queries"), Owner(_attend, load=4, planar=4)),
     "attend_points": Owner(_attend_points, load=4, planar=2),
+    "attend_tiles": Owner(_attend_tiles, load=4, planar=2),
     "attend_best": Owner(_attend_best, load=8, planar=4),
     "attend_slopes": Owner(_attend_slopes, load=16, planar=16),
     "attend_landed": Owner(_attend_landed, load=16, planar=16),
     **dict.fromkeys(("weigh", "weigh_backward"), Owner(_weigh, load=4, planar=4)),
-    "fill_places": Owner(_no_loops, load=4, planar=4),
+    **dict.fromkeys(("number_places", "fill_places"), Owner(_no_loops, load=4, planar=4)),
     "attend_keys": Owner(_attend_keys, load=4, planar=4),
     "attend_reach": Owner(_attend_reach, load=4, planar=4),
     "search_subpixel": Owner(_search_subpixel, load=4, planar=2),

@@ -93,21 +93,24 @@ def _of_values(spec: Any) -> Any:
 @silent()
 def attend_best(
     q: Native, k: Native, v: Native, spec: Any, factor: float, *, scales: Native = None, flow: Native = None
-) -> tuple[Native, Native, Native]:
-    """Return what each query gets from the places that `search` finds, two sums as `attend` has them, and the places.
+) -> tuple[Native, Native, Native, Native, Native]:
+    """Return what each query gets from the places that `search` finds, two sums as `attend` has them, and what is kept.
 
-    Scores are multiplied by factor, and by the scale of their head, if there are scales (G,). A place (B, G, T, h, w, K)
-    is the number of a pixel of k in its clip, through frames, rows and columns, and -1 outside of the frame. There are
-    none, K = 0, unless the spec is `differentiable`. Infinitely bad scores are far away, as what is no number.
+    That are places, weights and offsets. Scores are multiplied by factor, and by the scale of their head, if there are
+    scales (G,). A place (B, G, T, h, w, K) is the number of a pixel of k in its clip, through frames, rows and columns, and
+    -1 outside of the frame. The spec says what is kept: what is not has K = 0. Infinitely bad scores are far away, as what
+    is no number.
     """
     _, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
     logits, _, _ = _logits(q, k, offsets, spec, factor, scales)
     most = logits.max(-1, keepdims=True)
     exponentials = np.exp(logits - most)
     total = exponentials.sum(-1, keepdims=True)
-    out = aggregate(None, v, exponentials / total, offsets, _of_values(spec), size=v.shape[1:])
-    places = _numbered(offsets, k, spec) if spec.differentiable else np.zeros((*offsets.shape[:5], 0), np.int32)
-    return out, np.concatenate((most, total), -1), places
+    weights = exponentials / total
+    out = aggregate(None, v, weights, offsets, _of_values(spec), size=v.shape[1:])
+    places = _numbered(offsets, k, spec) if spec.kept_places else np.zeros((*offsets.shape[:5], 0), np.int32)
+    some = slice(None if spec.kept_weights else 0)
+    return out, np.concatenate((most, total), -1), places, weights[..., some], offsets[..., some, :]
 
 
 @primitive

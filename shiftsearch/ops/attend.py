@@ -1,8 +1,8 @@
 """attend: what a query gets from the places in its windows, weighted by a softmax of their scores.
 
-Backends attend to whole pixels in one, and store no scores and offsets: gradients compute the scores again, at the places
-that were kept if they are a few. Of patches and fractions the `topk` best places are found by `search` and summed by
-`aggregate`; of all places nothing is stored, and queries are taken a few at a time.
+Backends attend to pixels in one, and store no scores and offsets unless they are asked for: gradients compute the scores
+again, at the places that were kept if they are a few. Of patches the `topk` best places are found by `search`, weighed, and
+summed by `aggregate`; of all places of patches or fractions nothing is stored, and queries are taken a few at a time.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ def attend(
 
     out = aggregate(v, weights, offsets), with weights = softmax over K of -scale * score, or of scale * score for "dot",
     at the places that `search` finds. With topk=None these are all places of the windows, and none of their scores,
-    weights and offsets are in memory at once, forward and backward, unless they are asked for. Nor are those of a few
-    whole pixels, with patch=1, of which only a number of each place is kept where gradients may be asked for.
+    weights and offsets are in memory at once, forward and backward, unless they are asked for. Nor are those of up to 128
+    pixels, with patch=1, of which only a number of each place is kept where gradients may be asked for, and of fractions
+    the weights and offsets.
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
@@ -176,8 +177,8 @@ def _forward(
 ) -> dict[str, Native]:
     softmax = Softmax.of(backend, spec, q, scales)
     if _is_primitive(spec, k, v):
-        attend = backend.attend if spec.topk is None else backend.attend_best
-        names = ("out", "sums") if spec.topk is None else ("out", "sums", "places")
+        attend = backend.attend if spec.all_in_one else backend.attend_best
+        names = ("out", "sums", "places", "weights", "offsets")[: 2 if spec.all_in_one else 5]
         arrays = attend(q, k, v, spec, softmax.factor, scales=softmax.scales, flow=flow)
         found = dict(zip(names, arrays, strict=True))
     elif spec.all_in_one:
@@ -209,8 +210,13 @@ def _backward(
     grads: dict[str, Native],
     wanted: Set[str],
 ) -> dict[str, Native]:
+    primitive = _is_primitive(spec, inputs["k"], inputs["v"])
+    if primitive and not spec.all_in_one and not outputs["places"].shape[-1] + outputs["weights"].shape[-1]:
+        outputs = _forward(
+            backend, replace(spec, differentiable=True), **inputs
+        )  # nobody said that there would be gradients
     softmax = Softmax.of(backend, spec, inputs["q"], inputs.get("scales"))
-    if _is_primitive(spec, inputs["k"], inputs["v"]):
+    if primitive and not spec.never_in_one:
         return _backward_of_primitive(backend, spec, softmax, inputs, outputs, grads["out"])
     part = attend_all if spec.all_in_one else attend_some
     return part.backward(backend, spec, softmax, inputs, outputs, grads, wanted)
@@ -224,16 +230,12 @@ def _backward_of_primitive(
     outputs: dict[str, Native],
     arrives: Native,
 ) -> dict[str, Native]:
-    videos, flow, scales = tuple(inputs[name] for name in "qkv"), inputs.get("flow"), softmax.scales
-    given, rest = (*videos, outputs["out"], outputs["sums"]), (spec, softmax.factor)
-    if spec.topk is None:
-        found = backend.attend_backward(*given, arrives, *rest, scales=scales, flow=flow)
+    given = (*(inputs[name] for name in "qkv"), outputs["out"], outputs["sums"])
+    rest, scales = (spec, softmax.factor), softmax.scales
+    if spec.all_in_one:
+        found = backend.attend_backward(*given, arrives, *rest, scales=scales, flow=inputs.get("flow"))
     else:
-        places = outputs["places"]
-        if not places.shape[-1]:  # nobody said that there would be gradients
-            kept = replace(spec, differentiable=True)
-            _, _, places = backend.attend_best(*videos, kept, softmax.factor, scales=scales, flow=flow)
-        found = backend.attend_best_backward(*given, places, arrives, *rest, scales=scales)
+        found = backend.attend_best_backward(*given, outputs["places"], arrives, *rest, scales=scales)
     q, k, v, factors = found
     return {"q": q, "k": k, "v": v} | ({} if scales is None else {"scales": softmax.factor * factors})
 
@@ -258,8 +260,8 @@ def _check(spec: AttendSpec, sizes: dict[str, int]) -> None:
 def _shapes(spec: AttendSpec, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
     queries, out = (tuple(sizes[axis] for axis in axes) for axes in ("BGThw", "BTVHW"))
     count, primitive = spec.kept(spec.search_slots()), spec.is_primitive(*(sizes[axis] for axis in "TCVHW"))
-    kept = 0 if primitive or spec.all_in_one else count
-    places = count if primitive and spec.topk is not None and spec.differentiable else 0
+    kept = 0 if spec.all_in_one or (primitive and not spec.kept_weights) else count
+    places = count if primitive and not spec.all_in_one and spec.kept_places else 0
     attention = {"weights": (*queries, kept), "offsets": (*queries, kept, 3)}
     return {"out": out, **attention, "sums": (*queries, 2 * primitive), "places": (*queries, places)}
 

@@ -14,9 +14,9 @@ from shiftsearch.ops.aggregate import AggregateSpec, covered
 from shiftsearch.ops.form import differentiate
 from shiftsearch.ops.search import SearchSpec
 
+FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
 _MOST_CHANNELS = 512  # of a head, that a warp has in registers
-_FEW_CHANNELS = 32  # of a head of q and k, by which backends find the best and attend to them in one
-_FEW, _NEAR, _SMALL = 24, 7, 15  # most topk, radius and window of these
+_MOST_KEPT = 128  # places of a query, that backends attend to in one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +43,26 @@ class AttendSpec(SearchSpec):
         """Whether weights and offsets are in memory, whatever the sizes."""
         return self.return_attention or (self.topk is not None and (self.patch > 1 or self.subpixel))
 
+    @property
+    def kept_places(self) -> bool:
+        """Whether the best in one keeps numbers of places: those of whole pixels, where gradients may be asked for."""
+        return self.differentiable and not self.subpixel and not self.return_attention
+
+    @property
+    def kept_weights(self) -> bool:
+        """Whether the best in one has weights and offsets: where they are asked for, or gradients move fractions."""
+        return self.return_attention or (self.differentiable and self.subpixel)
+
     def is_primitive(self, T: int, C: int, V: int, H: int, W: int) -> bool:
-        """Return whether backends have this attention in one: to whole places, pixel by pixel, that exist.
+        """Return whether backends have this attention in one: pixel by pixel, to all whole places or to some of any.
 
-        What overlaps, patches or the pixels around a fraction, is done by their other primitives.
+        Patches overlap: they are summed by another primitive. So are whole places that may not exist.
         """
-        if self.patch > 1 or self.subpixel or self.return_attention:
+        small = max(C, V) // self.heads <= _MOST_CHANNELS and T * H * W < 2**31
+        if self.patch > 1 or not small or (self.all_in_one and self.subpixel):
             return False
-        if self.topk is not None and not self._is_of_few(C):
-            return False
-        narrow = max(C, V) // self.heads <= _MOST_CHANNELS
-        return narrow and T * H * W < 2**31 and (self.border == "zeros" or self.stays_inside(H, W))
-
-    def _is_of_few(self, C: int) -> bool:
-        """Return whether the best are few, found among few, and known by their scores."""
-        plain = self.penalty == 0 and self.anchor is None and not self.per_frame
-        few = self.topk is not None and self.topk <= _FEW and C // self.heads <= _FEW_CHANNELS
-        return plain and few and self.radius <= _NEAR and max(self.window) <= _SMALL
+        exists = self.subpixel or self.border == "zeros" or self.stays_inside(H, W)
+        return exists and (self.all_in_one or self.kept(self.search_slots()) <= _MOST_KEPT)
 
     def factor(self, channels: int) -> float:
         """Return what scores of so many channels are multiplied by: similar is large."""

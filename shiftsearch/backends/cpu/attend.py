@@ -166,7 +166,8 @@ def attend_backward(
     products = np.empty(sums.shape[:-1], sums.dtype)
     for b, g in np.ndindex(*sums.shape[:2]):
         _backward_of_head(call, (q, k, v, grad), sums, grads, products, factors[g], b, g)
-    return *grads, None if scales is None else products.sum((0, 2, 3, 4))
+    q_grad, k_grad, v_grad = grads
+    return q_grad, k_grad, v_grad, None if scales is None else products.sum((0, 2, 3, 4))
 
 
 def _factors(spec: Any, factor: float, scales: Native | None) -> list[float]:

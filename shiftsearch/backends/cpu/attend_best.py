@@ -23,12 +23,13 @@ def attend_best(
     *,
     scales: Native | None = None,
     flow: Native | None = None,
-) -> tuple[Native, Native, Native]:
+) -> tuple[Native, Native, Native, Native, Native]:
     scores, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
     weights, sums = weigh_and_sum(scores, spec, factors_of(factor, scales))
     out = aggregate(None, v, weights, offsets, spec.of_values().patches(), size=v.shape[1:])
-    places = _places(offsets, k, spec) if spec.differentiable else np.empty((*offsets.shape[:5], 0), np.int32)
-    return out, sums, places
+    places = _places(offsets, k, spec) if spec.kept_places else np.empty((*offsets.shape[:5], 0), np.int32)
+    some = slice(None if spec.kept_weights else 0)
+    return out, sums, places, weights[..., some], offsets[..., some, :]
 
 
 @primitive

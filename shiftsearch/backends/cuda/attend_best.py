@@ -1,6 +1,7 @@
 """Attention to the best places in one launch, and its gradients in five: see attend_best.cuh and attend_places.cu.
 
-A second launch of the first ends at once, unless tiles were left to it.
+A second launch of the first ends at once, unless tiles were left to it. Tiles that blend fractions cannot attend, nor can
+those without the room: there, as these searches are much faster than direct ones, search, softmax and sum are apart.
 """
 
 from __future__ import annotations
@@ -12,61 +13,40 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shiftsearch._geometry import query_grid
+from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda import search_points
+from shiftsearch.backends.cuda import search, search_points, search_tiles
 from shiftsearch.backends.cuda.attend import ATTEND, WARPS, constants, laid, rectangles
 from shiftsearch.backends.cuda.call import (
     MOST_PLANS,
     channels_at_a_time,
-    constants_of,
     in_vectors,
-    of_window,
     sizes_of,
     strides_of,
     sums,
 )
 from shiftsearch.backends.cuda.cells import begin_and_sort
-from shiftsearch.backends.cuda.kernels import CTYPES, Constants, Kernel, Plan, Program
+from shiftsearch.backends.cuda.form import aggregate
+from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
+from shiftsearch.backends.cuda.search import constants_of_search, near
 from shiftsearch.backends.cuda.search_tiles import plan as plan_of_tiles
-from shiftsearch.backends.cuda.weigh import by_factors_of
+from shiftsearch.backends.cuda.weigh import by_factors_of, weigh
 from shiftsearch.errors import ShiftsearchError
 
 _FOR_WILD = 1024  # blocks that look for queries whose tiles were left
 _MOST_RUN = 16  # channels of v that are summed at a time
 
 # --- what tests compile -----------------------------------------------------------------------------
-_VALUES = {"RUN_V": 16, "VECTORS_V": 0}
-_DIRECT = {
-    "AROUND": "float",
-    "PATCH": 1,
-    "STRIDE": 1,
-    "DILATION": 1,
-    "ZEROS": 0,
-    "L2": 1,
-    "RADIUS": 1,
-    "FIRST_SLOT": 0,
-    "WINDOW_Y": 9,
-    "WINDOW_X": 9,
-    "EVEN_BEFORE": 0,
-    "STEP": 1.0,
-    "SLIDE": 1,
-    "SKIP": 0,
-    "TOPK": 10,
-    "REGISTERS": 1,
-    "VECTORS": 0,
-    "TILE_X": 16,
-    "TILE_Y": 16,
-    "MARKED": 1,
-    **_VALUES,
-}
-_OTHER = {"ZEROS": 1, "L2": 0, "SKIP": 1, "TOPK": 24, "VECTORS": 1, "STRIDE": 2, "STEP": 3.0, "SLIDE": 0, "MARKED": 0}
+_VALUES = {"RUN_V": 16, "VECTORS_V": 0, "ATTENDED": 10}
+_DIRECT = {**search.SEARCHED, **_VALUES, "PATCH": 1, "TILE_X": 16, "TILE_Y": 16, "MARKED": 1}
+_OTHER = {"ZEROS": 1, "L2": 0, "SKIP": 1, "TOPK": 24, "ATTENDED": 72, "PER_FRAME": 1, "VECTORS": 1, "STRIDE": 2}
+_BETWEEN = {"SUBPIXEL": 1, "WHOLE": 0, "PLACE": "float", "PENALTY": 0.5, "ANCHOR": 1, "STEP": 0.5}
 BEST = Kernel(
     "attend_best",
     "attend_best.cu",
     registers=240,  # of doubles; 168 of others
-    instances=(_DIRECT, {**_DIRECT, **_OTHER, "TILE_X": 1, "TILE_Y": 1}),
+    instances=(_DIRECT, {**_DIRECT, **_OTHER, "SLIDE": 0, "MARKED": 0}, {**_DIRECT, **_BETWEEN, "MARKED": 0}),
 )
 POINTS = Kernel(
     "attend_points",
@@ -74,10 +54,37 @@ POINTS = Kernel(
     registers=128,
     shared=search_points.POINTS.shared,
     dtypes=search_points.POINTS.dtypes,
-    instances=tuple({**instance, **_VALUES, "PER_FRAME": 0} for instance in search_points.POINTS.instances),
+    instances=tuple(
+        {**instance, **_VALUES, "APART": instance["PER_FRAME"], "FOUND": instance["PER_FRAME"] * 64 * 1024}
+        for instance in search_points.POINTS.instances
+    ),
+)
+_TILED = {"PATCH": 1, "TILE_X": 32, "TILE_Y": 32, "RING": 64 * 1024, "FOUND": 0}
+_PASSES = {
+    "ROWS": 16,
+    "COLUMN": 2,
+    "TILE_Y": 16,
+    "THREADS": 384,
+    "KEPT": 12,
+    "TOPK": 6,
+    "ATTENDED": 36,
+    "FOUND": 99 * 1024,
+}
+TILES = Kernel(
+    "attend_tiles",
+    "attend_tiles.cu",
+    registers=168,
+    frame=200,
+    shared=search_tiles.shared,
+    dtypes=search_tiles.TILES.dtypes,
+    instances=tuple(
+        {**instance, **_VALUES, **_TILED, **more}
+        for instance, more in zip(search_tiles.TILES.instances[:2], ({"THREADS": 512}, _PASSES), strict=True)
+    ),
 )
 _OF_GRADIENTS = tuple({**instance, "TOPK": 10} for instance in ATTEND.instances)
 SLOPES = Kernel("attend_slopes", "attend_places.cu", registers=168, instances=_OF_GRADIENTS)
+NUMBER = Kernel("number_places", "attend_places.cu", registers=40, instances=_OF_GRADIENTS[:1])
 FILL = Kernel("fill_places", "attend_places.cu", registers=40, instances=_OF_GRADIENTS[:1])
 LANDED = Kernel("attend_landed", "attend_places.cu", registers=168, instances=_OF_GRADIENTS)
 
@@ -95,12 +102,14 @@ class _Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a call is launched, and the shapes of its sums and places."""
+    """How a call is launched, and the queries (B, G, T, h, w), each with so many candidates."""
 
     on_tiles: Plan | None
     direct: Plan
-    sums: tuple[int, ...]
-    places: tuple[int, ...]
+    queries: tuple[int, ...]
+    kept: int
+    composed: bool  # it is not, as a search on tiles is faster that cannot end in attention
+    number: Plan  # what is found
 
 
 @primitive
@@ -114,22 +123,53 @@ def attend_best(
     *,
     scales: Native | None = None,
     flow: Native | None = None,
-) -> tuple[Native, Native, Native]:
-    xp, heads = device.xp, spec.heads
+) -> tuple[Native, Native, Native, Native, Native]:
+    xp, heads, wide = device.xp, spec.heads, sums(k.dtype)
     around = _no_flow(xp, spec, k) if flow is None else xp.ascontiguousarray(flow)
-    q, k, v = (_near(xp, video) for video in (q, k, v))
+    q, k, v = (near(xp, video) for video in (q, k, v))
     vectors = in_vectors(device, heads, q) and in_vectors(device, heads, k)
     layout = _Layout(q.shape, v.shape, (q.strides, k.strides, v.strides), vectors, in_vectors(device, heads, v))
     plan = _plan(spec, factor, layout, k.dtype, around.shape, around.dtype, device.most_shared)
+    places, weights = spec.kept_places * plan.kept, spec.kept_weights * plan.kept
+    found = {
+        "sums": xp.empty((*plan.queries, 2), wide),
+        "places": xp.empty((*plan.queries, places), np.int32),
+        "weights": xp.empty((*plan.queries, weights), wide),
+        "offsets": xp.empty((*plan.queries, weights, 3), wide if spec.subpixel else np.int32),
+    }
+    if plan.composed:
+        return _composed(device, q, k, v, spec, factor, scales, flow, plan, found)
     out = (xp.empty if spec.stride == 1 else xp.zeros)(v.shape, v.dtype)
-    found, places = xp.empty(plan.sums, sums(k.dtype)), xp.empty(plan.places, np.int32)
+    written = {name: array if array.size else None for name, array in found.items()}
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
-    given = {"q": q, "k": k, "v": v, "around": around, "scales": scales}
-    arrays = {**given, "out": out, "sums": found, "places": places if spec.differentiable else None, "wild": wild}
+    arrays = {"q": q, "k": k, "v": v, "around": around, "scales": scales, "out": out, **written, "wild": wild}
     if plan.on_tiles:
         plan.on_tiles.launch(device, arrays)
     plan.direct.launch(device, arrays)
-    return out, found, places
+    return out, *found.values()
+
+
+def _composed(
+    device: Any,
+    q: Native,
+    k: Native,
+    v: Native,
+    spec: Any,
+    factor: float,
+    scales: Native | None,
+    flow: Native | None,
+    plan: _Plan,
+    found: dict[str, Native],
+) -> tuple[Native, ...]:
+    """Search, weigh and sum one after another."""
+    scores, offsets, _ = search.search(device, q, k, spec, spec.patches(), flow=flow)
+    weights = weigh(device, scores, spec, factor, scales=scales, sums=found["sums"])
+    out = aggregate(device, None, v, weights, offsets, spec.of_values().patches(), size=v.shape[1:])
+    if spec.kept_places:
+        plan.number.launch(device, {"offsets": offsets, "places": found["places"]})
+    if spec.kept_weights:
+        found |= {"weights": weights, "offsets": offsets}
+    return out, *found.values()
 
 
 @lru_cache(MOST_PLANS)
@@ -137,55 +177,57 @@ def _plan(
     spec: Any, factor: float, layout: _Layout, dtype: np.dtype, around: tuple, of_around: np.dtype, memory: int
 ) -> _Plan:
     p, windows, (B, T, _, H, W) = spec.patches(), spec.search_slots(), layout.q
-    grid = (B, spec.heads, T, *query_grid(H, W, spec.stride))
-    kept, count, values = (*grid, spec.topk), prod(grid), layout.v[2] // spec.heads
-    known = {**_constants(spec, dtype, of_around), "VECTORS": int(layout.vectors)}
+    queries = (B, spec.heads, T, *query_grid(H, W, spec.stride))
+    kept, count, values = spec.kept(windows), prod(queries), layout.v[2] // spec.heads
     run = channels_at_a_time(values, _MOST_RUN)
-    known |= {"RUN_V": run, "VECTORS_V": int(layout.vectors_of_values and run * dtype.itemsize % 16 == 0)}
+    known = constants_of_search(spec, p, dtype, of_around, windows, False) | {"VECTORS": int(layout.vectors)}
+    known |= {"ATTENDED": kept, "RUN_V": run}
+    known |= {"VECTORS_V": int(layout.vectors_of_values and run * dtype.itemsize % 16 == 0)}
     numbers = {"groups": around[1], "slots": around[3], "windows": windows, "count": count, "FV": values}
-    numbers |= {"factor": factor, **sizes_of(p, kept, layout.q, layout.q)}
+    numbers |= {"factor": factor, **sizes_of(p, (*queries, kept), layout.q, layout.q)}
     q, k, v = layout.strides
     numbers |= strides_of(dtype.itemsize, q, k) | {
         f"v_{axis}": n // dtype.itemsize for axis, n in zip("btcyx", v, strict=True)
     }
-    tiles = search_points.constants(spec, p, dtype, known, layout.q, memory)
-    on_tiles = plan_of_tiles(POINTS, tiles, numbers) if tiles else None
+    on_tiles = _on_tiles(spec, p, dtype, known, layout.q, memory, numbers)
     blocks = -(-count // WARPS)
-    if tiles:
+    if on_tiles:
+        tiles = on_tiles.program.constants
         known |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
         blocks = min(blocks, _FOR_WILD)
-    places = kept if spec.differentiable else (*grid, 0)
-    return _Plan(on_tiles, Plan(Program(BEST, known), blocks, numbers), (*grid, 2), places)
+    searched = search.plan_on_tiles(numbers, spec, p, dtype, known, layout.q, memory)
+    of_places = constants(spec, dtype, np.dtype(np.float32), 1, 1) | {"TOPK": kept}
+    return _Plan(
+        on_tiles,
+        Plan(Program(BEST, known), blocks, numbers),
+        queries,
+        kept,
+        composed=on_tiles is None and searched is not None,
+        number=Plan(Program(NUMBER, of_places), -(-count * kept // 128), {**numbers, "count": count * kept}),
+    )
 
 
-def _constants(spec: Any, dtype: np.dtype, around: np.dtype) -> Constants:
-    return {
-        **constants_of(spec.patches(), dtype, whole=True),
-        "AROUND": CTYPES[around.name],
-        "RADIUS": spec.radius,
-        "FIRST_SLOT": int(spec.skip == "own_frame"),
-        **of_window(spec),
-        "STEP": float(spec.step),
-        "SLIDE": int(spec.slide),
-        "SKIP": int(spec.skip == "self"),
-        "TOPK": spec.topk,
-        "PER_FRAME": 0,
-        "REGISTERS": 1,
-        "TILE_X": 1,
-        "TILE_Y": 1,
-        "MARKED": 0,
-    }
+def _on_tiles(
+    spec: Any,
+    p: Patches,
+    dtype: np.dtype,
+    known: Constants,
+    video: tuple[int, ...],
+    memory: int,
+    numbers: dict[str, Any],
+) -> Plan | None:
+    """Return how tiles of queries attend, in the fastest way that can do it, if any."""
+    found = search_points.constants(spec, p, dtype, known, video, memory)
+    if found:
+        apart = int(found["PER_FRAME"] or spec.kept_weights)
+        return plan_of_tiles(POINTS, {**found, "APART": apart, "FOUND": search_points.found_at(found)}, numbers)
+    found = None if spec.subpixel else search_tiles.constants(spec, p, dtype, known, video, memory)
+    return plan_of_tiles(TILES, {**found, "FOUND": search_tiles.found_at(found)}, numbers) if found else None
 
 
 def _no_flow(xp: Any, spec: Any, k: Native) -> Native:
     B, T, _, H, W = k.shape
     return xp.empty((B, 1, T, 0, 2, *query_grid(H, W, spec.stride)), np.float32)
-
-
-def _near(xp: Any, video: Native) -> Native:
-    """Return a video in which neighbours are no farther apart than 32 bits count."""
-    apart = max(map(abs, video.strides[2:])) // video.dtype.itemsize
-    return video if apart < 2**31 else xp.ascontiguousarray(video)
 
 
 # --- backward ---------------------------------------------------------------------------------------

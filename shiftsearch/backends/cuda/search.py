@@ -51,17 +51,17 @@ _WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "SLIDE":
 _WINDOWS = {**_WINDOW, "AROUND": "float", "SEEDS": 0, "RADIUS": 1, "FIRST_SLOT": 0}
 _BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
 _MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0}
-_SEARCH = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
+SEARCHED = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
 _SUBPIXEL = {"PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
 _IN_SHARED = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65}
 _IN_GLOBAL = {"TOPK": 500, "REGISTERS": 0, "ROOM": 750, "ZEROS": 1, "QUERY_ZEROS": 1}
 _SEARCHES = (
-    _SEARCH,
-    {**_SEARCH, **_SUBPIXEL},
-    {**_SEARCH, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
-    {**_SEARCH, "VECTORS": 1, "TILE_X": 26, "TILE_Y": 26, "MARKED": 1},
-    {**_SEARCH, **_IN_SHARED},
-    {**_SEARCH, **_IN_GLOBAL},
+    SEARCHED,
+    {**SEARCHED, **_SUBPIXEL},
+    {**SEARCHED, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
+    {**SEARCHED, "VECTORS": 1, "TILE_X": 26, "TILE_Y": 26, "MARKED": 1},
+    {**SEARCHED, **_IN_SHARED},
+    {**SEARCHED, **_IN_GLOBAL},
 )
 SEARCH = Kernel("search", "search.cu", registers=216, shared=_shared_buffers, instances=_SEARCHES)
 
@@ -72,7 +72,7 @@ def search(
 ) -> tuple[Native, Native, Native | None]:
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
-    q, k = _near(xp, q), _near(xp, k)
+    q, k = near(xp, q), near(xp, k)
     vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
     layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
     plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared)
@@ -119,11 +119,11 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     B, T, _, H, W = layout.k
     queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
     shape, count = (*queries, spec.kept(windows)), prod(queries)
-    constants = _constants(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
+    constants = constants_of_search(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
     sizes |= sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
-    on_tiles = None if seeds else _on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
+    on_tiles = None if seeds else plan_on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
     spread = search_subpixel.spread(on_tiles.program.constants, sizes) if on_tiles and spec.subpixel else None
     if on_tiles:
         tiles = on_tiles.program.constants
@@ -134,7 +134,7 @@ def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bo
     return _Plan(spread, on_tiles, Plan(program, blocks, sizes), shape, spare)
 
 
-def _on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
+def plan_on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
     """Return how a search is launched on tiles, in the fastest way that can do it, if any."""
     ways = (
         (search_subpixel.BLENDS, search_subpixel.constants),
@@ -145,7 +145,7 @@ def _on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
     return next((search_tiles.plan(kernel, tiles, sizes) for kernel, tiles in found if tiles), None)
 
 
-def _near(xp, video):
+def near(xp, video):
     """Return a video in which neighbours are no farther apart than 32 bits count."""
     apart = max(map(abs, video.strides[2:])) // video.dtype.itemsize
     return video if apart < 2**31 else xp.ascontiguousarray(video)
@@ -173,7 +173,8 @@ def _blocks(constants: Constants, at_once: int, queries: int) -> tuple[int, int]
 
 
 # --- constants ------------------------------------------------------------------------------------
-def _constants(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Constants:
+def constants_of_search(spec, p: Patches, dtype, around, windows: int, seeds: bool) -> Constants:
+    """Return the constants of a search query by query."""
     if windows * prod(spec.window) >= 2**31:
         raise ShiftsearchError(
             f"{spec.caller}: window is {spec.window} in {windows} places, expected fewer than 2**31 candidates"

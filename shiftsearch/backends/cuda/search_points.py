@@ -76,10 +76,16 @@ def _fixed(shape: Constants) -> int:
 
 
 def _beside_pool(shape: Constants, itemsize: int) -> int:
-    """Return the bytes of queries, products, noted rows, and where windows begin."""
+    """Return the bytes of queries, products, noted rows, where windows begin, and what attention has found before."""
     of_thread = _pixel(shape, itemsize) + 4 * _WAIT + 4 * (2 * shape["RADIUS"] + 1)
     pairs = 4 * shape["STRIPS"] + 1 - shape["WINDOW_X"] % 2  # SS_OF_WARP
+    of_thread += 8 * shape["PER_FRAME"] * shape.get("ATTENDED", 0)
     return shape["THREADS"] * of_thread + shape["THREADS"] // 32 * pairs * _COLUMNS * 8
+
+
+def found_at(shape: Constants) -> int:
+    """Return how many bytes of shared memory lie before what has been found in frames before."""
+    return _shared(shape) - 8 * shape["THREADS"] * shape["ATTENDED"] if shape["PER_FRAME"] else 0
 
 
 _ITEMSIZES = {"float": 4, "__half": 2, "__nv_bfloat16": 2}

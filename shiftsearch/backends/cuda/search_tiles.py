@@ -131,13 +131,26 @@ def _beside_ring(constants: Constants) -> int:
     row, queries = -(-constants["TILE_X"] // 4) * 16, constants["TILE_X"] * constants["TILE_Y"]
     at_once = _BLENDED_AT_ONCE if constants["SUBPIXEL"] else _AT_ONCE
     sums = 2 * (at_once * constants["ROWS"] + constants["COLUMN"]) * row
-    return sums + 8 * _WAIT * queries + constants["SUBPIXEL"] * _for_blends(constants, queries)
+    blends = constants["SUBPIXEL"] * _for_blends(constants, queries)
+    return sums + 8 * _WAIT * queries + blends + _for_attention(constants)
 
 
 def _for_blends(constants: Constants, queries: int) -> int:
     """Return the bytes of blends that wait for the next row, and of what consumers note of their queries."""
     consumers = constants["THREADS"] - 8 * constants["ROWS"]
     return 4 * constants["WINDOW_X"] * queries + 16 * constants["COLUMN"] * consumers
+
+
+def _for_attention(constants: Constants) -> int:
+    """Return the bytes of what has been found of the places to attend to, before all of them are: the rest needs no ring."""
+    in_one = constants["KEPT"] == constants["TOPK"] and not constants["PER_FRAME"]
+    return 0 if in_one else 8 * constants["TILE_X"] * constants["TILE_Y"] * constants.get("ATTENDED", 0)
+
+
+def found_at(constants: Constants) -> int:
+    """Return how many bytes of shared memory lie before what has been found of the places to attend to."""
+    kept = _for_attention(constants)
+    return shared(constants) - kept if kept else 0
 
 
 def shared(constants: Constants) -> int:

@@ -20,9 +20,18 @@ WEIGH_BACKWARD = Kernel("weigh_backward", "weigh.cu", registers=64, instances=_I
 
 
 @primitive
-def weigh(device: Any, scores: Native, spec: Any, factor: float, *, scales: Native | None = None) -> Native:
+def weigh(
+    device: Any,
+    scores: Native,
+    spec: Any,
+    factor: float,
+    *,
+    scales: Native | None = None,
+    sums: Native | None = None,
+) -> Native:
+    """Write weights over the scores, and the largest logit and the sum of all exp(logit - largest) to `sums`."""
     plan = _plan(WEIGH, spec.metric, factor, scores.shape, scores.dtype)
-    plan.launch(device, {"weights": scores, "scales": scales})
+    plan.launch(device, {"weights": scores, "scales": scales, "sums": sums})
     return scores
 
 
@@ -52,7 +61,8 @@ def by_factors_of(products: Native | None) -> Native | None:
 @lru_cache(MOST_PLANS)
 def _plan(kernel: Kernel, metric: str, factor: float, scores: tuple[int, ...], dtype: np.dtype) -> Plan:
     *queries, K = scores
+    count = prod(queries)
     lanes = next(n for n in (1, 2, 4, 8, 16, 32) if n * _OF_LANE >= K or n == 32)
-    sizes = {"count": prod(queries), "of_head": prod(queries[2:]), "G": queries[1], "K": K, "factor": factor}
+    sizes = {"count": count, "of_head": prod(queries[2:]), "G": queries[1], "K": K, "factor": factor}
     program = Program(kernel, {**numbers(dtype), "L2": int(metric == "l2"), "LANES": lanes})
-    return Plan(program, -(-sizes["count"] * lanes // kernel.threads), sizes)
+    return Plan(program, -(-count * lanes // kernel.threads), sizes)
