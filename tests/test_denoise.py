@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,9 +12,20 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.denoise import Noise, bands, components, denoise_planes, direct, groups, passes, qualities
+from shiftsearch.video.denoise import (
+    Noise,
+    bands,
+    components,
+    denoise_planes,
+    direct,
+    groups,
+    memory,
+    passes,
+    qualities,
+    spec,
+)
 
-QUALITIES = tuple(qualities.PASSES)
+QUALITIES = "fast", "high"
 SIZES = {"fast": (8, 64, 80), "high": (6, 40, 48)}  # frames, rows and columns: high quality takes long
 
 
@@ -54,6 +67,14 @@ def test_noise_goes(quality, gain):
     clip = scene(*SIZES[quality])
     noisy = with_noise(clip, 0.1)
     assert psnr(ss.denoise(noisy, 0.1, quality=quality), clip) > psnr(noisy, clip) + gain
+
+
+def test_a_preview_is_between_the_noise_and_the_result():
+    clip = scene()
+    noisy = with_noise(clip, 0.1)
+    preview, found = (psnr(ss.denoise(noisy, 0.1, quality=quality), clip) for quality in ("preview", "fast"))
+    assert psnr(noisy, clip) + 7 < preview < found
+    assert ss.denoise_overlap(quality="preview", radius=2) == 5
 
 
 @pytest.mark.full
@@ -191,7 +212,38 @@ def test_threads_give_the_same(quality, threads, monkeypatch):
     few = ss.denoise(clip, 25, quality=quality, radius=1)
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", threads)
     np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1), few)
-    np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1, max_memory=1), few)
+    least = int(memory.held(spec.spec_of("denoise", clip[0], [25], quality=quality, radius=1), (clip[0],))) + 1
+    np.testing.assert_array_equal(ss.denoise(clip, 25, quality=quality, radius=1, max_memory=least), few)
+    with pytest.raises(
+        ShiftsearchError, match=r"max_memory is .*, expected at least .* frames of \(.*a smaller radius"
+    ):
+        ss.denoise(clip, 25, quality=quality, radius=1, max_memory=least - 2)
+
+
+_PEAK = """
+import resource, numpy as np, shiftsearch as ss
+from shiftsearch.video.denoise import memory, spec
+
+def frames(count, *size):
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 255, size, np.uint8) for _ in range(count))
+
+for frame in ss.denoise_stream(frames(4, 48, 64, 3), 20, radius=1):
+    pass
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+first = next(frames(1, 480, 640, 3))
+least = memory.held(spec.spec_of("denoise", first, [20], radius=1), (first,))
+for frame in ss.denoise_stream(frames(8, 480, 640, 3), 20, radius=1, max_memory=int(least) + 1):
+    pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / least)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_max_memory_counts_the_frames_that_are_held():
+    """Measured in a process of its own. The frames do take most of what is said, so that the limit is no guess."""
+    done = subprocess.run([sys.executable, "-c", _PEAK], check=True, stdout=subprocess.PIPE, text=True)
+    assert 0.6 < float(done.stdout) <= 1
 
 
 @pytest.mark.full

@@ -191,7 +191,7 @@ _OF_ALIGN = {
     "progress": None,
 }
 _OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None}
-_OF_STREAM = {"quality": "fast", "radius": None, "flow": "dis", **_OF_GRAIN, "max_memory": "1GiB"}
+_OF_STREAM = {"quality": "fast", "radius": None, "flow": "dis", **_OF_GRAIN, "max_memory": None}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {

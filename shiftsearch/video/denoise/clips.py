@@ -30,7 +30,7 @@ def denoise(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
-    max_memory: int | str = DenoiseSpec.max_memory,
+    max_memory: int | str | None = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Array:
     """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
@@ -61,8 +61,9 @@ def denoise(
             that only one frame shows, and more noise stays. For quality "fast"
         white: the value that is white, if it is not the largest of an integer, or 1: 1023 for 10 bits that uint16 holds
             as 0 to 1023, 255 for floats from 0 to 255
-        max_memory: limit of the memory for computations beside the frames in reach: a number of bytes, or text such as
-            "500MB". The result does not depend on it
+        max_memory: limit of the memory beside the frames that are given and returned: a number of bytes, or text such
+            as "500MB". An error says what the frames in reach take if it is less. Changes of light take more for a
+            moment. None is what these take and 1 GiB. The result does not depend on it
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
 
     Returns:

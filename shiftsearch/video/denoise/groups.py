@@ -68,15 +68,34 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_
 
     These are scores (n, k, h, w) and offsets (n, k, h, w, 3).
     """
-    own, *keys = (xp.stack([frame.searched for frame in frames[s : s + pass_.depth]]) for s in [here, *there])
-    _, height, width = own.shape
-    flow = _flow_to(xp, frames, here, there, query_grid(height, width, pass_.stride), pass_.stride)
+    height, width = frames[here].searched.shape
+    grid = query_grid(height, width, pass_.stride)
+    flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
+    scores = xp.empty((len(there), topk, *grid), np.float32)
+    offsets = xp.empty((*scores.shape, 3), xp.int32)
+    at_once = 1 if xp is np else len(there)  # a GPU is filled by many frames, and main memory by few
+    for first in range(0, len(there), at_once):
+        some = slice(first, first + at_once)
+        _match(xp, frames, here, there[some], flow[some], pass_, scores[some], offsets[some])
+    return scores, offsets
+
+
+def _match(
+    xp: Any, frames: list[Frame], here: int, there: list[int], flow: Any, pass_: Pass, scores: Any, offsets: Any
+) -> None:
+    """Write the best of each frame `there` to scores (n, k, h, w) and offsets (n, k, h, w, 3)."""
+    own, *keys = (_spans(xp, frames[s : s + pass_.depth]) for s in [here, *there])
+    keys = keys[0][None] if len(keys) == 1 else xp.stack(keys)
     options: dict[str, Any] = {"window": pass_.window, "patch": pass_.patch, "stride": pass_.stride}
-    scores, found = match(xp.broadcast_to(own, (len(keys), *own.shape)), xp.stack(keys), flow, topk=topk, **options)
-    offsets = xp.empty((len(keys), topk, *scores.shape[2:4], 3), xp.int32)
+    best, found = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=scores.shape[1], **options)
+    scores[...] = best[:, 0].transpose(0, 3, 1, 2)
     offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
     offsets[..., 1:] = found[:, 0].transpose(0, 3, 1, 2, 4)
-    return scores[:, 0].transpose(0, 3, 1, 2), offsets
+
+
+def _spans(xp: Any, frames: list[Frame]) -> Any:
+    """Return the planes to search in of neighbouring frames, (n, H, W)."""
+    return frames[0].searched[None] if len(frames) == 1 else xp.stack([frame.searched for frame in frames])
 
 
 # --- where flow leads -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch.video.denoise.margins import with_margins
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.frames import coarsened, restored
@@ -37,10 +38,11 @@ def taken(
 def _colours(xp: Any, channels: Any, sigma: Any) -> Frame:
     """Return channels as a frame of opponent colours, or of one grey plane."""
     colours = len(channels) - 1 + len(channels) % 2  # an even number of channels has alpha last
-    planes = xp.ascontiguousarray(_turned(xp, channels[:colours], _OPPONENT))
+    planes = with_margins(xp, _turned(xp, channels[:colours], _OPPONENT))
     known = noise_level(xp, planes[:1]) if sigma is None else sigma
     noise = known if isinstance(known, Noise) else Noise.white(_of_channels(known, colours))
-    return Frame(planes, noise, [sigma is None] * colours, white=math.sqrt(colours), alpha=channels[colours:])
+    unknown, alpha = [sigma is None] * colours, channels[colours:].copy()  # a view would keep all channels
+    return Frame(planes, noise, unknown, white=math.sqrt(colours), alpha=alpha)
 
 
 def _planes(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]:
@@ -50,11 +52,11 @@ def _planes(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     noise = levels[0] if isinstance(levels[0], Noise) else Noise.white(levels)
     if others[0].shape == first.shape:
-        return [Frame(xp.concatenate(natives), noise, unknown, (1, *[_BESIDE] * len(others)))]
+        return [Frame(with_margins(xp, xp.concatenate(natives)), noise, unknown, (1, *[_BESIDE] * len(others)))]
     seen, factors = coarsened(xp, first, others[0].shape[1:])
     known = Noise.white([noise_level(xp, seen), *levels[1:]]) if sigmas[0] is None else noise.coarsened(factors)
-    coarse = Frame(xp.concatenate([seen, *others]), known, unknown, (1,) * len(natives))
-    return [Frame(first, noise.first(), unknown[:1]), coarse]
+    coarse = Frame(with_margins(xp, xp.concatenate([seen, *others])), known, unknown, (1,) * len(natives))
+    return [Frame(with_margins(xp, first), noise.first(), unknown[:1]), coarse]
 
 
 def _of_channels(sigma: Any, planes: int) -> list[float]:

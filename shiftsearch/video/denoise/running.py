@@ -17,7 +17,7 @@ from shiftsearch.video.denoise import direct
 from shiftsearch.video.denoise.bands import bands, filter_band
 from shiftsearch.video.denoise.groups import still
 from shiftsearch.video.denoise.lights import Lights, lights_to, seen_in, unlit
-from shiftsearch.video.denoise.margins import fold_margins, mirror, with_margins, zeros_with_margins
+from shiftsearch.video.denoise.margins import fold_margins, mirror, zeros_with_margins
 from shiftsearch.video.denoise.passes import Frame, Pass
 from shiftsearch.video.denoise.threads import blas_alone
 
@@ -33,15 +33,14 @@ class Running:
     def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
         """Take the next frame of the scene and yield those that are ready."""
         self._held[self._arrived] = frame
-        frame.noisy = with_margins(xp, frame.noisy)
         self._arrived += 1
         ahead = 2 * self._radius + 1
+        # the last frames of a scene are searched 2 * radius frames back: those from here on may be among them
+        while self._done + ahead < self._arrived:  # before more memory is taken
+            yield self._ready(xp)
         while self._arrived >= ahead and self._asked + self._radius < self._arrived:
             first = max(self._asked - self._radius, 0)
             self._ask(xp, range(first, first + ahead))
-        # the last frames of a scene are searched 2 * radius frames back: those from here on may be among them
-        while self._done + ahead < self._arrived:
-            yield self._ready(xp)
 
     def finish(self, xp: Any) -> Iterator[Frame]:
         """Yield the remaining frames at the end of the scene."""

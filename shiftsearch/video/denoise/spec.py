@@ -34,7 +34,7 @@ class DenoiseSpec(Spec):
     mix: float = 0.0
     temporal_only: bool = False
     white: float | None = None
-    max_memory: int | str = "1GiB"
+    max_memory: int | str | None = None
 
     def __post_init__(self) -> None:
         self.choice("quality", *PASSES)
@@ -43,7 +43,8 @@ class DenoiseSpec(Spec):
         self.real("mix", most=1)
         self.switch("temporal_only")
         self.check(self.quality == TEMPORAL or not self.temporal_only, "temporal_only", f"quality {TEMPORAL!r} with it")
-        self.memory("max_memory")
+        if self.max_memory is not None:
+            self.memory("max_memory")
 
     @property
     def reach(self) -> int:

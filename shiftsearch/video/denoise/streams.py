@@ -7,6 +7,7 @@ from typing import Any
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.memory import room
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, noise_of, taken
@@ -31,7 +32,7 @@ def denoise_stream(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
-    max_memory: int | str = DenoiseSpec.max_memory,
+    max_memory: int | str | None = DenoiseSpec.max_memory,
 ) -> Iterator[Array]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
 
@@ -67,7 +68,7 @@ def denoise_planes(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
-    max_memory: int | str = DenoiseSpec.max_memory,
+    max_memory: int | str | None = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
 ) -> Iterator[Planes]:
     """Run `denoise_stream` on frames whose planes differ in noise, and perhaps in size, as those of YUV.
@@ -118,11 +119,12 @@ def denoised(
     """
     method = method_of(spec.caller, flow)
     stages: _Stages | None = None
-    with Threads(float(spec.max_memory)) as pool:
+    with Threads() as pool:
         for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0], spec.white)):
             if stages is None or begins:
                 if stages is not None:
                     yield from stages.finish()
+                pool.most = room(spec, frame)
                 scene = Scene(spec, method, pool.in_order, len({tuple(array.shape) for array in frame}))
                 stages = _Stages(spec, scene, flow, noted)
             yield from stages.push(number, frame)

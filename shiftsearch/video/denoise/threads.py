@@ -16,8 +16,8 @@ from shiftsearch.threads import get_num_threads
 class Threads:
     """Threads for as many bands at once as there are cores, or as memory allows. Results come in order."""
 
-    def __init__(self, most: float):
-        self._most = most  # bytes
+    def __init__(self) -> None:
+        self.most = 0.0  # bytes
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Threads:
@@ -30,7 +30,7 @@ class Threads:
     def in_order(self, work: Callable[[Any], Any], bands: Sequence[Any], each: int) -> Iterator[Any]:
         """Yield `work(band)` of each band, which takes `each` bytes."""
         threads = get_num_threads()
-        at_once = min(2 * threads, len(bands), int(self._most // each))
+        at_once = min(2 * threads, len(bands), int(self.most // each))
         if at_once < 2 or threads < 2:
             yield from map(work, bands)
             return

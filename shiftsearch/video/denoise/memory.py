@@ -1,0 +1,56 @@
+"""How much memory the frames take that a result depends on, and how much is left of the caller's limit."""
+
+from __future__ import annotations
+
+from math import prod
+
+from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.passes import Pass
+from shiftsearch.video.denoise.qualities import passes_of
+from shiftsearch.video.denoise.spec import DenoiseSpec
+from shiftsearch.video.frames import layout
+from shiftsearch.video.types import Planes
+
+_ROOM = 2**30  # bytes for computations, unless the caller has a limit
+_NUMBER = 4  # bytes
+_LOOSE = 1.15  # margins, and memory that is free in pieces only
+_TURNED = 12  # numbers for each number of a frame, while frames are taken and given
+_MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
+_BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
+
+
+def room(spec: DenoiseSpec, frame: Planes) -> float:
+    """Return the bytes that computations may take beside the frames, or raise an error if there are none."""
+    if spec.max_memory is None:
+        return _ROOM
+    needed, most = held(spec, frame), float(spec.max_memory)
+    if needed > most:
+        frames = len(passes_of(spec.quality, False)) * (2 * spec.reach + 1)
+        raise ShiftsearchError(
+            f"{spec.caller}: max_memory is {most / 1e6:,.0f} MB, expected at least {needed / 1e6:,.0f} MB for {frames} "
+            f"frames of {' and '.join(str(tuple(plane.shape)) for plane in frame)}; a smaller radius takes less"
+        )
+    return most - needed
+
+
+def held(spec: DenoiseSpec, frame: Planes) -> float:
+    """Return the bytes of the frames that a result depends on, and of the least computation."""
+    passes, planes = passes_of(spec.quality, spec.temporal_only), _planes(spec, frame)
+    frames, numbers = 2 * spec.reach + 1, sum(planes)
+    of_frames = sum(frames * numbers * (3 + (number > 0)) for number in range(len(passes)))  # noisy, sums, guide
+    of_motion = (len(passes) * frames + 2) * _MOTION * planes[0]
+    return _LOOSE * _NUMBER * (of_frames + of_motion + _TURNED * numbers) + _of_bands(passes, planes)
+
+
+def _planes(spec: DenoiseSpec, frame: Planes) -> list[int]:
+    """Return the pixels of all planes that are filtered."""
+    if len(frame) > 1:
+        sizes = [prod(plane.shape) for plane in frame]
+        return sizes if sizes[0] == sizes[1] else [*sizes, sizes[1]]  # the first plane once more, with the others
+    colour, _ = layout(spec.caller, "frames", frame[0].shape)
+    height, width, *channels = frame[0].shape
+    return [height * width] * (channels[0] if colour else 1)
+
+
+def _of_bands(passes: tuple[Pass, ...], planes: list[int]) -> int:
+    return _BAND * len(planes) if any(pass_.count for pass_ in passes) else 0
