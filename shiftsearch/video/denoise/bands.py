@@ -70,9 +70,12 @@ class _Band:
         spans = [frames[s : s + pass_.depth] for s in range(len(frames) - pass_.depth + 1)]
         channels, H, W = frames[here].noisy.shape
         rows, columns = part
-        at = xp.arange(rows.start, rows.stop)[:, None, None] * pass_.stride + offsets[part][..., 1]
-        first = min(rows.start, max(int(at.min()) - pass_.patch, 0) // pass_.stride)  # row of queries at `top`
-        top, bottom = first * pass_.stride, min(max(int(at.max()), rows.stop * pass_.stride) + pass_.patch + 1, H)
+        first, top, bottom = 0, 0, H
+        if rows.stop - rows.start < len(offsets):  # else all is read: a GPU need not wait for the offsets
+            at = xp.arange(rows.start, rows.stop)[:, None, None] * pass_.stride + offsets[part][..., 1]
+            first = min(rows.start, max(int(at.min()) - pass_.patch, 0) // pass_.stride)  # row of queries at `top`
+            top = first * pass_.stride
+            bottom = min(max(int(at.max()), rows.stop * pass_.stride) + pass_.patch + 1, H)
         queries = slice(here, here + 1), slice(rows.start - first, rows.stop - first), columns
         last = first + query_grid(bottom - top, W, pass_.stride)[0]
         read = offsets[first:last]  # only the offsets of `queries` are used

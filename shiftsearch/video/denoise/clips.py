@@ -46,8 +46,9 @@ def denoise(
             or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
             flow=None, and for a single frame, it is the white noise that fine differences show
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
-            their cosine transforms; "high" goes on with groups of some 50 patches and filters their principal
-            components, in two more passes. It takes about 20 times as long
+            their cosine transforms; "preview" is the first of these alone; "high" goes on with groups of some 50
+            patches and filters their principal components, in two more passes. It takes about 20 times as
+            long
         radius: frames each way to search in, where the scene has them; None is 3 for "fast" and 6 for "high"
         flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
             motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
