@@ -256,6 +256,23 @@ def test_chunks_give_the_same(quality, radius):
     np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(clip, 25, quality=quality, radius=radius))
 
 
+def test_a_band_that_is_a_whole_frame_needs_no_look_at_its_offsets():
+    """On a GPU a look waits for all that was asked of it before."""
+
+    class Unseen(np.ndarray):
+        def min(self, *_, **__):
+            raise AssertionError("looked at")
+
+        max = min
+
+    one, frames = one_pass(None), [passes.Frame(np.zeros((1, 20, 24), np.float32), Noise.white([0.1]), [False])] * 3
+    offsets = np.zeros((5, 6, 3, 3), np.int32).view(Unseen)
+    band = bands._Band.of(np, frames, 1, offsets, one, (slice(0, 5), slice(0, 6)))
+    assert (band.top, band.bottom) == (0, 20)
+    with pytest.raises(AssertionError, match="looked at"):
+        bands._Band.of(np, frames, 1, offsets, one, (slice(0, 4), slice(0, 6)))
+
+
 def test_less_overlap_does_not():
     clip = example(15) / 255
     chunks = ss.chunks(15, 8, ss.denoise_overlap(radius=1) - 1)

@@ -49,7 +49,8 @@ def denoise(
             their cosine transforms; "preview" is the first of these alone; "high" goes on with groups of some 50
             patches and filters their principal components, in two more passes. It takes about 20 times as
             long
-        radius: frames each way to search in, where the scene has them; None is 3 for "fast" and 6 for "high"
+        radius: frames each way to search in, where the scene has them; None is 2 for "preview", 3 for "fast"
+            and 6 for "high"
         flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
             motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
             in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
