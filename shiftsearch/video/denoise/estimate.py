@@ -63,8 +63,8 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
         there = moves[0] @ _patches(xp, b, at + whole, _REACH) @ moves[1].swapaxes(1, 2)
         differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
         groups = groups or _shades(xp, here[:, 0, 0] / SIDE)
-        *variances, share = _of_plane(xp, differ, joint, [group for _, group in groups], level * level, share)
-        found.append(variances)
+        *of_plane, share = _of_plane(xp, differ, joint, [group for _, group in groups], level * level, share)
+        found.append(of_plane)
     variances, of_shades = (np.stack(part) for part in zip(*found, strict=True))
     return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
