@@ -44,6 +44,13 @@ def frame_order(frames: int, radius: int, xp: Any = np) -> Native:
     return xp.where(t + slot <= last, t + slot, last - slot).astype("int32")
 
 
+def along_flow(xp: Any, ahead: Native, flow: Native) -> Native:
+    """Return the offsets (..., T, h, w, S, 3) that lead along a flow (..., T, S, 2, h, w) so many frames `ahead`, (T, S)."""
+    moves = xp.moveaxis(flow, -4, -1)
+    across, down = moves[..., 0, :, :, :], moves[..., 1, :, :, :]
+    return xp.stack((xp.broadcast_to(ahead[:, None, None], down.shape), down, across), -1)
+
+
 def query_grid(height: int, width: int, stride: int) -> tuple[int, int]:
     """Return the rows and columns of the query grid, which has every `stride`-th pixel."""
     return (height - 1) // stride + 1, (width - 1) // stride + 1

@@ -186,7 +186,7 @@ class Bound:
         return gradient.reshape(*shape[:axis], shape[axis] // times, times, *shape[axis + 1 :]).sum(axis + 1)
 
 
-_SIZES = {"B": 1, "T": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
+_SIZES = {"B": 1, "T": 3, "kT": 3, "vT": 3, "C": 4, "H": 7, "W": 8, "G": 2, "K": 2}
 
 
 @dataclass(frozen=True)

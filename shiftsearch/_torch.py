@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import register_flop_formula
 
 from shiftsearch import _arrays
+from shiftsearch._geometry import along_flow
 from shiftsearch._op import Op, Spec, for_each_op, specified
 from shiftsearch.errors import ShiftsearchError
 
@@ -343,6 +344,34 @@ def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
     )
     fine, coarse = (torch.stack([frames.new_full((), n) for n in size]) for size in ((width, height), (w, h)))
     return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
+
+
+def frames_ahead(caller: str, frames: Any, T: int, most: int | None, device: torch.device) -> torch.Tensor:
+    """Return how many frames ahead of each frame those lie that it looks at, (T, S), where there are `most` of them."""
+    found = torch.as_tensor(frames, device=device)
+    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.ndim != 2 or len(found) != T or not found.shape[1] or not whole:
+        told = f"{_name(found.dtype)} of shape {tuple(found.shape)}"
+        raise ShiftsearchError(f"{caller}: frames is {told}, expected whole numbers of shape ({T}, S)")
+    if (
+        most is not None and device.type == "cpu" and not torch.compiler.is_compiling()
+    ):  # elsewhere it would have to wait
+        least, last = (int(x) for x in found.aminmax())
+        if least < 0 or last >= most:
+            raise ShiftsearchError(
+                f"{caller}: frames are {least} to {last}, expected some of 0 to {most - 1}, as k has {most}"
+            )
+    return found - torch.arange(T, device=device)[:, None]
+
+
+def seeds(ahead: torch.Tensor, flow: torch.Tensor | None, shape: tuple[int, ...], heads: bool) -> torch.Tensor:
+    """Return the offsets that lead along a flow, of this shape but for heads, so many frames ahead."""
+    if flow is None:
+        flow = torch.zeros(shape, dtype=torch.int32, device=ahead.device)
+    elif flow.dtype in (torch.float16, torch.bfloat16):
+        flow = flow.float()
+    flow = flow if heads else flow.unsqueeze(-6)
+    return along_flow(torch, ahead.to(flow.dtype), flow)
 
 
 def _check(op: Op, spec: Spec, tensors: dict[str, torch.Tensor]) -> None:

@@ -52,7 +52,18 @@ class Case:
     def sizes(self) -> dict[str, int]:
         """The sizes of all letters of the inputs."""
         (B, T, C, H, W), spec, patch = self.size, self.spec, self.options.get("patch", 1)
-        found = {"B": B, "T": T, "C": C, "H": H, "W": W, "G": self.heads, "F": C // self.heads, "P": patch}
+        found = {
+            "B": B,
+            "T": T,
+            "kT": T,
+            "vT": T,
+            "C": C,
+            "H": H,
+            "W": W,
+            "G": self.heads,
+            "F": C // self.heads,
+            "P": patch,
+        }
         found |= {"K": self.kept, "seeds": self.kept, "qH": H * self.scale, "qW": W * self.scale}
         found["V"] = C + self.heads
         if hasattr(spec, "part"):
@@ -146,9 +157,11 @@ def row(
     values="normal",
     weighted=True,
     scale=1,
+    letters=(),
     **options,
 ):
-    return Case(name, size, heads, flow, flow_heads, offsets, kept, values, weighted, scale, options)
+    others = weighted, scale, options, dict(letters)
+    return Case(name, size, heads, flow, flow_heads, offsets, kept, values, *others)
 
 
 def example(op: Op) -> Case:
@@ -436,6 +449,26 @@ def _at_given(op: str, *rows: Case) -> list[Case]:
     return [Case(**{**vars(row), "name": f"{op}: {row.name}"}) for row in rows]
 
 
+_FROM_OTHERS = [  # offsets into clips of more or fewer frames
+    row("score: another clip", (1, 2, 3, 5, 7), patch=3, letters={"kT": 4}),
+    row("score: a frame, fraction", (1, 3, 3, 5, 7), patch=3, offsets="wild", letters={"kT": 1}),
+    row("aggregate: another clip", (2, 3, 4, 5, 6), patch=3, letters={"vT": 2}),
+    row("aggregate: another clip, fraction", (1, 1, 3, 5, 7), patch=3, offsets="wild", letters={"vT": 4}),
+    row("stack: another clip", (1, 1, 3, 5, 7), patch=3, letters={"vT": 3}),
+    row("gather: another clip", (1, 2, 3, 5, 7), patch=3, letters={"vT": 4}),
+    row("refine: another clip", (1, 2, 3, 5, 7), window=3, patch=3, topk=4, letters={"kT": 4}),
+    row(
+        "refine: a frame, half steps",
+        window=3,
+        offsets="wild",
+        topk=5,
+        subpixel=True,
+        step=0.5,
+        patch=2,
+        letters={"kT": 1},
+    ),
+]
+
 _OTHERS = [
     *_at_given("score", *_GIVEN),
     row("score: dot", metric="dot", patch=3),
@@ -563,4 +596,4 @@ _ATTEND = [
     row("attend: all that is asked for", window=2, topk=None, return_attention=True, flow="wild", subpixel=True),
 ]
 
-CASES = [*map(example, OPS.values()), *_SEARCH, *_MATCH, *_REFINE, *_OTHERS, *_ATTEND]
+CASES = [*map(example, OPS.values()), *_SEARCH, *_MATCH, *_REFINE, *_FROM_OTHERS, *_OTHERS, *_ATTEND]

@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal, overload
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from shiftsearch._types import Border, Metric
 from shiftsearch.errors import ShiftsearchError
@@ -88,30 +87,14 @@ def attend_at(
     """
     _check(q, k, v, offsets, v_offsets, heads)
     check_scale("attend_at", scale, heads)
-    frames, channels, parts = q.shape[-4], q.shape[-3], math.lcm(heads, offsets.shape[-6])
-    q, offsets, v_offsets, k, v = _of_one_length(q, offsets, v_offsets, k, v)
+    channels, parts = q.shape[-3], math.lcm(heads, offsets.shape[-6])
     scores = score(q, k, offsets, patch=patch, heads=parts, metric=metric, border=border)
     if parts > heads:
         scores = scores.unflatten(-5, (heads, parts // heads)).sum(-5)
     scale = default_scale(scale, channels, {"heads": heads, "patch": patch, "metric": metric})
     weights = softmax_of_scores(scores, scale, metric)
     out = weighted_sum(v, weights, offsets if v_offsets is None else v_offsets, patch=patch, border=border)
-    out, weights = out[..., :frames, :, :, :], weights[..., :frames, :, :, :]
     return (out, weights) if return_attention else out
-
-
-def _of_one_length(
-    q: Tensor, offsets: Tensor, v_offsets: Tensor | None, k: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Return clips of as many frames, those of the shorter followed by empty ones: no query looks there, and none is asked."""
-    more = k.shape[-4] - q.shape[-4]
-    if more > 0:
-        q = F.pad(q, (0, 0) * 3 + (0, more))
-        offsets = F.pad(offsets, (0, 0) * 4 + (0, more))
-        v_offsets = None if v_offsets is None else F.pad(v_offsets, (0, 0) * 4 + (0, more))
-    elif more < 0:
-        k, v = (F.pad(video, (0, 0) * 3 + (0, -more)) for video in (k, v))
-    return q, offsets, v_offsets, k, v
 
 
 def weighted_sum(v: Tensor, weights: Tensor, offsets: Tensor, **options: Any) -> Tensor:

@@ -90,7 +90,9 @@ def _check_attention(
     check_whole("deform_attn", groups=groups, clip=clip)
     check_whole("deform_attn", least=0, padding=padding)
     if stride != 1:
-        raise ShiftsearchError(f"deform_attn: stride is {stride!r}, expected 1: each pixel is a query")
+        raise ShiftsearchError(
+            f"deform_attn: stride is {stride!r}, expected 1, as RVRT and KAIR have it: each pixel is a query"
+        )
     for name, tensor in {"q": q, "kv": kv, "offset": offset}.items():
         check_floats("deform_attn", name, tensor)
     if kv.ndim != 5 or kv.shape[1] != clip or kv.shape[2] % 2 or 0 in kv.shape:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.nn.layers import check_floats, check_shape, check_whole, pair
+from shiftsearch.ops.frames import frames_ahead
 
 
 def places(
@@ -51,7 +52,8 @@ def places(
     if moves.ndim not in (4, 5):
         raise ShiftsearchError(f"places: moves has shape {tuple(moves.shape)}, expected (B, T, channels, H, W)")
     T, channels, H, W = moves.shape[-4:]
-    dt = _time(frames, T, moves.device)
+    frames = [[t] for t in range(T)] if frames is None else frames
+    dt = frames_ahead("places", frames, T, None, moves)
     S, points = dt.shape[1], rows * columns
     if channels != S * groups * points * 2:
         expected = f"{S} * {groups} * {points} * 2 channels, of {S} frames, {groups} groups and {points} points"
@@ -68,17 +70,6 @@ def places(
         flow if moves.ndim == 5 or flow is None else flow[None],
     )
     return found if moves.ndim == 5 else found[0]
-
-
-def _time(frames: Any, T: int, device: torch.device) -> Tensor:
-    """Return how many frames ahead the frames that each frame looks at are, (T, S)."""
-    if frames is None:
-        return torch.zeros(T, 1, dtype=torch.int64, device=device)
-    frames = torch.as_tensor(frames, device=device)
-    if frames.ndim != 2 or len(frames) != T or frames.is_floating_point() or frames.dtype == torch.bool:
-        found = f"{frames.dtype} of shape {tuple(frames.shape)}"
-        raise ShiftsearchError(f"places: frames is {found}, expected whole numbers of shape ({T}, S)")
-    return frames - torch.arange(T, device=device)[:, None]
 
 
 def grid_of_points(

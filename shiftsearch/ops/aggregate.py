@@ -59,7 +59,7 @@ def aggregate(
     the frame are dropped.
 
     Args:
-        v: values (B, T, C, H, W)
+        v: values (B, T, C, H, W), or of another number of frames
         weights: (B, heads, T, h, w, K); head g weighs the g-th part of the channels
         offsets: (B, heads, T, h, w, K, 3), (dt, dy, dx) from query to place, as `search` returns them; for floats
             v is sampled bilinearly. A divisor of `heads` will do: each of so many is then that of several heads in a row
@@ -81,7 +81,7 @@ def aggregate(
 
 
 INPUTS = {
-    "v": Input("B T C H W"),
+    "v": Input("B vT C H W"),
     "weights": Input("B G T h w K", WEIGHT),
     "offsets": Input("B G/ T h w K 3", OFFSET),
 }
@@ -116,7 +116,7 @@ def stack(
     """Return the K patches that `aggregate` would sum in K separate videos, each warped to the query.
 
     Args:
-        v: values (B, T, C, H, W)
+        v: values (B, T, C, H, W), or of another number of frames
         offsets: (B, heads, T, h, w, K, 3), (dt, dy, dx) from query to place
         weights: (B, heads, T, h, w, K), or None for 1
         patch, stride, dilation, border: as in `search`

@@ -17,9 +17,10 @@ from shiftsearch._call import need_gradients, run
 from shiftsearch._geometry import query_grid
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
-from shiftsearch.ops import attend_all, attend_some
+from shiftsearch.ops import attend_all, attend_frames, attend_some
 from shiftsearch.ops.attention import AttendSpec, Softmax, wide_of
 from shiftsearch.ops.flow import check_clip
+from shiftsearch.ops.frames import seeds
 from shiftsearch.ops.patches import check_divides
 from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.search import chained
@@ -58,6 +59,7 @@ def attend(
     v: Array,
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
     scales: Array | None = None,
+    frames: Any = None,
     *,
     return_attention: Literal[False] = False,
     **options: Unpack[Options],
@@ -69,6 +71,7 @@ def attend(
     v: Array,
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
     scales: Array | None = None,
+    frames: Any = None,
     *,
     return_attention: Literal[True],
     **options: Unpack[Options],
@@ -80,6 +83,7 @@ def attend(
     v: Array,
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
     scales: Array | None = None,
+    frames: Any = None,
     *,
     return_attention: bool,
     **options: Unpack[Options],
@@ -90,6 +94,7 @@ def attend(
     v: Any,
     flow: Any = None,
     scales: Any = None,
+    frames: Any = None,
     *,
     window: Window = 9,
     even: Even = "after",
@@ -125,6 +130,7 @@ def attend(
         v: values (B, T, C', H, W); C' is a multiple of `heads` too
         flow: as in `search`
         scales: (heads,), a factor of `scale` for each head
+        frames: as in `search`: the frames of k and v that each frame of q looks at. Weights and offsets are in memory then
         scale: a number; None is 1 / sqrt(n) for n products in a dot product of patches, and half of that for "l2": both
             then weigh keys of one length alike
         return_attention: whether weights and offsets are returned, too
@@ -141,33 +147,33 @@ def attend(
         >>> weights.shape, offsets.shape
         ((1, 3, 16, 24, 4), (1, 3, 16, 24, 4, 3))
     """
+    options: dict[str, Any] = {
+        "window": window,
+        "even": even,
+        "patch": patch,
+        "topk": topk,
+        "heads": heads,
+        "stride": stride,
+        "step": step,
+        "dilation": dilation,
+        "metric": metric,
+        "border": border,
+        "subpixel": subpixel,
+        "slide": slide,
+        "penalty": penalty,
+        "anchor": anchor,
+        "skip": skip,
+        "per_frame": per_frame,
+    }
+    if frames is not None:
+        offsets = seeds("attend", q, k, flow, frames, stride)
+        found = attend_frames.attend(q, k, v, offsets, scales, scale, options)
+        return found if return_attention else found[0]
     if isinstance(flow, (tuple, list)):
         flow = chained("attend", q, flow, radius, stride)
     arrays = {"q": q, "k": k, "v": v, "flow": flow, "scales": scales}
-    found = run(
-        ATTEND,
-        arrays,
-        window=window,
-        even=even,
-        patch=patch,
-        radius=radius,
-        topk=topk,
-        heads=heads,
-        stride=stride,
-        step=step,
-        dilation=dilation,
-        metric=metric,
-        border=border,
-        subpixel=subpixel,
-        slide=slide,
-        penalty=penalty,
-        anchor=anchor,
-        skip=skip,
-        per_frame=per_frame,
-        scale=scale,
-        return_attention=return_attention,
-        differentiable=need_gradients(*arrays.values()),
-    )
+    options |= {"radius": radius, "scale": scale, "return_attention": return_attention}
+    found = run(ATTEND, arrays, differentiable=need_gradients(*arrays.values()), **options)
     return found if return_attention else found[0]
 
 

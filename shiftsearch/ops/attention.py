@@ -66,15 +66,19 @@ class AttendSpec(SearchSpec):
 
     def factor(self, channels: int) -> float:
         """Return what scores of so many channels are multiplied by: similar is large."""
-        scale, products = self.scale, channels // self.heads * self.patch**2
-        if scale is None:
-            scale = (1 if self.metric == "dot" else 0.5) / math.sqrt(products)
-        return scale if self.metric == "dot" else -scale
+        return factor(self.scale, self.metric, channels // self.heads * self.patch**2)
 
     def of_values(self) -> AggregateSpec:
         """Return how values are summed."""
         names = ("caller", "patch", "stride", "dilation", "border")
         return specified(AggregateSpec, {name: getattr(self, name) for name in names})
+
+
+def factor(scale: float | None, metric: str, products: int) -> float:
+    """Return what scores of so many products are multiplied by: similar is large."""
+    if scale is None:
+        scale = (1 if metric == "dot" else 0.5) / math.sqrt(products)
+    return scale if metric == "dot" else -scale
 
 
 class Softmax(NamedTuple):

@@ -28,17 +28,20 @@ def differentiate(
     weights: Native = None,
     offsets: Native = None,
     stacked: bool = False,
+    frames: int | None = None,
 ) -> dict[str, Native]:
     """Return dS/dslot for each of the `wanted` slots, but none for offsets that are whole.
 
-    If S is linear in a slot, that slot may be None when only its derivative is wanted; q and k then have one size.
+    If S is linear in a slot, that slot may be None when only its derivative is wanted. q then has so many `frames`, or as
+    many as k, and else both have one size.
     With `stacked` the derivative by q is returned separately for each of the offsets of a query.
     """
     found = {}
     if wanted >= {"q", "k"}:  # they share their work
         found["q"], found["k"] = backend.aggregate_and_scatter(q, k, weights, offsets, p)
     elif "q" in wanted:
-        size = (k if q is None else q).shape[-4:]
+        T, *size = (k if q is None else q).shape[-4:]
+        size = T if q is not None or frames is None else frames, *size
         found["q"] = backend.aggregate(_read(q, p), k, weights, offsets, p, size=size, stacked=stacked)
     elif "k" in wanted:
         size = (q if k is None else k).shape[-4:]
@@ -91,7 +94,8 @@ class Derivative:
 
     def forward(self, backend: Any, spec: Any, **inputs: Native) -> dict[str, Native]:
         given, p = self._given(backend.xp, inputs), spec.patches()
-        found = differentiate(backend, p, {self.by}, **given, stacked=self.stacked)[self.by]
+        frames = given["offsets"].shape[2]
+        found = differentiate(backend, p, {self.by}, **given, stacked=self.stacked, frames=frames)[self.by]
         return {self.output: self._divided(backend.xp, spec, found)}
 
     def backward(

@@ -113,7 +113,7 @@ def _multiply_adds(spec: GatherSpec, sizes: dict[str, int], fractions: bool, wan
 GATHER = Op(
     function=gather,
     spec=GatherSpec,
-    inputs={"v": Input("B T C H W"), "offsets": Input("B G/ T h w K 3", OFFSET)},
+    inputs={"v": Input("B vT C H W"), "offsets": Input("B G/ T h w K 3", OFFSET)},
     outputs={"patches": "value"},
     shapes=_shapes,
     sizes=lambda spec, sizes: {"G": spec.heads, **grid_of(spec, sizes)},

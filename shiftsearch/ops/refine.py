@@ -50,7 +50,7 @@ def refine(
 
     Args:
         q: queries (B, T, C, H, W)
-        k: keys, the same shape
+        k: keys, the same shape, but for the number of frames
         offsets: the seeds (B, heads, T, h, w, S, 3), whole or fractional, as `search` returns them; they are limited to
             2**30 rows or columns, so that the results fit int32
         window: candidates per side around each seed, or (rows, columns) of them
@@ -141,7 +141,7 @@ REFINE = Op(
     spec=RefineSpec,
     inputs={
         "q": Input("B T C H W"),
-        "k": Input("B T C H W"),
+        "k": Input("B kT C H W"),
         "offsets": Input("B G/ T h w seeds 3", OFFSET),
     },
     outputs={**OUTPUTS, "seed": "index"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftsearch._call import run
-from shiftsearch._op import Example, Op
+from shiftsearch._op import Example, Input, Op
 from shiftsearch._types import Array, Border
 from shiftsearch.ops.aggregate import INPUTS, AggregateSpec, check_channels
 from shiftsearch.ops.form import Derivative
@@ -48,7 +48,7 @@ _form = Derivative("k", {"v": "q", "weights": "weights", "offsets": "offsets"}, 
 SCATTER = Op(
     function=scatter,
     spec=AggregateSpec,
-    inputs=INPUTS,
+    inputs={**INPUTS, "v": Input("B T C H W")},
     outputs={"out": "value"},
     shapes=lambda spec, sizes: {"out": tuple(sizes[axis] for axis in "BTCHW")},
     sizes=grid_of,

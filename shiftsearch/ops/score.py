@@ -56,7 +56,7 @@ def score(
 
     Args:
         q: queries (B, T, C, H, W)
-        k: keys, the same shape
+        k: keys, the same shape, but for the number of frames
         offsets: (B, heads, T, h, w, K, 3), (dt, dy, dx) from query to place; whole numbers, or floats, for which
             k is sampled bilinearly. A divisor of `heads` will do: each of so many is then that of several heads in a row
         patch, heads, stride, dilation, metric, border: as in `search`
@@ -87,7 +87,7 @@ _form = Derivative("weights", {"q": "q", "k": "k", "offsets": "offsets"}, "score
 SCORE = Op(
     function=score,
     spec=ScoreSpec,
-    inputs={"q": Input("B T C H W"), "k": Input("B T C H W"), "offsets": Input("B G/ T h w K 3", OFFSET)},
+    inputs={"q": Input("B T C H W"), "k": Input("B kT C H W"), "offsets": Input("B G/ T h w K 3", OFFSET)},
     outputs={"scores": "score"},
     shapes=lambda spec, sizes: {"scores": tuple(sizes[axis] for axis in "BGThwK")},
     sizes=heads_and_grid,

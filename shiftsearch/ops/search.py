@@ -12,6 +12,8 @@ from shiftsearch._op import FLOW, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.flow import chain, check_clip
+from shiftsearch.ops.frames import seeds
+from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.score import check_heads, heads_and_grid
 from shiftsearch.ops.window import OUTPUTS, WindowSpec, differentiate_kept, multiply_adds_of, to_flow
 
@@ -41,6 +43,7 @@ def search(
     q: Array,
     k: Array,
     flow: Array | tuple[Array, Array] | list[Array] | None = None,
+    frames: Any = None,
     *,
     window: Window = 9,
     even: Even = "after",
@@ -69,11 +72,14 @@ def search(
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
-        k: keys, the same shape
+        k: keys, the same shape; with `frames` of any number of frames
         flow: motion in pixels, channel 0 = dx, 1 = dy: an array (B, T, 2 * radius, 2, h, w), whose slot s leads to
             frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow per head; or a pair
             (forward, backward) of (B, T, 2, H, W), which is chained; or None for no motion. A component that is not
             finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
+        frames: whole numbers (T, S): which frames of k each frame of q looks at, slot by slot, in place of its own and
+            those around it. k may then be another clip. Flow has a slot for each, (B, T, S, 2, h, w), and dt of an offset
+            is the frame of k less that of q. skip="self" scores offset (0, 0, 0) infinite
         window: candidates per side, or (rows, columns) of them
         even: where a window of an even number of rows or columns reaches one further: "after" is down and right, "before"
             is up and left
@@ -107,29 +113,32 @@ def search(
         >>> bool((offsets[..., 0, :] == 0).all())  # each pixel is most like itself
         True
     """
-    if isinstance(flow, (tuple, list)):
-        flow = chained("search", q, flow, radius, stride)
-    scores, offsets = run(
-        SEARCH,
-        {"q": q, "k": k, "flow": flow},
-        window=window,
-        even=even,
-        patch=patch,
-        radius=radius,
-        topk=topk,
-        heads=heads,
-        stride=stride,
-        step=step,
-        dilation=dilation,
-        metric=metric,
-        border=border,
-        subpixel=subpixel,
-        slide=slide,
-        penalty=penalty,
-        anchor=anchor,
-        skip=skip,
-        per_frame=per_frame,
-    )
+    options: dict[str, Any] = {
+        "window": window,
+        "even": even,
+        "patch": patch,
+        "topk": topk,
+        "heads": heads,
+        "stride": stride,
+        "step": step,
+        "dilation": dilation,
+        "metric": metric,
+        "border": border,
+        "subpixel": subpixel,
+        "slide": slide,
+        "penalty": penalty,
+        "anchor": anchor,
+        "skip": skip,
+        "per_frame": per_frame,
+    }
+    if frames is not None:
+        offsets = seeds("search", q, k, flow, frames, stride)
+        found = run(REFINE, {"q": q, "k": k, "offsets": offsets}, caller="search", **options)
+    else:
+        if isinstance(flow, (tuple, list)):
+            flow = chained("search", q, flow, radius, stride)
+        found = run(SEARCH, {"q": q, "k": k, "flow": flow}, radius=radius, **options)
+    scores, offsets = found
     return scores, offsets
 
 

@@ -32,7 +32,7 @@ class _Call:
     def __init__(self, spec: Any, q: Native, k: Native, v: Native, flow: Native | None):
         B, T, C, H, W = k.shape
         self.heads, self.dtype, self.batch, self.spec = spec.heads, k.dtype, B, spec
-        size = T, C // spec.heads, H, W
+        size = T, T, C // spec.heads, H, W
         self.task: Task = task_of(spec, spec.patches(), size, spec.search_slots(), False, k.dtype.name)
         self.of_keys = margined(T, H, W, C // spec.heads, 0, 0, True)
         self.of_values = margined(T, H, W, v.shape[2] // spec.heads, 0, 0, True)

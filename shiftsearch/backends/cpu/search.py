@@ -69,13 +69,13 @@ def search(
     """Return what `definition.search` does."""
     if any(stride % q.itemsize for stride in q.strides):
         q = np.ascontiguousarray(q)
-    B, T, C, H, W = k.shape
+    T, (B, kT, C, H, W) = q.shape[1], k.shape
     if B > 1 and T == 1 and seeds is None:  # many clips of one frame are searched like one of many frames
         flow = None if flow is None else flow.swapaxes(0, 2)
         scores, offsets, _ = search(q.swapaxes(0, 1), k.swapaxes(0, 1), spec, p, flow=flow)
         return scores.swapaxes(0, 2), offsets.swapaxes(0, 2), None
     slots = spec.search_slots() if seeds is None else seeds.shape[-2]
-    task = task_of(spec, p, (T, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
+    task = task_of(spec, p, (T, kT, C // spec.heads, H, W), slots, seeds is not None, q.dtype.name)
     shape = (B, spec.heads, T, task.rows, task.columns, task.kept)
     scores = np.empty(shape, q.dtype)
     offsets = np.empty((*shape, 3), q.dtype if spec.subpixel else np.int32)
@@ -94,12 +94,13 @@ def search(
 
 
 def task_of(spec, p: Patches, size, slots: int, seeds: bool, dtype: str) -> Task:
-    T, C, H, W = size
+    T, kT, C, H, W = size
     overhangs = p.border == "reflect" and not spec.stays_inside(H, W)
     down, across = spec.window
     phases = [min(round(1 / spec.step), n) if 1 / spec.step in (1, 2, 4, 8) else n for n in spec.window]
     return Task(
         frames=T,
+        frames_of_k=kT,
         height=H,
         width=W,
         rows=(H - 1) // p.stride + 1,

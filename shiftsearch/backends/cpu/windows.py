@@ -17,7 +17,8 @@ TILE = 8  # queries per side of a tile
 class Task(NamedTuple):
     """The sizes and options of a search of one head of one clip."""
 
-    frames: int
+    frames: int  # of queries
+    frames_of_k: int
     height: int
     width: int
     rows: int  # of queries
@@ -176,6 +177,6 @@ def windows_of_seeds(first: int, last: int, seeds: np.ndarray, order: np.ndarray
             for x in range(task.columns):
                 at = first_of(unit - first, y - y0, x, task)
                 for s in range(task.slots):
-                    frame = frame_of_place(t, seeds[t, y, x, s, 0], task.frames)
+                    frame = frame_of_place(t, seeds[t, y, x, s, 0], task.frames_of_k)
                     down, across = np.float64(seeds[t, y, x, s, 1]), np.float64(seeds[t, y, x, s, 2])
                     _place(windows, at + s, t, frame, y, x, down, across, task)

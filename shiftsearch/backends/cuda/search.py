@@ -116,8 +116,8 @@ class _Plan:
 @lru_cache(MOST_PLANS)
 def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int) -> _Plan:
     windows = around[-2] if seeds else spec.search_slots()
-    B, T, _, H, W = layout.k
-    queries = (B, spec.heads, T, *query_grid(H, W, p.stride))
+    B, _, _, H, W = layout.k
+    queries = (B, spec.heads, layout.q[1], *query_grid(H, W, p.stride))
     shape, count = (*queries, spec.kept(windows)), prod(queries)
     constants = constants_of_search(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
