@@ -258,7 +258,8 @@ class Op:
     def defaults(self) -> dict[str, Any]:
         """The options of the public function that have a default."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+        known = (p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in self.options)
+        return {p.name: p.default for p in known if p.default is not p.empty}
 
     def specify(self, **options: Any) -> Any:
         """Return the spec of these options, with the defaults of the public function for others."""

@@ -81,7 +81,7 @@ _TABLE = [
     ),
     (
         lambda: ss.gather(V, OFFSETS, heads=1),
-        "gather: offsets has shape (1, 2, 3, 5, 6, 2, 3), expected (B=1, G=1, T=3, h=5, w=6, K, 3)",
+        "gather: offsets has shape (1, 2, 3, 5, 6, 2, 3), expected (B=1, G=1, T, h=5, w=6, K, 3)",
     ),
     (
         lambda: ss.fold(PATCHES, OFFSETS, size=(3, 5, 7)),

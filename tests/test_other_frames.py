@@ -28,7 +28,7 @@ def test_the_frames_around_are_those_that_are_looked_at_without_a_word(options, 
     flow = 3 * rng.standard_normal((4, 3, 2, 8, 9))[at]
     flow[:, 0] = 0  # a search follows none in the own frame
     for given, usual in ((flow, flow[:, 1:]), (None, None)):
-        found = ss.search(q, k, given, around, **options)
+        found = ss.search(q, k, given, frames=around, **options)
         for one, other in zip(found, ss.search(q, k, usual, **options), strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -59,7 +59,7 @@ def test_attention_between_clips_is_that_of_all_pairs(clips, moves, rng):
     if moves:  # that stays inside
         y, x = np.indices((6, 7))
         flow = np.stack([rng.integers(-x, 7 - x, (3, 3, 6, 7)), rng.integers(-y, 6 - y, (3, 3, 6, 7))], 2).astype(float)
-    out = ss.attend(q, k, v, flow, None, FRAMES, window=(3, 1), topk=None, metric="dot")
+    out = ss.attend(q, k, v, flow, frames=FRAMES, window=(3, 1), topk=None, metric="dot")
     np.testing.assert_allclose(out, all_pairs(q, k, v, FRAMES, (3, 1), flow), rtol=1e-12)
 
 
@@ -71,7 +71,7 @@ def test_time_of_an_offset_is_counted_from_the_number_of_the_query(clips):
     t, y, x = (i[..., None] for i in np.indices((3, 6, 7)))
     there = k[t + offsets[0, ..., 0], :, y, x]
     np.testing.assert_allclose(scores[0], ((q[t, :, y, x] - there) ** 2).sum(-1))
-    assert ss.score(q, k, offsets).tolist() == scores.tolist()
+    np.testing.assert_allclose(ss.score(q, k, offsets), scores)
     for op in (ss.gather, ss.stack):
         assert np.isin(op(v, offsets), v).all()
     weights = np.ones_like(scores) / 3
@@ -87,10 +87,10 @@ def test_tensors_have_the_gradients_of_what_was_looked_at(clips, rng):
     options = {"window": (1, 2), "topk": 4, "subpixel": True, "heads": 2, "patch": 2}
 
     def attended(q, k, v, flow, scales):
-        return ss.attend(q, k, v, flow, scales, torch.tensor(FRAMES), **options)
+        return ss.attend(q, k, v, flow, scales, frames=torch.tensor(FRAMES), **options)
 
     assert torch.autograd.gradcheck(attended, (q, k, v, flow, scales), fast_mode=True)
-    numpy = ss.attend(*(x.detach().numpy() for x in (q, k, v, flow, scales)), FRAMES, **options)
+    numpy = ss.attend(*(x.detach().numpy() for x in (q, k, v, flow, scales)), frames=FRAMES, **options)
     np.testing.assert_allclose(attended(q, k, v, flow, scales).detach().numpy(), numpy)
     compiled = torch.compile(attended, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(q, k, v, flow, scales), attended(q, k, v, flow, scales))
@@ -118,11 +118,11 @@ def test_other_mistakes_are_told(clips):
     flow = np.zeros((3, 2, 2, 6, 7))
     for call, expected in (
         (lambda: ss.search(q, k), r"k has shape \(4, 4, 6, 7\), expected \(T=3"),
-        (lambda: ss.search(q, k, flow, FRAMES), r"flow has shape .*, expected \(3, 3, 2, 6, 7\)"),
-        (lambda: ss.search(q, k, (flow, flow), FRAMES), "flow is a tuple, expected an array"),
-        (lambda: ss.search(q, k, None, FRAMES, skip="own_frame"), "skip is 'own_frame', expected one of None, 'self'"),
-        (lambda: ss.attend(q, k, v[:3], None, None, FRAMES), "v has shape .*, expected .* as k"),
-        (lambda: ss.attend(q, k, v, None, None, FRAMES, scale="1"), "scale is '1', expected a number"),
+        (lambda: ss.search(q, k, flow, frames=FRAMES), r"flow has shape .*, expected \(3, 3, 2, 6, 7\)"),
+        (lambda: ss.search(q, k, (flow, flow), frames=FRAMES), "flow is a tuple, expected an array"),
+        (lambda: ss.search(q, k, frames=FRAMES, skip="own_frame"), "skip is 'own_frame', expected one of None, 'self'"),
+        (lambda: ss.attend(q, k, v[:3], frames=FRAMES), "v has shape .*, expected .* as k"),
+        (lambda: ss.attend(q, k, v, frames=FRAMES, scale="1"), "scale is '1', expected a number"),
     ):
         with pytest.raises(ss.ShiftsearchError, match=expected):
             call()

@@ -25,7 +25,7 @@ class _Kept(nn.Module):
 
     def __init_subclass__(cls) -> None:
         parameters = inspect.signature(cls.op.function).parameters.values()
-        cls.__signature__ = inspect.Signature([p for p in parameters if p.kind is p.KEYWORD_ONLY])
+        cls.__signature__ = inspect.Signature([p for p in parameters if p.name in cls.op.options])
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
