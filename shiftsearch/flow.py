@@ -11,7 +11,7 @@ Every function that searches around a flow also takes a coarser one, (2, h, w), 
 from shiftsearch.video.flow.check import Check, check, consistency
 from shiftsearch.video.flow.color import to_color
 from shiftsearch.video.flow.convert import coarse, from_raft, from_skimage
-from shiftsearch.video.flow.measure import dis, farneback, none
+from shiftsearch.video.flow.measure import dis, farneback, match, none
 
 __all__ = [
     "Check",
@@ -22,6 +22,7 @@ __all__ = [
     "farneback",
     "from_raft",
     "from_skimage",
+    "match",
     "none",
     "to_color",
 ]

@@ -127,7 +127,7 @@ def on_device(monkeypatch):
 
         if transform is not None:
             monkeypatch.setattr(module, "transform", called)
-        for name in ("match", "aggregate", "upsample_flow"):
+        for name in ("match", "score", "aggregate", "upsample_flow"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, through(getattr(module, name)))
 

@@ -10,8 +10,9 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.align import clips, pair, spec
+from shiftsearch.video.align import choice, clips, pair, spec
 from shiftsearch.video.align.tiles import Box, tiles
+from shiftsearch.video.flow import arrays, pyramid
 
 
 def texture(size, shift=(0.0, 0.0), channels=3, seed=0, waves=60):
@@ -214,14 +215,65 @@ def test_frames_are_not_written_and_results_are_our_own(rng):
 def test_arrays_on_a_device_stay_on_it(on_device, rng):
     clip, motion = rng.random((2, 40, 50, 3)), rng.normal(0, 2, (2, 40, 50))
     expected = [ss.align(clip[0], clip, motion, interp=i, return_offsets=True) for i in ("bicubic", "bilinear")]
-    for module in (clips, pair, spec):
+    for module in (clips, pair, spec, choice, arrays, pyramid):
         on_device(module)
     for interp, wanted in zip(("bicubic", "bilinear"), expected, strict=True):
-        arrays = map(on_device.put, (clip[0], clip, motion))
-        found = ss.align(*arrays, interp=interp, return_offsets=True, max_memory=1)
+        given = map(on_device.put, (clip[0], clip, motion))
+        found = ss.align(*given, interp=interp, return_offsets=True, max_memory=1)
         for a, b in zip(found, wanted, strict=True):
             assert isinstance(a, type(on_device.put(clip)))
             np.testing.assert_array_equal(a.get(), b)
+
+
+# --- beyond the flow ----------------------------------------------------------------------------------
+def end_point(offsets, truth, inner=np.s_[..., 12:-12, 12:-12]):
+    return float(np.hypot(*(offsets - truth)[inner]).mean())
+
+
+@pytest.mark.parametrize(("wrong", "sigma"), [(2, 0), (2, 15), (30, 0), (30, 15)])
+def test_flow_that_is_wrong_is_mended(wrong, sigma):
+    size = (96, 128)
+    clean = [texture(size, shift, channels=1) for shift in ((0, 0), (3.4, -1.7))]
+    frames = [noisy(frame, sigma, seed=s) for s, frame in enumerate(clean)]
+    truth, given = constant(3.4, -1.7, size), constant(3.4 - wrong, -1.7 + wrong, size)
+    _, offsets = ss.align(*frames, given, return_offsets=True)
+    assert end_point(offsets, truth) < min(0.6 * end_point(given, truth), 2)
+
+
+def test_what_stands_still_is_not_interpolated():
+    still = texture((64, 80))
+    frames = noisy(still, seed=1), noisy(still, seed=2)
+    shaky = np.random.default_rng(0).normal(0, 0.2, (2, 64, 80)).astype(np.float32)
+    _, offsets = ss.align(*frames, shaky, return_offsets=True)
+    assert (offsets == 0).mean() > 0.9
+
+
+def test_light_that_changes_does_not_move_anything():
+    size = (72, 96)
+    reference, frame = texture(size), 0.6 * texture(size, (3, -2)) + 0.1
+    _, offsets = ss.align(reference, frame, constant(2, -1, size), return_offsets=True)
+    assert end_point(offsets, constant(3, -2, size)) < 0.3
+
+
+@pytest.mark.parametrize("flow", ["match", "function", "array", None])
+def test_the_mask_shows_what_is_seen_in_both_frames(flow):
+    behind, front = texture((64, 96), seed=1), texture((64, 96), seed=2)
+    frames = [behind.copy(), behind.copy()]
+    frames[0][20:44, 30:60], frames[1][20:44, 36:66] = front[20:44, 30:60], front[20:44, 30:60]
+    there = constant(0, 0, (64, 96))
+    there[0, 20:44, 30:60] = 6
+    back = constant(0, 0, (64, 96))
+    back[0, 20:44, 36:66] = -6
+    way = {"function": lambda a, b: there if (a == frames[0]).all() else back, "array": there}.get(flow, flow)
+    *_, mask = ss.align(*frames, way, return_mask=True, window=15, sigma=0)
+    assert (mask.dtype, mask.shape) == (bool, (64, 96))
+    hidden = np.zeros((64, 96), bool)
+    hidden[20:44, 60:66] = True
+    assert mask[hidden].mean() < 0.4
+    assert mask[~hidden][::3].mean() > 0.85
+    clip = np.stack(frames)
+    streamed = [found[-1] for found in ss.align_stream(iter(clip), flow=None, return_offsets=True, return_mask=True)]
+    np.testing.assert_array_equal(streamed, ss.align_clip(clip, flow=None, return_mask=True)[1])
 
 
 # --- the same in pieces -----------------------------------------------------------------------------
@@ -327,7 +379,9 @@ def test_options_have_the_same_names_and_defaults_everywhere():
     promised = {
         name: p.default for name, p in inspect.signature(ss.align).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
-    shared = {name: value for name, value in promised.items() if name not in ("return_offsets", "progress")}
+    shared = {
+        name: value for name, value in promised.items() if name not in ("return_offsets", "return_mask", "progress")
+    }
     assert {field.name: field.default for field in dataclasses.fields(spec.AlignSpec)[1:]} == shared
     assert set(spec.AlignOptions.__annotations__) == set(shared)
 
@@ -349,7 +403,7 @@ FRAME, CLIP = np.zeros((8, 9, 3)), np.zeros((4, 8, 9, 3))
         (lambda: ss.align(FRAME, FRAME.astype(int)), "align: frames is int64"),
         (
             lambda: ss.align(FRAME, FRAME, "raft"),
-            "align: flow is 'raft', expected one of 'dis', 'farneback', None, an array",
+            "align: flow is 'raft', expected one of 'match', 'dis', 'farneback', None, an array",
         ),
         (lambda: ss.align(FRAME, FRAME, np.zeros((8, 9, 2))), r"align: flow has shape \(8, 9, 2\), .*OpenCV's"),
         (

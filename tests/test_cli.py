@@ -22,6 +22,7 @@ from clips import decoded, make, psnr, streams
 import shiftsearch
 from shiftsearch.__main__ import main
 from shiftsearch.video import io
+from shiftsearch.video.align import align_planes
 from shiftsearch.video.cli import report
 
 pytest.importorskip("av")
@@ -76,6 +77,17 @@ def test_align(tmp_path, to):
     assert main(["align", str(source), "-o", str(tmp_path / "b.mkv"), "--to", to, "--window", "5", "--patch", "1"]) == 0
     expected = shiftsearch.align_clip(frames_of(source), int(to) if to == "2" else to, window=5, patch=1)
     np.testing.assert_array_equal(frames_of(tmp_path / "b.mkv"), expected)
+
+
+def test_align_writes_a_mask_of_the_frames_that_it_writes(tmp_path):
+    source, mask = make(tmp_path / "a.mkv", "ffv1", (80, 56), 5, form="gray", audio=None), tmp_path / "seen.npy"
+    run = ["align", str(source), "-o", str(tmp_path / "b.mkv"), "--flow", "none", "--mask"]
+    assert main([*run, str(mask), "--frames", "1:4"]) == 0
+    masks = []
+    with io.read(source) as clip:
+        list(align_planes(clip.planes(), flow=None, noted=masks.append))
+    np.testing.assert_array_equal(np.load(mask), masks[1:4])
+    assert main([*run, "seen.png"]) == 1
 
 
 def test_align_without_flow_is_a_search_around_each_pixel(tmp_path):

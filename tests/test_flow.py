@@ -95,6 +95,25 @@ def test_flow_does_not_depend_on_the_threads_of_opencv(method, cv2):
     np.testing.assert_array_equal(found[2], found[0])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (7, 5), (33, 12)])
+def test_match_takes_frames_of_any_size(size, rng):
+    frame = rng.random((*size, 1))
+    found = flow.match(frame, frame)
+    assert (found.shape, found.dtype) == ((2, *size), np.float32)
+    assert np.abs(found).max() < 0.5
+
+
+@pytest.mark.parametrize("sigma", [None, 15 / 255])
+@pytest.mark.parametrize("shift", [(2.5, -1.5), (-30, 12)])
+def test_match_finds_motion_of_any_length_under_noise_and_other_light(shift, sigma):
+    size = (128, 160)
+    here, there = pair(shift, size)
+    frames = [here, 0.7 * there + 0.1] if sigma is None else [noisy(here, seed=1), noisy(there, seed=2)]
+    apart = np.hypot(*(flow.match(*frames, sigma=sigma) - constant(*shift, size)))
+    assert np.median(apart) < (0.1 if sigma is None else 0.3)
+    assert apart[32:-32, 40:-40].mean() < (0.2 if sigma is None else 0.5)
+
+
 def test_without_opencv_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     for call in (lambda: flow.dis(*pair()), lambda: ss.align(*pair())):

@@ -18,7 +18,7 @@ class AnyArray(Protocol):
 
 Array = TypeVar("Array", bound=AnyArray)  # results belong to the same library and device
 
-Method = Literal["dis", "farneback"]
+Method = Literal["match", "dis", "farneback"]
 METHOD: Method = "dis"  # unless the caller chooses another
 Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
 Flows = tuple[Any, Any]  # from each frame to the next, and to the one before: (T, 2, h, w)

@@ -9,7 +9,18 @@ import numpy as np
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
-from shiftsearch.video.align.spec import ONTO, AlignOptions, AlignSpec, Flow, Onto, Progress, flow_at, lengths, spec_of
+from shiftsearch.video.align.spec import (
+    ONTO,
+    AlignOptions,
+    AlignSpec,
+    Flow,
+    Onto,
+    Progress,
+    flow_at,
+    lengths,
+    spec_of,
+    wanted,
+)
 from shiftsearch.video.frames import DTYPES
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
@@ -26,6 +37,7 @@ def align(
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[False] = False,
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> Array: ...
@@ -36,6 +48,7 @@ def align(
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[True],
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> tuple[Array, Any]: ...
@@ -46,9 +59,21 @@ def align(
     flow: Flow = METHOD,
     *,
     return_offsets: bool,
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> Array | tuple[Array, Any]: ...
+@overload
+def align(
+    reference: AnyArray,
+    frames: Array,
+    flow: Flow = METHOD,
+    *,
+    return_offsets: bool = False,
+    return_mask: bool,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array | tuple[Any, ...]: ...
 
 
 def align(
@@ -64,6 +89,7 @@ def align(
     output: Literal["patch", "pixel"] = AlignSpec.output,
     interp: Literal["bilinear", "bicubic"] = AlignSpec.interp,
     return_offsets: bool = False,
+    return_mask: bool = False,
     max_memory: int | str = AlignSpec.max_memory,
     progress: Progress = None,
 ) -> Any:
@@ -73,8 +99,8 @@ def align(
         reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames; uint8, uint16 or floats,
             whose white is 1. See `shiftsearch.video.frames`
         frames: a frame, or a clip, each of whose frames is warped
-        flow: where to search. "dis" and "farneback" measure flow (with OpenCV, on frames in main memory); None means no
-            motion. An array (2, H, W), or (T, 2, H, W) with one for each frame, leads from reference to frame, in
+        flow: where to search. "match" measures flow by our own search; "dis" and "farneback" do with OpenCV, on frames in
+            main memory; None means no motion. An array (2, H, W), or (T, 2, H, W) with one for each frame, leads from reference to frame, in
             pixels, with dx in channel 0 and dy in channel 1; it may be coarser, (2, h, w), as from `flow.coarse`. A
             function of (reference, frames) returns such an array
         window: candidates per side around where the flow leads; 1 warps by the flow alone
@@ -86,13 +112,16 @@ def align(
         output: "patch" shows at each pixel the mean of the patches that overlap there, "pixel" only its own place
         interp: "bicubic" or "bilinear" interpolation of the result; the search is always bilinear
         return_offsets: also return where the pixels were found
+        return_mask: also return which pixels are seen in both frames: the way from the reference to the frame, and the way
+            back, which is searched too, end within a pixel of where they began
         max_memory: limit of the memory for one computation beside the frames: a number of bytes, or text such as
             "500MB". Frames that need more are computed in tiles, with the same result
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
 
     Returns:
         the warped frames, in the layout, dtype and library of `frames`. With `return_offsets` also a flow to the places
-        that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip
+        that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip. With `return_mask` then a mask
+        of bool, (H, W) or (T, H, W)
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -121,15 +150,15 @@ def align(
     if len(counts) == 2:
         raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
     if not counts:
-        found = warp_pair(spec, reference, frames, flow_at(spec.caller, flow, 0, None))
-        return found if return_offsets else found[0]
+        found = warp_pair(spec, reference, frames, flow_at(spec.caller, flow, 0, None), mask=return_mask)
+        return wanted(found, return_offsets)
     (count,) = counts
     pairs = (
         (reference if of_reference is None else reference[t], frames if of_frames is None else frames[t])
         for t in range(count)
     )
     warped = [
-        warp_pair(spec, onto, frame, flow_at(spec.caller, flow, t, count))
+        warp_pair(spec, onto, frame, flow_at(spec.caller, flow, t, count), mask=return_mask)
         for t, (onto, frame) in enumerate(watched("align", progress, pairs, count))
     ]
     return _stacked(spec.caller, warped, return_offsets)
@@ -142,6 +171,7 @@ def align_clip(
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[False] = False,
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> Array: ...
@@ -152,6 +182,7 @@ def align_clip(
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[True],
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> tuple[Array, Any]: ...
@@ -162,9 +193,21 @@ def align_clip(
     flow: Flow = METHOD,
     *,
     return_offsets: bool,
+    return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> Array | tuple[Array, Any]: ...
+@overload
+def align_clip(
+    frames: Array,
+    to: Onto | int = ONTO,
+    flow: Flow = METHOD,
+    *,
+    return_offsets: bool = False,
+    return_mask: bool,
+    progress: Progress = None,
+    **options: Unpack[AlignOptions],
+) -> Array | tuple[Any, ...]: ...
 
 
 def align_clip(
@@ -173,6 +216,7 @@ def align_clip(
     flow: Flow = METHOD,
     *,
     return_offsets: bool = False,
+    return_mask: bool = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
 ) -> Any:
@@ -184,7 +228,7 @@ def align_clip(
         frames: a clip, (T, H, W) or (T, H, W, C)
         to: "previous", "next" or the number of a frame
         flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto
-        return_offsets, progress: as in `align`
+        return_offsets, return_mask, progress: as in `align`
         options: as in `align`
 
     Returns:
@@ -205,7 +249,9 @@ def align_clip(
             f"align_clip: frames has shape {tuple(frames.shape)}, expected (T, H, W) or (T, H, W, C)"
         )
     found = [
-        warp_pair(spec, None if r is None else frames[r], frames[t], flow_at(spec.caller, flow, t, count))
+        warp_pair(
+            spec, None if r is None else frames[r], frames[t], flow_at(spec.caller, flow, t, count), mask=return_mask
+        )
         for t, r in enumerate(watched("align_clip", progress, _references(frames, to, count), count))
     ]
     return _stacked(spec.caller, found, return_offsets)
@@ -229,10 +275,12 @@ def _references(frames: Any, to: Onto | int, count: int) -> list[int | None]:
     return [None if t + 1 == count or begins[t + 1] else t + 1 for t in range(count)]
 
 
-def _stacked(op: str, found: list[tuple[Any, Any]], return_offsets: bool) -> Any:
-    """Return the frames of a clip as one array, and their offsets if they are wanted."""
+def _stacked(op: str, found: list[tuple[Any, ...]], return_offsets: bool) -> Any:
+    """Return the frames of a clip as one array, and what else is wanted."""
     each = [
         dict(zip((f"frame {t}" for t in range(len(found))), part, strict=True)) for part in zip(*found, strict=True)
     ]
-    frames, offsets = (transform(op, lambda xp, *arrays: xp.stack(arrays), DTYPES, **part) for part in each)
-    return (frames, offsets) if return_offsets else frames
+    kinds = (*DTYPES, "bool")
+    return wanted(
+        tuple(transform(op, lambda xp, *arrays: xp.stack(arrays), kinds, **part) for part in each), return_offsets
+    )

@@ -10,9 +10,10 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.match import match
+from shiftsearch.video.align.choice import kept, light, start
 from shiftsearch.video.align.spec import AlignSpec
 from shiftsearch.video.align.tiles import Box, tiles
-from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.flow.arrays import agreement, checked
 from shiftsearch.video.flow.measure import measure
 from shiftsearch.video.frames import DTYPES, planar, restored
 from shiftsearch.video.noise import noise_level
@@ -20,23 +21,26 @@ from shiftsearch.video.noise import noise_level
 _FAR = 2.0**14  # pixels: any longer vector leads out of the frame
 
 
-def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any) -> tuple[Any, Any]:
-    """Return a frame (H, W) or (H, W, C) warped onto a reference, and its offsets (2, H, W).
+def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any, *, mask: bool = False) -> tuple[Any, ...]:
+    """Return a frame (H, W) or (H, W, C) warped onto a reference, its offsets (2, H, W), and with `mask` where it is seen.
 
-    Without a reference the frame is copied and the offsets are 0.
+    Without a reference the frame is copied, the offsets are 0, and all of it is seen.
     """
     arrays = {"frames": frame}
     if reference is not None:
         arrays["reference"] = reference
         if callable(flow):
             arrays["flow"] = flow(reference, frame)
+            if mask:
+                arrays["back"] = flow(frame, reference)
         elif not (flow is None or isinstance(flow, str)):
             arrays["flow"] = flow
 
-    def natively(xp: Any, frame: Any, reference: Any = None, given: Any = flow) -> tuple[Any, Any]:
+    def natively(xp: Any, frame: Any, reference: Any = None, given: Any = flow, back: Any = None) -> tuple[Any, ...]:
         target = planar(spec.caller, "frames", frame)[0]
         if reference is None:
-            return frame.copy(), xp.zeros((2, *target.shape[1:]), "float32")
+            seen = (xp.ones(target.shape[1:], bool),) if mask else ()
+            return frame.copy(), xp.zeros((2, *target.shape[1:]), "float32"), *seen
         wanted = planar(spec.caller, "reference", reference)[0]
         if wanted.shape != target.shape:
             raise ShiftsearchError(
@@ -44,11 +48,22 @@ def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any) -> tuple[A
                 "those of frames"
             )
         common = np.promote_types(wanted.dtype, target.dtype)
+        pair = wanted.astype(common), target.astype(common)
         with np.errstate(all="ignore"):  # frames that are not finite
-            found, offsets = _aligned(spec, xp, wanted.astype(common), target.astype(common), given)
-        return restored(xp, found[None], frame), offsets
+            found, offsets = _aligned(spec, xp, *pair, given)
+            if not mask:
+                return restored(xp, found[None], frame), offsets
+            back = _way_back(flow) if back is None else back
+            there_and_back = offsets, _aligned(spec, xp, *pair[::-1], back)[1]
+            seen = agreement(xp, *(way[None] for way in there_and_back))[0]
+        return restored(xp, found[None], frame), offsets, seen
 
     return transform(spec.caller, natively, DTYPES, **arrays)
+
+
+def _way_back(flow: Any) -> Any:
+    """Return how the flow back is found: as that there, unless that is an array."""
+    return flow if flow is None or isinstance(flow, str) else "match"
 
 
 def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -> tuple[Any, Any]:
@@ -56,16 +71,31 @@ def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -
     level = spec.sigma
     if level is None:
         level = float(np.hypot(noise_level(xp, reference), noise_level(xp, target)) / 2**0.5)
-    if isinstance(flow, str):
-        flow = measure(spec.caller, xp, flow, reference, target, level)
-    height, width = target.shape[1:]
-    flow = xp.zeros((2, height, width)) if flow is None else _on_grid(spec, xp, flow, (height, width))
-    out, offsets = xp.empty_like(target), xp.empty((2, height, width), "float32")
-    for keep, box in tiles(spec, xp, flow, len(target), Box(0, height, 0, width)):
-        found = _aligned_box(spec, xp, reference[box.of], target[box.of], flow[box.of], level)
+    size = target.shape[1:]
+    found, seen = _flow(spec, xp, reference, target, flow, level), xp.ones(size, bool)
+    if spec.window > 1:
+        changed = light(xp, reference, target, found)
+        if changed is not None:
+            reference = changed.gain * reference + xp.asarray(changed.offsets, reference.dtype)[:, None, None]
+            found = _flow(spec, xp, reference, target, flow, level)
+        if flow is not None:
+            found, seen = start(spec, xp, reference, target, found, level)
+            found = _on_grid(spec, xp, found, size)
+    flow = found
+    out, offsets = xp.empty_like(target), xp.empty((2, *size), "float32")
+    for keep, box in tiles(spec, xp, flow, len(target), Box(0, size[0], 0, size[1])):
+        found = _aligned_box(spec, xp, reference[box.of], target[box.of], flow[box.of], seen[box.of], level)
         for whole, part in zip((out, offsets), found, strict=True):
             whole[keep.of] = part[keep.within(box).of]
     return out, offsets
+
+
+def _flow(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
+    """Return the flow for each pixel of these frames, measured if it is the name of a method."""
+    size = target.shape[1:]
+    if isinstance(flow, str):
+        flow = measure(spec.caller, xp, flow, reference, target, level)
+    return xp.zeros((2, *size)) if flow is None else _on_grid(spec, xp, flow, size)
 
 
 def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
@@ -84,7 +114,9 @@ def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
     return xp.rint(xp.clip(flow, -_FAR, _FAR) * 2**16) / 2**16
 
 
-def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> tuple[Any, Any]:
+def _aligned_box(
+    spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, seen: Any, level: float
+) -> tuple[Any, Any]:
     values = len(reference) * spec.patch**2
     scores, found = match(
         reference,
@@ -98,7 +130,11 @@ def _aligned_box(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: An
         penalty=min(spec.penalty * values * level**2, 1e6),
     )
     leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
-    offsets = xp.where(leaves, found[0, :, :, -1], found[0, :, :, 0]).astype("float32")  # dy, dx
+    begun = xp.moveaxis(flow if spec.subpixel else xp.rint(flow), 0, -1)[..., ::-1].astype("float32")  # dy, dx
+    offsets = begun
+    if spec.window > 1:
+        offsets = xp.where(leaves, found[0, :, :, -1].astype("float32"), begun)
+        offsets = kept(spec, xp, reference, target, begun, offsets, seen, level)
     patch = spec.patch if spec.output == "patch" else 1
     return _interpolated(xp, target, offsets, spec.interp, patch), xp.moveaxis(offsets, -1, 0)[::-1]
 

@@ -67,6 +67,12 @@ def spec_of(op: str, frames: Any, sigma: Any = None, **options: Any) -> AlignSpe
     return AlignSpec(caller=op, sigma=level, **options)
 
 
+def wanted(found: tuple[Any, ...], return_offsets: bool) -> Any:
+    """Return of a frame, its offsets and, if there is one, its mask what the caller wants: an array, or a tuple."""
+    kept = found if return_offsets else (found[0], *found[2:])
+    return kept if len(kept) > 1 else kept[0]
+
+
 def lengths(op: str, reference: Any, frames: Any) -> list[int | None]:
     """Return how many frames each of the two has; None for a frame without an axis of time."""
     found: list[int | None] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
-from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of
+from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of, wanted
 from shiftsearch.video.frames import coarsened
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
@@ -25,6 +25,7 @@ def align_stream(
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[False] = False,
+    return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Array]: ...
 @overload
@@ -34,6 +35,7 @@ def align_stream(
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[True],
+    return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
 ) -> Iterator[tuple[Array, Any]]: ...
 @overload
@@ -43,8 +45,19 @@ def align_stream(
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: bool,
+    return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Array] | Iterator[tuple[Array, Any]]: ...
+@overload
+def align_stream(
+    frames: Iterable[Array],
+    to: Onto = ONTO,
+    flow: Method | Measure | None = METHOD,
+    *,
+    return_offsets: bool = False,
+    return_mask: bool,
+    **options: Unpack[AlignOptions],
+) -> Iterator[Any]: ...
 
 
 def align_stream(
@@ -53,6 +66,7 @@ def align_stream(
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: bool = False,
+    return_mask: bool = False,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Any]:
     """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
@@ -60,8 +74,8 @@ def align_stream(
     Args:
         frames: frames (H, W) or (H, W, C) of one shape and dtype, each a separate array
         to: "previous" or "next"
-        flow: "dis", "farneback", None or a function, as in `align`
-        return_offsets: as in `align`; the iterator then gives pairs (frame, offsets)
+        flow: "match", "dis", "farneback", None or a function, as in `align`
+        return_offsets, return_mask: as in `align`; the iterator then gives tuples (frame, offsets, mask) of what is wanted
         options: as in `align`
 
     Returns:
@@ -76,13 +90,13 @@ def align_stream(
         raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
     if not is_method("align_stream", flow):
         raise ShiftsearchError(
-            f'align_stream: flow is a {type(flow).__qualname__}, expected "dis", "farneback", None or a function'
+            f'align_stream: flow is a {type(flow).__qualname__}, expected "match", "dis", "farneback", None or a function'
         )
     spec_of("align_stream", None, **options)  # wrong options raise an error here, not at the first frame
 
     def pair(reference: Any, frame: Any) -> Any:
-        found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow)
-        return found if return_offsets else found[0]
+        found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow, mask=return_mask)
+        return wanted(found, return_offsets)
 
     return _streamed(pair, with_scenes("align_stream", frames), to)
 
@@ -91,6 +105,8 @@ def align_planes(
     frames: Iterable[Planes],
     to: Onto | Planes = ONTO,
     flow: Method | Measure | None = METHOD,
+    *,
+    noted: Callable[[Any], object] | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Planes]:
     """Run `align_stream` on frames whose planes may differ in size, like those of YUV.
@@ -101,6 +117,7 @@ def align_planes(
         frames: an iterator over tuples of planes (H, W), as for `denoise_planes`, or over tuples of one frame each, as
             for `align`
         to: "previous", "next", or a tuple of planes that all frames are warped onto
+        noted: called with the mask of each frame, as `return_mask` of `align_stream` gives it
         flow, options: as in `align_stream`
 
     Returns:
@@ -120,7 +137,9 @@ def align_planes(
     def pair(reference: Planes | None, frame: Planes) -> Planes:
         spec = spec_of("align_planes", frame[0], **options)
         reference = (None,) * len(frame) if reference is None else reference
-        moved, offsets = warp_pair(spec, reference[0], frame[0], flow)
+        moved, offsets, *mask = warp_pair(spec, reference[0], frame[0], flow, mask=noted is not None)
+        if noted is not None:
+            noted(*mask)
         follow = spec_of("align_planes", frame[0], **{**options, "window": 1, "sigma": 0})
         others = zip(reference[1:], frame[1:], strict=True)
         return (moved, *(warp_pair(follow, r, plane, _coarser(offsets, plane.shape))[0] for r, plane in others))

@@ -42,6 +42,8 @@ def _add_align(commands: Any) -> None:
     parser.add_argument("--window", type=int, default=AlignSpec.window, help=window)
     patch = "side of the patches that are compared (default %(default)s)"
     parser.add_argument("--patch", type=int, default=AlignSpec.patch, help=patch)
+    mask = "also write which pixels of the first plane are seen in both frames, as booleans (T, H, W)"
+    parser.add_argument("--mask", metavar="NPY", help=mask)
     _add_method(parser)
     _add_output(parser)
 
@@ -73,7 +75,7 @@ def _add_denoise(commands: Any) -> None:
     alone = "average along the motion only, and never pixels of one frame"
     parser.add_argument("--temporal-only", action="store_true", help=alone)
     flow = (
-        "optical flow: dis, farneback, none, or what `shiftsearch flow` wrote for the whole input to a .npy file "
+        "optical flow: match, dis, farneback, none, or what `shiftsearch flow` wrote for the whole input to a .npy file "
         "(default %(default)s)"
     )
     parser.add_argument("--flow", default=METHOD, metavar="METHOD|NPY", help=flow)

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
-from shiftsearch.video.cli.numbers import motion_of
+from shiftsearch.video.cli.numbers import motion_of, npy
 from shiftsearch.video.cli.report import Noise, Watch, report, shown
 from shiftsearch.video.denoise import denoise_overlap, denoise_planes
 from shiftsearch.video.flow.color import to_color
@@ -26,11 +27,21 @@ from shiftsearch.video.types import Planes
 def align(args: Namespace) -> int:
     """Run `shiftsearch align`."""
     options = {"window": args.window, "patch": args.patch, "flow": None if args.flow == "none" else args.flow}
-    if isinstance(args.to, str):
-        return _convert(args, lambda frames: align_planes(frames, args.to, **options), 1, args.to)
-    with opened(args, (args.to, args.to + 1)) as clip:
-        (reference,) = clip.planes()
-    return _convert(args, lambda frames: align_planes(frames, reference, **options), 0, reference)
+    overlap, onto = 1, args.to
+    if not isinstance(onto, str):
+        with opened(args, (onto, onto + 1)) as clip:
+            ((onto,), overlap) = clip.planes(), 0
+    if args.mask is None:
+        return _convert(args, lambda frames: align_planes(frames, onto, **options), overlap, onto)
+    if Path(args.mask).suffix.lower() != ".npy" or same(args.mask, args.output):
+        raise ShiftsearchError(f"{args.mask}: expected a name that ends in .npy and is not that of --output")
+    masks: deque[Any] = deque(maxlen=1)
+    with npy(args.mask, Path(args.input)) as file:
+
+        def function(frames: Iterator[Planes]) -> Iterator[Planes]:
+            return align_planes(frames, onto, noted=masks.append, **options)
+
+        return _convert(args, function, overlap, onto, written=lambda: file.write(masks[0]))
 
 
 def denoise(args: Namespace) -> int:
@@ -58,6 +69,7 @@ def _convert(
     overlap: int,
     onto: str | Planes = "before",
     noise: Any = "",
+    written: Callable[[], object] = lambda: None,
 ) -> int:
     """Write the results of `function` for the frames of the input, and the preview; return the exit code.
 
@@ -67,6 +79,7 @@ def _convert(
         the "previous" or "next" one,
             or one frame
         noise: text for the end of the summary
+        written: called after each frame that was written
     """
     watch = Watch()
     with ExitStack() as stack:
@@ -79,6 +92,7 @@ def _convert(
         results = clip.kept(preview.after(function(preview.before(clip.planes()))))
         for frame in shown(results, clip.length, args.quiet):
             out.write(frame)
+            written()
         if part is not None:
             part.write_bytes(png(preview.picture()))
     return report(args, clip, out, watch, noise)

@@ -15,9 +15,14 @@ from shiftsearch.video.cli.convert import opened
 from shiftsearch.video.cli.numbers import Npy, npy
 from shiftsearch.video.cli.report import Watch, report, shown
 from shiftsearch.video.flow.color import to_color
-from shiftsearch.video.flow.measure import dis, farneback, none
+from shiftsearch.video.flow.measure import dis, farneback, match, none
 
-_METHODS: dict[str, Callable[[Any, Any], Any]] = {"dis": dis, "farneback": farneback, "none": none}
+_METHODS: dict[str, Callable[[Any, Any], Any]] = {
+    "match": match,
+    "dis": dis,
+    "farneback": farneback,
+    "none": none,
+}
 
 
 def flow(args: Namespace) -> int:

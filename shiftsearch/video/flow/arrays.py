@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.video.frames import DTYPES, layout, planar
 
 
@@ -45,3 +48,26 @@ def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any,
         return found if any(layout(op, "frames", x.shape)[1] for x in arrays[:2]) else found[0]
 
     return transform(op, natively, DTYPES, reference=reference, target=target, **others)
+
+
+def warped(xp: Any, target: Any, flow: Any) -> Any:
+    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border."""
+    offsets = xp.zeros((1, *flow.shape[:1], *flow.shape[2:], 1, 3), "float32")
+    offsets[0, ..., 0, 1], offsets[0, ..., 0, 2] = flow[:, 1], flow[:, 0]
+    return aggregate(target, xp.ones(offsets.shape[:-1], target.dtype), offsets)
+
+
+def inside(xp: Any, flow: Any) -> Any:
+    """Return where flow (T, 2, H, W) leads into the frame, as a mask (T, H, W)."""
+    H, W = flow.shape[-2:]
+    x, y = xp.arange(W) + flow[:, 0], xp.arange(H)[:, None] + flow[:, 1]
+    return (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
+
+
+def agreement(xp: Any, there: Any, back: Any, tolerance: float = 1.0) -> Any:
+    """Return where flow `there` and back (T, 2, H, W) stays in the frame and ends where it began, as a mask (T, H, W)."""
+    known = xp.isfinite(there).all(1)
+    there = finite(xp, there)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = ((there + warped(xp, back, there)) ** 2).sum(1)
+        return known & inside(xp, there) & (apart <= tolerance**2)

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.flow import upsample_flow
-from shiftsearch.video.flow.arrays import checked, finite, pairwise
+from shiftsearch.video.flow.arrays import agreement, checked, finite, inside, pairwise, warped
 from shiftsearch.video.types import AnyArray, Array
 
 _FEW = 0.05  # of all pixels
@@ -167,38 +166,20 @@ def consistency(forward: Any, backward: Any, *, tolerance: float = 1.0) -> Any:
                 f"flow.consistency: backward has shape {tuple(back.shape)}, expected {tuple(there.shape)} as forward"
             )
         there, back = (x.reshape(-1, *x.shape[-3:]).astype("float32") for x in (there, back))
-        known = xp.isfinite(there).all(1)
-        there = finite(xp, there)
-        with np.errstate(invalid="ignore", over="ignore"):
-            apart = ((there + _warped(xp, back, there)) ** 2).sum(1)
-            mask = known & _inside(xp, there) & (apart <= tolerance**2)
+        mask = agreement(xp, there, back, tolerance)
         return mask.reshape(*forward.shape[:-3], *forward.shape[-2:])
 
     return transform("flow.consistency", natively, forward=forward, backward=backward)
 
 
 # --- where flow leads -------------------------------------------------------------------------------
-def _warped(xp: Any, target: Any, flow: Any) -> Any:
-    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border."""
-    offsets = xp.zeros((1, *flow.shape[:1], *flow.shape[2:], 1, 3), "float32")
-    offsets[0, ..., 0, 1], offsets[0, ..., 0, 2] = flow[:, 1], flow[:, 0]
-    return aggregate(target, xp.ones(offsets.shape[:-1], target.dtype), offsets)
-
-
-def _inside(xp: Any, flow: Any) -> Any:
-    """Return where flow (T, 2, H, W) leads into the frame, as a mask (T, H, W)."""
-    H, W = flow.shape[-2:]
-    x, y = xp.arange(W) + flow[:, 0], xp.arange(H)[:, None] + flow[:, 1]
-    return (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
-
-
 def _difference(xp: Any, reference: Any, target: Any, flow: Any) -> tuple[float, float]:
     """Return the mean squared difference where the flow stays inside the frame, and the share of pixels where it does.
 
     If there are next to no such pixels, the difference is that of the whole frame.
     """
-    squared = ((_warped(xp, target, flow) - reference) ** 2).mean(1)
-    within = _inside(xp, flow)
+    squared = ((warped(xp, target, flow) - reference) ** 2).mean(1)
+    within = inside(xp, flow)
     share = float(within.mean())
     return float(squared[within].mean() if share > _FEW else squared.mean()), share
 

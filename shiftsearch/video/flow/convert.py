@@ -82,14 +82,14 @@ def coarse(flow: Array, factor: int = 8) -> Array:
     def natively(xp: Any, array: Any) -> Any:
         array = finite(xp, checked("flow.coarse", "flow", array))
         (h, w), (H, W) = (-(-n // factor) for n in array.shape[-2:]), array.shape[-2:]
-        rows, columns = (xp.asarray(_cells(n, m)) for n, m in ((H, h), (W, w)))
+        rows, columns = (xp.asarray(cells(n, m)) for n, m in ((H, h), (W, w)))
         scale = xp.asarray([w / W, h / H])[:, None, None]
         return (rows @ array @ columns.T * scale).astype(array.dtype)
 
     return transform("flow.coarse", natively, flow=flow)
 
 
-def _cells(fine: int, cells: int) -> np.ndarray:
+def cells(fine: int, cells: int) -> np.ndarray:
     """Return the share (cells, fine) of each pixel in the mean of a cell: all cells together span `fine` pixels."""
     ends, pixel = np.arange(cells + 1) * (fine / cells), np.arange(fine)
     shared = np.minimum(ends[1:, None], pixel + 1) - np.maximum(ends[:-1, None], pixel)
