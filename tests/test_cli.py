@@ -361,7 +361,10 @@ def test_denoise_along_the_motion_of_a_file(tmp_path, capsys):
     assert main([*run, motion, "-o", part, "--frames", "6:8"]) == 0
     np.testing.assert_array_equal(frames_of(part), frames_of(out)[6:])
     np.save(motion, np.load(motion)[:3])
-    for wrong, said in [(motion, "flow ends before frame"), (moving, "expected dis, farneback, none, or a .npy")]:
+    for wrong, said in [
+        (motion, "flow ends before frame"),
+        (moving, "expected match, dis, farneback, none, or a .npy"),
+    ]:
         capsys.readouterr()
         assert main([*run, wrong, "-o", str(tmp_path / "d.mkv")]) == 1
         assert said in capsys.readouterr().err

@@ -187,6 +187,7 @@ _OF_ALIGN = {
     "output": "patch",
     "interp": "bicubic",
     "return_offsets": False,
+    "return_mask": False,
     "max_memory": "1GiB",
     "progress": None,
 }
@@ -199,8 +200,14 @@ SIGNATURES = {
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
     "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
-    "align_clip": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False, "progress": None}),
-    "align_stream": ({"frames": NEEDED, "to": "previous", "flow": "dis"}, {"return_offsets": False}),
+    "align_clip": (
+        {"frames": NEEDED, "to": "previous", "flow": "dis"},
+        {"return_offsets": False, "return_mask": False, "progress": None},
+    ),
+    "align_stream": (
+        {"frames": NEEDED, "to": "previous", "flow": "dis"},
+        {"return_offsets": False, "return_mask": False},
+    ),
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": None}),

@@ -41,7 +41,7 @@ def between(xp: Any, reference: Any, target: Any, level: float, finest: int = 1)
     grey = xp.stack([frame[:3].mean(0) for frame in (reference, target)]).astype("float32")
     grey = xp.where(xp.isfinite(grey), grey, 0)
     size = grey.shape[1:]
-    flow = None
+    flow: Any = None
     for step in _sizes(min(size), finest):
         h, w = (-(-n // step) for n in size)
         pair = _even_light(xp, _reduced(xp, grey, (h, w)), level / step)
