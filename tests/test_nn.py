@@ -53,9 +53,8 @@ def test_modules_are_their_ops(video, flow):
 
 @pytest.mark.parametrize("module", [nn.ShiftedSearch, nn.Refine, nn.Aggregate, nn.Stack])
 def test_modules_have_the_options_of_their_ops_and_show_them(module):
-    options = {
-        n: p.default for n, p in inspect.signature(module.op.function).parameters.items() if p.kind is p.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(module.op.function).parameters
+    options = {n: p.default for n, p in parameters.items() if n in module.op.options}
     assert {n: p.default for n, p in inspect.signature(module).parameters.items()} == options
     made = module(patch=5)
     assert made.options == {**options, "patch": 5}
