@@ -303,7 +303,7 @@ def test_a_few_rows_of_many_channels_are_on_tiles():
 
 def test_shared_memory_is_enough_and_not_too_much():
     spec = SEARCH.specify(patch=3, window=31, penalty=0.5, radius=20, topk=6)
-    direct = search._constants(spec, spec.patches(), np.dtype(np.float32), np.dtype(np.float32), 41, False)
+    direct = search.constants_of_search(spec, spec.patches(), np.dtype(np.float32), np.dtype(np.float32), 41, False)
     direct |= {"VECTORS": 1}
     for memory in (LARGE, SMALL):
         found = search_tiles.constants(spec, spec.patches(), np.float32, direct, (1, 41, 4, 90, 90), memory)
