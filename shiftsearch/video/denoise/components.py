@@ -19,6 +19,7 @@ from shiftsearch.backends.cpu.memory import aligned
 
 _BLOCK = 4  # columns of vectors that are rotated at once
 _EXACT = 2e-7  # of the trace: smaller elements are rounding
+_SWEEPS = 100  # for a value: some two are enough, unless rounding keeps an element from its tolerance
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -91,15 +92,18 @@ class _Code(simd.Function):
         count = self.add(self.b.sub(self.int(first), self.int(last)), 1)
         return self.loop(count, carried, lambda i, *rest: body(self.b.sub(self.int(first), i), *rest))
 
-    def repeat(self, wanted: Callable[[], Any], body: Callable[[], None]) -> None:
-        """Repeat `body()` while `wanted()`."""
-        b = self.b
+    def repeat(self, wanted: Callable[[], Any], body: Callable[[], None], most: int) -> None:
+        """Repeat `body()` while `wanted()`, `most` times at most."""
+        b, before = self.b, self.b.block
         head, inside, after = (b.append_basic_block(name) for name in ("while", "do", "done"))
         b.branch(head)
         b.position_at_end(head)
-        b.cbranch(wanted(), inside, after)
+        done = b.phi(self.int(0).type)
+        done.add_incoming(self.int(0), before)
+        b.cbranch(b.and_(wanted(), b.icmp_signed("<", done, self.int(most))), inside, after)
         b.position_at_end(inside)
         body()
+        done.add_incoming(self.add(done, 1), b.block)
         b.branch(head)
         b.position_at_end(after)
 
@@ -228,7 +232,7 @@ def _diagonal(f: _Code, tolerance: Any, first: Any) -> None:
     def wanted() -> Any:
         return f.any(f.less(tolerance, f.size(f.at(beside, first))))
 
-    f.repeat(wanted, lambda: _sweep(f, tolerance, first))
+    f.repeat(wanted, lambda: _sweep(f, tolerance, first), _SWEEPS)
 
 
 def _sweep(f: _Code, tolerance: Any, first: Any) -> None:

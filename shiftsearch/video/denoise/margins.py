@@ -60,7 +60,7 @@ def _has_margins(planes: np.ndarray) -> bool:
 
 def _mirrored(planes: np.ndarray) -> Any:
     """Yield an array, the number of a row in a margin, and of the one that it mirrors; then the same for columns."""
-    whole = planes.base
+    whole: Any = planes.base
     for turned in (whole[:, :, MARGIN:-MARGIN], whole.transpose(0, 2, 1)):
         for to, of in _rows(turned.shape[1] - 2 * MARGIN):
             yield turned, to, of

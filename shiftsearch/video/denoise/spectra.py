@@ -167,7 +167,7 @@ class _Group:
                 f.load(plane, f.add(at, f.mul(row, self.width)), SIDE)
                 for plane, (_, at) in zip(planes, places, strict=True)
             ]
-            found.append(each[0] if patches == 1 else f.shuffle(*each, range(2 * SIDE)))
+            found.append(each[0] if patches == 1 else f.shuffle(each[0], each[1], range(2 * SIDE)))
         return found
 
     def fetch(self, patch: Any, tables: list[int], x: Any) -> None:
