@@ -110,7 +110,7 @@ def test_mistakes_are_told_in_one_line(example, rng, tmp_path):
 
 def test_frames_of_a_gpu_worker_are_on_the_gpu(example, rng, tmp_path, on_device):
     clip = clip_of(rng, 4)
-    for name in ("align.clips", "align.pair", "align.spec", "scenes"):
+    for name in ("align.choice", "align.clips", "align.pair", "align.spec", "flow.arrays", "flow.pyramid", "scenes"):
         on_device(importlib.import_module(f"shiftsearch.video.{name}"))
     target = tmp_path / "b.npy"
     for number in range(example.plan(save(tmp_path / "a.npy", clip), target, "align", 5, size=2)):
