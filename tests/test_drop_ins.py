@@ -380,7 +380,7 @@ BAD = [  # calls, and how their messages begin
     (lambda: nn.places(o[0], groups=1), "places: moves has shape"),
     (lambda: nn.places(o, groups=0), "places: groups is 0"),
     (lambda: nn.places(o, groups=1, grid=(3, 3, 3)), "places: grid is (3, 3, 3)"),
-    (lambda: nn.places(o, groups=1, frames=[0]), "places: frames is torch.int64 of shape (1,)"),
+    (lambda: nn.places(o, groups=1, frames=[0]), "places: frames is int64 of shape (1,)"),
     (lambda: nn.places(o, groups=1, flow=o), "places: flow has shape"),
     (lambda: nn.attend_at(x, x, x, o), "attend_at: offsets has shape"),
     (lambda: nn.attend_at(x, x, x, x.numpy()), "attend_at: offsets has type ndarray"),
