@@ -32,15 +32,17 @@ _MENDED = 0.5  # of the difference is gone, or it was no change of light
 def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> tuple[Any, Any]:
     """Return where the search begins, (2, H, W), and which pixels (H, W) are seen in both frames, so can be searched.
 
-    Flow that is nearly 0 becomes so where this makes no difference, if the frames as a whole come together by it: then no
-    pixel is interpolated. Flow that is wrong by more than a window becomes that of a search from coarse to fine.
+    Flow that is nearly 0 becomes so where this makes no difference, if all that is nearly 0, and what lies around the
+    pixel, comes together by it: then no pixel is interpolated. Flow that is wrong by more than a window becomes that of a
+    search from coarse to fine.
     """
     cost = _difference(xp, reference, target, flow, level)
     certain = _CERTAIN * level**2 / (len(reference) ** 0.5 * (2 * _AROUND + 1))
     near = (xp.abs(flow) < 0.5).all(0)
     theirs = _difference(xp, reference, target, xp.zeros_like(flow), level)
-    near &= theirs <= cost + certain
-    if float(xp.where(near, cost - theirs, 0).sum()) > 0:
+    gains = xp.where(near, cost - theirs, 0)
+    near &= (theirs <= cost + certain) & (mean_around(xp, gains, _WIDE) > 0)
+    if float(gains.sum()) > 0:
         flow, cost = xp.where(near, 0, flow), xp.where(near, theirs, cost)
     both = between(xp, reference, target, level, _COARSE)
     far = both[0].astype(flow.dtype)
