@@ -138,8 +138,8 @@ def rvrt(q, kv, offset, kernel_h, kernel_w, stride=1, padding=0, dilation=1, hea
         scores, values = torch.zeros(N, heads, clip * P, H, W), []
         for n in range(clip * P):
             s, p = divmod(n, P)
-            y = rows - padding + p // kernel_w * dilation + moved[:, s, :, p, 0].movedim(1, 0)
-            x = columns - padding + p % kernel_w * dilation + moved[:, s, :, p, 1].movedim(1, 0)
+            y = stride * rows - padding + p // kernel_w * dilation + moved[:, s, :, p, 0].movedim(1, 0)
+            x = stride * columns - padding + p % kernel_w * dilation + moved[:, s, :, p, 1].movedim(1, 0)
             chunks = kv[:, (s + c) % clip].chunk(groups, 1)
             k, v = torch.cat([sampled(chunk, y[g], x[g]) for g, chunk in enumerate(chunks)], 1).chunk(2, 1)
             scores[:, :, n] = (q.reshape(N, clip, C, H, W)[:, c] * k).unflatten(1, (heads, -1)).sum(2)
@@ -151,21 +151,38 @@ def rvrt(q, kv, offset, kernel_h, kernel_w, stride=1, padding=0, dilation=1, hea
 
 
 @pytest.mark.parametrize(
-    ("clip", "heads", "groups", "kernel", "padding", "dilation"),
+    ("clip", "heads", "groups", "kernel", "stride", "padding", "dilation"),
     [
-        (2, 4, 4, (3, 3), 1, 1),
-        (1, 2, 1, (3, 3), 1, 1),
-        (3, 2, 12, (1, 2), 0, 1),
-        (2, 6, 3, (2, 3), 2, 2),
-        (2, 1, 2, (3, 1), 1, 1),
+        (2, 4, 4, (3, 3), 1, 1, 1),
+        (1, 2, 1, (3, 3), 1, 1, 1),
+        (3, 2, 12, (1, 2), 1, 0, 1),
+        (2, 6, 3, (2, 3), 1, 2, 2),
+        (2, 1, 2, (3, 1), 1, 1, 1),
+        (2, 2, 4, (2, 4), 2, 3, 1),
+        (1, 1, 1, (3, 2), 3, 0, 2),
     ],
 )
-def test_deform_attn_is_rvrts(clip, heads, groups, kernel, padding, dilation):
+def test_deform_attn_is_rvrts(clip, heads, groups, kernel, stride, padding, dilation):
     N, C, H, W = 2, 6 if groups != 4 else 8, 5, 6
     q, kv = torch.randn(N * clip, 1, C, H, W), torch.randn(N, clip, 2 * C, H, W)
     offset = 1.5 * torch.randn(N * clip, clip * groups * math.prod(kernel) * 2, H, W)
-    options = {"padding": padding, "dilation": dilation, "heads": heads, "groups": groups, "clip": clip}
+    options = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "heads": heads,
+        "groups": groups,
+        "clip": clip,
+    }
     same(*(lambda *a, f=f: f(*a, *kernel, **options) for f in (nn.deform_attn, rvrt)), q, kv, offset)
+
+
+def test_deform_attn_has_a_result_for_each_pixel_of_q_whatever_the_stride():
+    q, kv = torch.randn(1, 1, 1, 4, 5), torch.randn(1, 1, 2, 4, 5)
+    found = nn.deform_attn(q, kv, torch.zeros(1, 2, 4, 5), 1, 1, stride=2, padding=1)  # one point at 2 * r - 1
+    expected = torch.zeros(1, 1, 1, 4, 5)
+    expected[..., 1:3, 1:3] = kv[:, :, 1:, 1::2, 1::2]
+    torch.testing.assert_close(found, expected)
 
 
 # --- deformable convolution -------------------------------------------------------------------------
@@ -398,7 +415,7 @@ BAD = [  # calls, and how their messages begin
     ),
     (lambda: nn.deform_attn(x[:, :, :2], x, o, 3, 3, heads=3), "deform_attn: heads is 3"),
     (lambda: nn.deform_attn(x[:, :, :2], x, o, 3, 2), "deform_attn: offset has shape"),
-    (lambda: nn.deform_attn(x[:, :, :2], x, o, 3, 3, stride=2), "deform_attn: stride is 2, expected 1"),
+    (lambda: nn.deform_attn(x[:, :, :2], x, o, 3, 3, stride=0), "deform_attn: stride is 0, expected a whole number"),
     (lambda: nn.deform_attn(x[:, :, :2], x, o, 3, 3, clip=2), "deform_attn: kv has shape"),
     (lambda: nn.deform_conv2d(x, o, w), "deform_conv2d: x has shape"),
     (lambda: nn.deform_conv2d(y, o, w), "deform_conv2d: offset has shape (1, 18, 5, 6), expected (1, 18, 3, 4)"),

@@ -33,8 +33,11 @@ def deform_attn(
     """Return what RVRT's compiled op `deform_attn` returns, which KAIR has too: attention to moving points of a clip.
 
     A query of frame c looks at kernel_h * kernel_w points of each frame of its clip, which begins with frame c itself: of
-    (n + c) % clip in its n-th part. The point (i, j) of a query at pixel r lies at r - padding + (i, j) * dilation + its
-    offset; outside the frame all is 0. A softmax over all points weighs their values.
+    (n + c) % clip in its n-th part. The point (i, j) of a query at pixel r lies at stride * r - padding + (i, j) * dilation
+    + its offset; outside the frame all is 0. A softmax over all points weighs their values.
+
+    Each pixel of q has a result, whatever the kernel, stride and padding are: as in RVRT's kernel these say where points
+    begin, and not, as in a convolution, how many results there are.
 
     `groups` are of the channels of keys and values together: the first half of them moves keys, the other half values.
 
@@ -43,7 +46,7 @@ def deform_attn(
         kv: keys, then values, (N, clip, 2 * C, H, W)
         offset: (N * clip, clip * groups * kernel_h * kernel_w * 2, H, W), (dy, dx) of each point
         kernel_h, kernel_w: rows and columns of points
-        stride: 1: each pixel is a query
+        stride: pixels that the points move from one query to the next; networks have 1
         padding, dilation: where the points begin, and pixels between them
         heads: parts of the channels with weights of their own
         groups: parts of the 2 * C channels with offsets of their own
@@ -65,6 +68,7 @@ def deform_attn(
     at = torch.arange(clip, device=offset.device)
     dt = (at[:, None] + at) % clip - at[:, None]
     offsets = placed(offset.reshape(N, clip, clip * groups * points * 2, H, W), near, dt, groups)
+    offsets = _ahead(offsets, (stride - 1, stride - 1))
     if groups % 2:  # the one in the middle moves keys and values
         offsets = offsets.repeat_interleave(2, 1)
     of_keys, of_values = offsets.chunk(2, 1)
@@ -86,13 +90,9 @@ def _check_attention(
     clip: int,
 ) -> int:
     """Return the number of points, if all arguments fit."""
-    check_whole("deform_attn", kernel_h=kernel_h, kernel_w=kernel_w, dilation=dilation, heads=heads)
+    check_whole("deform_attn", kernel_h=kernel_h, kernel_w=kernel_w, stride=stride, dilation=dilation, heads=heads)
     check_whole("deform_attn", groups=groups, clip=clip)
     check_whole("deform_attn", least=0, padding=padding)
-    if stride != 1:
-        raise ShiftsearchError(
-            f"deform_attn: stride is {stride!r}, expected 1, as RVRT and KAIR have it: each pixel is a query"
-        )
     for name, tensor in {"q": q, "kv": kv, "offset": offset}.items():
         check_floats("deform_attn", name, tensor)
     if kv.ndim != 5 or kv.shape[1] != clip or kv.shape[2] % 2 or 0 in kv.shape:
@@ -208,13 +208,16 @@ def _cells(offset: Tensor, groups: int, steps: _Steps, every: int) -> Tensor:
     near = grid_of_points(steps.cells, steps.dilation, steps.padding, offset.device)
     own = torch.zeros(1, 1, dtype=torch.int64, device=offset.device)
     found = placed(offset[:, None], near, own, groups)
-    if steps.stride == (every, every):
-        return found
-    rows, columns = (
-        (s - every) * torch.arange(n, device=offset.device) for s, n in zip(steps.stride, steps.size, strict=True)
-    )
-    ahead = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)[:, :, None]  # of the query: strides differ
-    return found + F.pad(ahead, (1, 0)).to(found.dtype)
+    return _ahead(found, (steps.stride[0] - every, steps.stride[1] - every))
+
+
+def _ahead(offsets: Tensor, steps: tuple[int, int]) -> Tensor:
+    """Return offsets (..., h, w, K, 3) that grow by so many rows and columns from one query to the next."""
+    if steps == (0, 0):
+        return offsets
+    lines = (s * torch.arange(n, device=offsets.device) for s, n in zip(steps, offsets.shape[-4:-2], strict=True))
+    ahead = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)[:, :, None]
+    return offsets + F.pad(ahead, (1, 0)).to(offsets.dtype)
 
 
 def _product(cells: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
