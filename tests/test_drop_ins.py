@@ -9,7 +9,7 @@ import pytest
 from shiftsearch import ShiftsearchError
 
 torch = pytest.importorskip("torch")
-from oracles import library  # noqa: E402 - torch may be missing
+from oracles import library, torchvision_operators  # noqa: E402 - torch may be missing
 from torch.nn import functional as F  # noqa: E402
 
 from shiftsearch import nn  # noqa: E402
@@ -241,18 +241,31 @@ def test_deformable_convolution_is_sampling(case):
     same(ours, lambda *given: convolution_by_sampling(*named(*given), **options), *tensors)
 
 
-@pytest.mark.full
-def test_deformable_convolution_without_offsets_is_a_convolution_and_is_torchvisions():
+def test_deformable_convolution_without_offsets_is_a_convolution():
     tensors, named, options = convolution(*CONVOLUTIONS[1])
     x, offset, weight, bias, _ = named(*tensors)
     expected = F.conv2d(x, weight, bias, groups=2, **options)
     torch.testing.assert_close(nn.deform_conv2d(x, 0 * offset, weight, bias, **options), expected)
-    torchvision = library("torchvision")
-    try:
-        expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, **options)
-    except (NotImplementedError, RuntimeError, AttributeError) as error:
-        pytest.skip(f"torchvision has no operators for this torch: {error}")
-    torch.testing.assert_close(nn.deform_conv2d(x, offset, weight, bias, **options), expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_deformable_convolution_is_torchvisions(case, tmp_path):
+    operators = torchvision_operators(tmp_path)
+    tensors, named, options = convolution(*case)
+    x, offset, weight, bias, mask = named(*(tensor.requires_grad_() for tensor in tensors))
+    found = nn.deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+    grad = torch.randn_like(found)
+
+    steps = [*options["stride"], *options["padding"], *options["dilation"], case[5], case[4], mask is not None]
+    with torch.no_grad():
+        given = (x, weight, offset, *(torch.zeros(n) if t is None else t for t, n in ((mask, (2, 1)), (bias, 8))))
+        expected = operators.deform_conv2d(*given, *steps)
+        grads = operators._deform_conv2d_backward(grad, *given, *steps)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    ours = torch.autograd.grad(found, (x, weight, offset, *(t for t in (mask, bias) if t is not None)), grad)
+    theirs = [*grads[:3], *(g for g, t in zip(grads[3:], (mask, bias), strict=True) if t is not None)]
+    torch.testing.assert_close(list(ours), theirs, rtol=1e-9, atol=1e-9)
 
 
 # --- neighbourhood attention ------------------------------------------------------------------------
