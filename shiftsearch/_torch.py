@@ -114,14 +114,14 @@ class Operators:
     # --- forward ---
     def _forward(self, *arguments: Any) -> Any:
         inputs, spec = self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
-        _refuse_onnx(spec)
+        _refuse_onnx(self.op, spec)
         found = _arrays.forward(self.op, spec, inputs)
         # NumPy gives an empty array other strides
         return _returned({n: x if x.numel() else x.new_empty(x.shape) for n, x in found.items()})
 
     def _forward_shapes(self, *arguments: Any) -> Any:
         op, inputs, spec = self.op, self._inputs(arguments), self._spec(arguments[len(self.op.inputs) :])
-        _refuse_onnx(spec)
+        _refuse_onnx(op, spec)
         _check(op, spec, inputs)
         bound = op.bind(spec, {name: tensor.shape for name, tensor in inputs.items()})
         first = inputs[op.values[0]]
@@ -384,11 +384,13 @@ def _check(op: Op, spec: Spec, tensors: dict[str, torch.Tensor]) -> None:
     _arrays.check_dtypes(op, spec.caller, {name: _name(tensor.dtype) for name, tensor in tensors.items()})
 
 
-def _refuse_onnx(spec: Spec) -> None:
+def _refuse_onnx(op: Op, spec: Spec) -> None:
     if torch.onnx.is_in_onnx_export():
         raise ShiftsearchError(
             f"{spec.caller}: ONNX has no such operator, expected torch.export.export, whose programs are saved by "
-            "torch.export.save and compiled by torch._inductor.aoti_compile_and_package"
+            "torch.export.save and compiled by torch._inductor.aoti_compile_and_package. torch.onnx.export takes such a "
+            f"program, too, after program.run_decompositions({{torch.ops.shiftsearch.{op.name}.default: function}}), with "
+            "a function of the same arguments made of operators that ONNX has"
         )
 
 

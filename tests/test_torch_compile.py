@@ -257,5 +257,28 @@ def test_export_to_onnx_says_what_to_do_instead(monkeypatch):
 
     q = torch.randn(1, 3, 4, 6, 7)
     for call in (lambda: Search()(q), lambda: torch.export.export(Search(), (q,))):
-        with pytest.raises(Exception, match=r"search: ONNX has no such operator, expected torch\.export\.export"):
+        said = (
+            r"search: ONNX has no such operator, expected torch\.export\.export.*shiftsearch\.search\.default: function"
+        )
+        with pytest.raises(Exception, match=said):
             call()
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # torch's own, of what it copies
+def test_exported_programs_take_other_operators_for_ours_as_onnx_needs(monkeypatch):
+    class Score(torch.nn.Module):
+        def forward(self, q, offsets):
+            return ss.score(q, q, offsets, metric="dot")
+
+    q, offsets = torch.randn(1, 3, 4, 6, 7), torch.zeros(1, 1, 3, 6, 7, 2, 3)
+    program = torch.export.export(Score(), (q, offsets))
+
+    def products(q, k, offsets, *options):  # where all offsets are 0
+        return (q * k).sum(2)[:, None, ..., None] + offsets[..., 0]
+
+    program = program.run_decompositions({torch.ops.shiftsearch.score.default: products})
+    assert "shiftsearch" not in program.graph_module.code
+    torch.testing.assert_close(program.module()(q, offsets), Score()(q, offsets))
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    program.run_decompositions()  # as torch.onnx.export does
