@@ -109,11 +109,12 @@ def test_memory_does_not_grow_with_the_window():
     assert _peak(21) < 1.2 * _peak(7)
 
 
-def test_attention_to_all_takes_ten_mebibytes_beside_its_arrays():
-    """Offsets of 3 x 7 x 7 places for each pixel would be 144 MiB, and weights 48."""
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_to_all_takes_ten_mebibytes_beside_its_arrays(heads):
+    """Offsets of 3 x 7 x 7 places for each pixel would be 144 MiB, and weights 48; each video is 5."""
     rng, op = np.random.default_rng(0), OPS["attend"]
     q, k, v, grad = rng.standard_normal((4, 1, 5, 64, 64, 64), np.float32)
-    inputs, spec = {"q": q, "k": k, "v": v}, op.specify(window=7, topk=None, heads=4, metric="dot")
+    inputs, spec = {"q": q, "k": k, "v": v}, op.specify(window=7, topk=None, heads=heads, metric="dot")
     outputs = _arrays.forward(op, spec, inputs)
     kept = {name: outputs[name] for name in op.keeps}
     for call in (

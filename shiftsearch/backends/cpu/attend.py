@@ -1,13 +1,16 @@
 """Attention to all places of the windows: a query after another, whose scores and weights are in memory meanwhile.
 
-For the gradients by q each query does what it did before. Those by k and v are added up by bands of rows of them, each of
-which goes through all queries that look at it, in their order: results depend neither on the number of threads nor of
-bands.
+In the order of kernels, one head of k and v is in memory with the frames that a few frames look at, which move along with
+them, and of q each thread has some rows.
+
+For the gradients by q each query does what it did before. Those by k and v are added up a few frames at a time, by bands of
+rows, each of which goes through all queries that look at it, in their order: results depend neither on the number of
+threads nor of bands.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,32 +20,39 @@ from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu import attend_rows, margin, margin_code, patches_code, pool, simd, softmax_code
 from shiftsearch.backends.cpu.attend_rows import EVERYWHERE, Band, Codes, Found, Numbers, Scratch, Sizes
-from shiftsearch.backends.cpu.margin import margined
+from shiftsearch.backends.cpu.margin import Margined, margined
 from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.backends.cpu.search import task_of
 from shiftsearch.backends.cpu.windows import TILE, Task, Windows, room_for, windows_of_flow
 from shiftsearch.threads import get_num_threads
 
-_BAND = 64  # rows at least: every band looks at all queries of some frames
+_BAND = 16  # rows at least: every band looks at all queries of some frames
+_FRAMES = 2**22  # bytes: so many frames of k and v are in memory, and those that one frame looks at at least
+_ROWS = 2**17  # bytes: so many rows of a video each thread has in memory, and those of one row of tiles at least
 
 
 class _Call:
-    """A call, and its heads one after another in memory."""
+    """A call, and what it has in memory of a head."""
 
     def __init__(self, spec: Any, q: Native, k: Native, v: Native, flow: Native | None):
         B, T, C, H, W = k.shape
         self.heads, self.dtype, self.batch, self.spec = spec.heads, k.dtype, B, spec
         size = T, T, C // spec.heads, H, W
         self.task: Task = task_of(spec, spec.patches(), size, spec.search_slots(), False, k.dtype.name)
-        self.of_keys = margined(T, H, W, C // spec.heads, 0, 0, True)
-        self.of_values = margined(T, H, W, v.shape[2] // spec.heads, 0, 0, True)
+        self.of_keys = margined(1, H, W, C // spec.heads, 0, 0, True)
+        self.of_values = margined(1, H, W, v.shape[2] // spec.heads, 0, 0, True)
         shape = (B, 1, T, 0, 2, self.task.rows, self.task.columns)
         self.flow = np.zeros(shape, np.float32) if flow is None else flow
         self.order, self.turn = frame_order(T, spec.radius), margin_code.build_turn(k.dtype.name)
         self.turn_back = margin_code.build_turn(k.dtype.name, watches=True)
         self.tile_rows = -(-self.task.rows // TILE)
-        self.queries = T * self.task.rows * self.task.columns
-        self.cost = self.queries * self.task.slots * self.task.each * (self.of_keys.channels + self.of_values.channels)
+        row = max(self.of_keys.row, self.of_values.row) * k.dtype.itemsize
+        self.most = max(1, _ROWS // (TILE * self.task.stride * row))  # rows of tiles
+        pairs = _FRAMES // (row * H * 2)  # of frames of k and v
+        self.held = min(T, max(self.order.shape[1], pairs))
+        self.added = min(T, max(1, pairs // 2))  # beside as many frames of sums
+        queries = T * self.task.rows * self.task.columns
+        self.cost = queries * self.task.slots * self.task.each * (self.of_keys.channels + self.of_values.channels)
 
     def codes(self, *, known: bool) -> Codes:
         dtype, metric, keys, values = self.dtype.name, self.spec.metric, self.of_keys.channels, self.of_values.channels
@@ -56,11 +66,29 @@ class _Call:
             to_v=add(dtype, "dot", False, True, values, 1),
         )
 
-    def load(self, video: Native, v: margin.Margined, b: int, g: int) -> Native:
-        return margin.load(video[b], v, self.heads, g, turn=self.turn)
+    def head(self, video: Native, b: int, g: int) -> Native:
+        channels = video.shape[2] // self.heads
+        return video[b, :, g * channels : (g + 1) * channels]
 
-    def store(self, numbers: Native, v: margin.Margined, out: Native, b: int, g: int) -> None:
-        margin.store(numbers, v, out[b], self.heads, g, np.zeros(1, np.int32), turn=self.turn_back)
+    def reach(self, k: Native, v: Native) -> Iterator[tuple[range, Native, Native]]:
+        """Yield frames, a few at a time, with memory of the k and v that they look at, which follow one another."""
+        kinds, here = (self.of_keys, self.of_values), set[int]()
+        at_k, at_v = (aligned(self.held * kind.size, self.dtype) for kind in kinds)
+        few = self.held if self.held == self.task.frames else self.held - self.order.shape[1] + 1
+        for t in range(0, self.task.frames, few):
+            frames = set(self.order[t : t + few].flat)
+            for f in frames - here:
+                for video, kind, memory in zip((k, v), kinds, (at_k, at_v), strict=True):
+                    self.load(memory, video, kind, f, self.held)
+            here = frames
+            yield range(t, min(t + few, self.task.frames)), at_k, at_v
+
+    def load(self, memory: Native, video: Native, kind: Margined, f: int, held: int) -> None:
+        margin.load_into(_frame_of(memory, kind, f, held), video[f], kind, 1, 0, turn=self.turn)
+
+    def store(self, memory: Native, video: Native, kind: Margined, f: int, held: int) -> None:
+        nonfinite = np.zeros(1, np.int32)
+        margin.store(_frame_of(memory, kind, f, held), kind, video[f], 1, 0, nonfinite, turn=self.turn_back)
 
     def scratch(self) -> Scratch:
         lanes, count = simd.lanes(self.dtype.name), self.task.slots * self.task.each
@@ -82,37 +110,109 @@ class _Call:
     def flow_of(self, b: int, g: int) -> Native:
         return self.flow[b, g % self.flow.shape[1]]
 
-    def work(self, kernel: Any, read: Numbers, found: Found, codes: Codes, factor: float) -> _Work:
-        sizes = Sizes(self.of_values.channels, factor, self.spec.skip == "self")
-        return _Work(kernel, read, found, self.task, sizes, codes)
+    def sizes(self, factor: float, held: int) -> Sizes:
+        return Sizes(self.of_values.channels, factor, self.spec.skip == "self", held, 0)
 
-    def run(self, work: Any, flow: Native, band: Band, stop: Native, first: int, last: int) -> None:
-        """Call `work` for tile rows first..last, some at a time."""
-        windows, scratch = room_for(TILE * self.task.columns * self.task.slots), self.scratch()
-        for unit in range(first, max(last, first + 1)):
-            end = min(last, unit + 1)
-            windows_of_flow(unit, end, flow, self.order, self.task, windows)
-            work(windows=windows, scratch=scratch, band=band, stop=stop, first=unit, last=end)
+    def run(self, work: _Work, band: Band, stop: Native, first: int, last: int) -> None:
+        """Call `work` for tile rows first..last, counted through all frames, some at a time."""
+        each, room = TILE * self.task.stride, max(1, min(last - first, self.most))
+        windows, scratch = room_for(room * TILE * work.task.columns * work.task.slots), self.scratch()
+        q, grad, out = (self.room(rows, room * each) for rows in (work.q, work.grad, work.out))
+        read, found = work.read._replace(q=q, grad=grad), work.found._replace(q=out)
+        for begin, end in self.parts(first, last):
+            t, top = divmod(begin, self.tile_rows)
+            pixels = top * each, min((top + end - begin) * each, self.task.height)
+            windows_of_flow(begin, end, work.flow, self.order, work.task, windows)
+            if not (_is_all(band, work.task) or _touches(windows, band, top, end - begin, work.task)):
+                continue
+            for memory, rows in ((q, work.q), (grad, work.grad)):
+                if rows is not None:
+                    margin.load_rows(memory, rows.video[t], rows.kind, *pixels, stop, turn=self.turn)
+            out.fill(0)
+            sizes = work.sizes._replace(top=top * TILE)
+            work.kernel(read, found, windows, work.task, sizes, work.codes, scratch, band, stop, begin, end)
+            if work.out is not None:
+                margin.store_rows(out, work.out.kind, work.out.video[t], *pixels, stop, turn=self.turn_back)
 
-    def of_queries(self, work: Any, flow: Native) -> None:
-        some = partial(self.run, work, flow, EVERYWHERE)
-        pool.spread(some, self.task.frames * self.tile_rows, self.cost)
+    def parts(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield parts of first..last that have room in memory, each of one frame; an empty one if there is nothing."""
+        begin = first
+        while begin < last:
+            end = min(last, begin + self.most, (begin // self.tile_rows + 1) * self.tile_rows)
+            yield begin, end
+            begin = end
+        if first == last:
+            yield first, last
 
-    def of_bands(self, work: Any, flow: Native) -> None:
-        task = self.task
-        bands = max(1, min(get_num_threads(), task.height // _BAND))
-        looking = [[t for t in range(task.frames) if f in self.order[t]] for f in range(task.frames)]
+    def room(self, rows: _Rows | None, count: int) -> Native:
+        return aligned(0 if rows is None else count * rows.kind.row, self.dtype)
+
+    def of_queries(self, work: _Work, frames: range) -> None:
+        def some(stop, first, last):
+            self.run(work, EVERYWHERE, stop, *(frames[0] * self.tile_rows + unit for unit in (first, last)))
+
+        pool.spread(some, len(frames) * self.tile_rows, self.cost * len(frames) / self.task.frames)
+
+    def of_bands(self, work: _Work, frames: range) -> None:
+        """Let bands of frames of k and v go through the queries of all frames that look at them."""
+        height = self.task.height
+        bands = max(1, min(-(-get_num_threads() // len(frames)), height // _BAND))
+        slots = [(t, s) for t in range(self.task.frames) for s in range(self.task.first_slot, self.order.shape[1])]
 
         def some_bands(stop, first, last):
             for unit in range(first, last):
-                frame, band = unit // bands, unit % bands
-                mine = Band(frame, band * task.height // bands, (band + 1) * task.height // bands)
-                for t in looking[frame]:
-                    self.run(work, flow, mine, stop, t * self.tile_rows, (t + 1) * self.tile_rows)
+                f, number = frames[unit // bands], unit % bands
+                band = Band(number * height // bands, (number + 1) * height // bands)
+                for t, s in slots:
+                    if self.order[t, s] == f:
+                        self.run(work.at_slot(s), band, stop, t * self.tile_rows, (t + 1) * self.tile_rows)
             if first == last:  # compiles
-                self.run(work, flow, Band(0, 0, 0), stop, 0, 0)
+                self.run(work, EVERYWHERE, stop, 0, 0)
 
-        pool.spread(some_bands, task.frames * bands, 2 * self.cost)
+        pool.spread(some_bands, len(frames) * bands, 2 * self.cost * len(frames) / self.task.frames)
+
+
+def _is_all(band: Band, task: Task) -> bool:
+    return band.first <= 0 and band.last >= task.height
+
+
+def _touches(windows: Windows, band: Band, top: int, count: int, task: Task) -> bool:
+    """Return whether a window of `count` tile rows from `top` on may have a row of a band."""
+    first, last = top * TILE, min((top + count) * TILE, task.rows)
+    moves = windows.dy[: (last - first) * task.columns * task.slots]
+    highest = first * task.stride + moves.min()
+    lowest = (last - 1) * task.stride + moves.max() + (task.down - 1) * task.whole_step
+    return bool(highest < band.last and lowest >= band.first)
+
+
+def _frame_of(memory: Native, kind: Margined, f: int, held: int) -> Native:
+    return memory[f % held * kind.size :][: kind.size]
+
+
+class _Rows(NamedTuple):
+    """A head of a video (T, C, H, W), of which each thread has some rows in memory."""
+
+    video: Native
+    kind: Margined
+
+
+class _Work(NamedTuple):
+    """A kernel with what all its threads share."""
+
+    kernel: Any
+    task: Task
+    flow: Native
+    sizes: Sizes
+    codes: Codes
+    read: Numbers
+    found: Found
+    q: _Rows
+    grad: _Rows | None = None
+    out: _Rows | None = None  # what queries get
+
+    def at_slot(self, slot: int) -> _Work:
+        """Return the same for one frame of those that a frame looks at."""
+        return self._replace(task=self.task._replace(slots=1, first_slot=slot))
 
 
 @primitive
@@ -134,17 +234,17 @@ def attend(
     return out, sums
 
 
-# What is in memory of a head, in the order of kernels, is gone before the next head: a function each sees to that.
 def _forward_of_head(
     call: _Call, videos: tuple[Native, ...], results: tuple[Native, ...], factor: float, b: int, g: int
 ) -> None:
-    (q, k, v), (out, sums), nothing = videos, results, np.empty(0, call.dtype)
-    at_q, at_k = (call.load(video, call.of_keys, b, g) for video in (q, k))
-    read = Numbers(at_q, at_k, call.load(v, call.of_values, b, g), nothing, sums[b, g].reshape(-1), nothing)
-    found = Found(aligned(call.of_values.size, call.dtype), nothing, nothing, nothing)
-    work = call.work(attend_rows.attend, read, found, call.codes(known=False), factor)
-    call.of_queries(work, call.flow_of(b, g))
-    call.store(found.q, call.of_values, out, b, g)
+    (q, k, v), out, nothing = (call.head(video, b, g) for video in videos), results[0], np.empty(0, call.dtype)
+    sizes, codes = call.sizes(factor, call.held), call.codes(known=False)
+    found = Found(nothing, nothing, nothing, nothing)
+    from_q, to_out = _Rows(q, call.of_keys), _Rows(call.head(out, b, g), call.of_values)
+    for frames, at_k, at_v in call.reach(k, v):
+        read = Numbers(nothing, at_k, at_v, nothing, results[1][b, g].reshape(-1), nothing)
+        work = _Work(attend_rows.attend, call.task, call.flow_of(b, g), sizes, codes, read, found, from_q, out=to_out)
+        call.of_queries(work, frames)
 
 
 @primitive
@@ -174,6 +274,7 @@ def _factors(spec: Any, factor: float, scales: Native | None) -> list[float]:
     return [factor] * spec.heads if scales is None else [float(each) for each in factor * scales]
 
 
+# What is in memory for the gradients by queries is gone before that of keys and values: a function each sees to that.
 def _backward_of_head(
     call: _Call,
     videos: tuple[Native, ...],
@@ -184,33 +285,53 @@ def _backward_of_head(
     b: int,
     g: int,
 ) -> None:
-    kinds, nothing = (call.of_keys, call.of_keys, call.of_values, call.of_values), np.empty(0, call.dtype)
-    of_queries = np.ascontiguousarray(sums[b, g]).reshape(-1), np.empty(call.queries, call.dtype)
-    at_q, at_k, at_v, arrives = (call.load(video, kind, b, g) for video, kind in zip(videos, kinds, strict=True))
-    read = Numbers(at_q, at_k, at_v, arrives, *of_queries)
-    codes = call.codes(known=True)
-    to_q = aligned(call.of_keys.size, call.dtype)
-    found = Found(to_q, nothing, nothing, products[b, g].reshape(-1))
-    call.of_queries(call.work(attend_rows.to_queries, read, found, codes, factor), call.flow_of(b, g))
-    call.store(to_q, call.of_keys, grads[0], b, g)
-    del to_q, found  # before those of keys and values are there
-    to_k, to_v = (aligned(kind.size, call.dtype) for kind in kinds[1:3])
-    found = Found(nothing, to_k, to_v, nothing)
-    call.of_bands(call.work(attend_rows.to_keys, read, found, codes, factor), call.flow_of(b, g))
-    call.store(to_k, call.of_keys, grads[1], b, g)
-    call.store(to_v, call.of_values, grads[2], b, g)
+    heads, to = ([call.head(video, b, g) for video in some] for some in (videos, grads))
+    sums = np.ascontiguousarray(sums[b, g]).reshape(-1)
+    of_queries, flow = (sums, np.empty(sums.size // 2, call.dtype)), call.flow_of(b, g)
+    _backward_to_queries(call, heads, of_queries, to[0], products[b, g].reshape(-1), factor, flow)
+    _backward_to_keys(call, heads, of_queries, to[1:], factor, flow)
 
 
-class _Work(NamedTuple):
-    """A kernel with what all its threads share."""
+def _backward_to_queries(
+    call: _Call,
+    videos: list[Native],
+    of_queries: tuple[Native, Native],
+    to_q: Native,
+    products: Native,
+    factor: float,
+    flow: Native,
+) -> None:
+    (q, k, v, grad), nothing = videos, np.empty(0, call.dtype)
+    sizes, codes = call.sizes(factor, call.held), call.codes(known=True)
+    found = Found(nothing, nothing, nothing, products)
+    rows = _Rows(q, call.of_keys), _Rows(grad, call.of_values), _Rows(to_q, call.of_keys)
+    for frames, at_k, at_v in call.reach(k, v):
+        read = Numbers(nothing, at_k, at_v, nothing, *of_queries)
+        call.of_queries(_Work(attend_rows.to_queries, call.task, flow, sizes, codes, read, found, *rows), frames)
 
-    kernel: Any
-    read: Numbers
-    found: Found
-    task: Task
-    sizes: Sizes
-    codes: Codes
 
-    def __call__(self, *, windows: Windows, scratch: Scratch, band: Band, stop: Native, first: int, last: int) -> None:
-        _, read, found, task, sizes, codes = self
-        self.kernel(read, found, windows, task, sizes, codes, scratch, band, stop, first, last)
+def _backward_to_keys(
+    call: _Call,
+    videos: list[Native],
+    of_queries: tuple[Native, Native],
+    to: list[Native],
+    factor: float,
+    flow: Native,
+) -> None:
+    (q, k, v, grad), nothing = videos, np.empty(0, call.dtype)
+    kinds, sizes, codes = (call.of_keys, call.of_values), call.sizes(factor, call.added), call.codes(known=True)
+    at_k, at_v, to_k, to_v = (aligned(call.added * kind.size, call.dtype) for kind in (*kinds, *kinds))
+    read, found = Numbers(nothing, at_k, at_v, nothing, *of_queries), Found(nothing, to_k, to_v, nothing)
+    rows = _Rows(q, call.of_keys), _Rows(grad, call.of_values)
+    work = _Work(attend_rows.to_keys, call.task, flow, sizes, codes, read, found, *rows)
+    for first in range(0, call.task.frames, call.added):
+        frames = range(call.task.frames)[first : first + call.added]
+        for f in frames:
+            for memory, video, kind in zip((at_k, at_v), (k, v), kinds, strict=True):
+                call.load(memory, video, kind, f, call.added)
+        for sums in (to_k, to_v):
+            sums.fill(0)
+        call.of_bands(work, frames)
+        for f in frames:
+            for sums, video, kind in zip((to_k, to_v), to, kinds, strict=True):
+                call.store(sums, video, kind, f, call.added)

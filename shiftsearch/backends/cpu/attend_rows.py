@@ -11,7 +11,7 @@ from shiftsearch.backends.cpu.jit import inline, kernel
 from shiftsearch.backends.cpu.memory import after, get, pointers, put, stopped
 from shiftsearch.backends.cpu.windows import TILE, Query, first_of
 
-_NOTHING, _PIXEL, _ITSELF = 0, 1, 2  # what a candidate is
+_NOTHING, __pixel, _ITSELF = 0, 1, 2  # what a candidate is
 
 
 class Codes(NamedTuple):
@@ -26,12 +26,12 @@ class Codes(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What is read of one head: videos [frame, row, column, channel], what arrives likewise, and sums and means of queries."""
+    """What is read of one head: videos [frame, row, column, channel], and sums and means of queries."""
 
-    q: np.ndarray
-    k: np.ndarray
+    q: np.ndarray  # rows, see `Sizes`
+    k: np.ndarray  # frames
     v: np.ndarray
-    grad: np.ndarray
+    grad: np.ndarray  # rows of what arrives
     sums: np.ndarray
     means: np.ndarray
 
@@ -39,7 +39,7 @@ class Numbers(NamedTuple):
 class Found(NamedTuple):
     """What is written of one head: what queries get, or gradients, and the gradients by factors of each query."""
 
-    q: np.ndarray
+    q: np.ndarray  # rows, see `Sizes`
     k: np.ndarray
     v: np.ndarray
     products: np.ndarray
@@ -66,17 +66,18 @@ class Sizes(NamedTuple):
     channels: int  # of a head of v
     factor: float
     leaves_self: bool
+    held: int  # frames of k and v in memory: frame f is at f % held
+    top: int  # row of queries that the memory of rows begins with
 
 
 class Band(NamedTuple):
-    """Rows first..last of a frame of k, or of all frames if it is -1."""
+    """Rows first..last of k."""
 
-    frame: int
     first: int
     last: int
 
 
-EVERYWHERE = Band(-1, -(2**40), 2**40)
+EVERYWHERE = Band(-(2**40), 2**40)
 
 
 # --- a query --------------------------------------------------------------------------------------
@@ -86,19 +87,18 @@ def _find(query, windows, task, sizes, band, at):
     n = 0
     for s in range(task.slots):
         frame = get(windows.frame, query.at + s)
-        if band.frame >= 0 and frame != band.frame:
-            continue
         top = query.y * task.stride + get(windows.dy, query.at + s)
         left = query.x * task.stride + get(windows.dx, query.at + s)
         own = sizes.leaves_self and frame == query.t
+        at_frame = frame % sizes.held * task.height
         for i in range(task.down):
             y = top + i * task.whole_step
             if not band.first <= y < band.last:
                 continue
-            line, inside = (frame * task.height + y) * task.width, 0 <= y < task.height
+            line, inside = (at_frame + y) * task.width, 0 <= y < task.height
             for j in range(task.across):
                 x = left + j * task.whole_step
-                kind, pixel = _PIXEL, line + x
+                kind, pixel = __pixel, line + x
                 if task.zeros and not (inside and 0 <= x < task.width):
                     kind, pixel = _NOTHING, 0
                 if own and y == query.y * task.stride and x == query.x * task.stride:
@@ -118,7 +118,8 @@ def _compare(code, q, k, starts, out, count, at):
 @inline
 def _weigh(query, count, task, sizes, codes, read, at):
     """Score the candidates of a query, and find their weights."""
-    _compare(codes.of_keys, after(read.q, _pixel(query, task) * task.channels), read.k, at.in_k, at.scores, count, at)
+    mine = after(read.q, _pixel(query, task, sizes) * task.channels)
+    _compare(codes.of_keys, mine, read.k, at.in_k, at.scores, count, at)
     if task.zeros or sizes.leaves_self:
         for n in range(count):
             if get(at.kinds, n) == _NOTHING:
@@ -136,7 +137,7 @@ def _differentiate(query, count, task, sizes, codes, read, at):
     put(at.numbers, 1, get(read.sums, 2 * number))
     put(at.numbers, 2, get(read.sums, 2 * number + 1))
     _weigh(query, count, task, sizes, codes, read, at)
-    mine = after(read.grad, _pixel(query, task) * sizes.channels)
+    mine = after(read.grad, _pixel(query, task, sizes) * sizes.channels)
     _compare(codes.of_values, mine, read.v, at.in_v, at.by_weights, count, at)
     for n in range(count if task.zeros else 0):
         if get(at.kinds, n) == _NOTHING:
@@ -178,7 +179,7 @@ def _choose_scores(count, mean, sizes, at):
         kind = get(at.kinds, n)
         if slope != 0 and kind != _NOTHING:
             by_factor += slope * min(max(get(at.scores, n), -1e30), 1e30)
-            if kind == _PIXEL and slope * sizes.factor != 0:
+            if kind == __pixel and slope * sizes.factor != 0:
                 put(at.chosen, m, slope * sizes.factor)
                 put(at.starts, m, get(at.in_k, n))
                 m += 1
@@ -191,9 +192,9 @@ def _add(code, q, to_q, k, to_k, count, at):
 
 
 @inline
-def _pixel(query, task):
-    """Return the number of the pixel that a query stands at."""
-    return (query.t * task.height + query.y * task.stride) * task.width + query.x * task.stride
+def _pixel(query, task, sizes):
+    """Return the number of the pixel that a query stands at, in the memory of rows."""
+    return ((query.y - sizes.top) * task.width + query.x) * task.stride
 
 
 @inline
@@ -218,7 +219,7 @@ def attend(read, found, windows, task, sizes, codes, scratch, band, stop, first,
                 _weigh(query, count, task, sizes, codes, read, at)
                 put(read.sums, 2 * _number(query, task), get(at.numbers, 1))
                 put(read.sums, 2 * _number(query, task) + 1, get(at.numbers, 2))
-                out, chosen = after(found.q, _pixel(query, task) * sizes.channels), _choose_weights(count, at)
+                out, chosen = after(found.q, _pixel(query, task, sizes) * sizes.channels), _choose_weights(count, at)
                 _add(codes.to_q, out, out, read.v, out, chosen, at)
 
 
@@ -239,7 +240,7 @@ def to_queries(read, found, windows, task, sizes, codes, scratch, band, stop, fi
                 put(read.means, _number(query, task), _mean(count, at))
                 chosen, by_factor = _choose_scores(count, get(read.means, _number(query, task)), sizes, at)
                 put(found.products, _number(query, task), by_factor)
-                mine = _pixel(query, task) * task.channels
+                mine = _pixel(query, task, sizes) * task.channels
                 _add(codes.to_q, after(read.q, mine), after(found.q, mine), read.k, read.k, chosen, at)
 
 
@@ -259,8 +260,8 @@ def to_keys(read, found, windows, task, sizes, codes, scratch, band, stop, first
                 if count == 0:
                     continue
                 _differentiate(query, count, task, sizes, codes, read, at)
-                chosen, mine = _choose_weights(count, at), after(read.grad, _pixel(query, task) * sizes.channels)
+                chosen, mine = _choose_weights(count, at), after(read.grad, _pixel(query, task, sizes) * sizes.channels)
                 _add(codes.to_v, mine, mine, read.v, found.v, chosen, at)
                 chosen, _ = _choose_scores(count, get(read.means, _number(query, task)), sizes, at)
-                mine = after(read.q, _pixel(query, task) * task.channels)
+                mine = after(read.q, _pixel(query, task, sizes) * task.channels)
                 _add(codes.to_k, mine, mine, read.k, found.k, chosen, at)

@@ -40,11 +40,29 @@ def margined(frames: int, height: int, width: int, channels: int, before: int, b
 
 def load(video: Native, v: Margined, heads: int, head: int, *, turn: int) -> Native:
     """Return memory with one head of a video (T, C, H, W). `turn` is vector code."""
-    out, given = aligned(v.size, video.dtype), np.ascontiguousarray(video).reshape(v.frames, -1)
-    pool.spread(
-        partial(_fill, given, out, turn, v, v.channels * heads, v.channels * head), v.frames * v.rows, 4 * v.size
-    )
+    out = aligned(v.size, video.dtype)
+    load_into(out, video, v, heads, head, turn=turn)
     return out
+
+
+def load_into(out: Native, video: Native, v: Margined, heads: int, head: int, *, turn: int) -> None:
+    given = np.ascontiguousarray(video).reshape(-1)
+    work = partial(_fill, given, out, turn, v, v.channels * heads, v.channels * head)
+    pool.spread(work, v.frames * v.rows, 4 * v.size)
+
+
+def load_rows(out: Native, head: Native, v: Margined, first: int, last: int, stop: Native, *, turn: int) -> None:
+    """Write rows first..last of a head of a frame (C, H, W), without a margin, to memory; for one thread of many."""
+    given = head.reshape(-1)[first * v.width :] if head.flags.c_contiguous else None
+    if given is None:
+        given, v = np.ascontiguousarray(head[:, first:last]).reshape(-1), v._replace(height=last - first)
+    _fill(given, out, turn, v, v.channels, 0, stop, 0, last - first)
+
+
+def store_rows(rows: Native, v: Margined, head: Native, first: int, last: int, stop: Native, *, turn: int) -> None:
+    """Write what `load_rows` would load."""
+    out, nonfinite = head.reshape(-1)[first * v.width :], np.zeros(1, np.int32)
+    _empty(rows, out, turn, v, v.channels, 0, nonfinite, stop, 0, last - first)
 
 
 def store(sums: Native, v: Margined, out: Native, heads: int, head: int, nonfinite: Native, *, turn: int) -> None:
