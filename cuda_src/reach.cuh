@@ -73,7 +73,8 @@ struct Slots {
     int at[SS_SLOTS], frames[SS_SLOTS];
     float largest[SS_SLOTS];  // sum of squares of a pixel
     Reach reaches[SS_SLOTS][SS_WARPS];
-    bool held, wild;  // all slots' pixels are held at a time
+    bool held;  // all slots' pixels are held at a time
+    int wild;   // 1: the tile is left
 };
 
 #define SS_NEAR 16384  // pixels from a tile that a window may begin
@@ -99,7 +100,7 @@ __device__ inline void find_starts(Slots& slots, const Starts& starts, const SS_
 // By one thread.
 __device__ inline void find_regions(Slots& slots, const Tile& tile, const Sizes& s, const Around& a) {
     int all = 0;
-    slots.wild = false;
+    slots.wild = 0;
 #pragma unroll 1
     for (int slot = 0; slot < a.windows; ++slot) {
         const int* const limits = slots.limits[slot];
@@ -107,7 +108,7 @@ __device__ inline void find_regions(Slots& slots, const Tile& tile, const Sizes&
                           (-limits[3] - limits[1] + SS_WINDOW_X + 1) / 2 * 2};
         const bool near = max(max(-limits[0], -limits[1]), max(-limits[2], -limits[3])) < SS_NEAR;
         const bool fits = near && r.tall <= SS_SIDE && r.wide <= SS_SIDE && r.pixels() * SS_PIXEL <= SS_POOL;
-        slots.wild = slots.wild || !fits;
+        slots.wild |= !fits;
         slots.regions[slot] = r, slots.at[slot] = all, slots.largest[slot] = 0;
         slots.frames[slot] = frame_of_slot(tile.t, slot + SS_FIRST_SLOT, s.kT, SS_RADIUS);
         all = fits ? all + r.pixels() * SS_PIXEL : SS_POOL;
@@ -132,7 +133,7 @@ __device__ inline void find_reaches(Slots& slots, const Starts& starts, const Ti
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const unsigned bits = strips >> 8 * half & 255;
-            if (32 - __clz(bits) - (__ffs(bits) - 1) > SS_STRIPS) slots.wild = true;
+            if (32 - __clz(bits) - (__ffs(bits) - 1) > SS_STRIPS) atomicOr(&slots.wild, 1);
         }
     }
 }

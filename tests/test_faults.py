@@ -115,7 +115,7 @@ FAULTS = [
     Fault("attend.cuh", "channel_of(n) < F", "channel_of(n) <= F", "attend: pixels, many channels"),
     # attention
     Fault("attend.cu", "total *= rest, most = logit", "most = logit", "attend: plain"),
-    Fault("weigh.cu", "most = most_of_lanes(most);", "", "attend: all that is asked for"),
+    Fault("weigh.cu", "most = most_of_lanes(most);", "", "attend: patches, flow"),
     Fault("weigh.cu", "mean = sum_of_lanes(mean);", "", "attend: all that is asked for"),
     Fault("attend_keys.cu", "way % (Whole)SS_STEP == 0", "true", "attend: pixels outside"),
     Fault("attend_keys.cu", "share.t + 2 * SS_RADIUS", "share.t + SS_RADIUS", "attend: pixels, heads, dot"),
