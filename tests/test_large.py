@@ -90,7 +90,9 @@ def test_a_block_of_search_fits_on_every_device():
 def test_candidates_that_have_no_number_are_an_error():
     spec = REFINE.specify(window=1025, topk=10)
     v, seeds = np.zeros((1, 1, 1, 2, 2), np.float32), np.zeros((1, 1, 1, 2, 2, 2045, 3), np.int32)
-    with pytest.raises(ShiftsearchError, match=r"refine: window is \(1025, 1025\) in 2045 places, expected fewer than 2\*\*31"):
+    with pytest.raises(
+        ShiftsearchError, match=r"refine: window is \(1025, 1025\) in 2045 places, expected fewer than 2\*\*31"
+    ):
         Cuda(emulate.Emulator()).search(v, v, spec, spec.patches(), seeds=seeds)
 
 
