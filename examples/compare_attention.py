@@ -10,7 +10,7 @@ its own. What leaves the frame on one side comes back on the other: whichever wa
 anywhere in each frame. That a single frame says nothing is tested, by a network that sees one at a time.
 
 All networks have about a million weights, begin at random, see the same clips in the same order, and have one recipe.
-`python examples/benchmarks/attention_report.py` draws the result and writes it into a README.
+`python examples/benchmarks/attention_report.py` draws the result and writes it into a page of docs.
 """
 
 from __future__ import annotations

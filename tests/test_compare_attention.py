@@ -172,10 +172,10 @@ def test_motion_is_needed_and_seen():
     assert min(accuracies.values()) >= 0.9
 
 
-def test_readme_has_the_table_and_the_picture():
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_the_table_and_the_picture():
+    page = (EXAMPLES.parent / "docs" / "systems.md").read_text(encoding="utf-8")
     begin, end = attention_report.MARKS
-    assert readme.split(begin)[1].split(end)[0].strip() == attention_report.table(FOUND)
+    assert page.split(begin)[1].split(end)[0].strip() == attention_report.table(FOUND)
     drawn = (attention_report.FOUND.with_suffix(".svg")).read_text(encoding="utf-8")
     assert drawn == attention_report.plot(FOUND)
     names = [element.text for element in ElementTree.fromstring(drawn).iter() if element.text]

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 import gpu_report
 from gpu_goals import GOALS, HD
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "speed_gpu.md"
 MODELLED = json.loads(gpu_report.MODELLED.read_text(encoding="utf-8"))
 ROWS = [
     {"step": "machine", "row": "machine", "device": "Fake <1>"},
@@ -56,8 +56,8 @@ def test_the_table_has_every_goal_and_marks_those_not_measured():
     assert lines["patch 7, zero flow"].endswith("| not measured |")
 
 
-def test_a_readme_without_marks_is_unchanged(tmp_path):
-    file = tmp_path / "README.md"
+def test_a_page_without_marks_is_unchanged(tmp_path):
+    file = tmp_path / "page.md"
     file.write_text("nothing")
     with pytest.raises(SystemExit, match="has no marks"):
         gpu_report.write_between(file, gpu_report.MARKS, "table")
@@ -65,18 +65,18 @@ def test_a_readme_without_marks_is_unchanged(tmp_path):
 
 
 def test_the_command_writes_all_of_it(tmp_path, capsys):
-    file, readme = tmp_path / "gpu.json", tmp_path / "README.md"
+    file, page = tmp_path / "gpu.json", tmp_path / "page.md"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    readme.write_text("\n".join(["before", *gpu_report.MARKS, "after"]))
-    assert gpu_report.main([str(file), "--plots", str(tmp_path / "plots"), "--readme", str(readme)]) == 0
+    page.write_text("\n".join(["before", *gpu_report.MARKS, "after"]))
+    assert gpu_report.main([str(file), "--plots", str(tmp_path / "plots"), "--page", str(page)]) == 0
     table = gpu_report.table(ROWS, MODELLED["goals"])
-    assert readme.read_text() == "\n".join(["before", gpu_report.MARKS[0], table, gpu_report.MARKS[1], "after"])
+    assert page.read_text() == "\n".join(["before", gpu_report.MARKS[0], table, gpu_report.MARKS[1], "after"])
     assert len(list((tmp_path / "plots").glob("*.svg"))) == 3
     assert "Fake" in capsys.readouterr().out
 
 
-def test_the_readme_has_the_table_of_the_data():
+def test_the_page_has_the_table_of_the_data():
     measured = gpu_report.MODELLED.with_name("gpu.json")
     rows = [json.loads(line) for line in measured.read_text().splitlines()] if measured.exists() else []
     table = gpu_report.table(rows, MODELLED["goals"])
-    assert "\n".join([gpu_report.MARKS[0], table, gpu_report.MARKS[1]]) in README.read_text(encoding="utf-8")
+    assert "\n".join([gpu_report.MARKS[0], table, gpu_report.MARKS[1]]) in PAGE.read_text(encoding="utf-8")

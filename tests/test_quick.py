@@ -1,4 +1,4 @@
-"""The quick run covers every op, option and dtype on every backend, as README says, and reports what it leaves out."""
+"""The quick run covers every op, option and dtype on every backend, as docs/tests.md says, and reports what it leaves out."""
 
 from __future__ import annotations
 

@@ -1,68 +1,115 @@
-"""Statements of README, CONTRIBUTING and the pages in docs are true."""
+"""Statements of README, CONTRIBUTING, CITATION.cff and the pages in docs are true."""
 
-import importlib.util
+from __future__ import annotations
+
+import importlib
 import re
+import sys
 from pathlib import Path
 
+import clips
 import pytest
 
 import shiftsearch
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.append(str(ROOT / "examples" / "benchmarks"))
+tables = importlib.import_module("tables")
+
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in tables.PAGES}
+README = PAGES["README.md"]
+CI = ROOT / ".ci" / "run"
 
 
-def test_the_examples_run_and_print_what_their_comments_say(capsys):
-    shared, said = {}, []
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        if "import torch" in block and importlib.util.find_spec("torch") is None:
-            continue
-        exec(compile(block, "README.md", "exec"), shared)
-        said += re.findall(r"^print\(.*\)  # ([^:\n]*)", block, re.MULTILINE)
-    assert len(said) == 4
-    assert capsys.readouterr().out.splitlines() == [text.strip() for text in said]
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-def test_the_examples_of_pages_run(page):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_the_examples_run_and_print_what_their_comments_say(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "noisy.mp4" in PAGES[page]:
+        clips.make("noisy.mp4", frames=4)
+    if "torch" in PAGES[page]:
+        pytest.importorskip("torch")
     shared: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, page.name, "exec"), shared)
-    assert shared
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), shared)
+        said = re.findall(r"^print\(.*\)  # ([^:\n]*)", block, re.MULTILINE)
+        assert capsys.readouterr().out.splitlines() == [text.strip() for text in said]
 
 
-def test_the_table_of_ops_is_the_package():
-    tables = README.split("## Frames of video")[1].split("## ")[0] + README.split("## Ops")[1].split("## ")[0]
-    tables += README.split("## Environment")[1]  # has the threads
-    named = set(re.findall(r"`(\w+)", tables))  # flow by its functions, as in `flow.dis`
+def test_the_readme_is_short_and_its_examples_have_ten_lines():
+    assert len(README.splitlines()) <= 150
+    assert len(blocks("README.md")) == 3
+    assert all(len(block.splitlines()) <= 10 for block in blocks("README.md"))
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_tables_are_those_of_the_results(name):
+    begin, end = tables.marks(name, "tables.py")
+    found = [page for page in PAGES.values() if begin in page]
+    assert found
+    assert all(page.split(begin)[1].split(end)[0].strip() == tables.TABLES[name]() for page in found)
+
+
+def test_marks_name_a_table_and_the_script_that_writes_it():
+    for page in PAGES.values():
+        for name, script in re.findall(r"<!-- ([\w ]+): written by (\S+) -->", page):
+            assert f"<!-- /{name} -->" in page
+            text = (ROOT / script).read_text(encoding="utf-8")
+            assert f"<!-- {name}:" in text or f'"{name}"' in text
+
+
+def test_the_tables_of_functions_are_the_package():
+    named = {
+        name for page in ("frames", "ops", "environment") for name in re.findall(r"`(\w+)", PAGES[f"docs/{page}.md"])
+    }
     assert set(shiftsearch.__all__) - {"ShiftsearchError"} <= named
 
 
-def test_every_link_leads_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGES[page]):
+        assert "://" in target or (folder / target).exists(), target
+
+
+def test_the_index_has_every_page():
+    linked = re.findall(r"\]\(([^)]+)\.md\)", PAGES["docs/index.md"])
+    assert sorted([*linked, "index"]) == sorted(Path(page).stem for page in PAGES if page != "README.md")
 
 
 @pytest.mark.parametrize(
     "command", ["pip install . && shiftsearch demo", 'pip install ".[test]" && pytest -n auto --dist loadgroup']
 )
 def test_ci_runs_the_commands_that_the_readme_gives(command):
-    script = ROOT / ".ci" / "run"
-    if not script.exists():  # an sdist
+    if not CI.exists():  # an sdist
         pytest.skip("there is no CI here")
     assert f"\n    {command}\n" in README
-    assert f"bash -c '{command}'" in script.read_text(encoding="utf-8")
+    assert f"bash -c '{command}'" in CI.read_text(encoding="utf-8")
 
 
 def test_ci_runs_everything():
-    script = ROOT / ".ci" / "run"
-    if not script.exists():  # an sdist
+    if not CI.exists():  # an sdist
         pytest.skip("there is no CI here")
-    assert "\npytest --rest -n auto --dist loadgroup\n" in script.read_text(encoding="utf-8")
+    assert "\npytest --rest -n auto --dist loadgroup\n" in CI.read_text(encoding="utf-8")
 
 
 def test_contributing_leads_somewhere():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for file in re.findall(r"`((?:shiftsearch|tests|examples|cuda_src)/[\w./]*)`", text):
+    for file in re.findall(r"`((?:shiftsearch|tests|examples|cuda_src|docs)/[\w./]*)`", text):
         assert (ROOT / file).exists(), file
+
+
+def test_the_citation_has_what_its_format_asks_for_and_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    keys = dict(re.findall(r"^([\w-]+):[ \n](.*)", text, re.MULTILINE))
+    assert {"cff-version", "message", "title", "authors"} <= set(keys)
+    assert keys["cff-version"] == "1.2.0"
+    assert keys["version"] == shiftsearch.__version__
+    assert keys["license"] == "BSD-3-Clause"
+    paper = text.split("references:")[1]
+    assert "Gauen" in paper
+    assert "2309.16849" in paper
+    assert "2309.16849" in README

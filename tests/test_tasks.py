@@ -56,9 +56,9 @@ def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(each, examp
     assert len(calls) == 4  # two, the one that was interrupted, and that one again
 
 
-def test_tables_in_the_readme_are_those_of_the_results(each):
+def test_tables_of_the_page_are_those_of_the_results(each):
     result = json.loads((ROOT / "examples" / "benchmarks" / "results" / f"{each.__name__}.json").read_text())
-    assert each.table(result) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert each.table(result) in (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
 
 
 # --- clips of a folder ------------------------------------------------------------------------------

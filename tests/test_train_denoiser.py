@@ -176,11 +176,11 @@ def test_differences_are_of_pairs():
     assert math.isclose(error, 0.5 / math.sqrt(3))
 
 
-def test_readme_has_the_table():
+def test_the_page_has_the_table():
     lines = report.read()
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    page = (EXAMPLES.parent / "docs" / "denoiser.md").read_text(encoding="utf-8")
     begin, end = report.MARKS
-    assert readme.split(begin)[1].split(end)[0].strip() == report.table(lines)
+    assert page.split(begin)[1].split(end)[0].strip() == report.table(lines)
     assert {row["arm"] for row in lines[1:]} == set(experiment.ARMS)
     assert all(set(row["psnr"]) == {"0", "1.5", "3", "DIS"} and row["steps"] == lines[0]["steps"] for row in lines[1:])
     assert json.dumps(lines).count("NaN") == 0

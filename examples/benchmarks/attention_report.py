@@ -1,6 +1,6 @@
-"""Show what compare_attention.py found: its table in a README, and a picture of accuracy against operations.
+"""Show what compare_attention.py found: its table in a page, and a picture of accuracy against operations.
 
-python examples/benchmarks/attention_report.py [FILE] [--plot FILE.svg] [--readme README.md]
+python examples/benchmarks/attention_report.py [FILE] [--plot FILE.svg] [--page docs/systems.md]
 
 FILE is what `compare_attention.py --out` wrote; without it, the results that lie beside this file.
 """
@@ -82,12 +82,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, nargs="?", default=FOUND, help="what compare_attention.py --out wrote")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the picture there")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into a README")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table into a page")
     given = parser.parse_args(arguments)
     result = json.loads(given.file.read_text())
     print(table(result))
-    if given.readme:
-        write_between(given.readme, MARKS, table(result))
+    if given.page:
+        write_between(given.page, MARKS, table(result))
     if given.plot:
         given.plot.write_text(plot(result), encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """How fast the CPU kernels are, against hand-written C++ and torch on the same machine in the same run.
 
-python examples/benchmarks/cpu.py [--quick] [--size N] [--json FILE] [--readme README.md]
+python examples/benchmarks/cpu.py [--quick] [--size N] [--json FILE] [--page docs/speed_cpu.md]
 
 The main measure is process CPU time on one thread: the candidates take turns, and the fastest of at least 7
 repetitions counts, so that other work on the machine disturbs little. Every result is checked before it is timed.
@@ -385,8 +385,8 @@ def machine(others):
     return {"cpu": cpu, "cores": os.cpu_count(), "load": load, "commit": commit, **versions}
 
 
-def write_readme(path, rows, facts, about):
-    """Write the table between the two `speed` marks of a README."""
+def write_page(path, rows, facts, about):
+    """Write the table between the two `speed` marks of a page."""
     shown = ["patch=7 rand", "patch=7 smooth", "patch=3 smooth", "patch=1 smooth"]
     pick = [f"search C={C} {rest}" for C in (16, 3) for rest in shown]
     pick += [f"{op} C={C} patch=7" for op in ("aggregate", "backward") for C in (16, 3)]
@@ -414,7 +414,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few cases")
     parser.add_argument("--size", type=int, default=128, help="rows and columns of the frames")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as data")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the results into the table of a README")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the results into the table of a page")
     parser.add_argument("--probe", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.probe:
@@ -450,8 +450,8 @@ def main():
         given.json.write_text(
             json.dumps({"machine": about, "size": given.size, "cases": rows, "facts": facts}, indent=1)
         )
-    if given.readme:
-        write_readme(given.readme, rows, facts, about)
+    if given.page:
+        write_page(given.page, rows, facts, about)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Show what train_denoiser.py found, as a table, also in a README.
+"""Show what train_denoiser.py found, as a table, also in a page.
 
-python examples/benchmarks/denoiser_report.py [FILE.jsonl] [--readme README.md]
+python examples/benchmarks/denoiser_report.py [FILE.jsonl] [--page docs/denoiser.md]
 
 FILE is what `train_denoiser.py --out` wrote; without it, the results that lie beside this file.
 """
@@ -62,12 +62,12 @@ def _cell(rows: list[Line], arm: str, flow: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, nargs="?", default=FOUND, help="what train_denoiser.py --out wrote")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into a README")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table into a page")
     given = parser.parse_args(arguments)
     found = table(read(given.file))
     print(found)
-    if given.readme:
-        write_between(given.readme, MARKS, found)
+    if given.page:
+        write_between(given.page, MARKS, found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Show what gpu.py measured: pictures, and the table of the goals in a README.
+"""Show what gpu.py measured: pictures, and the table of the goals in a page.
 
-python examples/benchmarks/gpu_report.py [FILE] [--plots FOLDER] [--readme README.md]
+python examples/benchmarks/gpu_report.py [FILE] [--plots FOLDER] [--page docs/speed_gpu.md]
 
 FILE is what `gpu.py --json` wrote; without it the table has what the machine code says (results/gpu_modelled.json, written by
 tests/modelled.py), and says that nothing is measured.
@@ -89,13 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, nargs="?", help="what gpu.py --json wrote")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw pictures (SVG) there")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into a README")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table into a page")
     given = parser.parse_args(arguments)
     rows = read(given.file)
     words = table(rows, json.loads(MODELLED.read_text())["goals"])
     print(words)
-    if given.readme:
-        write_between(given.readme, MARKS, words)
+    if given.page:
+        write_between(given.page, MARKS, words)
     if given.plots:
         given.plots.mkdir(parents=True, exist_ok=True)
         device = next((row["device"] for row in rows if row.get("row") == "machine"), "a GPU")

@@ -1,4 +1,4 @@
-"""What reports share: pictures as SVG, and tables between the marks of a README."""
+"""What reports share: pictures as SVG, and tables between two marks of a page."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ class Scale:
         powers = range(math.floor(math.log10(self.least)), math.ceil(math.log10(self.most)) + 1)
         each = (step * 10.0**power for power in powers for step in (1, 2, 5))
         return [tick for tick in each if self.least <= tick <= self.most]
+
+
+def marks(name: str, script: str) -> tuple[str, str]:
+    """Return the marks between which a script writes a table."""
+    return f"<!-- {name}: written by examples/benchmarks/{script} -->", f"<!-- /{name} -->"
 
 
 def write_between(path: Path, marks: tuple[str, str], words: str) -> None:

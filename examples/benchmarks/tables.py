@@ -1,0 +1,223 @@
+"""Write the tables of quality and speed into README and the pages of docs, from the results that are committed.
+
+python examples/benchmarks/tables.py
+
+A table lies between two marks, such as `<!-- noise: written by examples/benchmarks/tables.py -->` and `<!-- /noise -->`.
+Some tables have a report of their own: their marks name it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from report import marks, write_between
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = Path(__file__).parent / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALIGN = {
+    "no alignment": "no alignment",
+    "DIS flow, bilinear": "DIS flow, bilinear (OpenCV's remap)",
+    "DIS flow, bicubic": "DIS flow, bicubic (OpenCV's remap)",
+    "align": "`align`",
+    "align, flow of a 1/8 grid": "`align`, flow of a grid of 1/8",
+    "align, bilinear": "`align`, bilinear",
+}
+DENOISE = {
+    "OpenCV NLM multi": "OpenCV, fastNlMeansDenoisingMulti",
+    "scikit-image NLM": "scikit-image, denoise_nl_means",
+    "fast, one frame": '"fast", radius=0',
+    "fast, no flow": '"fast", flow=None',
+    "V-BM3D": "V-BM3D",
+    "fast": '`denoise`, "fast"',
+    "VNLB": "VNLB",
+    "high": '`denoise`, "high"',
+}
+STARRED = {"carphone80": "carphone*", "bbb90": "bbb*", "bikes150": "bikes*", "city": "city*"}
+NOISE = {
+    "white 5": "white, 5",
+    "white 20": "white, 20",
+    "upscaled 15": "upscaled",
+    "blurred 15": "blurred",
+    "Bayer 15": "Bayer filter, demosaiced",
+    "JPEG": "before JPEG of quality 75",
+    "H.264": "before H.264 of crf 23",
+    "grain": "film grain",
+    "Poisson": "of photons (Poisson)",
+    "white 2": "white, 2",
+    "none": "none",
+}
+Row = dict[str, Any]
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table whose first column is text and whose others are numbers."""
+    heads = list(heads)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- alignment ------------------------------------------------------------------------------------
+def align(methods: Iterable[str] = ALIGN) -> str:
+    rows = read("align")["search in frames with noise of sigma 15"]
+    groups = {"five clips, tuned on": slice(0, 5), "five unseen scenes": slice(10, 15), "all fifteen": slice(None)}
+    heads = ["PSNR in dB of the aligned clean frame, noise 15 of 255", *groups]
+    means = {name: [fmean(list(rows[name].values())[part]) for part in groups.values()] for name in methods}
+    return markdown(heads, ([ALIGN[name], *(f"{mean:.2f}" for mean in found)] for name, found in means.items()))
+
+
+# --- denoising ------------------------------------------------------------------------------------
+def of(rows: list[Row], kind: str, sigma: int, method: str) -> dict[str, Row]:
+    """Return what was measured with one method, by clip."""
+    return {r["clip"]: r for r in rows if (r["kind"], r["sigma"], r["method"]) == (kind, sigma, method)}
+
+
+def mean(rows: dict[str, Row], value: str, clips: Iterable[str] | None = None) -> float:
+    """Return the mean of a value over clips, of those where there is one."""
+    found = [row[value] for clip, row in rows.items() if clips is None or clip in clips]
+    return fmean(number for number in found if number is not None)
+
+
+def methods(rows: list[Row]) -> list[str]:
+    return [name for name in DENOISE if any(row["method"] == name for row in rows)]
+
+
+def by_clip(file: str) -> str:
+    rows = read(file)["rows"]
+    clips = list(dict.fromkeys(row["clip"] for row in rows))
+    lines = []
+    for method in methods(rows):
+        here = of(rows, "grey", 20, method)
+        lines.append([DENOISE[method], *(f"{here[clip]['psnr']:.2f}" for clip in clips)])
+    return markdown(["PSNR in dB, grey, noise 20 of 255", *(STARRED.get(clip, clip) for clip in clips)], lines)
+
+
+def denoise_means() -> str:
+    rows = read("denoise")["rows"]
+    kinds = [("grey", 10), ("grey", 20), ("grey", 50), ("colour", 20)]
+    lines = []
+    for method in methods(rows):
+        cells = [f"{mean(of(rows, *kind, method), 'psnr'):.2f}" for kind in kinds]
+        lines.append([DENOISE[method], *cells, f"{mean(of(rows, 'grey', 20, method), 'ssim'):.3f}"])
+    heads = [f"{kind} {sigma}" for kind, sigma in kinds]
+    return markdown(["mean PSNR in dB of the eight clips", *heads, "SSIM, grey 20"], lines)
+
+
+def peers_means() -> str:
+    rows = read("denoise_peers")["rows"]
+    lines = []
+    both = set.intersection(*(set(of(rows, "colour", 20, method)) for method in methods(rows)))
+    for method in methods(rows):
+        cells = [DENOISE[method]]
+        for sigma in (20, 50):
+            here = of(rows, "grey", sigma, method)
+            cells += [f"{mean(here, 'psnr'):.2f}", f"{mean(here, 'ssim'):.3f}", f"{mean(here, 'flicker'):.2f}"]
+        cells.append(f"{mean(of(rows, 'colour', 20, method), 'psnr', both):.2f}")
+        seconds = median(row["cpu_s_per_mpixel"] for row in of(rows, "grey", 20, method).values())
+        lines.append([*cells, f"{seconds:.1f}"])
+    heads = [head for sigma in (20, 50) for head in (f"grey {sigma}", "SSIM", "flicker")]
+    colour = f"colour 20, {len(both)} of the clips"
+    return markdown(["mean of the twelve clips", *heads, colour, "s/MPixel, grey 20"], lines)
+
+
+def noise() -> str:
+    rows = [row for row in read("noise")["rows"] if row["clip"] != "texture"]
+    lines = []
+    for kind, name in NOISE.items():
+        cells = [name]
+        for colour in ("grey", "colour"):
+            here = [row for row in rows if (row["kind"], row["noise"]) == (colour, kind)]
+            cells.append(" / ".join(_mean(here, value) for value in ("noisy", "found", "by hand")))
+        lines.append(cells)
+    return markdown(
+        ["mean PSNR in dB of three clips: noisy / `denoise` / best single strength by hand", "grey", "colour"], lines
+    )
+
+
+def _mean(rows: list[Row], value: str) -> str:
+    found = [row[value] for row in rows]
+    return "-" if None in found else f"{fmean(found):.2f}"
+
+
+def denoise_speed() -> str:
+    names = {name: DENOISE[name.removeprefix("shiftsearch, ")] for name in _seconds()}
+    lines = [[names[method], *(f"{seconds:.2f}" for seconds in both)] for method, both in _seconds().items()]
+    return markdown(["seconds for a frame of 854 x 480, one thread", "grey", "colour"], lines)
+
+
+def _seconds() -> dict[str, list[float]]:
+    """Return the seconds of one thread for a frame, grey and in colour, the slowest first."""
+    found: dict[str, list[float]] = {}
+    for row in sorted(read("denoise_speed")["rows"], key=lambda row: (row["colour"], -row["wall_s"])):
+        if row["threads"] == 1:
+            found.setdefault(row["method"], []).append(row["wall_s"])
+    return found
+
+
+# --- README ---------------------------------------------------------------------------------------
+def aligned() -> str:
+    return align(["no alignment", "DIS flow, bilinear", "align"])
+
+
+def denoised() -> str:
+    """Return means of both sets of clips: no method of others was measured on both."""
+    eight, twelve = (read(name)["rows"] for name in ("denoise", "denoise_peers"))
+    lines = []
+    for method in DENOISE:
+        if not method.startswith("fast,"):
+            found = [of(rows, "grey", 20, method) for rows in (eight, twelve)]
+            lines.append([DENOISE[method], *(f"{mean(here, 'psnr'):.2f}" if here else "" for here in found)])
+    return markdown(["mean PSNR in dB, grey, noise 20 of 255", "8 clips", "12 other clips"], lines)
+
+
+def speed() -> str:
+    """Return times of one thread beside those of others for the same work."""
+    lines = []
+    for name, case in {
+        "search patches of 7 x 7 in 5 frames of 128 x 128, on a grid of 4": "search C=16 patch=7 rand stride=4",
+        "add what was found": "aggregate C=16 patch=7",
+        "its gradients": "backward C=16 patch=7",
+    }.items():
+        row = next(row for row in read("cpu")["cases"] if row["case"] == case)
+        others = [f"C++ by hand {row['C++ ms']:.0f} ms", f"torch {row['torch ms']:.0f} ms"]
+        lines.append([name, f"{row['ours ms']:.0f} ms", ", ".join(others)])
+    (opencv, _), (skimage, _), (ours, _) = (
+        _seconds()[n] for n in ("OpenCV NLM multi", "scikit-image NLM", "shiftsearch, fast")
+    )
+    others = f"OpenCV {opencv:.2f} s, scikit-image {skimage:.2f} s"
+    lines.append(['denoise a grey frame of 854 x 480, "fast"', f"{ours:.2f} s", others])
+    return markdown(["one thread of a Xeon of 2.8 GHz", "shiftsearch", "others"], lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "align": align,
+    "denoise by clip": lambda: by_clip("denoise"),
+    "denoise means": denoise_means,
+    "peers by clip": lambda: by_clip("denoise_peers"),
+    "peers means": peers_means,
+    "noise": noise,
+    "denoise speed": denoise_speed,
+    "aligned": aligned,
+    "denoised": denoised,
+    "speed of all": speed,
+}
+
+
+def main() -> None:
+    for name, table in TABLES.items():
+        between = marks(name, "tables.py")
+        for page in PAGES:
+            if between[0] in page.read_text(encoding="utf-8"):
+                write_between(page, between, table())
+
+
+if __name__ == "__main__":
+    main()
