@@ -125,7 +125,8 @@ struct Blended {
 __device__ inline void enqueue(const Queue& queue, Waiting& w, int r, float worst, const Blended& found) {
     float score = found.whole - found.between;
     bool open = !isfinite(found.whole) || (SS_L2 && !(found.whole <= SS_MOST_OF_IT * score));
-    if (open) score = isfinite(found.whole) ? score - (float)SS_ROUNDING * found.whole : -infinite();
+    if (open) score -= (float)SS_ROUNDING * found.whole;
+    if (open && !(score < infinite())) score = -infinite();  // what is beside it, without weight, may be no number
     if (found.outside) score = infinite(), open = false;
     if (is_better(score, worst)) push(queue, w, r, score, open ? found.place | SS_OPEN : found.place);
 }

@@ -103,6 +103,9 @@ def _data(name: str, form: Form):
             flow[..., : H // 2, W - 5 :] *= 40
         case "wild everywhere":
             flow = 40 * rng.uniform(-1, 1, of_flow).astype(np.float32)
+        case "pixels beside no numbers":
+            k[0, :, 0, 5::11, 6::13], k[0, 1, -1, 2, 30] = np.nan, np.inf
+            flow = np.rint(flow)
         case "strange":
             k[0, 1, 0, 5, 6], k[0, 2, 0, 9, 30], q[0, 0, 0, 3, 2] = np.nan, np.inf, np.inf
             k[0, 0, 0, 11, 20] = ml_dtypes.finfo(_DTYPES[form.dtype]).max
@@ -229,6 +232,13 @@ def test_numbers_that_are_not_finite_are_those_of_the_direct_form(form, searched
     np.testing.assert_allclose(found[0][finite], directly[0][finite], rtol=_TOLERANCE, atol=1e-4)
 
 
+def test_whole_places_beside_no_numbers_have_the_bits_of_the_direct_form(searched):
+    arrays = _data("pixels beside no numbers", USUAL)
+    found, directly = searched(USUAL, arrays), searched(USUAL, arrays, _DIRECTLY)
+    assert not found[2].tiles.any()
+    same_bits(found, directly)
+
+
 def test_what_matches_is_scored_directly(searched):
     """A few of the best are open: they have the bits of the direct form, and their queries are not searched again."""
     arrays = _data("matches", USUAL)
@@ -251,8 +261,8 @@ def test_a_budget_of_nothing_leaves_all_tiles(searched, monkeypatch):
 _FAULTS = [  # with the data that shows them
     (
         "matches",
-        "if (open) score = isfinite(found.whole)",
-        "open = false;\n    if (open) score = isfinite(found.whole)",
+        "if (open) score -= (float)SS_ROUNDING",
+        "open = false;\n    if (open) score -= (float)SS_ROUNDING",
     ),
     ("one fraction", "right_below = along * (y * y)", "right_below = along * (up * up)"),
     ("one fraction", "blended.between = on_left + weights.below_right * sums.y", "blended.between = on_left"),
@@ -260,6 +270,7 @@ _FAULTS = [  # with the data that shows them
     ("smooth", "both(reaches, {down.displacement - (down.share < 1)", "both(reaches, {down.displacement"),
     ("strange", "if (!(score < last)) return false;", ""),
     ("strange", "if (places[SS_TOPK - 1] & SS_OPEN) return false;", ""),
+    ("pixels beside no numbers", "if (open && !(score < infinite())) score = -infinite();", ""),
 ]
 
 
@@ -275,7 +286,7 @@ def test_fault_is_caught(data, right, wrong, searched):
 def _check_with_fault(data, searched, fault):
     arrays = _data(data, USUAL)
     found = searched(USUAL, arrays, fault=fault)
-    if data == "strange":
+    if data in ("strange", "pixels beside no numbers"):
         same_bits(found, searched(USUAL, arrays, _DIRECTLY))
     else:
         agrees(USUAL, arrays, *found[:2])
