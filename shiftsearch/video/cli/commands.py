@@ -36,6 +36,12 @@ def _add_align(commands: Any) -> None:
         "shiftsearch align in.mkv -o out.mkv --to next --window 13 --codec ffv1",
         "shiftsearch align in.mp4 -o out.mp4 --frames 100:200 --preview look.png",
     )
+    align_options(parser)
+    output_options(parser)
+
+
+def align_options(parser: Any) -> None:
+    """Add the options that only align has."""
     to = "move each frame onto the one before, onto the one after, or onto frame N (default %(default)s)"
     parser.add_argument("--to", default=ONTO, metavar="previous|next|N", type=_target, help=to)
     window = "side of the window around the flow that is searched (default %(default)s)"
@@ -45,7 +51,6 @@ def _add_align(commands: Any) -> None:
     mask = "also write which pixels of the first plane are seen in both frames, as booleans (T, H, W)"
     parser.add_argument("--mask", metavar="NPY", help=mask)
     _add_method(parser)
-    _add_output(parser)
 
 
 def _add_denoise(commands: Any) -> None:
@@ -59,6 +64,12 @@ def _add_denoise(commands: Any) -> None:
         "shiftsearch denoise in.mp4 -o out.mp4 --strength 1,1.5,1.5 --mix 0.2",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
     )
+    denoise_options(parser)
+    output_options(parser)
+
+
+def denoise_options(parser: Any) -> None:
+    """Add the options that only denoise has."""
     sigma = (
         "standard deviation of the noise in the file's own samples, on a scale of 0 to 255 whatever their depth: one "
         "number, or one each as Y,U,V (default: estimated for each plane, and reported)"
@@ -79,7 +90,6 @@ def _add_denoise(commands: Any) -> None:
         "(default %(default)s)"
     )
     parser.add_argument("--flow", default=METHOD, metavar="METHOD|NPY", help=flow)
-    _add_output(parser)
 
 
 def _add_flow(commands: Any) -> None:
@@ -102,7 +112,7 @@ def _add_compare(commands: Any) -> None:
         "shiftsearch compare original.mp4 denoised.mp4",
         "shiftsearch compare original.mp4 denoised.mp4 --frames 0:50",
     )
-    parser = commands.add_parser("compare", help=text, **_texts(examples))
+    parser = commands.add_parser("compare", help=text, **texts(examples))
     parser.add_argument("a", help="a video file, or a picture")
     parser.add_argument("b", help="another one of the same size")
     _add_frames(parser)
@@ -112,17 +122,23 @@ def _add_compare(commands: Any) -> None:
 
 # --- arguments of several commands ------------------------------------------------------------------
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> Any:
-    parser = commands.add_parser(name, help=text, **_texts(examples))
+    parser = commands.add_parser(name, help=text, **texts(examples))
     parser.add_argument("input", help="a video file, or pictures by number such as shot.%%04d.png")
     parser.add_argument("-o", "--output", required=True, help="the file to write; an older one is replaced at the end")
-    _add_frames(parser)
-    parser.add_argument("--format", help=_FORMAT)
-    parser.add_argument("--progressive", action="store_true", help="take interlaced frames as whole ones")
+    input_options(parser)
     parser.set_defaults(run=run)
     return parser
 
 
-def _texts(examples: tuple[str, ...]) -> dict[str, Any]:
+def input_options(parser: Any) -> None:
+    """Add how an input is read, and whether to tell of it."""
+    _add_frames(parser)
+    parser.add_argument("--format", help=_FORMAT)
+    parser.add_argument("--progressive", action="store_true", help="take interlaced frames as whole ones")
+
+
+def texts(examples: tuple[str, ...]) -> dict[str, Any]:
+    """Return what argparse needs to end the help of a command with examples."""
     return {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": "examples:\n  " + "\n  ".join(examples)}
 
 
@@ -137,7 +153,8 @@ def _add_method(parser: Any) -> None:
     parser.add_argument("--flow", choices=choices, default=METHOD, help="optical flow (default %(default)s)")
 
 
-def _add_output(parser: Any) -> None:
+def output_options(parser: Any) -> None:
+    """Add how a video is written."""
     _add_codec(parser)
     text = "also write a picture of the middle frame: before | after | difference | flow"
     parser.add_argument("--preview", metavar="PNG", help=text)

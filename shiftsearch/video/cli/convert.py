@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +25,62 @@ from shiftsearch.video.io.whole import same, whole
 from shiftsearch.video.types import Planes
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a command does with the frames of a file.
+
+    Attributes:
+        function: takes an iterator of frames and returns one of as many results, each of which depends on the frames up
+            to `overlap` before and after
+        overlap: that number
+        onto: what a frame should look like afterwards, for the preview: itself "before", the "previous" or "next" one,
+            or one frame
+    """
+
+    function: Callable[[Iterator[Planes]], Iterator[Planes]]
+    overlap: int
+    onto: str | Planes = "before"
+
+
 def align(args: Namespace) -> int:
     """Run `shiftsearch align`."""
+    if args.mask is None:
+        return convert(args, align_work(args))
+    if Path(args.mask).suffix.lower() != ".npy" or same(args.mask, args.output):
+        raise ShiftsearchError(f"{args.mask}: expected a name that ends in .npy and is not that of --output")
+    masks: deque[Any] = deque(maxlen=1)
+    with npy(args.mask, Path(args.input)) as file:
+        return convert(args, align_work(args, masks.append), written=lambda: file.write(masks[0]))
+
+
+def align_work(args: Namespace, noted: Callable[[Any], object] | None = None) -> Work:
+    """Return the work of `shiftsearch align`. `noted` is called with the mask of each frame."""
     options = {"window": args.window, "patch": args.patch, "flow": None if args.flow == "none" else args.flow}
     overlap, onto = 1, args.to
     if not isinstance(onto, str):
         with opened(args, (onto, onto + 1)) as clip:
             ((onto,), overlap) = clip.planes(), 0
-    if args.mask is None:
-        return _convert(args, lambda frames: align_planes(frames, onto, **options), overlap, onto)
-    if Path(args.mask).suffix.lower() != ".npy" or same(args.mask, args.output):
-        raise ShiftsearchError(f"{args.mask}: expected a name that ends in .npy and is not that of --output")
-    masks: deque[Any] = deque(maxlen=1)
-    with npy(args.mask, Path(args.input)) as file:
-
-        def function(frames: Iterator[Planes]) -> Iterator[Planes]:
-            return align_planes(frames, onto, noted=masks.append, **options)
-
-        return _convert(args, function, overlap, onto, written=lambda: file.write(masks[0]))
+    return Work(lambda frames: align_planes(frames, onto, noted=noted, **options), overlap, onto)
 
 
 def denoise(args: Namespace) -> int:
     """Run `shiftsearch denoise`."""
-    options, noise = {"quality": args.quality, "radius": args.radius}, Noise()
-    more = {"strength": args.strength, "mix": args.mix, "temporal_only": args.temporal_only}
     given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
+    noise = Noise()
+    return convert(args, denoise_work(args, None if given else noise.add), noise=noise)
+
+
+def denoise_work(args: Namespace, noted: Callable[[list[float]], object] | None = None) -> Work:
+    """Return the work of `shiftsearch denoise`. `noted` is called with the noise of each frame."""
+    options = {"quality": args.quality, "radius": args.radius}
+    more = {"strength": args.strength, "mix": args.mix, "temporal_only": args.temporal_only}
     overlap = denoise_overlap(**options)
     motion = motion_of(args.flow, max(args.frames[0] - overlap, 0))
 
     def function(frames: Iterator[Planes]) -> Iterator[Planes]:
-        return denoise_planes(frames, args.sigma, **options, **more, flow=motion, noted=None if given else noise.add)
+        return denoise_planes(frames, args.sigma, **options, **more, flow=motion, noted=noted)
 
-    return _convert(args, function, overlap, noise=noise)
+    return Work(function, overlap)
 
 
 def opened(args: Namespace, frames: tuple[int, int | None], overlap: int = 0) -> io.Reader:
@@ -63,33 +88,22 @@ def opened(args: Namespace, frames: tuple[int, int | None], overlap: int = 0) ->
     return io.read(args.input, frames, overlap=overlap, format=args.format, progressive=args.progressive, salvage=True)
 
 
-def _convert(
-    args: Namespace,
-    function: Callable[[Iterator[Planes]], Iterator[Planes]],
-    overlap: int,
-    onto: str | Planes = "before",
-    noise: Any = "",
-    written: Callable[[], object] = lambda: None,
-) -> int:
-    """Write the results of `function` for the frames of the input, and the preview; return the exit code.
+def convert(args: Namespace, work: Work, noise: Any = "", written: Callable[[], object] = lambda: None) -> int:
+    """Write the results of `work` for the frames of the input, and the preview; return the exit code.
 
     Args:
-        function: takes an iterator of frames and returns one of as many results, each of which depends on the frames up
-        to `overlap` before and after onto: what a frame should look like afterwards, for the preview: itself "before",
-        the "previous" or "next" one,
-            or one frame
         noise: text for the end of the summary
         written: called after each frame that was written
     """
     watch = Watch()
     with ExitStack() as stack:
-        clip = stack.enter_context(opened(args, args.frames, overlap))
+        clip = stack.enter_context(opened(args, args.frames, work.overlap))
         out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
         if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
             raise ShiftsearchError(f"{args.preview}: expected a name that ends in .png and is not that of --output")
-        preview = _Preview(clip, onto)
-        results = clip.kept(preview.after(function(preview.before(clip.planes()))))
+        preview = _Preview(clip, work.onto)
+        results = clip.kept(preview.after(work.function(preview.before(clip.planes()))))
         for frame in shown(results, clip.length, args.quiet):
             out.write(frame)
             written()
