@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import shiftsearch
 from shiftsearch.video import cli
+from shiftsearch.video.cli.notices import notices
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
             if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
-        code = args.run(args)
+        with notices():
+            code = args.run(args)
         sys.stdout.flush()
         return code
     except shiftsearch.ShiftsearchError as error:

@@ -24,6 +24,7 @@ from shiftsearch.__main__ import main
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
 from shiftsearch.video.cli import report
+from shiftsearch.video.cli.notices import notices
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
@@ -321,12 +322,12 @@ def test_the_notice_of_compiling_does_not_break_the_bar_and_is_printed_once(tmp_
     monkeypatch.setattr(jit._Announce, "said", False)
     monkeypatch.setattr(sys, "stderr", said)
     watch = report.Watch()
-    for kind in tqdm.tqdm(["f4", "f8", "f8"], unit="frame"):
-        twice(np.ones(3, kind))
-    assert said.getvalue().count("compiling") == 1
-    assert re.search(
-        r"\rshiftsearch: compiling .* once\n\r +0%", said.getvalue()
-    )  # the bar was cleared, and is drawn again
+    with notices():
+        for kind in tqdm.tqdm(["f4", "f8", "f8"], unit="frame"):
+            twice(np.ones(3, kind))
+    assert said.getvalue().count("compiles") == 1
+    # the bar was cleared, and is drawn again
+    assert re.search(r"\rshiftsearch compiles .* once\n\r +0%", said.getvalue())
     assert re.fullmatch(r"\d+\.\d s, of which compiling kernels took \d+\.\d s, once", str(watch))
     again = report.Watch()
     twice(np.ones(3))

@@ -279,3 +279,31 @@ def test_reflection_is_folding_back_and_forth(n):
             value = 0 if n == 1 else -value if value < 0 else 2 * (n - 1) - value
         expected.append(value)
     np.testing.assert_array_equal(_geometry.reflect(x, n), expected)
+
+
+def test_only_commands_print_and_the_rest_is_logged():
+    """So that a program decides where notices go, and stdout is free for pipes."""
+    printing = {"__main__.py", "demo.py", "doctor.py"}
+    for path in MODULES:
+        if path.name in printing or "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Name) and node.id == "print"), f"{path}:{node.lineno} prints"
+            assert not (isinstance(node, ast.Attribute) and node.attr in ("stderr", "stdout")), f"{path}:{node.lineno}"
+
+
+def test_notices_have_the_name_of_the_package(monkeypatch, caplog, tmp_path):
+    from numba.core import config
+
+    from shiftsearch.backends.cpu import jit
+
+    @jit.kernel()
+    def thrice(a):
+        for n in range(len(a)):
+            a[n] *= 3
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(jit._Announce, "said", False)
+    thrice(np.ones(3))
+    thrice(np.ones(3, np.float32))
+    assert [(record.name, record.levelname) for record in caplog.records] == [("shiftsearch", "WARNING")]

@@ -20,7 +20,7 @@ import shiftsearch as ss
 from shiftsearch.backends.cpu import pool
 
 CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
-_ANNOUNCED = "shiftsearch: compiling its CPU kernels for this machine, which takes some seconds and happens once\n"
+_ANNOUNCED = "shiftsearch compiles its CPU kernels for this machine, which takes some seconds and happens once\n"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from shiftsearch.backends.cpu.pool import aside
 # NaN and inf mean something here, so fast-math must not assume them away
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
+_LOG = logging.getLogger("shiftsearch")
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", covariant=True)
@@ -164,7 +165,9 @@ class _Announce(event.Listener):
         self.begin = self.begin or time.monotonic()
         if not _Announce.said:
             _Announce.said = True
-            _say("shiftsearch: compiling its CPU kernels for this machine, which takes some seconds and happens once")
+            _LOG.warning(  # without logging set up, Python prints warnings only
+                "shiftsearch compiles its CPU kernels for this machine, which takes some seconds and happens once"
+            )
 
     def on_end(self, event):
         pass
@@ -177,12 +180,3 @@ def _announced():
         yield
     if listener.begin is not None:
         _SECONDS[0] += time.monotonic() - listener.begin
-
-
-def _say(text: str):
-    """Print a line above the progress bars, if there are any."""
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if tqdm is None or sys.stderr is None:
-        print(text, file=sys.stderr, flush=True)
-    else:
-        tqdm.write(text, file=sys.stderr)
