@@ -171,6 +171,15 @@ def transform(caller: str, function: Callable[..., Any], dtypes: Collection[str]
         return tuple(map(home.give, found)) if isinstance(found, tuple) else home.give(found)
 
 
+def shaped(caller: str, name: str, array: Any) -> Any:
+    """Return the array, or if it has no shape and can only be exported, an array of NumPy or CuPy of its numbers."""
+    if hasattr(array, "shape") or not hasattr(array, "__dlpack__"):
+        return array
+    home = home_of(caller, {name: array})
+    with home.current():
+        return take_all(caller, home, {name: array})[name]
+
+
 def check_room(caller: str, name: str, shape: tuple[int, ...], each: int) -> None:
     """Raise an error if a result is larger than memory: some systems would grant it, and kill the process later."""
     _check_room(caller, name, shape, each, main_memory())

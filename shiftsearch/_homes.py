@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch._elsewhere import check_traced, elsewhere
 from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 
@@ -89,7 +90,7 @@ class NumPy(Cpu):
     def take(self, caller: str, name: str, array: Any) -> Native:
         if isinstance(array, np.ma.MaskedArray):
             raise ShiftsearchError(f"{caller}: {name} is a masked array, expected one without a mask")
-        return _aligned(np.asarray(array))
+        return _aligned(np.asarray(array) if isinstance(array, np.ndarray) else np.from_dlpack(array))
 
     def give(self, array: Native) -> Any:
         return array
@@ -107,13 +108,13 @@ class Torch(Cpu):
 
 
 class Other(Cpu):
-    """Any other library of the array API standard, by DLPack."""
+    """Any other library that takes arrays, too, by DLPack."""
 
     def take(self, caller: str, name: str, array: Any) -> Native:
         return _aligned(np.from_dlpack(array))
 
     def give(self, array: Native) -> Any:
-        return self.first.__array_namespace__().from_dlpack(array)
+        return _given(array, self.first)
 
 
 class Cuda(Home):
@@ -145,17 +146,37 @@ class Cuda(Home):
     def take(self, caller: str, name: str, array: Any) -> Native:
         if self.library == "torch":
             return _from_torch(self.backend.xp.from_dlpack, array)
-        return array if self.library == "cupy" else self.backend.xp.from_dlpack(array)
+        return array if _LIBRARIES[type(array)] == "cupy" else self.backend.xp.from_dlpack(array)
 
     def give(self, array: Native) -> Any:
         if self.library == "cupy":
             return array
         if self.library != "torch":
-            return self.first.__array_namespace__().from_dlpack(array)
+            return _given(array, self.first)
         torch = sys.modules["torch"]
         if dtype_of(array) == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
+
+
+def _given(array: Native, like: Any) -> Any:
+    """Return an array of the library of `like`, or the array itself if that library does not take it."""
+    try:
+        return _importer(like)(array)
+    except Exception:  # each library raises its own
+        _LIBRARIES[type(like)] = ""
+        return array
+
+
+def _importer(array: Any) -> Any:
+    """Return what makes an array of the same library of another one by DLPack, or None if the library takes none."""
+    library = array.__array_namespace__() if hasattr(array, "__array_namespace__") else sys.modules.get(_module(array))
+    return getattr(library, "from_dlpack", None)
+
+
+def _module(array: Any) -> str:
+    """Return the name of the library of an array."""
+    return type(array).__module__.partition(".")[0]
 
 
 def _aligned(array: Native) -> Native:
@@ -230,7 +251,8 @@ def take_all(caller: str, home: Home, arrays: Mapping[str, Any]) -> dict[str, Na
     return native
 
 
-_LIBRARIES: dict[type, str] = {np.ndarray: "numpy"}  # by type of array, filled as types are met
+# by type of array, filled as types are met; "" is a library that takes no arrays: its arrays go with NumPy's and CuPy's
+_LIBRARIES: dict[type, str] = {np.ndarray: "numpy"}
 _DEVICES: dict[Any, str] = {}  # by torch device, filled as devices are met: DLPack takes long to answer
 
 
@@ -238,17 +260,21 @@ def _library(caller: str, name: str, array: Any) -> str:
     """Return the library of an array, and remember it for others of its type."""
     if array is None:
         raise ShiftsearchError(f"{caller}: {name} is None, expected a NumPy, CuPy or torch array")
-    if not hasattr(array, "__dlpack_device__"):
+    check_traced(caller, name, array)
+    if isinstance(array, type) or not hasattr(array, "__dlpack__"):
         raise ShiftsearchError(
-            f"{caller}: {name} is a {type(array).__qualname__}, expected a NumPy, CuPy or torch array"
+            f"{caller}: {name} is a {type(array).__qualname__}, expected a NumPy, CuPy or torch array, or another one "
+            "with __dlpack__"
         )
     torch = sys.modules.get("torch")  # without it there are no tensors
     if isinstance(array, np.ndarray):
         library = "numpy"
     elif torch is not None and isinstance(array, torch.Tensor):
         library = "torch"
+    elif _importer(array) is None:
+        library = ""
     else:
-        library = type(array).__module__.partition(".")[0]
+        library = _module(array)
     return _LIBRARIES.setdefault(type(array), library)
 
 
@@ -260,22 +286,28 @@ def _device(kind: int, index: int) -> str | None:
 
 def _kind(caller: str, name: str, array: Any) -> tuple[str, str]:
     """Return library and device of an array."""
-    library = _LIBRARIES.get(type(array)) or _library(caller, name, array)
+    library = _LIBRARIES.get(type(array))
+    if library is None:
+        library = _library(caller, name, array)
     if library == "numpy":
         return "numpy", "cpu"
     if library == "torch" and array.device in _DEVICES:
         return "torch", _DEVICES[array.device]
+    kind, index = _numbered(caller, name, library, array)
+    device = _device(kind, index)
+    if device is None:
+        raise elsewhere(caller, name, library, array, kind)
+    if library == "torch":
+        _DEVICES[array.device] = device
+    return library or ("numpy" if device == "cpu" else "cupy"), device
+
+
+def _numbered(caller: str, name: str, library: str, array: Any) -> tuple[int, int]:
+    """Return the type and the number of the device of an array as DLPack counts them."""
+    if not hasattr(array, "__dlpack_device__"):
+        return 1, 0  # main memory: NumPy refuses what is not there
     try:
         kind, index = array.__dlpack_device__()
     except Exception as error:  # each library raises its own
-        raise ShiftsearchError(
-            f"{caller}: {name} is on no device that DLPack knows ({error}), expected the CPU or CUDA"
-        ) from None
-    device = _device(int(kind), index)
-    if device is None:
-        raise ShiftsearchError(f"{caller}: {name} is on device type {int(kind)}, expected the CPU or a CUDA device")
-    if library not in ("torch", "cupy") and not hasattr(array, "__array_namespace__"):
-        raise ShiftsearchError(f"{caller}: {name} is a {library} array, expected NumPy, CuPy, torch or the array API")
-    if library == "torch":
-        _DEVICES[array.device] = device
-    return library, device
+        raise elsewhere(caller, name, library, array, None, error) from None
+    return int(kind), index

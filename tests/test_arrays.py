@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -162,7 +165,11 @@ def test_arrays_on_a_gpu_are_not_moved_silently():
     ("k", "said"),
     [
         (Elsewhere(2), "q from numpy on cpu, k from .* on cuda:0"),
-        (Elsewhere(10), "k is on device type 10"),
+        (Elsewhere(4), r"k is on an OpenCL device, expected the CPU or a CUDA device: move it to main memory"),
+        (Elsewhere(8), r"k is on Apple's GPU \(MPS\)"),
+        (Elsewhere(10), r"k is on an AMD GPU \(ROCm\)"),
+        (Elsewhere(14), r"k is on an Intel GPU \(oneAPI\)"),
+        (Elsewhere(99), "k is on device type 99"),
         ([1.0], "k is a list"),
     ],
 )
@@ -188,6 +195,124 @@ def test_libraries_and_dtypes_are_not_mixed(torch, video, rng):
 def test_an_array_whose_library_hands_out_nothing_is_an_error():
     with pytest.raises(ShiftsearchError, match="search: "):
         ss.search(Elsewhere(1), Elsewhere(1))
+
+
+# --- other libraries --------------------------------------------------------------------------------
+class Exported:
+    """An array of a library that hands its arrays out by DLPack, and does nothing else."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __getitem__(self, key):
+        return type(self)(self._array[key])
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+
+class Placed(Exported):
+    """One that says on which device it is."""
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class Standard(Placed):
+    """One of the array API standard, whose library takes arrays, too."""
+
+    @property
+    def shape(self):
+        return self._array.shape
+
+    def __array_namespace__(self, **_):
+        return types.SimpleNamespace(from_dlpack=lambda array: Standard(np.from_dlpack(array)))
+
+
+class Refusing(Placed):
+    """One whose library takes no array of others."""
+
+    def __array_namespace__(self, **_):
+        def from_dlpack(array):
+            raise BufferError("only our own")
+
+        return types.SimpleNamespace(from_dlpack=from_dlpack)
+
+
+@pytest.mark.parametrize("kind", [Exported, Placed, Standard, Refusing])
+def test_any_array_with_dlpack_is_taken_and_comes_back_if_its_library_takes_it(kind, rng):
+    arrays = inputs(rng)
+    expected = every_op(*arrays)
+    found = every_op(*map(kind, arrays))
+    assert found.keys() == expected.keys()
+    v = kind(arrays[0])
+    found["attend"] = ss.attend(v, v, v, window=3, topk=None), ss.attend(v, v, v, kind(arrays[1]), window=3, topk=2)
+    given = {"window": 3, "topk": 2, "frames": [[0], [2], [1]]}
+    found["frames"] = *ss.search(v, v, **given), *ss.attend(v, v, v, return_attention=True, **given)
+    v = arrays[0]
+    expected["attend"] = ss.attend(v, v, v, window=3, topk=None), ss.attend(v, v, v, arrays[1], window=3, topk=2)
+    expected["frames"] = *ss.search(v, v, **given), *ss.attend(v, v, v, return_attention=True, **given)
+    for name, results in found.items():
+        for result, wanted in zip(results, expected[name], strict=True):
+            assert type(result) is (Standard if kind is Standard else np.ndarray), name
+            np.testing.assert_array_equal(result._array if kind is Standard else result, wanted, err_msg=name)
+
+
+def test_a_library_without_a_namespace_may_have_from_dlpack_itself(monkeypatch, video):
+    library = types.ModuleType("carrays")
+    library.from_dlpack = lambda array: ("carrays", np.from_dlpack(array))
+    monkeypatch.setitem(sys.modules, "carrays", library)
+    kind = type("Array", (Placed,), {"__module__": "carrays.core"})
+    where, scores = ss.search(kind(video), kind(video), window=3)[0]
+    assert where == "carrays"
+    np.testing.assert_array_equal(scores, ss.search(video, video, window=3)[0])
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("mps", r"q is on Apple's GPU \(MPS\), expected the CPU or a CUDA device: pass q.cpu\(\)"),
+        ("xpu", r"q is on an Intel GPU \(oneAPI\), expected the CPU or a CUDA device: pass q.cpu\(\)"),
+        ("hpu", r"q is on no device that DLPack knows \(hpu\?\), expected the CPU or a CUDA device: pass q.cpu\(\)"),
+        ("meta", "q is on torch's device meta, which holds no numbers"),
+    ],
+)
+def test_devices_of_torch_without_kernels_are_named(torch, device, said):
+    """Such tensors need their hardware: these only say where they would be."""
+
+    class There(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device(device)
+
+        def __dlpack_device__(self):
+            raise ValueError(f"{device}?")
+
+    tensor = torch.zeros(SIZE).as_subclass(There)
+    with pytest.raises(ShiftsearchError, match=f"match: {said}"):
+        ss.match(tensor, np.zeros(3))
+
+
+def test_arrays_that_jax_traces_are_an_error_that_says_so(monkeypatch, video):
+    jax = types.ModuleType("jax")
+    jax.core = types.SimpleNamespace(Tracer=type("Tracer", (Exported,), {"__module__": "jax.core"}))
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    said = "search: k is traced by JAX and has no numbers yet, expected an array: call it outside of jax.jit"
+    with pytest.raises(ShiftsearchError, match=said):
+        ss.search(video, jax.core.Tracer(video))
+
+
+def test_arrays_of_jax_are_taken(rng):
+    jax = pytest.importorskip("jax")
+    arrays = inputs(rng)
+    expected = every_op(*arrays)
+    for name, results in every_op(*map(jax.numpy.asarray, arrays)).items():
+        for result, wanted in zip(results, expected[name], strict=True):
+            assert isinstance(result, jax.Array), name
+            np.testing.assert_array_equal(result, wanted, err_msg=name)
+    for traced in (jax.jit, jax.vmap, jax.grad):
+        with pytest.raises(ShiftsearchError, match="search: q is traced by JAX"):
+            traced(lambda q: ss.search(q, q, window=3)[0].sum())(jax.numpy.asarray(arrays[0]))
 
 
 def test_inputs_are_never_changed_and_outputs_are_our_own(rng):

@@ -150,7 +150,7 @@ _TABLE = [
     (lambda: ss.search(V, V, (MOTION, [1.0])), "search: backward is a list, expected"),
     (lambda: ss.match(V[:, 0], V[:, 0], (MOTION[:, 0], MOTION[:, 0])), "match: flow is a tuple, expected"),
     (lambda: ss.search(np.zeros((), np.float32), V), "search: q has shape (), expected (T, C, H, W)"),
-    (lambda: ss.search(np.ndarray, V), "search: q is on no device that DLPack knows"),
+    (lambda: ss.search(np.ndarray, V), "search: q is a type, expected a NumPy, CuPy or torch array"),
     # empty
     (lambda: ss.search(EMPTY, EMPTY), "search: q has shape (1, 3, 4, 0, 6), expected at least 1 along H"),
     (lambda: ss.aggregate(V, WEIGHTS[..., :0], OFFSETS[..., :0, :]), "aggregate: .* expected at least 1 along K"),

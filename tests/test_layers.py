@@ -31,6 +31,7 @@ _RANKS = [
     "_geometry",
     "_op",
     "_primitive",
+    "_elsewhere",
     "definition",
     "backends",
     "_homes",

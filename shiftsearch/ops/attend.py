@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
+from shiftsearch._arrays import shaped
 from shiftsearch._call import need_gradients, run
 from shiftsearch._geometry import query_grid
 from shiftsearch._op import FLOW, WEIGHT, Example, Input, Op
@@ -166,6 +167,8 @@ def attend(
         "per_frame": per_frame,
     }
     if frames is not None:
+        arrays = {"q": q, "k": k, "v": v, "flow": flow, "scales": scales}
+        q, k, v, flow, scales = (shaped("attend", name, array) for name, array in arrays.items())
         offsets = seeds("attend", q, k, flow, frames, stride)
         found = attend_frames.attend(q, k, v, offsets, scales, scale, options)
         return found if return_attention else found[0]

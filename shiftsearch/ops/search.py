@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from shiftsearch._arrays import shaped
 from shiftsearch._call import run
 from shiftsearch._geometry import frame_order
 from shiftsearch._op import FLOW, Example, Input, Op
@@ -132,6 +133,7 @@ def search(
         "per_frame": per_frame,
     }
     if frames is not None:
+        q, k, flow = (shaped("search", name, array) for name, array in (("q", q), ("k", k), ("flow", flow)))
         offsets = seeds("search", q, k, flow, frames, stride)
         found = run(REFINE, {"q": q, "k": k, "offsets": offsets}, caller="search", **options)
     else:
