@@ -22,6 +22,7 @@ _NEAR = 5  # half pixels that are searched where the frames of a pan overlap: th
 _PATCH = 7
 _CHANGE = 0.4  # real cuts gave 0.7 and more, motion and pans at most 0.3
 _FLAT = 0.02  # of white: contrast below this is none
+_COLOURFUL = 0.25  # of the contrast in brightness; in most clips, that in colour is less
 _FLASH = 0.25  # of white: flat frames that differ by more are two scenes
 _QUANTILES = 65  # of a thumbnail, by which its light is compared
 
@@ -30,9 +31,9 @@ def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
     """Yield the numbers of the frames that begin a scene: those that are not the frame before, moved.
 
     Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
-    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. Noise, pans (up
-    to half of the frame) and fast motion do not count as cuts, nor do flashes and fades, which are the same scene in other light, nor dissolves, in
-    which no single frame begins the scene.
+    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two; if they are very
+    colourful, also in colour alone. Noise, pans (up to half of the frame) and fast motion do not count as cuts, nor do
+    flashes and fades, which are the same scene in other light, nor dissolves, in which no single frame begins the scene.
 
     Args:
         frames: a clip, or any iterable of frames (H, W) or (H, W, C); it is read once, and frames are not kept
@@ -70,10 +71,10 @@ def with_scenes(
         before = thumbnail
 
 
-def _thumbnail(op: str, xp: Any, frame: Any, white: float | None) -> tuple[Any, Any, Any]:
-    """Return a thumbnail (1, h, w), means over squares of pixels and channels, the most noise in it, its quantiles.
+def _thumbnail(op: str, xp: Any, frame: Any, white: float | None) -> tuple[Any, Any, Any, Any]:
+    """Return a thumbnail (1, h, w), the most noise in it, its quantiles, and its channels (C, h, w).
 
-    The noise is a variance.
+    It has means over squares of pixels, and over the channels. The noise is a variance.
     """
     if layout(op, "frame", frame.shape)[1]:
         raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
@@ -84,14 +85,14 @@ def _thumbnail(op: str, xp: Any, frame: Any, white: float | None) -> tuple[Any, 
     side = max(1, min(height, width) // _SIDE)
     h, w = height // side, width // side
     squares = native[0, :, : h * side, : w * side].reshape(channels, h, side, w, side)
-    means = squares.mean(2).mean(-1)
-    spread = (squares**2).mean() - (means**2).mean()  # the mean variance within squares
-    means = means.mean(0)
+    colours = squares.mean(2).mean(-1)
+    spread = (squares**2).mean() - (colours**2).mean()  # the mean variance within squares
+    means = colours.mean(0)
     quantiles = xp.sort(means.ravel())[xp.linspace(0, means.size - 1, _QUANTILES).astype(int)]
-    return means[None], spread.reshape(1) / (channels * side**2), quantiles
+    return means[None], spread.reshape(1) / (channels * side**2), quantiles, colours
 
 
-def _cut(before: tuple[Any, Any, Any], after: tuple[Any, Any, Any]) -> bool:
+def _cut(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
     """Return whether two thumbnails differ, also if one of them is brought to the light of the other."""
     if not _differ(before[:2], after[:2]):
         return False
@@ -99,10 +100,23 @@ def _cut(before: tuple[Any, Any, Any], after: tuple[Any, Any, Any]) -> bool:
     if max(_contrast(a), _contrast(b)) < _FLAT**2:  # nothing but its brightness tells what a flat frame shows
         return abs(float(a.mean() - b.mean())) > _FLASH
     in_light = all(_differ(_lit(x, y), y[:2]) for x, y in ((before, after), (after, before)))
-    return in_light and _differ(*_overlap(before, after), _NEAR)
+    return in_light and _differ(*_overlap(before, after), _NEAR) and not _same_colours(before, after)
 
 
-def _overlap(*thumbnails: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _same_colours(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
+    """Return whether two thumbnails are alike but for their brightness, which grain may hide, and have much colour."""
+    a, b = _coloured(before), _coloured(after)
+    grey = len(a[0]) * (_contrast(before[0]) + _contrast(after[0]))
+    return _contrast(a[0]) + _contrast(b[0]) > _COLOURFUL * grey and not _differ(a, b)
+
+
+def _coloured(thumbnail: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return how the channels of a thumbnail differ from their mean, and the noise of all."""
+    means, noise, _, channels = thumbnail
+    return channels - means, len(channels) * (len(channels) - 1) * noise
+
+
+def _overlap(*thumbnails: tuple[Any, ...]) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """Return the parts of two thumbnails that show the same if the camera has been panned far, and the noise."""
     (a, noise_a), (b, noise_b) = (
         [np.array(part.tolist(), np.float32) for part in thumbnail[:2]] for thumbnail in thumbnails
@@ -111,7 +125,7 @@ def _overlap(*thumbnails: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any], tuple[
     return (first[None], noise_a), (second[None], noise_b)
 
 
-def _lit(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+def _lit(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, Any]:
     """Return a thumbnail and its noise in the light of another one, clipped as that one may be."""
     gain, (offset,) = of_quantiles(a[2].tolist(), b[2].tolist())
     return (gain * a[0] + offset).clip(0, 1), gain * gain * a[1]
@@ -127,9 +141,12 @@ def _differ(before: tuple[Any, Any], after: tuple[Any, Any], window: int = _WIND
 
 
 def _contrast(thumbnail: Any) -> float:
-    return float(((thumbnail - thumbnail.mean()) ** 2).mean())
+    """Return the variance of a thumbnail (C, h, w), the sum of its channels."""
+    return float(((thumbnail - thumbnail.mean((1, 2), keepdims=True)) ** 2).mean((1, 2)).sum())
 
 
 def _missed(a: Any, b: Any, window: int) -> float:
-    scores, _ = match(a, b, window=window, patch=_PATCH, topk=1, stride=4, step=0.5, subpixel=True, slide=False)
+    scores, _ = match(
+        a[None], b[None], window=window, patch=_PATCH, topk=1, stride=4, step=0.5, subpixel=True, slide=False
+    )
     return float(scores.mean()) / _PATCH**2
