@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"shiftsearch {args.command}: cannot print: {error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python prints at exit
     except KeyboardInterrupt:
-        print(f"shiftsearch {args.command}: interrupted, nothing was written", file=sys.stderr)
+        kept = "" if getattr(args, "output", None) == "-" else ", nothing was written"
+        print(f"shiftsearch {args.command}: interrupted{kept}", file=sys.stderr)
         return 130
     return 1
 

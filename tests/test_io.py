@@ -204,7 +204,6 @@ def test_one_and_two_frames_have_their_times(tmp_path, codec):
     [
         ("b.avi", "ffv1"),
         ("b.avi", "mpeg4"),
-        ("b.y4m", None),
         ("b.avi", "mjpeg"),
         ("b.mpg", None),
         ("b.mov", "prores"),

@@ -17,6 +17,9 @@ from shiftsearch.video.types import METHOD
 
 _FORMAT = "FFmpeg's name of the input format (default: detected); required for lists of other files, such as hls"
 
+_INPUT = "a video file, pictures by number such as shot.%%04d.png, or - for Y4M from the standard input"
+_OUTPUT = "the file to write, which appears when it is complete, or - for Y4M to the standard output"
+
 
 def add_commands(commands: Any) -> None:
     """Add each command to argparse's `commands`, with the function that runs it as `run`."""
@@ -63,6 +66,7 @@ def _add_denoise(commands: Any) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o out.mp4 --strength 1,1.5,1.5 --mix 0.2",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
+        "vspipe -c y4m script.vpy - | shiftsearch denoise - -o - | ffmpeg -i - out.mkv",
     )
     denoise_options(parser)
     output_options(parser)
@@ -113,7 +117,7 @@ def _add_compare(commands: Any) -> None:
         "shiftsearch compare original.mp4 denoised.mp4 --frames 0:50",
     )
     parser = commands.add_parser("compare", help=text, **texts(examples))
-    parser.add_argument("a", help="a video file, or a picture")
+    parser.add_argument("a", help="a video file, a picture, or - for Y4M from the standard input")
     parser.add_argument("b", help="another one of the same size")
     _add_frames(parser)
     parser.add_argument("--format", help=_FORMAT)
@@ -123,8 +127,8 @@ def _add_compare(commands: Any) -> None:
 # --- arguments of several commands ------------------------------------------------------------------
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> Any:
     parser = commands.add_parser(name, help=text, **texts(examples))
-    parser.add_argument("input", help="a video file, or pictures by number such as shot.%%04d.png")
-    parser.add_argument("-o", "--output", required=True, help="the file to write; an older one is replaced at the end")
+    parser.add_argument("input", help=_INPUT)
+    parser.add_argument("-o", "--output", required=True, help=_OUTPUT)
     input_options(parser)
     parser.set_defaults(run=run)
     return parser

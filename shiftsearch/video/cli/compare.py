@@ -11,10 +11,13 @@ import numpy as np
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.cli.report import shown
+from shiftsearch.video.io.pipes import PIPE
 
 
 def compare(args: Namespace) -> int:
     """Run `shiftsearch compare`."""
+    if args.a == args.b == PIPE:
+        raise ShiftsearchError(f"{PIPE}: is read only once, expected a file beside it")
     options = {"format": args.format, "progressive": True}
     with io.read(args.a, args.frames, **options) as a, io.read(args.b, args.frames, **options) as b:
         if (a.width, a.height) != (b.width, b.height):

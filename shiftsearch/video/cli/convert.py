@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shiftsearch.video.denoise import denoise_overlap, denoise_planes
 from shiftsearch.video.flow.color import to_color
 from shiftsearch.video.flow.measure import dis
 from shiftsearch.video.io.pictures import before_and_after, png
+from shiftsearch.video.io.pipes import PIPE
 from shiftsearch.video.io.whole import same, whole
 from shiftsearch.video.types import Planes
 
@@ -34,12 +36,12 @@ class Work:
             to `overlap` before and after
         overlap: that number
         onto: what a frame should look like afterwards, for the preview: itself "before", the "previous" or "next" one,
-            or one frame
+            or one frame of all
     """
 
     function: Callable[[Iterator[Planes]], Iterator[Planes]]
     overlap: int
-    onto: str | Planes = "before"
+    onto: str | _Onto = "before"
 
 
 def align(args: Namespace) -> int:
@@ -56,11 +58,15 @@ def align(args: Namespace) -> int:
 def align_work(args: Namespace, noted: Callable[[Any], object] | None = None) -> Work:
     """Return the work of `shiftsearch align`. `noted` is called with the mask of each frame."""
     options = {"window": args.window, "patch": args.patch, "flow": None if args.flow == "none" else args.flow}
-    overlap, onto = 1, args.to
-    if not isinstance(onto, str):
-        with opened(args, (onto, onto + 1)) as clip:
-            ((onto,), overlap) = clip.planes(), 0
-    return Work(lambda frames: align_planes(frames, onto, noted=noted, **options), overlap, onto)
+    if isinstance(args.to, str):
+        return Work(lambda frames: align_planes(frames, args.to, noted=noted, **options), 1, args.to)
+    onto = _Onto(args)
+
+    def function(frames: Iterator[Planes]) -> Iterator[Planes]:
+        frames = onto.found(frames)
+        return align_planes(frames, onto.planes, noted=noted, **options)
+
+    return Work(function, 0, onto)
 
 
 def denoise(args: Namespace) -> int:
@@ -112,10 +118,34 @@ def convert(args: Namespace, work: Work, noise: Any = "", written: Callable[[], 
     return report(args, clip, out, watch, noise)
 
 
+class _Onto:
+    """The frame of the input that all frames are moved onto."""
+
+    planes: Planes = ()
+
+    def __init__(self, args: Namespace):
+        self._number, self._first = args.to, args.frames[0]
+        if args.input != PIPE:
+            with opened(args, (args.to, args.to + 1)) as clip:
+                (self.planes,) = clip.planes()
+
+    def found(self, frames: Iterator[Planes]) -> Iterator[Planes]:
+        """Return the frames, once this one is known: a pipe is read only once, so all up to it are held."""
+        if self.planes:
+            return frames
+        held = list(islice(frames, max(0, self._number + 1 - self._first)))
+        if not held or len(held) <= self._number - self._first:
+            raise ShiftsearchError(
+                f"{PIPE}: --to is {self._number}, expected one of the frames that are read, as a pipe is read only once"
+            )
+        self.planes = held[-1]
+        return chain(held, frames)
+
+
 class _Preview:
     """The frames around the middle of a clip, kept as they pass before and after the work."""
 
-    def __init__(self, clip: io.Reader, onto: str | Planes):
+    def __init__(self, clip: io.Reader, onto: str | _Onto):
         self._clip, self._onto = clip, onto
         self._middle = clip.before + (clip.length or 0) // 2
         self._frames: deque[tuple[int, Planes]] = deque(maxlen=3)
@@ -141,7 +171,7 @@ class _Preview:
         frames = dict(self._frames)
         before = frames[self._number]
         beside = self._number + (1 if self._onto == "next" else -1)
-        onto = frames.get(beside, before) if isinstance(self._onto, str) else self._onto
+        onto = frames.get(beside, before) if isinstance(self._onto, str) else self._onto.planes
         wanted = before if self._onto == "before" else onto
         a, b, c, d = map(self._clip.picture, (before, self._after, wanted, onto))
         return before_and_after(a, b, c, to_color(dis(d, a)))

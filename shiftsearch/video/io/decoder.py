@@ -13,6 +13,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.ends import cut_off
 from shiftsearch.video.io.ffmpeg import library, told
 from shiftsearch.video.io.header import Tracks
+from shiftsearch.video.io.pipes import Input
 
 
 class Decoder:
@@ -26,8 +27,8 @@ class Decoder:
     aside: deque[Any]  # packets of sound and subtitles that are not written yet
     followed: bool = False  # whether a writer takes those packets
 
-    def __init__(self, path: Path, container: Any, tracks: Tracks, first: int):
-        self.path, self.first = path, first
+    def __init__(self, path: Path, container: Any, tracks: Tracks, first: int, pipe: Input | None = None):
+        self.path, self.first, self._pipe = path, first, pipe
         self.count = self.damaged = self.interlaced = 0
         self.aside = deque()
         self._tracks, self._used = tracks, 0
@@ -67,9 +68,14 @@ class Decoder:
                 self.count += 1
                 yield frame
         self._torn = frame is not None and frame.is_corrupt
-        if self._torn or (self.path.is_file() and cut_off(self.path, self._used)):  # numbered pictures are not a file
+        if self._torn or self._cut_off():
             self._torn, self.count = True, max(0, self.count - 1)
             raise ShiftsearchError(f"{self.path}: {self._broken(': its end is missing')}")
+
+    def _cut_off(self) -> bool:
+        if self._pipe is not None:
+            return self._pipe.cut_off(self._used)
+        return self.path.is_file() and cut_off(self.path, self._used)  # numbered pictures are not a file
 
     def _demuxed(self) -> Iterator[Any]:
         """Yield packets of the video; those of the other streams are put aside."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.names import check_there, first_number, numbered
+from shiftsearch.video.io.pipes import Input
 
 # formats that lead to other files, to addresses or to programs
 _LEADING = {
@@ -45,7 +46,7 @@ def told(path: Any, what: str) -> Iterator[None]:
     av = library()
     try:
         yield
-    except ShiftsearchError:
+    except (ShiftsearchError, BrokenPipeError):  # the reader of a pipe may leave early
         raise
     except (av.FFmpegError, OSError, MemoryError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -54,18 +55,29 @@ def told(path: Any, what: str) -> Iterator[None]:
         raise ShiftsearchError(f"{path}: {what}: {' '.join(reason.split())}") from None
 
 
-def opened(path: Any, mode: str = "r", **options: Any) -> Any:
-    """Return a container. Before version 19, PyAV must be told that metadata need not be text."""
+def opened(place: Any, mode: str = "r", **options: Any) -> Any:
+    """Return a container at a path, or one that is read from or written to an object.
+
+    Before version 19, PyAV must be told that metadata need not be text.
+    """
     if int(library().__version__.split(".")[0]) < 19:
         options["metadata_errors"] = "replace"
-    return library().open(f"file:{path}", mode, **options)
+    return library().open(f"file:{place}" if isinstance(place, (str, Path)) else place, mode, **options)
 
 
-def opened_to_read(path: Path, format: str | None) -> Any:
-    """Return a container from which FFmpeg opens no other file, unless `format` names one that leads to others."""
+def opened_to_read(path: Path, format: str | None, pipe: Input | None = None) -> Any:
+    """Return a container from which FFmpeg opens no other file, unless `format` names one that leads to others.
+
+    Args:
+        path: the name, for errors if there is a pipe
+        format: FFmpeg's name of the format, None if FFmpeg is to find out
+        pipe: what is read instead of a file
+    """
     options = {"protocol_whitelist": "file,pipe"}
-    name: Any = path
-    if numbered(path) and not path.exists():
+    name: Any = path if pipe is None else pipe
+    if pipe is not None:
+        pass
+    elif numbered(path) and not path.exists():
         options["start_number"] = str(first_number(path))
         name = f"{str(path.parent).replace('%', '%%')}/{path.name}"
     else:
@@ -77,7 +89,7 @@ def opened_to_read(path: Path, format: str | None) -> Any:
     try:
         return opened(name, format=format, container_options=options)
     except library().ArgumentError:
-        kind = _refused(name, options)
+        kind = _refused(name, options) if pipe is None else None  # a pipe cannot be opened again
         if kind is None:
             raise
         raise ShiftsearchError(

@@ -30,9 +30,14 @@ _PICTURES = {"jpg": "mjpeg", "jpeg": "mjpeg", "tif": "tiff"}  # codecs that have
 # names of codecs and of kinds of files
 NOTE_COLOURS = {"libx264", "libx265", "libvpx-vp9", "libsvtav1", "matroska", "webm"}
 NOTE_MATRIX = {"mpeg2video", "prores", "prores_ks", "dnxhd"}  # but not the range
-NOTE_SHAPE = {"libx264", "libx265", "mpeg4", "mpeg2video", "mov"}  # of pixels
+NOTE_SHAPE = {"libx264", "libx265", "mpeg4", "mpeg2video", "mov", "yuv4mpegpipe"}  # of pixels
 NOTE_CHAPTERS = {"matroska", "webm", "mov", "mp4", "ipod"}
 MPEG2_SHAPES = {Fraction(4, 3), Fraction(16, 9), Fraction(221, 100)}  # the encoder would round other shapes to these
+NOTE_SITING = {"libx264", "libx265", "yuv4mpegpipe"}  # where U and V lie
+SITED_LEFT = {"h264", "hevc", "mpeg2video", "mpeg4"}  # where U and V lie unless the file says otherwise, in 4:2:0
+Y4M_FORMATS = ["gray", "yuv411p", "yuv420p", "yuv422p", "yuv444p"]
+Y4M_FORMATS += [f"yuv{each}p{bits}le" for each in (420, 422, 444) for bits in (9, 10, 12, 14, 16)]
+Y4M_FORMATS += [f"gray{bits}le" for bits in (9, 10, 12, 16)]
 EVEN = {"libx264", "libx265", "libsvtav1"}  # take no odd sizes with coarser colour planes
 STEADY = {"mpeg1video", "mpeg2video", "mpeg4"}  # know few time scales, so frames are counted
 

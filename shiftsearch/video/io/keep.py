@@ -12,12 +12,15 @@ from shiftsearch.video.io.formats import (
     NOTE_COLOURS,
     NOTE_MATRIX,
     NOTE_SHAPE,
+    NOTE_SITING,
+    SITED_LEFT,
     check_held,
 )
 from shiftsearch.video.io.pixels import RGB
 from shiftsearch.video.io.reader import Reader
 from shiftsearch.video.io.target import Target
 
+_ORDERS = {2: "tt", 3: "bb", 4: "tb", 5: "bt"}  # of fields: FFmpeg's names by its numbers
 _METADATA = ("title", "artist", "date", "comment", "copyright")
 
 
@@ -31,7 +34,9 @@ def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
     if context.pix_fmt.startswith(RGB):
         return 2, 0
     matrix, range_ = like.header.matrix, like.header.range
-    if like.header.format.startswith(RGB) or not (
+    if target.y4m is not None and not like.header.format.startswith(RGB):  # samples stay, and the range is noted
+        range_ = 2 if like.header.form is not None and like.header.form.full else range_
+    elif like.header.format.startswith(RGB) or not (
         target.notes(NOTE_COLOURS | NOTE_MATRIX) or (matrix, range_) == (2, 0)
     ):
         matrix, range_ = 6, 1  # BT.601 and limited range, which players assume if a file stores neither
@@ -43,6 +48,20 @@ def keep_colours(target: Target, like: Reader) -> tuple[int, int]:
     return matrix, range_
 
 
+def keep_places(target: Target, like: Reader) -> list[str]:
+    """Store where U and V lie, and the order of fields in Y4M; return what of colours Y4M cannot store."""
+    options: dict[str, str] = {}
+    siting = like.siting or ("left" if target.y4m is not None and like.header.codec in SITED_LEFT else None)
+    if siting is not None and {target.encoder.name, target.kind} & NOTE_SITING:
+        options["chroma_sample_location"] = siting
+    order = getattr(like.stream.codec_context, "field_order", 0)  # PyAV 18 has it
+    if target.y4m is not None and order in _ORDERS:
+        options["field_order"] = _ORDERS[order]
+    target.stream.codec_context.options = {**target.stream.codec_context.options, **options}
+    told = target.y4m is None or like.header.matrix in (2, 5, 6) or like.header.form is None
+    return [] if told else ["which matrix the colours have"]
+
+
 def keep_shape(target: Target, like: Reader) -> list[str]:
     """Store the shape of pixels; return it as left out if the file cannot store it."""
     shape = like.header.shape
@@ -51,6 +70,8 @@ def keep_shape(target: Target, like: Reader) -> list[str]:
         notes = shape * target.stream.width / target.stream.height in MPEG2_SHAPES
     if notes:
         target.stream.codec_context.sample_aspect_ratio = shape
+        if target.y4m is not None:
+            target.y4m.shape = shape
         return []
     return [f"pixels of {shape.numerator}:{shape.denominator}"] if shape != 1 else []
 

@@ -15,6 +15,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.decoder import Decoder, time_of
 from shiftsearch.video.io.ffmpeg import opened_to_read, told
 from shiftsearch.video.io.header import Header, Tracks, check_progressive
+from shiftsearch.video.io.pipes import PIPE, Input, head_of, siting_of
 from shiftsearch.video.io.pixels import EXACT, LAYOUTS, form_of, is_planar, samples_of
 from shiftsearch.video.types import Planes
 
@@ -40,7 +41,8 @@ def read(
     reader always yields the file's own samples.
 
     Args:
-        path: a file that FFmpeg can read, a picture, or pictures by number such as "shot.%04d.png"
+        path: a file that FFmpeg can read, a picture, pictures by number such as "shot.%04d.png", or "-" for the standard
+            input: Y4M, or another format that can be read from a pipe
         frames: (first, end) of the frames to read, counted from 0; None is the end of the file
         overlap: how many frames before and after those to read as well, where there are any; `kept` drops them again
         format: FFmpeg's name of the file format; without it FFmpeg finds it out. A list of other files or addresses
@@ -92,12 +94,13 @@ class Reader:
         salvage: bool,
     ):
         self.path = Path(path)
+        pipe = self._pipe = Input() if path == PIPE else None
         self.first, self.end = _span(frames)
         self.before, self._after = min(overlap, self.first), overlap
         self._salvage = salvage
         self.times = deque()
         with told(self.path, "cannot be read as a video"):
-            self._container = opened_to_read(self.path, format)
+            self._container = opened_to_read(self.path, format, pipe)
         try:
             self._open(progressive)
         except BaseException:
@@ -107,7 +110,7 @@ class Reader:
     def _open(self, progressive: bool) -> None:
         tracks = Tracks.of(self.path, self._container)
         self.stream, self.others = tracks.video, tracks.others
-        self._decoder = Decoder(self.path, self._container, tracks, self.first)
+        self._decoder = Decoder(self.path, self._container, tracks, self.first, self._pipe)
         self._frames = self._decoder.frames()
         self._head: Any = next(self._frames, None)
         if self._head is None:
@@ -119,6 +122,11 @@ class Reader:
         size = self._head.width, self._head.height
         self.width, self.height = size[::-1] if self.header.turns % 2 else size
         self.length = self._expected()
+
+    @property
+    def siting(self) -> str | None:
+        """FFmpeg's name of where U and V lie, if this is Y4M that tells it: PyAV does not."""
+        return self._pipe.siting if self._pipe is not None else siting_of(head_of(self.path))
 
     def _expected(self) -> int | None:
         total = self.stream.frames or round((self._container.duration or 0) * self.rate / 1_000_000)

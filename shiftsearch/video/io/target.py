@@ -11,6 +11,7 @@ from shiftsearch.video.io.ffmpeg import library, opened
 from shiftsearch.video.io.formats import (
     EVEN,
     NOTE_COLOURS,
+    Y4M_FORMATS,
     check_held,
     options_of,
     picture_codec,
@@ -18,6 +19,7 @@ from shiftsearch.video.io.formats import (
 )
 from shiftsearch.video.io.header import Header
 from shiftsearch.video.io.names import numbered
+from shiftsearch.video.io.pipes import Y4M, Output
 from shiftsearch.video.io.pixels import RGB
 
 
@@ -30,11 +32,12 @@ class Target:
     stream: Any
     kind: str  # FFmpeg's name of the kind of file
     single: bool  # whether the file is one picture
+    y4m: Output | None = None  # what is written to, for Y4M
 
     def __init__(
         self,
         path: str | Path,
-        part: Path,
+        part: Path | Output,
         header: Header | None,
         first: int,
         rate: Fraction,
@@ -42,15 +45,19 @@ class Target:
         crf: int | None,
     ):
         self.path, self._header = Path(path), header
-        alone = not numbered(part)  # for pictures: write a single one, whose name has no number
-        options = {"update": "1"} if alone else {"start_number": str(first)}
-        options["strict"] = "-1"  # for Y4M of more than 8 bits
-        try:
-            self.container = opened(part, "w", container_options=options)
-        except ValueError:
-            raise ShiftsearchError(
-                f'{path}: FFmpeg does not know this kind of file, expected a name such as "{part.stem}.mp4"'
-            ) from None
+        if isinstance(part, Output):
+            self.y4m = part
+            alone, options = True, {"strict": "-1"}  # for more than 8 bits
+            self.container = opened(part, "w", format=Y4M, container_options=options)
+        else:
+            alone = not numbered(part)  # for pictures: write a single one, whose name has no number
+            options = {"update": "1"} if alone else {"start_number": str(first)}
+            try:
+                self.container = opened(part, "w", container_options=options)
+            except ValueError:
+                raise ShiftsearchError(
+                    f'{path}: FFmpeg does not know this kind of file, expected a name such as "{part.stem}.mp4"'
+                ) from None
         self.kind = self.container.format.name
         self.single = alone and self.kind == "image2"
         self.encoder, self.stream = self._chosen(rate, codec, crf)
@@ -105,12 +112,12 @@ class Target:
             wanted, deep = form, form.endswith("le")
         else:
             wanted, deep = header.format, header.bits > 8
-        offered = [offer.name for offer in self.encoder.video_formats or ()]
+        offered = [offer.name for offer in self.encoder.video_formats or ()] if self.y4m is None else Y4M_FORMATS
         if self.encoder.name == "mjpeg":
             offered = [name for name in offered if name.startswith("yuvj")]
         elif not self.notes(NOTE_COLOURS):
             wanted = wanted.replace("yuvj", "yuv")
-        if wanted.startswith(RGB) and self.kind == "yuv4mpegpipe":
+        if wanted.startswith(RGB) and self.y4m is not None:
             wanted = "yuv444p16le" if deep else "yuv444p"
         if wanted not in offered and wanted.startswith(RGB) and self.encoder.lossy:
             plain = "yuv420p10le" if deep else "yuv420p"  # which every player can show

@@ -14,7 +14,8 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.decoder import time_of
 from shiftsearch.video.io.ffmpeg import library, told
 from shiftsearch.video.io.formats import STEADY
-from shiftsearch.video.io.keep import keep_chapters, keep_colours, keep_shape, keep_streams
+from shiftsearch.video.io.keep import keep_chapters, keep_colours, keep_places, keep_shape, keep_streams
+from shiftsearch.video.io.pipes import PIPE, Output, standard_output
 from shiftsearch.video.io.pixels import EXACT, form_of, layout_of, samples_of
 from shiftsearch.video.io.reader import Reader
 from shiftsearch.video.io.target import Target
@@ -35,7 +36,8 @@ def write(
 
     Args:
         path: its ending decides the kind of file; a file of this name is replaced at the end. Pictures by
-            number such as "shot.%04d.png" are possible: the number is that of the frame in the source, from 0 on
+            number such as "shot.%04d.png" are possible: the number is that of the frame in the source, from 0 on. "-" is
+            the standard output, where Y4M is written to as it becomes ready
         like: the Reader that the frames come from. Times, rate, colour properties, sound, subtitles and, where the file
             can hold it, the codec are then kept; frames must be written in the order they were read
         rate: frames per second, required without `like`
@@ -57,7 +59,7 @@ def write(
         raise ShiftsearchError(
             f"{path}: rate is {rate}, expected frames per second, or like=, a Reader that has a rate"
         )
-    with whole(path, like.path if like is not None else None) as part:
+    with _place(path, like) as part:
         with told(path, "cannot be written"):
             writer = Writer(path, part, like, Fraction(rate), codec, crf)
         try:
@@ -66,6 +68,21 @@ def write(
         except BaseException:
             writer.abandon()
             raise
+
+
+@contextmanager
+def _place(path: str | Path, like: Reader | None) -> Iterator[Path | Output]:
+    """Yield what to write to: a name beside `path`, or a file for Y4M."""
+    if path == PIPE:
+        with standard_output() as out:
+            yield out
+        return
+    with whole(path, like.path if like is not None else None) as part:
+        if part.suffix.lower() != ".y4m":
+            yield part
+            return
+        with part.open("wb") as file:
+            yield Output(file)
 
 
 class Writer:
@@ -78,7 +95,7 @@ class Writer:
     def __init__(
         self,
         path: str | Path,
-        part: Path,
+        part: Path | Output,
         like: Reader | None,
         rate: Fraction,
         codec: str | None,
@@ -176,9 +193,10 @@ class Writer:
     def _keep(self, like: Reader) -> None:
         """Take over the properties of the source."""
         self._matrix, self._range = keep_colours(self._target, like)
+        places = keep_places(self._target, like)
         shape, chapters = keep_shape(self._target, like), keep_chapters(self._target, like)
         self._copies, others = keep_streams(self._target, like)
-        self.left_out += [*like.header.apart, *shape, *chapters, *others]
+        self.left_out += [*like.header.apart, *places, *shape, *chapters, *others]
 
     def _copy_packets(self, end: Fraction | float) -> None:
         """Copy sound and subtitles up to a time of the source."""
