@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.ends import cut_off
 from shiftsearch.video.io.ffmpeg import library, told
 from shiftsearch.video.io.header import Tracks
+from shiftsearch.video.io.jump import Jump
 from shiftsearch.video.io.pipes import Input
 
 
@@ -34,6 +36,25 @@ class Decoder:
         self._tracks, self._used = tracks, 0
         self._torn = False  # whether the last frame may be incomplete
         self._packets = container.demux([tracks.video, *tracks.others])
+        self._begin: int | None = None  # when the first frame is shown, which is not that of the file
+        self._given: list[int] = []  # when the frames of packets are to be shown, while that is checked
+        self._near = 1  # while there are no more frames, a writer may still come
+
+    def reached(self, place: Jump, wanted: int) -> Iterator[Any] | None:
+        """Return the frames from `wanted` on, decoded from another place; None if they do not come from there as told."""
+        self._packets, self._begin, self.count, self._near = place.packets, place.pts, place.number, wanted + 1
+        frames, shown = self.frames(), []
+        try:
+            for frame in islice(frames, wanted + 1 - place.number):
+                shown.append(frame.pts)
+                if frame.is_corrupt or not (len(shown) > 1 or frame.key_frame):
+                    return None
+        except ShiftsearchError:
+            return None
+        if len(shown) <= wanted - place.number or shown != sorted(self._given)[: len(shown)]:
+            return None
+        self._begin = None
+        return chain([frame], frames)
 
     def frames(self) -> Iterator[Any]:
         """Yield frames in order, each once it is known to be complete: the last one of a cut file may not be."""
@@ -63,6 +84,8 @@ class Decoder:
                     raise
                 continue
             for frame in found:
+                if self._begin is not None and frame.pts is not None and frame.pts < self._begin:
+                    continue  # its own key frame was not read
                 self.damaged += frame.is_corrupt
                 self.interlaced += frame.interlaced_frame
                 self.count += 1
@@ -88,6 +111,8 @@ class Decoder:
                 raise ShiftsearchError(f"{self.path}: {self._broken()}")
             if packet.stream is self._tracks.video:
                 self._used = max(self._used, (packet.pos or 0) + packet.size)
+                if self._begin is not None and packet.pts is not None and packet.pts >= self._begin:
+                    self._given.append(packet.pts)
                 yield packet
             elif packet.dts is not None:
                 self._put_aside(packet)
@@ -97,7 +122,7 @@ class Decoder:
         return f"is broken after {self.count} frames{where}{whole}"
 
     def _put_aside(self, packet: Any) -> None:
-        if self.followed or self.count <= 1:  # a writer is there before the third frame is read
+        if self.followed or self.count <= self._near:  # a writer is there before the third frame is read
             self.aside.append(packet)
 
     def read_sound(self, until: Fraction) -> None:

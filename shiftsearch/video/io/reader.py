@@ -15,10 +15,12 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.io.decoder import Decoder, time_of
 from shiftsearch.video.io.ffmpeg import opened_to_read, told
 from shiftsearch.video.io.header import Header, Tracks, check_progressive
+from shiftsearch.video.io.jump import jump
 from shiftsearch.video.io.pipes import PIPE, Input, head_of, siting_of
 from shiftsearch.video.io.pixels import EXACT, LAYOUTS, form_of, is_planar, samples_of
 from shiftsearch.video.types import Planes
 
+_NEAR = 32  # frames that are decoded as fast as a place after them is found
 _WHITE: dict[int, Any] = {8: np.uint8(255), 16: np.uint16(65535)}
 
 
@@ -99,16 +101,24 @@ class Reader:
         self.before, self._after = min(overlap, self.first), overlap
         self._salvage = salvage
         self.times = deque()
+        self._open(format, progressive, jumping=pipe is None)
+
+    def _open(self, format: str | None, progressive: bool, jumping: bool) -> None:
         with told(self.path, "cannot be read as a video"):
-            self._container = opened_to_read(self.path, format, pipe)
+            self._container = opened_to_read(self.path, format, self._pipe)
         try:
-            self._open(progressive)
+            self._begin(progressive)
+            if not jumping or self._jump(format):
+                return
         except BaseException:
             self.close()
             raise
+        self.close()
+        self._open(format, progressive, jumping=False)
 
-    def _open(self, progressive: bool) -> None:
-        tracks = Tracks.of(self.path, self._container)
+    def _begin(self, progressive: bool) -> None:
+        """Read the header and the first frame."""
+        tracks = self._tracks = Tracks.of(self.path, self._container)
         self.stream, self.others = tracks.video, tracks.others
         self._decoder = Decoder(self.path, self._container, tracks, self.first, self._pipe)
         self._frames = self._decoder.frames()
@@ -122,6 +132,22 @@ class Reader:
         size = self._head.width, self._head.height
         self.width, self.height = size[::-1] if self.header.turns % 2 else size
         self.length = self._expected()
+        self._number, self._frames = 0, chain([self._head], self._frames)
+
+    def _jump(self, format: str | None) -> bool:
+        """Go on near the first frame to read, if that is worth it; return False if it does not lead there."""
+        wanted = self.first - self.before
+        order = getattr(self.stream.codec_context, "field_order", 0)  # of two packets for a frame
+        if wanted < _NEAR or order > 1 or self._head.interlaced_frame or not self.path.is_file():
+            return True
+        place = jump(self.path, format, self._container, self._tracks, wanted)
+        if place is None:
+            return False
+        self._decoder = Decoder(self.path, self._container, self._tracks, self.first)
+        frames = self._decoder.reached(place, wanted)
+        if frames is not None:
+            self._number, self._frames = wanted, frames
+        return frames is not None
 
     @property
     def siting(self) -> str | None:
@@ -165,7 +191,7 @@ class Reader:
         See `shiftsearch.video.io.yuv` for the samples of (Y, U, V).
         """
         last: Fraction | None = None
-        for number, frame in enumerate(self._readable()):
+        for number, frame in enumerate(self._readable(), self._number):
             time = last = self._time(frame, last)
             if number < self.first - self.before:
                 continue
@@ -196,7 +222,7 @@ class Reader:
     def _readable(self) -> Iterator[Any]:
         """Yield all frames, or with `salvage` those before the place where the file is broken."""
         try:
-            yield from chain([self._head], self._frames)
+            yield from self._frames
         except ShiftsearchError as error:
             if not self._salvage or self._decoder.count <= self.first:
                 raise
