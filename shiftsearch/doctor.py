@@ -23,7 +23,7 @@ from shiftsearch._source import directory
 from shiftsearch.backends import cpu, cuda
 from shiftsearch.errors import ShiftsearchError
 
-_PACKAGES = "numpy numba cupy-cuda12x cupy-cuda13x torch av opencv-python-headless scikit-image tqdm"
+_PACKAGES = "numpy numba cupy-cuda12x cupy-cuda13x torch av opencv-python-headless tqdm"
 _TOLERANCE = 1e-4  # of the largest value, in single precision
 Array = npt.NDArray[Any]
 

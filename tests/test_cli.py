@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -23,7 +24,7 @@ import shiftsearch
 from shiftsearch.__main__ import main
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
-from shiftsearch.video.cli import report
+from shiftsearch.video.cli import likeness, report
 from shiftsearch.video.cli.notices import notices
 
 pytest.importorskip("av")
@@ -246,7 +247,7 @@ def test_compare(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "clean.mkv"), str(source)]) == 0
     said = capsys.readouterr().out.splitlines()
     scores = [psnr(*pair) for pair in zip(a, b, strict=True)]
-    likeness = [skimage.structural_similarity(*pair, channel_axis=-1) for pair in zip(a, b, strict=True)]
+    alike = [skimage.structural_similarity(*pair, channel_axis=-1) for pair in zip(a, b, strict=True)]
     assert said[0] == "3 frames of 80 x 56"
     assert said[3].split() == [
         "PSNR",
@@ -256,13 +257,40 @@ def test_compare(tmp_path, capsys):
         f"{min(scores):.2f}",
         str(np.argmin(scores)),
     ]
-    assert said[4].split() == ["SSIM", f"{np.mean(likeness):.4f}", f"{min(likeness):.4f}", str(np.argmin(likeness))]
+    assert said[4].split() == ["SSIM", f"{np.mean(alike):.4f}", f"{min(alike):.4f}", str(np.argmin(alike))]
     assert main(["compare", str(source), str(source), "--frames", "1:2"]) == 0
     assert capsys.readouterr().out.splitlines()[3].split()[3:] == ["inf", "inf", "1"]
+    assert main(["compare", str(tmp_path / "clean.mkv"), str(source), "--json", "--frames", "1:"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: found[name] for name in ("frames", "first", "width", "height")} == {
+        "frames": 2,
+        "first": 1,
+        "width": 80,
+        "height": 56,
+    }
+    for name, values in (("psnr", scores[1:]), ("ssim", alike[1:])):
+        assert found[name]["of_frames"] == pytest.approx(values, rel=1e-6)
+        assert found[name]["mean"] == pytest.approx(np.mean(values), rel=1e-6)
+        assert (found[name]["least"], found[name]["in_frame"]) == (min(found[name]["of_frames"]), 1 + np.argmin(values))
+    assert main(["compare", str(source), str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["psnr"]["of_frames"] == [None] * 3
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (7, 9), (41, 30), (40, 31, 3)])
+def test_psnr_and_ssim_are_those_of_scikit_image(shape):
+    skimage = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(0)
+    one = (rng.random(shape).cumsum(0) / shape[0]).astype("f4")
+    other = one + rng.normal(0, 0.05, shape).astype("f4")
+    channel, window = (-1 if len(shape) == 3 else None), min(7, shape[0])
+    expected = skimage.structural_similarity(
+        one.astype(float), other.astype(float), data_range=1, win_size=window, channel_axis=channel
+    )
+    assert likeness.ssim(one, other, window) == pytest.approx(expected, abs=1e-12)
+    assert likeness.psnr(one, other) == pytest.approx(skimage.peak_signal_noise_ratio(one, other, data_range=1))
 
 
 def test_compare_of_files_that_do_not_fit(tmp_path, capsys):
-    pytest.importorskip("skimage")
     for name, size, frames in [
         ("a.mkv", (64, 48), 4),
         ("b.mkv", (48, 64), 4),
@@ -476,9 +504,7 @@ def test_bad_options_are_said_and_leave_nothing(tmp_path, capsys, monkeypatch, a
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
-@pytest.mark.parametrize(
-    ("missing", "command"), [("av", "flow"), ("cv2", "flow"), ("tqdm", "flow"), ("skimage.metrics", "compare")]
-)
+@pytest.mark.parametrize(("missing", "command"), [("av", "flow"), ("cv2", "flow"), ("tqdm", "flow"), ("av", "compare")])
 def test_errors_name_a_missing_package_and_how_to_install_it(tmp_path, capsys, monkeypatch, missing, command):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
     monkeypatch.setitem(sys.modules, missing, None)

@@ -115,10 +115,12 @@ def _add_compare(commands: Any) -> None:
     examples = (
         "shiftsearch compare original.mp4 denoised.mp4",
         "shiftsearch compare original.mp4 denoised.mp4 --frames 0:50",
+        "shiftsearch compare original.mp4 denoised.mp4 --json | jq .psnr.mean",
     )
     parser = commands.add_parser("compare", help=text, **texts(examples))
     parser.add_argument("a", help="a video file, a picture, or - for Y4M from the standard input")
     parser.add_argument("b", help="another one of the same size")
+    parser.add_argument("--json", action="store_true", help="print JSON, with the values of each frame")
     _add_frames(parser)
     parser.add_argument("--format", help=_FORMAT)
     parser.set_defaults(run=compare)
