@@ -197,7 +197,7 @@ def samples(path):
 def test_parts_make_up_the_whole_to_the_bit(tmp_path, arguments, form):
     """This holds next to a cut, too, and for parts shorter than the overlap that their results need."""
     source = two_scenes(tmp_path / "a.mkv", form)
-    run = [*arguments, str(source), "--codec", "ffv1", "--quiet", "-o"]
+    run = [*arguments, str(source), "--codec", "ffv1", "--quiet", "--overwrite", "-o"]
     assert main([*run, str(tmp_path / "whole.mkv")]) == 0
     whole = samples(tmp_path / "whole.mkv")
     parts = []
@@ -232,7 +232,7 @@ def test_parts_are_numbered_as_in_the_source(tmp_path):
 
 def test_parts_have_their_sound_whole(tmp_path):
     source = make(tmp_path / "a.mp4", size=(80, 56), frames=60)
-    run = ["align", str(source), "--flow", "none", "--quiet", "-o"]
+    run = ["align", str(source), "--flow", "none", "--quiet", "--overwrite", "-o"]
     kept = []
     for span in (":20", "20:45", "45:"):
         assert main([*run, str(tmp_path / "b.mp4"), "--frames", span]) == 0
@@ -311,7 +311,7 @@ def test_compare_of_files_that_do_not_fit(tmp_path, capsys):
 
 # --- what is said -----------------------------------------------------------------------------------
 def test_a_pipe_gets_results_only_and_a_terminal_a_bar(tmp_path, capfd, monkeypatch):
-    arguments = ["flow", str(make(tmp_path / "a.mkv", audio=None)), "-o", str(tmp_path / "b.mkv")]
+    arguments = ["flow", str(make(tmp_path / "a.mkv", audio=None)), "--overwrite", "-o", str(tmp_path / "b.mkv")]
     assert main([*arguments, "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
     assert main(arguments) == 0
@@ -366,7 +366,7 @@ def test_grain_may_stay_and_each_plane_has_its_strength(tmp_path):
     source, _ = noisy(tmp_path / "a.mkv", frames=3)
     out = str(tmp_path / "b.mkv")
     for more, same in [(["--mix", "1"], [1, 1, 1]), (["--strength", "0,1,0", "--temporal-only"], [1, 0, 1])]:
-        assert main(["denoise", str(source), "-o", out, "--codec", "ffv1", "--sigma", "20", *more]) == 0
+        assert main(["denoise", str(source), "--overwrite", "-o", out, "--codec", "ffv1", "--sigma", "20", *more]) == 0
         with io.read(source) as a, io.read(out) as b:
             for one, other in zip(a.planes(), b.planes(), strict=True):
                 assert [int(np.array_equal(x, y)) for x, y in zip(one, other, strict=True)] == same
@@ -382,7 +382,7 @@ def test_denoise_along_the_motion_of_a_file(tmp_path, capsys):
         for frame, _ in zip(clean, like, strict=True):
             file.write(np.clip(frame + 20 * rng.standard_normal(frame.shape), 0, 255).astype(np.uint8))
     np.save(motion, np.float32([-10, 0]).reshape(1, 2, 1, 1).repeat(7, 0).repeat(56, 2).repeat(80, 3))
-    run, found = ["denoise", moving, "--codec", "ffv1", "--sigma", "20", "--radius", "1", "--flow"], []
+    run, found = ["denoise", moving, "--codec=ffv1", "--sigma=20", "--radius=1", "--overwrite", "--flow"], []
     for method in ("none", motion):
         assert main([*run, method, "-o", out]) == 0
         found.append(psnr(frames_of(out), clean))
@@ -403,7 +403,7 @@ def test_denoise_along_the_motion_of_a_file(tmp_path, capsys):
 def test_the_estimated_noise_is_printed(tmp_path, capsys):
     source, _ = noisy(tmp_path / "a.mkv", frames=3, form="bgr0")
     for more in ([], ["--sigma", "20"]):
-        assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), *more]) == 0
+        assert main(["denoise", str(source), "--overwrite", "-o", str(tmp_path / "b.mkv"), *more]) == 0
         found = re.search(
             r"written: .*/b.mkv, 3 frames, \d+\.\d s.*?(?:, noise found: (.*))?\n$", capsys.readouterr().err
         )
@@ -437,7 +437,7 @@ def test_bad_files_are_one_line_and_no_output(tmp_path, capsys, command):
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
         ("none.mp4", "does not exist"),
-        (".", "is not a file"),
+        (".", "is not a file" if command == "compare" else "is the name of a file, expected a folder"),
     ]:
         rest = [tmp_path / name] if command == "compare" else ["-o", tmp_path / "out.mkv"]
         assert main([command, *map(str, [tmp_path / name, *rest])]) == 1
@@ -456,7 +456,7 @@ def test_frames_before_a_broken_end_are_kept(tmp_path, capsys, command, name):
     (tmp_path / f"cut-{name}").write_bytes(source.read_bytes()[: source.stat().st_size // 2 + 5])
     target = tmp_path / "b.mkv"
     target.write_text("older")
-    run = [command, str(tmp_path / f"cut-{name}"), "-o", str(target), "--codec", "ffv1"]
+    run = [command, str(tmp_path / f"cut-{name}"), "--overwrite", "-o", str(target), "--codec", "ffv1"]
     assert main(run) == 1
     said = capsys.readouterr().err.splitlines()
     count = int(
@@ -564,7 +564,17 @@ def test_an_interrupted_run_leaves_older_files_unchanged(tmp_path, how):
     usual = f"import signal, sys; signal.signal({how:d}, signal.default_int_handler)"
     # an interrupted import leaves its file to Python's garbage collector, which warns
     warnings = ("-W", "error", "-W", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
-    command = [sys.executable, *warnings, "-c", f"{usual}; {MAIN}", "align", source, "-o", tmp_path / "b.mkv"]
+    command = [
+        sys.executable,
+        *warnings,
+        "-c",
+        f"{usual}; {MAIN}",
+        "align",
+        source,
+        "--overwrite",
+        "-o",
+        tmp_path / "b.mkv",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
         while not any(name.startswith(".shiftsearch") for name in os.listdir(tmp_path)) and time.monotonic() < end:

@@ -300,7 +300,7 @@ def test_sigma_is_that_of_the_planes_one_or_one_each(tmp_path, capsys):
     source = make(tmp_path / "a.mkv", "yuv420p", seen, (160, 112))
     given = {"6": 6, "12,5,8": (12, 5, 8), "12,auto,8": (12, None, 8)}
     for text, sigma in given.items():
-        assert main(["denoise", str(source), "-o", str(tmp_path / "b.mkv"), "--sigma", text]) == 0
+        assert main(["denoise", str(source), "--overwrite", "-o", str(tmp_path / "b.mkv"), "--sigma", text]) == 0
         expected = denoise_planes([[p.astype(np.uint8) for p in frame] for frame in seen], sigma)
         for wanted, found in zip(expected, all_samples(tmp_path / "b.mkv"), strict=True):
             for a, b in zip(wanted, found, strict=True):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from shiftsearch.video.align.spec import ONTO, AlignSpec
 from shiftsearch.video.cli.compare import compare
 from shiftsearch.video.cli.convert import align, denoise
 from shiftsearch.video.cli.motion import flow
+from shiftsearch.video.cli.several import each
 from shiftsearch.video.denoise.qualities import PASSES, RADII
 from shiftsearch.video.denoise.spec import DenoiseSpec
 from shiftsearch.video.flow.measure import METHODS
@@ -17,8 +19,16 @@ from shiftsearch.video.types import METHOD
 
 _FORMAT = "FFmpeg's name of the input format (default: detected); required for lists of other files, such as hls"
 
-_INPUT = "a video file, pictures by number such as shot.%%04d.png, or - for Y4M from the standard input"
-_OUTPUT = "the file to write, which appears when it is complete, or - for Y4M to the standard output"
+_INPUT = (
+    "a video file, pictures by number such as shot.%%04d.png, or - for Y4M from the standard input; or several: files, "
+    "folders with all below them, and patterns such as 'films/*.mp4'"
+)
+_OUTPUT = (
+    "the file to write, which appears when it is complete, - for Y4M to the standard output, or, for several inputs, the "
+    "folder of the results, which have the names of the inputs"
+)
+
+_VERBOSE = "also say what is read and written, how it is computed, and where an unexpected error came from"
 
 
 def add_commands(commands: Any) -> None:
@@ -66,6 +76,7 @@ def _add_denoise(commands: Any) -> None:
         "shiftsearch denoise in.mov -o out.mkv --sigma 12,6,6 --quality high --codec ffv1",
         "shiftsearch denoise in.mp4 -o out.mp4 --strength 1,1.5,1.5 --mix 0.2",
         "shiftsearch denoise in.mp4 -o try.mp4 --frames 0:50 --preview look.png",
+        "shiftsearch denoise films/ more/*.mov -o clean/ --no-clobber",
         "vspipe -c y4m script.vpy - | shiftsearch denoise - -o - | ffmpeg -i - out.mkv",
     )
     denoise_options(parser)
@@ -129,10 +140,15 @@ def _add_compare(commands: Any) -> None:
 # --- arguments of several commands ------------------------------------------------------------------
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str) -> Any:
     parser = commands.add_parser(name, help=text, **texts(examples))
-    parser.add_argument("input", help=_INPUT)
-    parser.add_argument("-o", "--output", required=True, help=_OUTPUT)
+    parser.add_argument("inputs", nargs="+", metavar="input", help=_INPUT)
+    parser.add_argument("-o", "--output", required=True, metavar="FILE|FOLDER|-", help=_OUTPUT)
+    older = parser.add_mutually_exclusive_group()
+    older.add_argument("--overwrite", action="store_true", help="replace an older file (default: an error)")
+    older.add_argument("--no-clobber", action="store_true", help="leave an older file, and go on with the next input")
+    suffix = "of files in an output folder (default: as the inputs)"
+    parser.add_argument("--suffix", metavar=".EXT", type=_suffix, help=suffix)
     input_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(each, run))
     return parser
 
 
@@ -151,7 +167,12 @@ def texts(examples: tuple[str, ...]) -> dict[str, Any]:
 def _add_frames(parser: Any) -> None:
     text = "take frames A to B - 1, counted from 0"
     parser.add_argument("--frames", type=_frames, default=(0, None), metavar="A:B", help=text)
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no summary")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="show no progress bar and no summary")
+    said.add_argument("-v", "--verbose", action="store_true", help=_VERBOSE)
+    parser.add_argument(
+        "--threads", type=_threads, metavar="N", help="how many threads compute (default: one for each core)"
+    )
 
 
 def _add_method(parser: Any) -> None:
@@ -179,6 +200,18 @@ def _frames(text: str) -> tuple[int, int | None]:
         return int(first or 0), int(end) if end else None
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:100, :100 or 100:") from None
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _suffix(text: str) -> str:
+    if not text.startswith(".") or len(text) < 2 or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an ending such as .mkv")
+    return text
 
 
 def _target(text: str) -> str | int:

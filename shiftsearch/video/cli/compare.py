@@ -13,7 +13,7 @@ import numpy as np
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.cli.likeness import WINDOW, psnr, ssim
-from shiftsearch.video.cli.report import shown
+from shiftsearch.video.cli.report import set_threads, shown
 from shiftsearch.video.io.pipes import PIPE
 
 _LEAST = 3  # rows and columns of a frame, for SSIM
@@ -23,6 +23,7 @@ def compare(args: Namespace) -> int:
     """Run `shiftsearch compare`."""
     if args.a == args.b == PIPE:
         raise ShiftsearchError(f"{PIPE}: is read only once, expected a file beside it")
+    set_threads(args.threads)
     options = {"format": args.format, "progressive": True}
     with io.read(args.a, args.frames, **options) as a, io.read(args.b, args.frames, **options) as b:
         if (a.width, a.height) != (b.width, b.height):

@@ -17,7 +17,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.align import align_planes
 from shiftsearch.video.cli.numbers import motion_of, npy
-from shiftsearch.video.cli.report import Noise, Watch, report, shown
+from shiftsearch.video.cli.report import Noise, Watch, report, say_what, shown
 from shiftsearch.video.denoise import denoise_overlap, denoise_planes
 from shiftsearch.video.flow.color import to_color
 from shiftsearch.video.flow.measure import dis
@@ -108,6 +108,7 @@ def convert(args: Namespace, work: Work, noise: Any = "", written: Callable[[], 
         part = stack.enter_context(whole(args.preview, clip.path)) if args.preview is not None else None
         if part is not None and (same(args.preview, args.output) or part.suffix.lower() != ".png"):
             raise ShiftsearchError(f"{args.preview}: expected a name that ends in .png and is not that of --output")
+        say_what(args, clip, out)
         preview = _Preview(clip, work.onto)
         results = clip.kept(preview.after(work.function(preview.before(clip.planes()))))
         for frame in shown(results, clip.length, args.quiet):

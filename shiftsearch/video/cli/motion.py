@@ -13,7 +13,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.cli.convert import opened
 from shiftsearch.video.cli.numbers import Npy, npy
-from shiftsearch.video.cli.report import Watch, report, shown
+from shiftsearch.video.cli.report import Watch, report, say_what, shown
 from shiftsearch.video.flow.color import to_color
 from shiftsearch.video.flow.measure import dis, farneback, match, none
 
@@ -35,6 +35,7 @@ def flow(args: Namespace) -> int:
             out = stack.enter_context(npy(args.output, clip.path))
         else:
             out = stack.enter_context(io.write(args.output, clip, codec=args.codec, crf=args.crf))
+        say_what(args, clip, out)
         longest = clip.width / 32 if args.longest is None else args.longest
         for motion in shown(starmap(_METHODS[args.flow], pairwise(clip)), clip.length and clip.length - 1, args.quiet):
             out.write(motion if isinstance(out, Npy) else to_color(motion, longest=longest))

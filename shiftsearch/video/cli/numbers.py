@@ -67,6 +67,7 @@ class Npy:
     """A .npy file whose first axis grows with each array."""
 
     left_out = ()
+    about = ", numbers"
 
     def __init__(self, path: str, file: BinaryIO):
         self.path, self._file, self.count = path, file, 0

@@ -6,11 +6,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.threads import get_num_threads, set_num_threads
 from shiftsearch.video.io import Reader
 
 
@@ -30,6 +32,27 @@ def report(args: Namespace, clip: Reader, out: Any, watch: Watch, noise: Any = "
     for remark in remarks:
         print(remark, file=sys.stderr)
     return int(clip.broken is not None)
+
+
+def set_threads(number: int | None) -> None:
+    """Let this many threads compute, here and in OpenCV; None leaves that to each."""
+    if number is None:
+        return
+    set_num_threads(number)
+    with suppress(ImportError):  # there is also motion without it
+        import cv2
+
+        cv2.setNumThreads(number)
+
+
+def say_what(args: Namespace, clip: Reader, out: Any) -> None:
+    """Print what is read and written, with --verbose."""
+    if not args.verbose:
+        return
+    header, length = clip.header, "" if clip.length is None else f", {clip.length} frames"
+    kind = f"{header.codec or 'pictures'}, {header.format}, {float(clip.rate):g} per second{length}"
+    print(f"read: {clip.path}, {clip.width} x {clip.height}, {kind}", file=sys.stderr)
+    print(f"write: {out.path}{out.about}, by {get_num_threads()} threads", file=sys.stderr)
 
 
 class Watch:

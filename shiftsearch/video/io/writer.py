@@ -112,6 +112,11 @@ class Writer:
         if like is not None:
             like.follow()
 
+    @property
+    def about(self) -> str:
+        """What kind of file it is, for messages."""
+        return f", {self._target.encoder.name} in {self._target.kind}"
+
     def write(self, frame: np.ndarray | Planes) -> None:
         """Add a frame: uint8 or uint16, (H, W) or (H, W, 3), as from `read`; or a tuple, as from `like.planes()`."""
         planes = frame if isinstance(frame, tuple) else (frame,)
