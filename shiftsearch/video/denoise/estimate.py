@@ -27,6 +27,12 @@ _BEST = 0.4, 0.95  # of these, for the same two: the others have lost their moti
 _LOST = 1.2, 1.03  # what the best lack in variance
 # Power of sums in that of differences: up to the first it may be noise, from the second it is not.
 _TEXTURE = 50.0, 100.0
+_GAUSSIAN = 1.27  # root mean square of differences, in the mean of their sizes; 1.2533 and what chance adds
+_MORE = 4.0, 0.5  # by how much noise with heavier tails is taken for more, for each unit above that, and at most
+_CODED = (
+    0.4,
+    0.6,
+)  # share of the patches that counts, from which on this is done: below, what differs may be lost texture
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -107,27 +113,40 @@ def _of_plane(
     # Among much noise, flow that errs makes no difference, and codecs take most noise from flat patches.
     for last in (False, True):
         pairs = [_flattest(xp, differ, joint, contrast, group, share) for group in groups]
-        noise, all_ = (np.stack(part) for part in zip(*pairs, strict=True))
+        noise, all_, sizes = (np.stack(part) for part in zip(*pairs, strict=True))
         if not last:
             share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, share, _FLATTEST[1]))
     of_shades = (noise.sum((1, 2)) - noise[:, 0, 0]) / (SIDE * SIDE - 1)
+    tails = (np.sqrt(noise) / np.maximum(sizes, _TINY)).mean(0)
     noise, all_ = noise.mean(0), all_.mean(0)
+    more = _more(tails, noise, share)
     common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
     texture = np.interp(common, _TEXTURE, (0, 1))
     texture[0, 0] = 0  # means always have much in common
-    noise = noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
+    noise = more * noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
     return noise, of_shades, share
 
 
+def _more(tails: np.ndarray, noise: np.ndarray, share: float) -> np.ndarray:
+    """Return what variances are multiplied by for the tails of what differs; less where there is less noise than elsewhere."""
+    slope, most = _MORE
+    heavy = np.clip(slope * (tails - _GAUSSIAN), 0, most) * np.interp(share, _CODED, (0, 1))
+    return (1 + heavy * np.minimum(noise / max(noise.mean(), _TINY), 1)) ** 2
+
+
 def _flattest(
     xp: Any, differ: Any, joint: Any, contrast: Any, group: Any, share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean powers (8, 8) of the share of a group's patches that has least contrast."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return means (8, 8) of the share of a group's patches that has least contrast: powers, of both, and sizes.
+
+    Sizes are those of differences.
+    """
     chosen = group[xp.argsort(contrast[group])[: max(1, int(share * len(group)))]]
     best, lost = (np.interp(share, _FLATTEST, of) for of in (_BEST, _LOST))
     kept = chosen[xp.argsort(differ[chosen].sum((1, 2)))[: max(1, int(best * len(chosen)))]]
-    return _host(xp, differ[kept].mean(0)) * lost, _host(xp, joint[kept].mean(0)) * lost
+    powers = (_host(xp, part[kept].mean(0)) * lost for part in (differ, joint))
+    return *powers, _host(xp, xp.sqrt(differ[kept]).mean(0)) * np.sqrt(lost)
 
 
 def _shades(xp: Any, means: Any) -> list[tuple[float, Any]]:
