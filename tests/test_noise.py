@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from test_chunks import texture_and_grain
 from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
@@ -120,6 +121,12 @@ def test_noise_of_photons_goes_better_than_by_hand(quality):
     noisy = photons(clip)
     by_hand = [ss.denoise(noisy, sigma, quality=quality, flow=flow) for sigma in (0.08, 0.1, 0.12)]
     assert psnr(ss.denoise(noisy, quality=quality, flow=flow), clip) > max(psnr(r, clip) for r in by_hand)
+
+
+def test_grain_that_flow_would_follow_goes(rng):
+    """It is as strong as the texture, which all moves alike: where flow errs, texture would be taken for noise."""
+    texture, grain = (part[..., 0] for part in texture_and_grain(rng, 4))
+    assert psnr(ss.denoise(texture + grain), texture) > psnr(texture + grain, texture) + 2
 
 
 def test_a_copy_of_a_frame_hides_no_noise():

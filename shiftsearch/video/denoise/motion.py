@@ -21,6 +21,8 @@ _SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
 _ROWS = 64  # or more of a frame: so many show a change of light
 _FAR = 6  # pixels of the smaller plane: shorter shifts are no more to find than other motion
 _STEADY = 0.8  # of what one shift for all misses: flow that is measured fits noise, too
+_NEARLY = 0.95  # of what one motion for all of a frame misses: more is that of noise, which flow follows
+_SOME = 4  # every so many pixels tell the median of flow
 _SMOOTH = 5  # pixels a side, over whose means noise makes no difference
 _AROUND = 25  # pixels a side, in which flows are compared
 _FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
@@ -87,7 +89,7 @@ class Motion:
         """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
         flow = measure(self._op, xp, method, a, b, level)
         if max(map(abs, shift)) < _FAR:
-            return flow
+            return _even(flow, a[0], b[0]) if xp is np else flow
         pan = np.array(shift, np.float32)[:, None, None]
         beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level) + pan
         flows = np.stack([flow, beyond, np.broadcast_to(pan, flow.shape)])
@@ -95,6 +97,16 @@ class Motion:
         missed = np.stack([_around((here - warped(there, each)) ** 2, _AROUND) for each in flows])
         missed[2] *= _STEADY
         return np.take_along_axis(flows, missed.argmin(0)[None, None], 0)[0]
+
+
+def _even(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the flow, or the median of it for all of the frame if that misses hardly more: it has no errors of its own."""
+    one = np.median(flow[:, ::_SOME, ::_SOME], axis=(1, 2)).astype(np.float32)[:, None, None]
+    here, there = (halved(np, halved(np, plane[None], 1), 2)[0] for plane in (here, there))
+    height, width = here.shape
+    ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, np.broadcast_to(one / 2, (2, height, width))
+    missed, missed_by_one = (((here - warped(there, way)) ** 2).mean() for way in ways)
+    return np.broadcast_to(one, flow.shape) if _NEARLY * missed_by_one < missed else flow
 
 
 def _around(plane: np.ndarray, side: int) -> np.ndarray:
