@@ -1,4 +1,4 @@
-"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `demo` and `doctor`."""
+"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `demo`, `doctor` and `warm`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
     doctor.set_defaults(run=_doctor)
+    warm = commands.add_parser(
+        "warm",
+        help="compile the kernels of common calls ahead, as for a container or a server",
+        description="Compile the kernels of common calls ahead, so that nobody waits for them at the first call. They are "
+        "kept on disk for the user, for this kind of processor and for each kind of GPU. NUMBA_CACHE_DIR and "
+        "CUPY_CACHE_DIR say where; give programs that use them the same.",
+    )
+    devices = "auto (the CPU and all GPUs that are there), cpu, cuda (all GPUs) or cuda:N (default %(default)s)"
+    warm.add_argument("--device", default="auto", help=devices)
+    warm.set_defaults(run=_warm)
     return parser
 
 
@@ -64,6 +74,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from shiftsearch.doctor import examine
 
     return 0 if examine() else 1
+
+
+def _warm(args: argparse.Namespace) -> int:
+    from shiftsearch.warm import warm
+
+    warm(args.device)
+    return 0
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ _RANKS = [
     "video.cli",
     "demo",
     "doctor",
+    "warm",
     "__main__",
 ]
 
@@ -284,7 +285,7 @@ def test_reflection_is_folding_back_and_forth(n):
 
 def test_only_commands_print_and_the_rest_is_logged():
     """So that a program decides where notices go, and stdout is free for pipes."""
-    printing = {"__main__.py", "demo.py", "doctor.py"}
+    printing = {"__main__.py", "demo.py", "doctor.py", "warm.py"}
     for path in MODULES:
         if path.name in printing or "cli" in path.parts:
             continue
