@@ -11,10 +11,11 @@ Every function that searches around a flow also takes a coarser one, (2, h, w), 
 from shiftsearch.video.flow.check import Check, check, consistency
 from shiftsearch.video.flow.color import to_color
 from shiftsearch.video.flow.convert import coarse, from_raft, from_skimage
-from shiftsearch.video.flow.measure import dis, farneback, match, none
+from shiftsearch.video.flow.measure import auto, dis, farneback, match, none, pair
 
 __all__ = [
     "Check",
+    "auto",
     "check",
     "coarse",
     "consistency",
@@ -24,5 +25,6 @@ __all__ = [
     "from_skimage",
     "match",
     "none",
+    "pair",
     "to_color",
 ]

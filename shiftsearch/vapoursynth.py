@@ -91,7 +91,7 @@ def Align(
     Args:
         clip: a VideoNode of constant format and size
         to: "previous", "next" or the number of a frame. A frame without such a neighbour stays as it is
-        flow: "match", "dis", "farneback" or None
+        flow: "auto", "match", "dis", "farneback" or None
         options: window, patch, penalty, subpixel, output and interp as in `shiftsearch.align`
 
     Returns:
@@ -104,7 +104,7 @@ def Align(
             f"Align: to is {to!r}, expected previous, next or a number from 0 to {clip.num_frames - 1}"
         )
     if flow not in (*METHODS, None):
-        raise ShiftsearchError(f"Align: flow is {flow!r}, expected match, dis, farneback or None")
+        raise ShiftsearchError(f"Align: flow is {flow!r}, expected auto, match, dis, farneback or None")
     factors = 1 << known.subsampling_h, 1 << known.subsampling_w
 
     def motion(reference: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -403,7 +403,7 @@ FRAME, CLIP = np.zeros((8, 9, 3)), np.zeros((4, 8, 9, 3))
         (lambda: ss.align(FRAME, FRAME.astype(int)), "align: frames is int64"),
         (
             lambda: ss.align(FRAME, FRAME, "raft"),
-            "align: flow is 'raft', expected one of 'match', 'dis', 'farneback', None, an array",
+            "align: flow is 'raft', expected one of 'auto', 'match', 'dis', 'farneback', None, an array",
         ),
         (lambda: ss.align(FRAME, FRAME, np.zeros((8, 9, 2))), r"align: flow has shape \(8, 9, 2\), .*OpenCV's"),
         (

@@ -116,10 +116,42 @@ def test_match_finds_motion_of_any_length_under_noise_and_other_light(shift, sig
 
 def test_without_opencv_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    for call in (lambda: flow.dis(*pair()), lambda: ss.align(*pair())):
+    for call in (lambda: flow.dis(*pair()), lambda: ss.align(*pair(), "farneback")):
         with pytest.raises(ShiftsearchError, match=r'OpenCV is missing .*pip install "shiftsearch\[video\]"'):
             call()
-    assert ss.align(*pair(), None).shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize("opencv", [False, True])
+def test_the_default_is_the_quicker_method_that_is_there(opencv, monkeypatch):
+    if opencv:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    method = "dis" if opencv else "match"
+    here, there = (frame[..., 0] for frame in pair(size=(48, 64)))
+    clip = np.stack([here, there])
+    np.testing.assert_array_equal(flow.auto(here, there), getattr(flow, method)(here, there))
+    np.testing.assert_array_equal(ss.align(here, there), ss.align(here, there, method))
+    for of_clip in (ss.align_clip, ss.denoise):
+        np.testing.assert_array_equal(of_clip(clip), of_clip(clip, flow=method))
+    for of_stream in (ss.align_stream, ss.denoise_stream):
+        np.testing.assert_array_equal(list(of_stream(clip)), list(of_stream(clip, flow=method)))
+
+
+def test_the_flow_of_a_clip_is_a_pair_for_its_neighbours():
+    clip = np.stack([texture(SIZE, (2.5 * t, -1.5 * t), channels=1) for t in range(3)])
+    forward, backward = flow.pair(clip, method="match")
+    assert forward.shape == backward.shape == (3, 2, *SIZE)
+    for found, there in ((forward[:2], 1), (backward[1:], -1)):
+        assert np.abs(found - there * constant(2.5, -1.5, SIZE))[..., 16:-16, 16:-16].mean() < 0.15
+    assert not forward[2].any()
+    assert not backward[0].any()
+    np.testing.assert_array_equal(forward[0], flow.match(clip[0], clip[1]))
+    assert ss.search(np.moveaxis(clip, -1, 1), np.moveaxis(clip, -1, 1), (forward, backward), topk=1)[0].max() < np.inf
+    with pytest.raises(ShiftsearchError, match=r"flow\.pair: frames has shape \(96, 120\), expected a clip"):
+        flow.pair(clip[0, ..., 0])
+    with pytest.raises(ShiftsearchError, match=r"flow\.pair: method is 'raft', expected one of 'auto'"):
+        flow.pair(clip, method="raft")
 
 
 # --- adapted ----------------------------------------------------------------------------------------
@@ -281,7 +313,7 @@ def test_colors_say_direction_and_length():
 
 
 def test_arrays_on_a_device_stay_on_it(on_device, rng):
-    for name in ("arrays", "check", "color", "convert"):
+    for name in ("arrays", "check", "color", "convert", "measure", "pyramid"):
         on_device(importlib.import_module(f"shiftsearch.video.flow.{name}"))
     motion = on_device.put(rng.normal(0, 2, (3, 2, 20, 30)).astype(np.float32))
     frames = on_device.put(rng.random((3, 20, 30, 3)))
@@ -292,11 +324,13 @@ def test_arrays_on_a_device_stay_on_it(on_device, rng):
         lambda f, v: flow.from_raft([f]),
         lambda f, v: flow.from_skimage(f[:, 1], f[:, 0]),
         lambda f, v: flow.none(v, v),
+        lambda f, v: flow.match(v, v),
     ):
         result = call(motion, frames)
         assert isinstance(result, type(motion))
         np.testing.assert_array_equal(result.get(), call(motion.get(), frames.get()))
     assert flow.check(frames, frames, motion).gains == flow.check(frames.get(), frames.get(), motion.get()).gains
+    np.testing.assert_array_equal(flow.auto(frames, frames).get(), flow.match(frames.get(), frames.get()))
     with pytest.raises(ShiftsearchError, match=r"flow\.dis: the frames are on a GPU"):
         flow.dis(frames, frames)
 

@@ -193,26 +193,26 @@ _OF_ALIGN = {
     "progress": None,
 }
 _OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None}
-_OF_STREAM = {"quality": "fast", "radius": None, "flow": "dis", **_OF_GRAIN, "max_memory": None}
+_OF_STREAM = {"quality": "fast", "radius": None, "flow": "auto", **_OF_GRAIN, "max_memory": None}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
     "coverage": ({"size": NEEDED}, {"patch": 1, "stride": 1, "dilation": 1}),
     "upsample_flow": ({"flow": NEEDED, "size": NEEDED}, {}),
-    "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "dis"}, _OF_ALIGN),
+    "align": ({"reference": NEEDED, "frames": NEEDED, "flow": "auto"}, _OF_ALIGN),
     "align_clip": (
-        {"frames": NEEDED, "to": "previous", "flow": "dis"},
+        {"frames": NEEDED, "to": "previous", "flow": "auto"},
         {"return_offsets": False, "return_mask": False, "progress": None},
     ),
     "align_stream": (
-        {"frames": NEEDED, "to": "previous", "flow": "dis"},
+        {"frames": NEEDED, "to": "previous", "flow": "auto"},
         {"return_offsets": False, "return_mask": False},
     ),
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": None}),
-    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "dis", "white": None}),
+    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "auto", "white": None}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
     "set_num_threads": ({"number": NEEDED}, {}),

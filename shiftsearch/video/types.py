@@ -18,8 +18,10 @@ class AnyArray(Protocol):
 
 Array = TypeVar("Array", bound=AnyArray)  # results belong to the same library and device
 
-Method = Literal["match", "dis", "farneback"]
-METHOD: Method = "dis"  # unless the caller chooses another
+Method = Literal["auto", "match", "dis", "farneback"]
+METHOD: Method = (
+    "auto"  # unless the caller chooses another: OpenCV's DIS where it is, which is quick, or our own search
+)
 Measure = Callable[[Any, Any], Any]  # (reference, target) to a flow (2, h, w)
 Flows = tuple[Any, Any]  # from each frame to the next, and to the one before: (T, 2, h, w)
 Quality = Literal["preview", "fast", "high"]

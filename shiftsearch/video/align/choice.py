@@ -13,7 +13,8 @@ import numpy as np
 from shiftsearch.ops.score import score
 from shiftsearch.video.align.spec import AlignSpec
 from shiftsearch.video.flow.arrays import agreement, inside, warped
-from shiftsearch.video.flow.pyramid import between, mean_around
+from shiftsearch.video.flow.field import mean_around
+from shiftsearch.video.flow.pyramid import between
 from shiftsearch.video.light import Light, of_places
 
 _AROUND = 4  # pixels each way that must agree on where the search begins

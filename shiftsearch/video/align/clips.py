@@ -100,9 +100,10 @@ def align(
             whose white is 1. See `shiftsearch.video.frames`
         frames: a frame, or a clip, each of whose frames is warped
         flow: where to search. "match" measures flow by our own search; "dis" and "farneback" do with OpenCV, on frames in
-            main memory; None means no motion. An array (2, H, W), or (T, 2, H, W) with one for each frame, leads from reference to frame, in
-            pixels, with dx in channel 0 and dy in channel 1; it may be coarser, (2, h, w), as from `flow.coarse`. A
-            function of (reference, frames) returns such an array
+            main memory; "auto" is "dis" where that works, else "match"; None means no motion. An array (2, H, W), or
+            (T, 2, H, W) with one for each frame, leads from reference to frame, in pixels, with dx in channel 0 and dy in
+            channel 1; it may be coarser, (2, h, w), as from `flow.coarse`. A function of (reference, frames) returns such
+            an array
         window: candidates per side around where the flow leads; 1 warps by the flow alone
         patch: pixels per side of the patches that are compared
         penalty: how strongly noise makes places far from the flow rank behind others, see `shiftsearch.video.align`

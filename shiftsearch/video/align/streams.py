@@ -74,7 +74,7 @@ def align_stream(
     Args:
         frames: frames (H, W) or (H, W, C) of one shape and dtype, each a separate array
         to: "previous" or "next"
-        flow: "match", "dis", "farneback", None or a function, as in `align`
+        flow: "auto", "match", "dis", "farneback", None or a function, as in `align`
         return_offsets, return_mask: as in `align`; the iterator then gives tuples (frame, offsets, mask) of what is wanted
         options: as in `align`
 
@@ -90,7 +90,8 @@ def align_stream(
         raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
     if not is_method("align_stream", flow):
         raise ShiftsearchError(
-            f'align_stream: flow is a {type(flow).__qualname__}, expected "match", "dis", "farneback", None or a function'
+            f'align_stream: flow is a {type(flow).__qualname__}, expected "auto", "match", "dis", "farneback", None or '
+            "a function"
         )
     spec_of("align_stream", None, **options)  # wrong options raise an error here, not at the first frame
 

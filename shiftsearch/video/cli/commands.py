@@ -101,7 +101,7 @@ def denoise_options(parser: Any) -> None:
     alone = "average along the motion only, and never pixels of one frame"
     parser.add_argument("--temporal-only", action="store_true", help=alone)
     flow = (
-        "optical flow: match, dis, farneback, none, or what `shiftsearch flow` wrote for the whole input to a .npy file "
+        "optical flow: auto, match, dis, farneback, none, or what `shiftsearch flow` wrote for the whole input to a .npy file "
         "(default %(default)s)"
     )
     parser.add_argument("--flow", default=METHOD, metavar="METHOD|NPY", help=flow)

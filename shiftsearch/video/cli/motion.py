@@ -15,9 +15,10 @@ from shiftsearch.video.cli.convert import opened
 from shiftsearch.video.cli.numbers import Npy, npy
 from shiftsearch.video.cli.report import Watch, report, say_what, shown
 from shiftsearch.video.flow.color import to_color
-from shiftsearch.video.flow.measure import dis, farneback, match, none
+from shiftsearch.video.flow.measure import auto, dis, farneback, match, none
 
 _METHODS: dict[str, Callable[[Any, Any], Any]] = {
+    "auto": auto,
     "match": match,
     "dis": dis,
     "farneback": farneback,

@@ -51,8 +51,8 @@ def denoise(
             long
         radius: frames each way to search in, where the scene has them; None is 2 for "preview", 3 for "fast"
             and 6 for "high"
-        flow: where to search. "match" measures flow by our own search, "dis" and "farneback" by OpenCV; None means no
-            motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
+        flow: where to search. "match" measures flow by our own search, "dis" and "farneback" by OpenCV; "auto" is "dis"
+            where that works, else "match"; None means no motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
             in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
             returns one flow (2, h, w)
         strength: how many times that noise is taken for noise: more is smoother, less keeps more detail, 0 changes

@@ -40,7 +40,7 @@ def estimate_noise(
             `denoise_planes` takes them
         box: (top, left, height, width) of a flat patch, at least 8 pixels a side in every plane; its noise is then all
             that is looked at. It is in pixels of the first plane
-        flow: "dis" or "farneback", along which frames are compared. With None, and for a single frame, the noise is taken
+        flow: "auto", "match", "dis" or "farneback", along which frames are compared. With None, and for a single frame, the noise is taken
             as white, and found from fine differences
         white: the value that is white, as in `denoise`
 

@@ -11,7 +11,7 @@ from shiftsearch.video.denoise.estimate import Found, differences
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.paths import followed, warped
-from shiftsearch.video.flow.measure import measure
+from shiftsearch.video.flow.measure import both_ways, measure
 from shiftsearch.video.frames import halved
 from shiftsearch.video.light import Light, of_places, of_quantiles
 from shiftsearch.video.pans import Shift, overlap, shift_between, shifted
@@ -80,14 +80,13 @@ class Motion:
         light = of_quantiles(*(_quantiles(xp, part[None]) for part in overlap(a[0], b[0], (dx, dy))))
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
-        found = []
-        for frame, x, y, shift in ((before, a, b, (dx, dy)), (after, b, a, (-dx, -dy))):
-            found.append(self._flow(xp, method, x, y, shift, min(frame.noise.sigma[0] / 2, _BLURRED)))
-        return found
+        level = min((before.noise.sigma[0] + after.noise.sigma[0]) / 4, _BLURRED)
+        ways = both_ways(self._op, xp, method, a, b, level)
+        pairs = (a, b, (dx, dy)), (b, a, (-dx, -dy))
+        return [self._beyond(xp, method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
 
-    def _flow(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, level: float) -> Any:
+    def _beyond(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, level: float, flow: Any) -> Any:
         """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
-        flow = measure(self._op, xp, method, a, b, level)
         if max(map(abs, shift)) < _FAR:
             return _even(flow, a[0], b[0]) if xp is np else flow
         pan = np.array(shift, np.float32)[:, None, None]

@@ -9,7 +9,6 @@ import numpy as np
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.video.frames import DTYPES, layout, planar
 
 
@@ -51,10 +50,38 @@ def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any,
 
 
 def warped(xp: Any, target: Any, flow: Any) -> Any:
-    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border."""
-    offsets = xp.zeros((1, *flow.shape[:1], *flow.shape[2:], 1, 3), "float32")
-    offsets[0, ..., 0, 1], offsets[0, ..., 0, 2] = flow[:, 1], flow[:, 0]
-    return aggregate(target, xp.ones(offsets.shape[:-1], target.dtype), offsets)
+    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border.
+
+    It is plain array code: nothing is compiled for it.
+    """
+    T, C, H, W = target.shape
+    pixels = target.swapaxes(0, 1).reshape(C, -1)
+    (left, right, across), (top, bottom, down) = (
+        _between(xp, flow[:, channel], at, n)
+        for channel, at, n in ((0, xp.arange(W), W), (1, xp.arange(H)[:, None], H))
+    )
+    first = (H * W * xp.arange(T))[:, None, None]
+
+    def row(y: Any) -> Any:
+        begin = first + W * y
+        near, far = pixels.take(begin + left, axis=1), pixels.take(begin + right, axis=1)
+        return near + across * (far - near)
+
+    upper = row(top)
+    return (upper + down * (row(bottom) - upper)).swapaxes(0, 1)
+
+
+def _between(xp: Any, flow: Any, at: Any, n: int) -> tuple[Any, Any, Any]:
+    """Return the two pixels of an axis that flow from pixels `at` leads between, mirrored, and how far from the first."""
+    flow = xp.clip(flow, -2.0 * n, 2.0 * n)  # farther it is mirrored once more, to no use
+    whole = xp.floor(flow)
+    first = at + whole.astype(int)
+    return *(_mirrored(xp, first + step, n) for step in (0, 1)), flow - whole
+
+
+def _mirrored(xp: Any, at: Any, n: int) -> Any:
+    last = n - 1
+    return xp.clip(last - abs(last - abs(at)), 0, last)
 
 
 def inside(xp: Any, flow: Any) -> Any:

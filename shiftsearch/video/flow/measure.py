@@ -8,15 +8,75 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.flow.arrays import pairwise
 from shiftsearch.video.flow.pyramid import between
+from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.noise import noise_scale
-from shiftsearch.video.types import AnyArray, Array
+from shiftsearch.video.types import METHOD, AnyArray, Array, Method
 
 _MOST_BLUR = 16.0  # pixels
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # weights of R, G and B
 _LEAST = 32  # pixels per side: OpenCV takes no smaller frames, so these are padded
+
+
+@overload
+def auto(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+@overload
+def auto(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+
+
+def auto(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
+    """Measure flow as `align` and `denoise` do: by `dis` if OpenCV is there and the frames are in main memory, else by `match`.
+
+    Args:
+        reference, target, sigma: as in `dis`
+
+    Returns:
+        as `dis`
+
+    Example:
+        >>> auto(np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)).shape
+        (2, 48, 64)
+    """
+    return _measured("auto", reference, target, sigma)
+
+
+def pair(frames: Array, *, method: Method = METHOD, sigma: float | None = None) -> tuple[Array, Array]:
+    """Measure the flow from each frame of a clip to the next one, and to the one before.
+
+    Args:
+        frames: a clip, see `shiftsearch.video.frames`
+        method: "auto", "match", "dis" or "farneback"
+        sigma: as in `dis`
+
+    Returns:
+        (forward, backward), each (T, 2, H, W), as `search`, `attend` and `denoise` take them; 0 where there is no such frame
+
+    Example:
+        >>> clip = np.random.default_rng(0).random((3, 24, 32))
+        >>> forward, backward = pair(clip, method="match")
+        >>> forward.shape, bool((forward[-1] == 0).all()), bool((backward[0] == 0).all())
+        ((3, 2, 24, 32), True, True)
+    """
+    if method not in METHODS:
+        raise ShiftsearchError(f"flow.pair: method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
+    level = 0.0 if sigma is None else noise_scale("flow.pair", sigma, frames)
+
+    def natively(xp: Any, clip: Any) -> tuple[Any, Any]:
+        if not layout("flow.pair", "frames", clip.shape)[1]:
+            raise ShiftsearchError(
+                f"flow.pair: frames has shape {tuple(clip.shape)}, expected a clip (T, H, W) or (T, H, W, C)"
+            )
+        whole = planar("flow.pair", "frames", clip)
+        both = xp.zeros((2, len(whole), 2, *whole.shape[2:]), "float32")
+        for t in range(len(whole) - 1):
+            both[0, t], both[1, t + 1] = both_ways("flow.pair", xp, method, whole[t], whole[t + 1], level)
+        return both[0], both[1]
+
+    forward, backward = transform("flow.pair", natively, DTYPES, frames=frames)
+    return forward, backward
 
 
 @overload
@@ -29,7 +89,7 @@ def match(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
     """Measure flow by our own search, from coarse to fine: it needs no OpenCV, and runs where the frames are.
 
     It is not misled by changes of light, finds motion of any length, and fills what has gone out of sight from around.
-    On the CPU it takes some 8 times as long as `dis`.
+    On the CPU it takes some 10 times as long as `dis`, see docs/flow.md.
 
     Args:
         reference, target: as in `dis`
@@ -129,11 +189,20 @@ def _farneback(cv2: Any, a: Any, b: Any) -> Any:
 
 
 _OPENCV = {"dis": _dis, "farneback": _farneback}
-METHODS = ("match", *_OPENCV)
+METHODS = ("auto", "match", *_OPENCV)
+
+
+def both_ways(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> tuple[Any, Any]:
+    """Return the flow (2, H, W) from reference to target and back, as `measure` does; "match" finds one with the other."""
+    if _chosen(xp, method) == "match":
+        there, back = between(xp, reference, target, level)
+        return there, back
+    return measure(op, xp, method, reference, target, level), measure(op, xp, method, target, reference, level)
 
 
 def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> Any:
     """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1 with noise of standard deviation `level`."""
+    method = _chosen(xp, method)
     if method == "match":
         return between(xp, reference, target, level)[0]
     if xp is not np:
@@ -145,6 +214,21 @@ def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: f
     blur = min(max(1.0, level * 255 / 20), _MOST_BLUR) if level else 0.0
     found = _OPENCV[method](cv2, *(_prepared(cv2, frame, blur) for frame in (reference, target)))
     return np.ascontiguousarray(found.transpose(2, 0, 1)[:, : reference.shape[1], : reference.shape[2]])
+
+
+def _chosen(xp: Any, method: str) -> str:
+    """Return the method, of "auto" the quicker one that there is for frames of this array module."""
+    if method != "auto":
+        return method
+    return "dis" if xp is np and _has_opencv() else "match"
+
+
+def _has_opencv() -> bool:
+    try:
+        importlib.import_module("cv2")
+    except ImportError:
+        return False
+    return True
 
 
 def _measured(method: str, reference: Any, target: Any, sigma: float | None) -> Any:
@@ -162,7 +246,8 @@ def _opencv(op: str) -> Any:
         return importlib.import_module("cv2")
     except ImportError as error:
         raise ShiftsearchError(
-            f'{op}: OpenCV is missing ({error}), expected it from: pip install "shiftsearch[video]", or flow="match", which needs none'
+            f'{op}: OpenCV is missing ({error}), expected it from: pip install "shiftsearch[video]". Pass flow="auto" or '
+            '"match", which need none'
         ) from None
 
 

@@ -1,32 +1,46 @@
 """Flow by our own search, from coarse to fine, on any device: method "match".
 
-A level compares patches of both frames, forward and backward. Each pixel gets the best place in a window, the parabola
-through the scores around it, which gives the fraction and how certain it is, and a weight, which is 0 where forward and
-backward do not agree. Vectors of little weight then follow their neighbours: the result is the smallest of
+Two steps find the flow of a level, there and back, around that of the coarser one:
 
-    sum of weight * (flow - found)**2 + sum over neighbours of stiffness * log(1 + (flow - flow')**2)
+1. The search, on all levels but the finest, finds motion of any kind. Each pixel gets the place in a window whose patch is
+   most like its own, and the parabola through the scores around it, which gives the fraction and how certain it is. Places
+   count for nothing where the ways there and back do not agree.
+2. The descent, on all levels, finds fractions of pixels: the frame there is moved by the flow so far, and what still differs
+   around a pixel says how much farther to go. Pixels that differ by more than noise count less.
+
+In both, vectors follow their neighbours where a pixel itself says little, see `settled`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
-from shiftsearch.video.flow.arrays import agreement
-from shiftsearch.video.flow.convert import cells
+from shiftsearch.video.flow.arrays import agreement, inside, warped
+from shiftsearch.video.flow.field import Data, filled, mean_around, settled
+from shiftsearch.video.frames import halved
 
 _COARSEST = 12  # pixels of the shorter side of the coarsest level, or up to twice as many
+_LOCAL = 4  # pixels each way that share their light
+_FAR = 1e6  # times white; squares of such values are still finite
+
+# the search
 _PATCH = 9
 _WINDOW = 9
-_STEPS = 24  # of the smoothing
-_STIFF = 2.0  # how strongly neighbours pull, in weights of a patch whose parabola is as deep as its score
 _FLOOR = 1e-4  # squared difference per pixel that is no difference: 0.01 of a local standard deviation
 _CHANCE = 0.3  # a place among noise is so deep, in scores
-_KNOWN = 0.05  # mean weight of a square that tells what is found there
-_LOCAL = 4  # pixels each way that share their light
+_STIFF = 2.0  # how strongly neighbours pull, in weights of a patch whose parabola is as deep as its score
+_STEPS = 24
+
+# the descent
+_AROUND = 2  # pixels each way that move together
+_SAME = 0.01  # of white: a smaller difference is none
+_SEEN = 0.02  # of white: a smaller change of light of the whole frame makes no difference
+_PULL = 1.5
+_MOVES = 2, 3  # how often the frame is moved, and on the finest level
+_SHORT = 12  # steps after each
+_LONGEST = 2.0  # pixels that a descent leads: farther it does not see
 
 
 def between(xp: Any, reference: Any, target: Any, level: float, finest: int = 1) -> Any:
@@ -36,71 +50,60 @@ def between(xp: Any, reference: Any, target: Any, level: float, finest: int = 1)
         xp: NumPy or CuPy
         reference, target: frames (C, H, W) on the scale 0..1
         level: standard deviation of their noise
-        finest: pixels per side of the squares whose means the last level compares
+        finest: pixels per side of the squares whose means the last level compares, a power of 2
     """
     grey = xp.stack([frame[:3].mean(0) for frame in (reference, target)]).astype("float32")
-    grey = xp.where(xp.isfinite(grey), grey, 0)
-    size = grey.shape[1:]
-    flow: Any = None
-    for step in _sizes(min(size), finest):
-        h, w = (-(-n // step) for n in size)
-        pair = _even_light(xp, _reduced(xp, grey, (h, w)), level / step)
-        flow = _level(xp, pair, None if flow is None else upsample_flow(flow, (h, w)))
-    return flow if flow.shape[2:] == size else upsample_flow(flow, size)
+    levels = [xp.where(xp.isfinite(grey), xp.clip(grey, -_FAR, _FAR), 0)]
+    while min(levels[-1].shape[1:]) > 2 * _COARSEST:
+        levels.append(halved(xp, halved(xp, levels[-1], 1), 2))
+    last = min(finest.bit_length() - 1, len(levels) - 1)
+    flow = xp.zeros((2, 2, *levels[-1].shape[1:]), "float32")
+    for n in reversed(range(last, len(levels))):
+        flow, noise = _doubled(flow, levels[n].shape[1:]), level / 2**n
+        if n > 0 or n == len(levels) - 1:
+            flow = _searched(xp, levels[n], flow, noise)
+        flow = _descended(xp, levels[n], flow, noise, _MOVES[n == 0])
+    for n in reversed(range(last)):
+        flow = _doubled(flow, levels[n].shape[1:])
+    return flow
 
 
-def _sizes(shorter: int, finest: int) -> list[int]:
-    """Return the pixels per side of each level's squares, the coarsest first."""
-    sizes = [finest]
-    while shorter > 2 * _COARSEST * sizes[0]:
-        sizes.insert(0, 2 * sizes[0])
-    return sizes
+def _doubled(flow: Any, size: tuple[int, int]) -> Any:
+    """Return the flow of a coarser level on the grid of this `size`; of the coarsest it is as it is."""
+    h, w = flow.shape[2:]
+    return flow if (h, w) == size else upsample_flow(flow, (2 * h, 2 * w))[:, :, : size[0], : size[1]]
 
 
-def _reduced(xp: Any, grey: Any, size: tuple[int, int]) -> Any:
-    rows, columns = (xp.asarray(cells(n, m), "float32") for n, m in zip(grey.shape[1:], size, strict=True))
-    return rows @ grey @ columns.T
-
-
-def _even_light(xp: Any, grey: Any, level: float) -> Any:
-    """Return frames (2, h, w) without their local mean, in local standard deviations: light does not matter then."""
-    mean = mean_around(xp, grey, _LOCAL)
-    spread = mean_around(xp, (grey - mean) ** 2, _LOCAL)
-    return (grey - mean) / xp.sqrt(spread + (2 * level) ** 2 + 1e-5)
-
-
-def _level(xp: Any, pair: Any, flow: Any) -> Any:
-    """Return the flow (2, 2, h, w) of a level, around that of the coarser one."""
+# --- the search --------------------------------------------------------------------------------------
+def _searched(xp: Any, grey: Any, start: Any, noise: float) -> Any:
+    """Return the flow (2, 2, h, w) of a level by the search around `start`."""
+    pair = _even_light(xp, grey, noise)
     q, k = pair[:, None], pair[::-1, None]
-    start = xp.zeros((2, 2, *pair.shape[1:]), "float32") if flow is None else flow
-    _, offsets = match(q, k, start, window=_WINDOW, patch=_PATCH, topk=1, subpixel=True)
+    # with the same options the same kernel serves both, and it is compiled once
+    options: dict[str, Any] = {"patch": _PATCH, "subpixel": True, "slide": False}
+    _, offsets = match(q, k, start, window=_WINDOW, topk=1, **options)
     best = xp.moveaxis(offsets[:, 0, :, :, 0, ::-1], -1, 1)  # dx, dy
-    scores, _ = match(q, k, best, window=3, patch=_PATCH, topk=None, subpixel=True, slide=False)
-    scores = scores[:, 0].reshape(2, *pair.shape[1:], 3, 3)
+    scores, _ = match(q, k, best, window=3, topk=None, **options)
+    scores = scores[:, 0].reshape(2, *grey.shape[1:], 3, 3)
     lines = scores[..., 1, :], scores[..., 1]  # along x and y
-    fraction, depth = zip(*(parabola(xp, line) for line in lines), strict=True)
+    fraction, depth = zip(*(_parabola(xp, line) for line in lines), strict=True)
     found = best + xp.stack(fraction, 1)
     middle = xp.where(xp.isfinite(scores[..., 1, 1]), scores[..., 1, 1], 0)
     certain = xp.stack(depth, 1) / (middle + _FLOOR * _PATCH**2)[:, None]
-    certain = xp.maximum(certain - _CHANCE, 0)
-    weight = certain * agreement(xp, found, found[::-1])[:, None]
-    return _smoothed(xp, xp.where(weight > 0, found, _filled(xp, found, weight)), found, weight)
+    weight = xp.maximum(certain - _CHANCE, 0) * agreement(xp, found, found[::-1])[:, None]
+    (x, y), (by_x, by_y) = ((one[:, 0], one[:, 1]) for one in (weight * found, weight))
+    data = Data(by_x, xp.zeros_like(by_x), by_y, x, y)
+    return settled(xp, filled(xp, found, weight), data, _STIFF, _STEPS)
 
 
-def _filled(xp: Any, found: Any, weight: Any) -> Any:
-    """Return at each pixel the mean of what was found around it, from as near as there is something certain."""
-    filled, known = xp.zeros_like(found), xp.zeros(found.shape, bool)
-    by, most = 1, max(found.shape[2:])
-    while True:
-        total = mean_around(xp, weight, by)
-        filled = xp.where(known, filled, mean_around(xp, weight * found, by) / xp.maximum(total, 1e-12))
-        known |= total > _KNOWN
-        if by > most:
-            return filled.astype("float32")
-        by *= 2
+def _even_light(xp: Any, grey: Any, noise: float) -> Any:
+    """Return frames (2, h, w) without their local mean, in local standard deviations: light does not matter then."""
+    mean = mean_around(xp, grey, _LOCAL)
+    spread = mean_around(xp, (grey - mean) ** 2, _LOCAL)
+    return (grey - mean) / xp.sqrt(spread + (2 * noise) ** 2 + 1e-5)
 
 
-def parabola(xp: Any, three: Any) -> tuple[Any, Any]:
+def _parabola(xp: Any, three: Any) -> tuple[Any, Any]:
     """Return where the parabola through the scores at -1, 0 and 1 is lowest, at most 1/2 away, and its depth at 1."""
     three = xp.where(xp.isfinite(three).all(-1, keepdims=True), three, 0)  # beyond the border there is none
     depth = xp.maximum(three[..., 0] + three[..., 2] - 2 * three[..., 1], 0) / 2
@@ -108,30 +111,43 @@ def parabola(xp: Any, three: Any) -> tuple[Any, Any]:
     return xp.clip(slope / xp.maximum(depth, 1e-12), -0.5, 0.5), depth
 
 
-def _smoothed(xp: Any, flow: Any, found: Any, weight: Any) -> Any:
-    """Return the flow that keeps to what was found as far as its weight goes, and else follows its neighbours."""
-    for _ in range(_STEPS):
-        near = _shifted(xp, flow)
-        pull = [_STIFF / (1 + ((other - flow) ** 2).sum(1, keepdims=True)) for other in near]
-        total = weight * found + sum(p * other for p, other in zip(pull, near, strict=True))
-        flow = total / (weight + sum(pull))
-    return flow.astype("float32")
+# --- the descent -------------------------------------------------------------------------------------
+def _descended(xp: Any, grey: Any, flow: Any, noise: float, moves: int) -> Any:
+    """Return the flow (2, 2, h, w) at which the frames (2, h, w), moved `moves` times, differ least."""
+    there = _in_its_light(xp, grey, flow)
+    for _ in range(moves):
+        moved = warped(xp, there[:, None], flow)[:, 0]
+        apart = moved - grey
+        across, down = _slopes(xp, (moved + grey) / 2)
+        weight = inside(xp, flow) / (2 * noise**2 + _SAME**2 + apart**2)
+        products = (across * across, across * down, down * down, across * apart, down * apart)
+        xx, xy, yy, x, y = mean_around(xp, xp.stack([weight * product for product in products]), _AROUND)
+        before = flow
+        dx, dy = flow[:, 0], flow[:, 1]
+        data = Data(xx, xy, yy, xx * dx + xy * dy - x, xy * dx + yy * dy - y)
+        flow = settled(xp, flow, data, _PULL, _SHORT)
+        flow = before + xp.clip(flow - before, -_LONGEST, _LONGEST)
+    return flow
 
 
-def _shifted(xp: Any, flow: Any) -> list[Any]:
-    """Return for each pixel its four neighbours; beyond the border itself."""
-    wide = xp.pad(flow, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    return [wide[:, :, :-2, 1:-1], wide[:, :, 2:, 1:-1], wide[:, :, 1:-1, :-2], wide[:, :, 1:-1, 2:]]
+def _in_its_light(xp: Any, grey: Any, flow: Any) -> Any:
+    """Return the other frame of each (2, h, w), with the mean and contrast of what shows the same here, if it had others."""
+    there, within = grey[::-1], inside(xp, flow)
+    count = xp.maximum(within.sum((1, 2), keepdims=True), 1)
+    (mean, spread), (its_mean, its_spread) = (
+        _moments(xp, frames, within, count) for frames in (grey, warped(xp, there[:, None], flow)[:, 0])
+    )
+    lit = mean + (there - its_mean) * (spread / (its_spread + 1e-6))
+    return xp.where(abs(lit - there).mean((1, 2), keepdims=True) > _SEEN, lit, there).astype("float32")
 
 
-def mean_around(xp: Any, frames: Any, by: int) -> Any:
-    """Return means of (2 * by + 1)**2 pixels of frames (..., h, w), fewer at the border."""
-    for axis in (-1, -2):
-        n = frames.shape[axis]
-        sums = xp.cumsum(frames.astype("float64"), axis)
-        sums = xp.concatenate([xp.zeros_like(sums.take(xp.arange(1), axis=axis)), sums], axis)
-        first, last = np.maximum(np.arange(n) - by, 0), np.minimum(np.arange(n) + by + 1, n)
-        shape = (-1, 1) if axis == -2 else (-1,)
-        count = xp.asarray((last - first).reshape(shape))
-        frames = (sums.take(xp.asarray(last), axis=axis) - sums.take(xp.asarray(first), axis=axis)) / count
-    return frames.astype("float32")
+def _moments(xp: Any, frames: Any, within: Any, count: Any) -> tuple[Any, Any]:
+    """Return the mean and the standard deviation of the pixels `within`, `count` of them, of frames (n, h, w)."""
+    mean = (within * frames).sum((1, 2), keepdims=True) / count
+    return mean, xp.sqrt((within * (frames - mean) ** 2).sum((1, 2), keepdims=True) / count)
+
+
+def _slopes(xp: Any, frames: Any) -> tuple[Any, Any]:
+    """Return the derivatives of frames (n, h, w) along x and y."""
+    wide = xp.pad(frames, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    return (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2]) / 2, (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1]) / 2
