@@ -25,7 +25,11 @@ class OnDevice(np.ndarray):
 
 
 class Namespace:
-    """NumPy whose arrays are on the device. `asarray` is the one way there."""
+    """NumPy whose arrays are on the device. `asarray` is the one way there, and `asnumpy` the one back."""
+
+    @staticmethod
+    def asnumpy(array):
+        return array.get()
 
     def __getattr__(self, name):
         found = getattr(np, name)

@@ -8,7 +8,7 @@ from shiftsearch.models.rvrt import RVRTAttention
 from shiftsearch.models.sifa import SIFANet, SIFATransformer, TwoHeads
 from shiftsearch.models.star_vqa import Codebook, StarVQA
 from shiftsearch.models.timesformer import TimeSformer
-from shiftsearch.models.unet import ShiftedUNet, estimate_flow
+from shiftsearch.models.unet import ShiftedUNet
 from shiftsearch.models.video_swin import VideoSwin
 from shiftsearch.models.xvit import XViT
 
@@ -29,6 +29,5 @@ __all__ = [
     "ViT",
     "VideoSwin",
     "XViT",
-    "estimate_flow",
     "load",
 ]

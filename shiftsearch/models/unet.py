@@ -1,10 +1,9 @@
-"""ShiftedUNet, a denoiser of video that is made of the modules in `shiftsearch.nn`, and a rough estimate of flow."""
+"""ShiftedUNet, a denoiser of video that is made of the modules in `shiftsearch.nn`, and its flow."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,51 +16,28 @@ from shiftsearch.nn import ShiftedAttention, ShiftedSearch
 from shiftsearch.nn.attention import COMPARE, Compare
 from shiftsearch.nn.layers import check_video, per_pixel, zeroed
 from shiftsearch.ops.flow import upsample_flow
-from shiftsearch.ops.match import match
 from shiftsearch.ops.search import SEARCH
+from shiftsearch.video.flow.measure import pair
 
 
 # --- flow -------------------------------------------------------------------------------------------
-def estimate_flow(video: Tensor) -> tuple[Tensor, Tensor]:
-    """Return flow between neighbouring frames, by block matching from coarse to fine: rough, but robust to noise.
+@torch.library.custom_op("shiftsearch::measured_flow", mutates_args=())
+def _measured_flow(video: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the flow between neighbouring frames of (B, T, C, H, W), forward and backward, by `flow.match`.
 
-    Grey frames are averaged over 8 x 8, 4 x 4, 2 x 2 pixels, then taken as they are. Each time the best of the 5 x 5
-    places around the flow so far is taken, by patches of 5 x 5: motion of up to 30 pixels is found. It has no gradient,
-    and is in single precision also under autocast.
-
-    Args:
-        video: (B, T, C, H, W) in any range
-
-    Returns:
-        (forward, backward), each (B, T, 2, H, W) of float32, as `shiftsearch.search` takes them
-
-    Example:
-        >>> forward, backward = estimate_flow(torch.randn(1, 3, 3, 40, 48))
-        >>> forward.shape
-        torch.Size([1, 3, 2, 40, 48])
+    To torch.compile and torch.export it is one node. It has no gradient, and is in single precision also under autocast.
     """
+    grey = video.float().mean(2)[..., None]
+    pairs = [pair(clip, method="match") for clip in grey]
+    forward, backward = (torch.stack(ways) for ways in zip(*pairs, strict=True))
+    return forward, backward
+
+
+@_measured_flow.register_fake
+def _flow_without_memory(video: Tensor) -> tuple[Tensor, Tensor]:
     B, T, _, H, W = video.shape
-    if B * (T - 1) == 0:
-        nothing = video.new_zeros(B, T, 2, H, W, dtype=torch.float32)
-        return nothing, nothing
-    kind = video.device.type
-    single = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-    with torch.no_grad(), single:
-        grey = video.float().mean(2)
-        frames = torch.cat((grey[:, :-1], grey[:, 1:])).reshape(2 * B * (T - 1), 1, H, W)
-        others = torch.cat((grey[:, 1:], grey[:, :-1])).reshape(2 * B * (T - 1), 1, H, W)
-        flow = frames.new_zeros(frames.shape[0], 2, 1, 1)
-        for size in (8, 4, 2, 1):
-            h, w = -(-H // size), -(-W // size)
-            q, k = (F.interpolate(x, (h, w), mode="area") for x in (frames, others))
-            _, offsets = match(q, k, _smooth(upsample_flow(flow, (h, w))), window=5, patch=5, topk=1, subpixel=True)
-            flow = offsets[:, 0, :, :, 0].flip(-1).movedim(-1, 1)  # (dy, dx) -> (dx, dy)
-        forward, backward = _smooth(flow).reshape(2, B, T - 1, 2, H, W)
-        return F.pad(forward, (0, 0, 0, 0, 0, 0, 0, 1)), F.pad(backward, (0, 0, 0, 0, 0, 0, 1, 0))
-
-
-def _smooth(flow: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(flow, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    forward, backward = (video.new_empty((B, T, 2, H, W), dtype=torch.float32) for _ in range(2))
+    return forward, backward
 
 
 # --- the network ------------------------------------------------------------------------------------
@@ -171,7 +147,8 @@ class ShiftedUNet(nn.Module):
             video: (B, T, channels, H, W) in the range 0 to 1, at least 2 * radius + 1 frames of any size; B may be
                 missing
             sigma: with noise_level=True the standard deviation of the noise, a number or a tensor (B,), in that range
-            flow: (forward, backward), each (B, T, 2, H, W), as in `shiftsearch.search`; None is `estimate_flow(video)`
+            flow: (forward, backward), each (B, T, 2, H, W), as in `shiftsearch.search`; None
+                measures it by `shiftsearch.flow.match`
         """
         self._check(video, sigma, flow)
         if video.ndim == 4:
@@ -184,7 +161,7 @@ class ShiftedUNet(nn.Module):
         if not self.motion:
             flow = None
         elif flow is None:
-            flow = estimate_flow(whole)
+            flow = _measured_flow(whole.detach())
         else:
             flow = [F.pad(one, margin) for one in flow]
         x = _each_frame(self.head, self._with_noise_level(whole, sigma))
