@@ -1,4 +1,4 @@
-"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `demo`, `doctor` and `warm`."""
+"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `batch`, `demo`, `doctor` and `warm`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 
 import shiftsearch
+from shiftsearch import batch
 from shiftsearch.video import cli
 from shiftsearch.video.cli.notices import notices
 
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"shiftsearch {shiftsearch.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     cli.add_commands(commands)
+    batch.add_command(commands)
     demo = commands.add_parser("demo", help="show how search repairs flow that is a little off: a table and a picture")
     demo.add_argument("-o", "--output", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
     demo.set_defaults(run=_demo)
