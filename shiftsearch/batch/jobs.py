@@ -134,7 +134,8 @@ def videos(sources: Iterable[str], target: str) -> Iterator[tuple[str, str, str]
             continue
         folder, pattern = _split(source)
         found = {name: stamp for name, stamp in storage.stamps(folder).items() if fnmatch(name, pattern)}
-        names = sorted(name for name in found if _is_video(name) and not _inside(f"{folder}/{name}", target))
+        inside = target.startswith(f"{folder}/")  # results are not taken for inputs
+        names = [n for n in sorted(found) if _is_video(n) and not (inside and f"{folder}/{n}".startswith(f"{target}/"))]
         if not names:
             raise ShiftsearchError(f"{source}: has no video, expected a video, a folder of videos, or a pattern")
         yield from ((f"{folder}/{name}", found[name], name) for name in names)
@@ -151,7 +152,3 @@ def _is_video(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part.endswith(".parts") for part in path.parts)
     return not hidden and path.suffix[1:].lower() in ENDINGS
-
-
-def _inside(name: str, folder: str) -> bool:
-    return name.startswith(f"{folder}/")
