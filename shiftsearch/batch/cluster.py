@@ -24,7 +24,7 @@ class Cluster:
             raise ShiftsearchError(f'Ray is missing: pip install "shiftsearch[distributed]" ({error})') from None
         self._ray = ray
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ShiftsearchError(f"no Ray cluster is found at {address!r}: {error}") from None
         self._idle: list[Any] = []
