@@ -60,8 +60,8 @@ def assert_same(found, expected) -> None:
 def driven(*arguments, **environment) -> subprocess.Popen:
     """Start the command as a user does."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "shiftsearch", "batch", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(HOME), **environment},
+        [sys.executable, "-m", "shiftsearch", "batch", *map(str, arguments)],
+        env={"PYTHONWARNINGS": "error", **os.environ, "PYTHONPATH": str(HOME), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -49,11 +49,13 @@ class Processes:
 
     def close(self) -> None:
         """End the workers, whatever they do."""
-        processes = [*self._idle, *(process for _, process in self._busy.values())]
-        for process in processes:
+        busy = [process for _, process in self._busy.values()]
+        for process in busy:
+            process.interrupt()
+        for process in [*busy, *self._idle]:
+            process.connection.close()  # a process without a task ends by itself
+        for process in [*busy, *self._idle]:
             process.end()
-        for process in processes:
-            process.wait()
 
 
 class _Process:
@@ -79,17 +81,17 @@ class _Process:
 
     def died(self) -> str:
         """Return how the process has died."""
-        self.wait()
+        self.connection.close()
+        self.end()
         code = self._process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
         return f"a worker died of {how}, perhaps for lack of memory"
 
-    def end(self) -> None:
-        """Let the process clean up and end."""
-        self.connection.close()
+    def interrupt(self) -> None:
+        """Let the process leave its task."""
         self._process.terminate()
 
-    def wait(self) -> None:
+    def end(self) -> None:
         """Wait until the process has ended, and end it the hard way if it does not."""
         self._process.join(_GRACE)
         self._process.kill()
@@ -105,6 +107,7 @@ def _work(connection: Connection, environment: dict[str, str]) -> None:
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             connection.send(attempt(*connection.recv()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
 
 
 def _end_with(parent: Any) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def remove(folder: str) -> None:
 
 
 def _stamp(about: Mapping[str, Any]) -> str:
-    return f"{about['size']} {next((about[key] for key in _TOLD if about.get(key)), '')}"
+    told = next((about[key] for key in _TOLD if about.get(key)), "")
+    return f"{about['size']} {told.timestamp() if isinstance(told, datetime) else told}"
 
 
 def _system(name: str) -> tuple[Any, str]:
