@@ -121,8 +121,8 @@ def peers_means() -> str:
             here = of(rows, "grey", sigma, method)
             cells += [f"{mean(here, 'psnr'):.2f}", f"{mean(here, 'ssim'):.3f}", f"{mean(here, 'flicker'):.2f}"]
         cells.append(f"{mean(of(rows, 'colour', 20, method), 'psnr', both):.2f}")
-        seconds = median(row["cpu_s_per_mpixel"] for row in of(rows, "grey", 20, method).values())
-        lines.append([*cells, f"{seconds:.1f}"])
+        per_megapixel = median(row["cpu_s_per_mpixel"] for row in of(rows, "grey", 20, method).values())
+        lines.append([*cells, f"{per_megapixel:.1f}"])
     heads = [head for sigma in (20, 50) for head in (f"grey {sigma}", "SSIM", "flicker")]
     colour = f"colour 20, {len(both)} of the clips"
     return markdown(["mean of the twelve clips", *heads, colour, "s/MPixel, grey 20"], lines)
@@ -148,12 +148,12 @@ def _mean(rows: list[Row], value: str) -> str:
 
 
 def denoise_speed() -> str:
-    names = {name: DENOISE[name.removeprefix("shiftsearch, ")] for name in _seconds()}
-    lines = [[names[method], *(f"{seconds:.2f}" for seconds in both)] for method, both in _seconds().items()]
+    names = {name: DENOISE[name.removeprefix("shiftsearch, ")] for name in seconds()}
+    lines = [[names[method], *(f"{each:.2f}" for each in both)] for method, both in seconds().items()]
     return markdown(["seconds for a frame of 854 x 480, one thread", "grey", "colour"], lines)
 
 
-def _seconds() -> dict[str, list[float]]:
+def seconds() -> dict[str, list[float]]:
     """Return the seconds of one thread for a frame, grey and in colour, the slowest first."""
     found: dict[str, list[float]] = {}
     for row in sorted(read("denoise_speed")["rows"], key=lambda row: (row["colour"], -row["wall_s"])):
@@ -190,7 +190,7 @@ def speed() -> str:
         others = [f"C++ by hand {row['C++ ms']:.0f} ms", f"torch {row['torch ms']:.0f} ms"]
         lines.append([name, f"{row['ours ms']:.0f} ms", ", ".join(others)])
     (opencv, _), (skimage, _), (ours, _) = (
-        _seconds()[n] for n in ("OpenCV NLM multi", "scikit-image NLM", "shiftsearch, fast")
+        seconds()[n] for n in ("OpenCV NLM multi", "scikit-image NLM", "shiftsearch, fast")
     )
     others = f"OpenCV {opencv:.2f} s, scikit-image {skimage:.2f} s"
     lines.append(['denoise a grey frame of 854 x 480, "fast"', f"{ours:.2f} s", others])

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class TimeSformer(Trunk):
     """A classifier of clips: a vision transformer whose tokens attend over space and time.
 
-    attention:
-    "divided": each patch attends to the patches at its place in all frames, then to those of its own frame. The class token
-        attends to each frame separately, and the results are averaged;
-    "joint": all tokens of all frames attend to each other;
-    "space": frames are independent, and their class tokens are averaged.
+    `attention` is one of
+
+    - "divided": each patch attends to the patches at its place in all frames, then to those of its own frame. The class
+      token attends to each frame separately, and the results are averaged;
+    - "joint": all tokens of all frames attend to each other;
+    - "space": frames are independent, and their class tokens are averaged.
 
     The last layer of temporal attention is initialised to 0, so that a new "divided" network gives a static clip the result
     of the image network.

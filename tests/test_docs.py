@@ -1,0 +1,96 @@
+"""The site: every public name is in its reference, and figures, plots, pictures, messages and notebooks are current."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.append(str(DOCS / "make"))
+figures, notebooks, pages, plots = map(importlib.import_module, ("figures", "notebooks", "pages", "plots"))
+
+PARTS = ["shiftsearch", "shiftsearch.flow", "shiftsearch.nn", "shiftsearch.models"]
+PARTS += ["shiftsearch.video.io", "shiftsearch.video.align", "shiftsearch.video.denoise"]
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_public_name_is_in_the_reference(part):
+    pytest.importorskip("torch")
+    blocks = re.split(r"\.\. currentmodule:: (.*)\n", read(DOCS / "reference.md"))[1:]
+    described = [
+        getattr(importlib.import_module(module), name)
+        for module, text in zip(blocks[::2], blocks[1::2], strict=True)
+        for name in re.findall(r"\.\. auto\w+:: (\w+)", text)
+    ]
+    home = importlib.import_module(part)
+    for name in set(home.__all__) - {"flow"}:  # a module, whose own names follow
+        assert any(getattr(home, name) is one for one in described), name
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"), [*figures.FIGURES.items(), *plots.PLOTS.items()], ids=[*figures.FIGURES, *plots.PLOTS]
+)
+def test_drawings_are_current(name, draw):
+    drawn = draw()
+    ElementTree.fromstring(drawn)
+    assert drawn == read(DOCS / "pictures" / f"{name}.svg")
+
+
+def test_every_drawing_is_shown():
+    text = "".join(map(read, DOCS.glob("**/*.md")))
+    assert all(f"pictures/{path.name}" in text for path in (DOCS / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("page", pages.TUTORIALS, ids=lambda page: page.stem)
+def test_notebooks_are_made_of_the_tutorials(page):
+    assert read(DOCS / "notebooks" / f"{page.stem}.ipynb") == notebooks.notebook(read(page))
+    assert f"/docs/notebooks/{page.stem}.ipynb" in read(page)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("page", pages.TUTORIALS, ids=lambda page: page.stem)
+def test_tutorials_run_print_what_they_say_and_draw_their_pictures(page, tmp_path, monkeypatch, capsys):
+    for library in ("matplotlib", "skimage", "torch", "vapoursynth"):
+        if f"import {library}" in read(page) or f"from {library}" in read(page):
+            pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    pages.run(page)
+    said = re.findall(r"^print\(.*\)  # (.*)", read(page), re.MULTILINE)
+    lines = capsys.readouterr().out.splitlines()
+    assert said
+    assert [line for line in lines if line in said] == said
+    for name in pages.drawn(page):
+        import matplotlib.image
+
+        drawn, kept = (matplotlib.image.imread(folder / name) / 255 for folder in (tmp_path, DOCS / "pictures"))
+        assert drawn.shape == kept.shape
+        assert np.abs(drawn - kept).mean() < 0.01
+
+
+def test_messages_are_those_that_the_library_gives():
+    pytest.importorskip("torch")
+    pytest.importorskip("av")
+    page = read(pages.ERRORS)
+    assert pages.with_messages(page) == page
+    assert all(message for _, message in pages.said(page))
+
+
+def test_names_that_others_are_led_to_exist():
+    pytest.importorskip("torch")
+    rows = re.findall(r"^\|[^|]*\|([^|]*)\|", read(DOCS / "coming_from.md"), re.MULTILINE)
+    names = {name for row in rows for name in re.findall(r"`((?:nn|flow|models|vapoursynth)\.\w+|\w+(?=\())", row)}
+    assert len(names) >= 20
+    for name in names:
+        home, _, last = f"shiftsearch.{name}".rpartition(".")
+        assert hasattr(importlib.import_module(home), last), name
