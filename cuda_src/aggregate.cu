@@ -1,11 +1,12 @@
 // out (B, qT, G * F, qH, qW) = dS/dq of form.cuh. With the product this is the weighted sum of patches of k, which is
 // what aggregating means, and q is not read. With SS_STACKED there are K videos, (B, K, qT, G * F, qH, qW), one for
-// each kept candidate of a query. Other arrays: video.cuh.
+// each kept candidate of a query. With SS_MEAN sums are divided: see mean.cuh. Other arrays: video.cuh.
 //
 // One thread per pixel of `out` and part of its channels. It asks which queries have its pixel in their patch, in a
 // fixed order, so that nothing is added up by two threads and the sum is the same in every run.
 #include "channels.cuh"
 #include "form.cuh"
+#include "mean.cuh"
 
 // Along one axis: the row (or column) of queries whose patch has at distance d pixel `at` of n, straight or mirrored;
 // -1 if there is none.
@@ -63,5 +64,8 @@ aggregate(const SS_SCALAR* q, const SS_SCALAR* k, const SS_ACC* weights, const S
             add_candidate(sum, mine, k, weight, offsets + 3 * (query * s.K + n), r, dy, dx, p.f, s, m);
         }
     }
+    const Mean mean(p.y, p.x, s.qH, s.qW);
+#pragma unroll
+    for (int c = 0; c < SS_CHANNELS; ++c) sum.of[c] = isfinite(sum.of[c]) ? mean.of(sum.of[c]) : sum.of[c];
     store_values(numbers, sum, plane);
 }

@@ -3,6 +3,7 @@
 // Constants beside those of tiles.cuh: SS_STAGED (as many candidates of a query as there are: their steps are sorted in
 // shared memory).
 #define SS_OUR_ZEROS SS_QUERY_ZEROS
+#include "mean.cuh"
 #include "tile_sum.cuh"
 
 #define SS_BLOCKS (sizeof(SS_ACC) > 4 ? 1 : 3)  // of a multiprocessor
@@ -27,6 +28,9 @@ struct Queries {
     __device__ Plane ours() const { return plane_of_q(q, tile.video, tile.g, tile.t, s, m); }
     __device__ Plane frame(int t) const { return plane_of_k(k, b, tile.g, t, s, m); }
     __device__ int line(int y, int n) const { return pixel_or_none(y, n); }
+
+    typedef Mean Result;
+    __device__ Mean result(int y, int x) const { return {y, x, s.qH, s.qW}; }
 
     __device__ bool has_query(int home) const {
         const int y = home_y(tile, home) - s.y0, x = home_x(tile, home) - s.x0;

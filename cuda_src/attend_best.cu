@@ -16,21 +16,6 @@ struct Found {
     SS_PLACE offsets[3 * SS_ATTENDED];
 };
 
-// --- weights --------------------------------------------------------------------------------------
-// The same as `weigh`, by a warp.
-__device__ inline Softmax weigh_together(SS_ACC* scores, SS_ACC factor, int lane) {
-    Softmax found = {-infinity(), 0, 0};
-    for (int e = lane; e < SS_ATTENDED; e += 32) scores[e] = logit_of(scores[e], factor, is_near(scores[e]));
-    __syncwarp();
-    for (int e = 0; e < SS_ATTENDED; ++e) found.most = fmax(found.most, scores[e]);
-    __syncwarp();
-    for (int e = lane; e < SS_ATTENDED; e += 32) scores[e] = exp(scores[e] - found.most);
-    __syncwarp();
-    for (int e = 0; e < SS_ATTENDED; ++e) found.total += scores[e];
-    found.share = 1 / found.total;
-    return found;
-}
-
 // --- values ---------------------------------------------------------------------------------------
 __device__ inline Plane plane_of_v(const SS_SCALAR* v, const Query& r, int t, const Values& m, const Sizes& s) {
     return {clip_of_v(v, r.b, r.g, m) + t * m.v_t, s.kH, s.kW, m.v_y, m.v_x, m.v_c};
@@ -51,7 +36,7 @@ __device__ inline SS_ACC value_of(const Sample& from, long long on) {
     SS_ACC value = 0;
 #pragma unroll
     for (int corner = 0; corner < (SS_SUBPIXEL ? 4 : 1); ++corner)
-        if (from.at[corner]) value = fused(from.weight[corner], load(from.at[corner] + on), value);
+        if (from.at[corner]) value = multiply_add(from.weight[corner], load(from.at[corner] + on), value);
     return value;
 }
 
@@ -89,7 +74,7 @@ __device__ inline void write_found(const Found& found, const Task& task, SS_ACC 
 
 __device__ inline void attend(Found& found, const Task& task, const SS_SCALAR* v, SS_ACC factor, const Attended& to,
                               const Values& m, const Sizes& s) {
-    const Softmax sums = weigh_together(found.scores, factor, task.lane);
+    const Softmax sums = weigh_together(found.scores, SS_ATTENDED, factor, task.lane);
     SS_SCALAR* const out = pixel_of_out(to.out, task.r.b, task.r.t, task.r.g, task.r.y, task.r.x, m, s);
 #pragma unroll 1
     for (int c = task.lane; c < m.FV; c += 32)

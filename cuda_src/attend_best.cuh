@@ -6,25 +6,18 @@
 //
 //   weights  (B, G, T, h, w, K), and offsets (B, G, T, h, w, K, 3) as in search.cu, or null if nobody asks for them
 //
-// Sums are over the candidates in their order, so that who has them, a thread or a warp, makes no difference.
-//
 // Constants: SS_ATTENDED (K), SS_L2, SS_RUN_V (channels of v at a time), SS_VECTORS_V (1: they are read 16 bytes at a
 // time).
 #ifndef SS_ATTEND_BEST_CUH
 #define SS_ATTEND_BEST_CUH
 
 #include "clip.cuh"
-#include "logit.cuh"
+#include "softmax.cuh"
 
 // Strides of v in numbers, of batches, frames, channels, rows and columns, and channels of a head.
 struct Values {
     long long v_b, v_t;
     int v_c, v_y, v_x, FV;
-};
-
-// The sums of a query, and what its weights are multiplied by in the end.
-struct Softmax {
-    SS_ACC most, total, share;
 };
 
 // What a query's results are written to.
@@ -35,26 +28,6 @@ struct Attended {
     SS_ACC* weights;
     SS_PLACE* offsets;
 };
-
-// Makes exp(logit - most) of scores.
-__device__ inline Softmax weigh(SS_ACC* scores, SS_ACC factor) {
-    Softmax found = {-infinity(), 0, 0};
-#pragma unroll
-    for (int e = 0; e < SS_ATTENDED; ++e) {
-        scores[e] = logit_of(scores[e], factor, is_near(scores[e]));
-        found.most = fmax(found.most, scores[e]);
-    }
-#pragma unroll
-    for (int e = 0; e < SS_ATTENDED; ++e) {
-        scores[e] = exp(scores[e] - found.most);
-        found.total += scores[e];
-    }
-    found.share = 1 / found.total;
-    return found;
-}
-
-__device__ inline float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ inline double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 
 // The first channel of a head of v in its clip.
 __device__ inline const SS_SCALAR* clip_of_v(const SS_SCALAR* v, int b, int g, const Values& m) {

@@ -36,7 +36,7 @@ __device__ inline void attend(float* best, const Begin* begins, const Slots& slo
                               const Sizes& s) {
 #pragma unroll
     for (int e = 0; e < SS_TOPK; ++e) best[e] = returned(best[e]);
-    const Softmax found = weigh(best, factor);
+    const Softmax found = weigh(best, SS_TOPK, factor);
     const SS_SCALAR* clip = clip_of_v(v, tile.b, tile.g, m);
     SS_SCALAR* out = pixel_of_out(to.out, tile.b, tile.t, tile.g, asker.y, asker.x, m, s);
     const int plane = s.kH * s.kW;

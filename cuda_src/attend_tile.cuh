@@ -82,7 +82,7 @@ __device__ inline void attend_tile(const Found& found, const Tile& tile, const S
         const int y = tile.top + i / SS_TILE_X, x = tile.left + i % SS_TILE_X, first = i * SS_ATTENDED;
         if (y >= s.h || x >= s.w) continue;
         float* const scores = found.scores + first;
-        const Softmax sums = weigh(scores, factor);
+        const Softmax sums = weigh(scores, SS_ATTENDED, factor);
         SS_SCALAR* const out = pixel_of_out(to.out, tile.b, tile.t, tile.g, y, x, m, s);
         sum_values(found, first, y, x, tile, clip_of_v(v, tile.b, tile.g, m), sums.share, out, m, s, locate);
         reinterpret_cast<float2*>(to.sums)[(clip * s.h + y) * s.w + x] = {sums.most, sums.total};

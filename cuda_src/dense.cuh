@@ -130,15 +130,18 @@ struct Dense {
     }
 
     // `out`: a video with channels first. Returns whether all numbers are finite.
-    __device__ bool finish(SS_SCALAR* out) const {
+    template <class Side> __device__ bool finish(const Side& side, SS_SCALAR* out) const {
         bool finite = true;
         const long long plane = (long long)tile.H * tile.W;
         out += (long long)(tile.top + row()) * tile.W + tile.left + column();
+        const int y = tile.top + row(), x = tile.left + column();
+        const typename Side::Result results[4] = {side.result(y, x), side.result(y, x + 1), side.result(y, x + 2),
+                                                  side.result(y, x + 3)};
 #pragma unroll
         for (int c = 0; c < SS_HALF; ++c) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (has(c, j)) finite &= store_finite(out + (channel() + c) * plane + j, changed(sum[c][j]));
+                if (has(c, j)) finite &= store_finite(out + (channel() + c) * plane + j, results[j].of(changed(sum[c][j])));
         }
         return finite;
     }

@@ -90,15 +90,16 @@ struct WithImages {
     }
 
     // `out`: a video with channels first. Returns whether all numbers are finite.
-    __device__ bool finish(SS_SCALAR* out) const {
+    template <class Side> __device__ bool finish(const Side& side, SS_SCALAR* out) const {
         bool finite = true;
         const long long plane = (long long)tile.H * tile.W;
 #pragma unroll
         for (int i = 0; i < SS_EACH; ++i) {
             if (!tile.has(row(i), column())) continue;
+            const auto result = side.result(tile.top + row(i), tile.left + column());
             SS_SCALAR* at = out + (long long)(tile.top + row(i)) * tile.W + tile.left + column();
 #pragma unroll
-            for (int c = 0; c < SS_CHANNELS; ++c) finite &= store_finite(at + c * plane, changed(sum[i].of[c]));
+            for (int c = 0; c < SS_CHANNELS; ++c) finite &= store_finite(at + c * plane, result.of(changed(sum[i].of[c])));
         }
         return finite;
     }

@@ -14,8 +14,12 @@ __device__ inline SS_ACC clipped(SS_ACC score) {
     return score > SS_MOST_LOGIT ? SS_MOST_LOGIT : score < -SS_MOST_LOGIT ? -SS_MOST_LOGIT : score;
 }
 
+// A product that is rounded before anything is subtracted from it: so that every kernel has the same bits.
+__device__ inline float times(float a, float b) { return __fmul_rn(a, b); }
+__device__ inline double times(double a, double b) { return __dmul_rn(a, b); }
+
 __device__ inline SS_ACC logit_of(SS_ACC score, SS_ACC factor, bool counts) {
-    return counts && score == score ? clipped(score) * factor : -SS_MOST_LOGIT;
+    return counts && score == score ? times(clipped(score), factor) : -SS_MOST_LOGIT;
 }
 
 // Whether a score is better than the worst there is.

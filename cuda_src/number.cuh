@@ -15,6 +15,10 @@ __device__ inline void store(double* p, double x) { *p = x; }
 __device__ inline void store(__half* p, float x) { *p = __float2half_rn(x); }
 __device__ inline void store(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
 
+// a * b + c, rounded once: so that every kernel has the same bits.
+__device__ inline float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ inline double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+
 __device__ inline SS_ACC infinity() { return (SS_ACC)__int_as_float(0x7f800000); }
 
 // Number of this thread in the whole grid.

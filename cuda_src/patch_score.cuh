@@ -36,10 +36,6 @@ __device__ inline Sample sample(const Plane& k, const SS_SCALAR* const* rows, Wh
     return found;
 }
 
-// x * y + sum, rounded once: so that every kernel has the same bits.
-__device__ inline float fused(float x, float y, float sum) { return __fmaf_rn(x, y, sum); }
-__device__ inline double fused(double x, double y, double sum) { return __fma_rn(x, y, sum); }
-
 #define SS_SOME (SS_VECTORS ? SS_FEW : 1)  // channels that are loaded at a time
 
 __device__ inline void load_some(const SS_SCALAR* from, SS_ACC* to) {
@@ -57,7 +53,7 @@ __device__ inline void load_some(const Sample& from, long long on, SS_ACC* to) {
         SS_ACC one[SS_SOME];
         load_some(from.at[corner] + on, one);
 #pragma unroll
-        for (int i = 0; i < SS_SOME; ++i) to[i] = fused(from.weight[corner], one[i], to[i]);
+        for (int i = 0; i < SS_SOME; ++i) to[i] = multiply_add(from.weight[corner], one[i], to[i]);
     }
 #else
     load_some(from.at[0] + on, to);

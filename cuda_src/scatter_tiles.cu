@@ -22,6 +22,11 @@ struct Places {
     __device__ Plane frame(int t) const { return plane_of_q(q, tile.video, tile.g, t, s, m); }
     __device__ int line(int y, int n) const { return query_line(y, n); }
 
+    struct Result {
+        __device__ SS_ACC of(SS_ACC sum) const { return sum; }
+    };
+    __device__ Result result(int, int) const { return {}; }
+
     __device__ unsigned key(int home) const {
         if (at[home] >= end[home]) return SS_NONE;
         const Query r = query_of_head((unsigned)order[at[home]] / s.K, tile.video, tile.g, s);

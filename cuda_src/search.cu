@@ -4,6 +4,8 @@
 //            best first; phi is the product or, with SS_L2, the squared difference
 //   offsets  (B, G, T, h, w, K, 3) = n - r
 //   seed     (B, G, T, h, w, K), with SS_SEEDS: the slot of each
+//   scales   (G,), what `factor` is multiplied by, or null: with SS_WEIGHED the scores of a query are softmax of
+//            factor * score
 //   around   flow (B, groups, T, slots, 2, h, w) with channel 0 = dx, 1 = dy, or with SS_SEEDS offsets (B, G, T, h, w,
 //            slots, 3): where the windows lie
 //   q, k     (B, T, G * F, H, W) with any strides
@@ -19,13 +21,14 @@
 // self, 2 flow), SS_SKIP (1 leaves self out, 2 makes it infinite), SS_VECTORS of clip.cuh, SS_TILE_X and SS_TILE_Y (of
 // tiles), SS_REGISTERS or SS_ROOM of topk.cuh, SS_SHARED (1: its buffers are in shared memory).
 #include "candidates.cuh"
+#include "softmax.cuh"
 
 #define SS_WARPS 4
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
-       unsigned char* buffers, const int* wild, const Sizes s, const Strides strides, const Around a,
-       long long count) {
+       unsigned char* buffers, const int* wild, const SS_ACC* scales, const Sizes s, const Strides strides,
+       const Around a, SS_ACC factor, long long count) {
     extern __shared__ Candidate shared_buffers[];
     if (SS_MARKED && wild[0] == 0) return;
     const int warp = threadIdx.x / 32;
@@ -34,6 +37,8 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
     for (long long number = first; number < count; number += warps) {
         const Task task = task_of(number, q, k, around, s, strides);
         const int begin = first_slot(task, wild, scores, s);
-        if (begin >= 0) search_query(task, Directly(), begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
+        if (begin < 0) continue;
+        search_query(task, Directly(), begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
+        if (SS_WEIGHED) become_weights_together(scores + number * s.K, s.K, factor_of(factor, scales, task.r.g));
     }
 }

@@ -1,6 +1,7 @@
 // The search of search.cu for patches of one pixel, faster: see points.cuh. Arrays are those of search.cu, to which
 // tiles are left that are marked in `wild`.
 #include "points.cuh"
+#include "weigh_tile.cuh"
 
 // `first`: of the kept ones of a query.
 __device__ inline void write_results(const float* best, void* memory, const Slots& slots, const Asker& asker,
@@ -28,12 +29,15 @@ __device__ inline void write_results(const float* best, void* memory, const Slot
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, SS_BLOCKS)
 search_points(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-              int* wild, const Sizes s, const Strides strides, const Around a, int across, int down) {
+              int* wild, const SS_ACC* scales, const Sizes s, const Strides strides, const Around a, SS_ACC factor,
+              int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Slots slots;
     const Tile tile = tile_of((int)blockIdx.x, s, across, down);
     const auto finish = [&](const float* best, const Asker& asker, int first) {
         write_results(best, memory, slots, asker, tile, first, scores, offsets, s);
     };
-    search_tile(reinterpret_cast<char*>(memory), slots, tile, q, k, around, wild, s, strides, a, finish);
+    char* const pool = reinterpret_cast<char*>(memory);
+    const bool done = search_tile(pool, slots, tile, q, k, around, wild, s, strides, a, finish);
+    if (SS_WEIGHED && done) weigh_written(scores, factor_of(factor, scales, tile.g), tile, s);
 }

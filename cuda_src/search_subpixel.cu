@@ -11,6 +11,9 @@
 // Arrays are those of search.cu, and those of spread.cu with SS_L2; constants those of search_tiles.cu and blend.cuh.
 #include "blend.cuh"
 #include "roles.cuh"
+#include "weigh_tile.cuh"
+
+#define SS_WEIGHED_HERE (SS_WEIGHED && !SS_PER_FRAME)  // before they are written
 
 // --- windows --------------------------------------------------------------------------------------
 // Notes where the windows of a consumer's queries begin in a slot, and returns what the windows of those that `exist`
@@ -112,16 +115,24 @@ __device__ inline bool settle(float* scores, int* places, const Found& found, co
     return true;
 }
 
+// What the search returns, never -0.
+__device__ inline float returned(float score) { return SS_L2 ? plus(score, 0.f) : __fsub_rn(0, score); }
+
 // All queries of a tile. What search.cu has to do is marked by scores that are no numbers.
-__device__ inline void settle_tile(const Found& found, int* wild, const Tile& tile, const Sizes& s, const Strides& m,
-                                   const Around& a) {
+__device__ inline void settle_tile(const Found& found, int* wild, float factor, const Tile& tile, const Sizes& s,
+                                   const Strides& m, const Around& a) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < SS_QUERIES; i += SS_THREADS) {
         const int y = tile.top + i / SS_TILE_X, x = tile.left + i % SS_TILE_X;
         float* const scores = found.scores + i * SS_TOPK;
-        if (y >= s.h || x >= s.w || settle(scores, found.places + i * SS_TOPK, found, tile, y, x, s, m, a)) continue;
-        scores[0] = nothing();
-        atomicAdd(wild, 1);
+        if (y >= s.h || x >= s.w) continue;
+        if (!settle(scores, found.places + i * SS_TOPK, found, tile, y, x, s, m, a)) {
+            scores[0] = nothing();
+            atomicAdd(wild, 1);
+        } else if (SS_WEIGHED_HERE) {
+            for (int e = 0; e < SS_TOPK; ++e) scores[e] = returned(scores[e]);
+            become_weights(scores, SS_TOPK, factor);
+        }
     }
 }
 
@@ -138,7 +149,7 @@ __device__ inline void write_results(const Found& found, const Tile& tile, int f
         const long long to = ((clip * s.h + y) * s.w + x) * s.K + first + kept % SS_TOPK;
         const int place = found.places[from];
         if (what == 0) {
-            scores[to] = SS_L2 ? plus(found.scores[from], 0.f) : __fsub_rn(0, found.scores[from]);  // never -0
+            scores[to] = SS_WEIGHED_HERE ? found.scores[from] : returned(found.scores[from]);
             offsets[3 * to] = (float)found.slots[place >> 16].t;
         } else {
             const bool down = what == 1;
@@ -192,7 +203,8 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, const float* spread, float* scores,
-                float* offsets, int* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
+                float* offsets, int* wild, const SS_ACC* scales, const Sizes s, const Strides m, const Around a,
+                SS_ACC factor, int across, int down) {
     extern __shared__ float4 pool[];
     __shared__ Limits limits[SS_GROUPS];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
@@ -205,6 +217,7 @@ search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around,
     float state[SS_REGISTERS];  // of a producer its pixels of q, of a consumer the best of its queries
     Waiting waiting;
     if (role.producer) load_four(mine, role.four, 0, s.F, state);
+    const SS_ACC of_head = SS_WEIGHED ? factor_of(factor, scales, tile.g) : factor;
 
 #pragma unroll 1
     for (int number = 0; number < a.windows; ++number) {
@@ -236,9 +249,10 @@ search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around,
         const Found found = {best, reinterpret_cast<int*>(best + SS_QUERIES * SS_TOPK), slots, around, q, k};
         if (!role.producer) hand_over(found, state, role.exist, query);
         __syncthreads();
-        settle_tile(found, wild, tile, s, m, a);
+        settle_tile(found, wild, of_head, tile, s, m, a);
         __syncthreads();
         write_results(found, tile, SS_PER_FRAME ? number * SS_TOPK : 0, scores, offsets, s, a);
         if (!SS_PER_FRAME) return;
     }
+    if (SS_WEIGHED) weigh_written(scores, of_head, tile, s);
 }

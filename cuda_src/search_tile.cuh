@@ -107,6 +107,7 @@ struct Passed {
     const Role& role;
     int query;  // the first of these queries, in the tile
     int first, count;  // of the kept ones of a query: those that it has
+    bool left;  // there are slots that it did not see
 };
 
 // Calls `finish` with what each pass through the slots has found, until all that is kept is; `pool` is of no more use
@@ -155,7 +156,7 @@ __device__ inline bool search_tile(char* pool, Begin* slots, const Tile& tile, c
             }
             if (left == begin + 1) break;
             if (left && !role.producer) let_all_in(state, last, waiting, queue);
-            finish(Passed{state, role, query, begin * SS_KEPT + kept, min(SS_TOPK, SS_KEPT - kept)});
+            finish(Passed{state, role, query, begin * SS_KEPT + kept, min(SS_TOPK, SS_KEPT - kept), left > 0});
         }
         if (left) {
             if (threadIdx.x == 0) wild[1 + blockIdx.x] = left, atomicAdd(wild, 1);

@@ -1,6 +1,9 @@
 // The whole-pixel search of search.cu, much faster: for tiles of queries whose windows overlap. See search_tile.cuh.
 // Arrays are those of search.cu.
 #include "search_tile.cuh"
+#include "weigh_tile.cuh"
+
+#define SS_IN_ONE (SS_KEPT == SS_TOPK && !SS_PER_FRAME)  // a pass finds all that is kept
 
 // What a tile has found, in shared memory: of each query, row by row.
 struct Found {
@@ -31,13 +34,12 @@ __device__ inline void hand_over(const Found& to, const Begin* slots, const Pass
 // `some` of the `each` numbers of every query of a row, which are the first of `all` behind `row` in the array.
 template <class Number>
 __device__ inline void write_row(const Number* from, Number* row, int wide, int each, int some, int all) {
-    const bool in_one = SS_KEPT == SS_TOPK && !SS_PER_FRAME;
     const int count = wide * each, at_once = 4 * 32;
 #pragma unroll 1
     for (int first = threadIdx.x % 32; first < count; first += at_once)
 #pragma unroll
         for (int i = first; i < first + at_once; i += 32)
-            if (i < count && (in_one || i % each < some)) row[in_one ? i : i / each * all + i % each] = from[i];
+            if (i < count && (SS_IN_ONE || i % each < some)) row[SS_IN_ONE ? i : i / each * all + i % each] = from[i];
 }
 
 // To the arrays, where the queries of a row lie one behind the other: the kept ones from `first` on of each.
@@ -56,16 +58,20 @@ __device__ inline void write_results(const Found& from, const Tile& tile, int fi
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-            int* wild, const Sizes s, const Strides m, const Around a, int across, int down) {
+            int* wild, const SS_ACC* scales, const Sizes s, const Strides m, const Around a, SS_ACC factor, int across,
+            int down) {
     extern __shared__ float4 memory[];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
     const Tile tile = tile_of(blockIdx.x, s, across, down);
+    const SS_ACC of_head = SS_WEIGHED ? factor_of(factor, scales, tile.g) : factor;
     const auto finish = [&](const Passed& kept) {
         float* const pool = reinterpret_cast<float*>(memory);
         const Found found = {pool, reinterpret_cast<int*>(pool) + SS_TILE_X * SS_TILE_Y * SS_TOPK};
         if (!kept.role.producer) hand_over(found, slots, kept);
         __syncthreads();
+        if (SS_WEIGHED && SS_IN_ONE && !kept.left) weigh_found(found.scores, of_head);
         write_results(found, tile, kept.first, kept.count, scores, offsets, s);
     };
-    search_tile(reinterpret_cast<char*>(memory), slots, tile, q, k, around, wild, s, m, a, finish);
+    const bool done = search_tile(reinterpret_cast<char*>(memory), slots, tile, q, k, around, wild, s, m, a, finish);
+    if (SS_WEIGHED && !SS_IN_ONE && done) weigh_written(scores, of_head, tile, s);
 }

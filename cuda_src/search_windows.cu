@@ -3,6 +3,7 @@
 // the best.
 //
 // Arrays are those of search.cu, and so are the constants, beside those of window_scores.cuh.
+#include "softmax.cuh"
 #include "window_scores.cuh"
 
 struct Staged {
@@ -19,8 +20,8 @@ struct Staged {
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 65536 / SS_REGISTERS_OF_THREAD / SS_THREADS)
 search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets,
-               int* seed, unsigned char* buffers, const int* wild, const Sizes s, const Strides strides, const Around a,
-               long long count) {
+               int* seed, unsigned char* buffers, const int* wild, const SS_ACC* scales, const Sizes s,
+               const Strides strides, const Around a, SS_ACC factor, long long count) {
     extern __shared__ float4 pool[];
     if (SS_MARKED && wild[0] == 0) return;
     Pack* const theirs = reinterpret_cast<Pack*>(pool);
@@ -32,6 +33,9 @@ search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, 
         const Task task = task_of(number, q, k, around, s, strides);
         const int begin = first_slot(task, wild, scores, s);
         if (begin < 0) continue;
-        search_query(task, Staged{{theirs, mine, rows}}, begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
+        const Staged staged = {{theirs, mine, rows}};
+        search_query(task, staged, begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
+        if (SS_WEIGHED && staged.keeps())
+            become_weights_together(scores + number * s.K, s.K, factor_of(factor, scales, task.r.g));
     }
 }

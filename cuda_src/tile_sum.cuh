@@ -31,7 +31,7 @@ template <class Side, class Form>
 __device__ inline bool sum_as(Side& side, Form form, const Memory& memory, SS_SCALAR* out, int T) {
     form.begin(side);
     add_steps(side, form, memory.planes);
-    return form.finish(channels_of(out, form.tile, side.s, T));
+    return form.finish(side, channels_of(out, form.tile, side.s, T));
 }
 
 // The sum, in a video `out` of T frames. `finite`: of each tile, whether all its numbers are.

@@ -24,6 +24,7 @@
 //   advance(home)              to the one behind it
 //   ours(), frame(t)           our frame, if anything reads it, and frame t of the other video
 //   line(y, n)                 row (or column) y of it, -1 if there is none
+//   result(y, x)               of our pixel: what `of` its sum is written
 //
 // A `Form` has `begin`; `first(next)`, the number of the first of the steps that are taken with step number `next`;
 // `next` and, behind a barrier, `add`, which take what was put into planes; and `finish`, which writes the sums.

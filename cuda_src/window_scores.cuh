@@ -97,7 +97,7 @@ __device__ inline Pack blended(const Pack* pixel, SS_ACC fy, SS_ACC fx) {
         if (weight == 0) continue;
         const Pack one = pixel[corner / 2 * SS_PITCH + corner % 2];
 #pragma unroll
-        for (int i = 0; i < SS_PACK; ++i) sum.of[i] = fused(weight, one.of[i], sum.of[i]);
+        for (int i = 0; i < SS_PACK; ++i) sum.of[i] = multiply_add(weight, one.of[i], sum.of[i]);
     }
     return sum;
 }

@@ -20,6 +20,12 @@ struct Around {
     int groups, slots, windows;
 };
 
+// Number of query (y, x) of the tile's frame, of all.
+__device__ inline long long number_of_query(const Tile& tile, int y, int x, const Sizes& s) {
+    const long long clip = ((long long)tile.b * s.G + tile.g) * s.T + tile.t;
+    return (clip * s.h + y) * s.w + x;
+}
+
 // The window of a query in row y and column x of the grid in a slot, as displacements. Without flow nothing moves.
 struct Window {
     Span y, x;

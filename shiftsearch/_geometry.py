@@ -102,5 +102,9 @@ class Patches:
     scale: int = 1  # the frame of queries has this multiple of the keys' resolution
     origin: tuple[int, int, int] = (0, 0, 0)  # frame, row and column of the first query in the query grid
 
+    def covered(self, height: int, width: int, xp: Any = np) -> Native:
+        """Return what the sum at each pixel is divided by: how many queries' patches cover it, or 1, in float64."""
+        return xp.maximum(coverage(height, width, self.patch, self.stride, self.dilation, xp), 1)
+
 
 patches_of = lru_cache(1024)(Patches)  # made once for each set of options

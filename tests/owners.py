@@ -217,6 +217,7 @@ def _search_tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         "int y = threadIdx.x / 32; y < SS_KEPT_ROWS": ((c["ROWS"] + 1) / warps, 0),
         "i < items within int y = threadIdx": (pieces, 0),
         "int y = threadIdx.x / 32; y < tall": (c["TILE_Y"] / warps, 0),
+        "i < SS_TILE_X * SS_TILE_Y": (c["TILE_X"] * c["TILE_Y"] / c["THREADS"], 0),  # whose scores become weights
         "first < count": ((-(-row // 128) + -(-3 * row // 128)) / 2, 0),  # in two loops, of scores and of offsets
     }
     staged = pieces / (warps * (1 - producers)) * (rows - 2) / rows

@@ -29,7 +29,9 @@ def test_no_kernel_has_a_race(file, kinds):
 
 
 def test_no_tile_has_a_race():
-    _has_no_race(("search_tiles", "search_points", "search_subpixel", "search_windows", "attend_best"), "race")
+    _has_no_race(
+        ("search_tiles", "search_points", "search_subpixel", "search_windows", "search_weighed", "attend_best"), "race"
+    )
 
 
 def _has_no_race(names: Sequence[str], chosen: str) -> None:

@@ -61,7 +61,8 @@ PROBLEMS = {
 def _both(backend, problem: Problem) -> list[np.ndarray]:
     q, k, weights, offsets = (backend.xp.asarray(array) for array in problem.arrays())
     p = problem.patches
-    return [backend.aggregate(q, k, weights, offsets, p).get(), backend.scatter(q, k, weights, offsets, p).get()]
+    averaged = backend.aggregate(q, k, weights, offsets, p, averaged=True)
+    return [averaged.get(), backend.scatter(q, k, weights, offsets, p).get()]
 
 
 def _laid_out(monkeypatch, steps: int, channels: int, dense: bool) -> None:

@@ -84,9 +84,17 @@ def score(q: Native, k: Native, offsets: Native, p: Patches) -> Native:
 @primitive
 @silent()
 def aggregate(
-    q: Native, k: Native, weights: Native, offsets: Native, p: Patches, *, size: Any = None, stacked: bool = False
+    q: Native,
+    k: Native,
+    weights: Native,
+    offsets: Native,
+    p: Patches,
+    *,
+    size: Any = None,
+    stacked: bool = False,
+    averaged: bool = False,
 ) -> Native:
-    """Return dS/dq, separately for each kept candidate if `stacked`.
+    """Return dS/dq, separately for each kept candidate if `stacked`, and divided by `coverage` if `averaged`.
 
     With "dot" this is the weighted sum of patches of k; q may then be None, if its `size` is given.
     """
@@ -98,7 +106,8 @@ def aggregate(
     for n, at_q, _, a, b, exists, _ in _pairs(q, k, offsets, p):
         value = b if p.metric == "dot" else 2 * (a - b)
         spread(out[n], *at_q, p.query_border, times(weights[..., n, None], value, exists))
-    return np.stack(list(map(join, out)), 1) if isinstance(out, list) else join(out[0])
+    found = np.stack(list(map(join, out)), 1) if isinstance(out, list) else join(out[0])
+    return found / p.covered(*found.shape[-2:]) if averaged else found
 
 
 @primitive

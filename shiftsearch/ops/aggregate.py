@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from shiftsearch._arrays import check_room
 from shiftsearch._call import run
 from shiftsearch._geometry import Patches, patches_of
 from shiftsearch._op import OFFSET, WEIGHT, Example, Input, Op, Spec
-from shiftsearch._types import Array, Border, Native
+from shiftsearch._types import Array, Border
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.form import Derivative
 from shiftsearch.ops.patches import MOST_PATCH, PatchSpec, check_divides, grid_of
@@ -28,15 +27,6 @@ class AggregateSpec(PatchSpec):
 
 def check_channels(spec: AggregateSpec, sizes: dict[str, int]) -> None:
     check_divides(spec, sizes["G"], sizes["C"], "the weights or offsets have {} heads")
-
-
-def covered(xp: Any, spec: AggregateSpec, video: Native) -> Native:
-    """Return the divisor of each pixel's sum, 1 where nothing is summed; None if no two patches overlap."""
-    if spec.patch == 1:
-        return None
-    height, width = video.shape[-2:]
-    counts = _geometry.coverage(height, width, spec.patch, spec.stride, spec.dilation, xp)
-    return xp.maximum(counts, 1).astype(video.dtype)
 
 
 # --- aggregate ------------------------------------------------------------------------------------
@@ -86,7 +76,7 @@ INPUTS = {
     "offsets": Input("B G/ T h w K 3", OFFSET),
 }
 _SLOTS = {"v": "k", "weights": "weights", "offsets": "offsets"}
-_aggregate = Derivative("q", _SLOTS, "out", covered)
+_aggregate = Derivative("q", _SLOTS, "out", averaged=True)
 AGGREGATE = Op(
     function=aggregate,
     spec=AggregateSpec,
@@ -134,7 +124,7 @@ def stack(
     return run(STACK, arrays, patch=patch, stride=stride, dilation=dilation, border=border)[0]
 
 
-_stack = Derivative("q", _SLOTS, "out", covered, stacked=True)
+_stack = Derivative("q", _SLOTS, "out", averaged=True, stacked=True)
 STACK = Op(
     function=stack,
     spec=AggregateSpec,

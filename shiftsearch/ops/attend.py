@@ -194,17 +194,15 @@ def _forward(
         found = {"out": attend_all.forward(backend, spec, softmax, q, k, v, flow)}
     else:
         found = attend_some.forward(backend, spec, softmax, q, k, v, flow)
-    return {"out": found["out"], **_nothing(backend.xp, spec, q), **found}
+    return {name: found[name] if name in found else _nothing(backend.xp, spec, q, name) for name in ATTEND.outputs}
 
 
-def _nothing(xp: Any, spec: AttendSpec, q: Native) -> dict[str, Native]:
-    """Return the outputs that are kept for gradients, or asked for, without numbers."""
-    (B, T, _, H, W), dtype = q.shape, wide_of(q)
+def _nothing(xp: Any, spec: AttendSpec, q: Native, name: str) -> Native:
+    """Return an output that is kept for gradients, or asked for, without numbers."""
+    (B, T, _, H, W), wide = q.shape, wide_of(q)
+    whole = name == "places" or (name == "offsets" and not spec.subpixel)
     queries = B, spec.heads, T, *query_grid(H, W, spec.stride)
-    kinds = {"weights": dtype, "offsets": dtype if spec.subpixel else np.int32, "sums": dtype, "places": np.int32}
-    return {
-        name: xp.empty((*queries, 0, 3) if name == "offsets" else (*queries, 0), kind) for name, kind in kinds.items()
-    }
+    return xp.empty((*queries, 0, 3) if name == "offsets" else (*queries, 0), np.int32 if whole else wide)
 
 
 def _is_primitive(spec: AttendSpec, k: Native, v: Native) -> bool:

@@ -15,9 +15,8 @@ from shiftsearch.ops.search import SEARCH
 def forward(
     backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native
 ) -> dict[str, Native]:
-    scores, offsets, _ = backend.search(q, k, spec, spec.patches(), flow=flow)
-    weights = softmax.weigh(scores)
-    out = averaged(backend.xp, spec, weighted_sum(backend, spec.of_values().patches(), v, weights, offsets))
+    weights, offsets = softmax.search(q, k, flow)
+    out = weighted_sum(backend, spec.of_values().patches(), v, weights, offsets, averaged=True)
     return {"out": out, "weights": weights, "offsets": offsets}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from shiftsearch._op import specified
 from shiftsearch._types import Native
-from shiftsearch.ops.aggregate import AggregateSpec, covered
-from shiftsearch.ops.form import differentiate
+from shiftsearch.ops.aggregate import AggregateSpec
+from shiftsearch.ops.form import differentiate, mean_of_patches
 from shiftsearch.ops.search import SearchSpec
 
 FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
@@ -97,6 +97,11 @@ class Softmax(NamedTuple):
         """Return the weights of these scores, perhaps in their place."""
         return self.backend.weigh(scores, self.spec, self.factor, scales=self.scales)
 
+    def search(self, q: Native, k: Native, flow: Native) -> tuple[Native, Native]:
+        """Return weights and offsets of what the search finds."""
+        spec = self.spec
+        return self.backend.search_and_weigh(q, k, spec, spec.patches(), self.factor, scales=self.scales, flow=flow)
+
     def differentiate(self, weights: Native, by_weights: Native, scores: Native = None) -> tuple[Native, Native]:
         """Return the gradients of scores, perhaps in place of that of the weights, and of the scales, if scores are given."""
         by_scores, by_factors = self.backend.weigh_backward(
@@ -115,12 +120,14 @@ def wide_of(array: Native) -> Any:
     return np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
 
 
-def weighted_sum(backend: Any, p: Any, v: Native, weights: Native, offsets: Native) -> Native:
-    """Return the sum of the patches of v at these places, before overlapping ones are averaged."""
-    return differentiate(backend, p, {"q"}, k=v, weights=weights, offsets=offsets)["q"]
+def weighted_sum(
+    backend: Any, p: Any, v: Native, weights: Native, offsets: Native, *, averaged: bool = False
+) -> Native:
+    """Return the sum of the patches of v at these places, of which overlapping ones are perhaps averaged."""
+    averaged = averaged and p.patch > 1
+    return differentiate(backend, p, {"q"}, k=v, weights=weights, offsets=offsets, averaged=averaged)["q"]
 
 
 def averaged(xp: Any, spec: AttendSpec, sums: Native) -> Native:
     """Return the mean over the patches that cover a pixel, from their sum."""
-    count = covered(xp, spec.of_values(), sums)
-    return sums if count is None else sums / count
+    return mean_of_patches(xp, spec.of_values().patches(), sums)

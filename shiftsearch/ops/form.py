@@ -8,7 +8,7 @@ gradient in the missing slot, and the gradients of the other slots are the deriv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,15 @@ def differentiate(
     weights: Native = None,
     offsets: Native = None,
     stacked: bool = False,
+    averaged: bool = False,
     frames: int | None = None,
 ) -> dict[str, Native]:
     """Return dS/dslot for each of the `wanted` slots, but none for offsets that are whole.
 
     If S is linear in a slot, that slot may be None when only its derivative is wanted. q then has so many `frames`, or as
     many as k, and else both have one size.
-    With `stacked` the derivative by q is returned separately for each of the offsets of a query.
+    With `stacked` the derivative by q is returned separately for each of the offsets of a query, and with `averaged` the
+    mean over the patches that cover a pixel.
     """
     found = {}
     if wanted >= {"q", "k"}:  # they share their work
@@ -42,7 +44,9 @@ def differentiate(
     elif "q" in wanted:
         T, *size = (k if q is None else q).shape[-4:]
         size = T if q is not None or frames is None else frames, *size
-        found["q"] = backend.aggregate(_read(q, p), k, weights, offsets, p, size=size, stacked=stacked)
+        found["q"] = backend.aggregate(
+            _read(q, p), k, weights, offsets, p, size=size, stacked=stacked, averaged=averaged
+        )
     elif "k" in wanted:
         size = (q if k is None else k).shape[-4:]
         found["k"] = backend.scatter(q, _read(k, p), weights, offsets, p, size=size)
@@ -51,6 +55,12 @@ def differentiate(
     if "offsets" in wanted and np.issubdtype(offsets.dtype, np.floating):
         found["offsets"] = backend.slope(q, k, weights, offsets, p)
     return found
+
+
+def mean_of_patches(xp: Any, p: Patches, sums: Native) -> Native:
+    """Return the mean over the patches that cover a pixel, from their sum."""
+    height, width = sums.shape[-2:]
+    return sums if p.patch == 1 else sums / p.covered(height, width, xp).astype(sums.dtype)
 
 
 def _read(video: Native, p: Patches) -> Native:
@@ -89,14 +99,14 @@ class Derivative:
     by: str
     slots: dict[str, str]
     output: str
-    divisor: Callable[[Any, Any, Native], Native] = lambda xp, spec, video: None  # of the output, or None
+    averaged: bool = False  # over the patches that cover a pixel
     stacked: bool = False
 
     def forward(self, backend: Any, spec: Any, **inputs: Native) -> dict[str, Native]:
         given, p = self._given(backend.xp, inputs), spec.patches()
-        frames = given["offsets"].shape[2]
-        found = differentiate(backend, p, {self.by}, **given, stacked=self.stacked, frames=frames)[self.by]
-        return {self.output: self._divided(backend.xp, spec, found)}
+        how = {"stacked": self.stacked, "averaged": self.averaged and p.patch > 1}
+        found = differentiate(backend, p, {self.by}, **given, **how, frames=given["offsets"].shape[2])
+        return {self.output: found[self.by]}
 
     def backward(
         self,
@@ -107,10 +117,10 @@ class Derivative:
         grads: dict[str, Native],
         wanted: Set[str],
     ) -> dict[str, Native]:
-        given = self._given(backend.xp, inputs)
-        given[self.by] = self._divided(backend.xp, spec, grads[self.output])
+        given, p, arrives = self._given(backend.xp, inputs), spec.patches(), grads[self.output]
+        given[self.by] = mean_of_patches(backend.xp, p, arrives) if self.averaged else arrives
         names = [name for name in self.slots if name in wanted and name in inputs]
-        found = differentiate(backend, spec.patches(), {self.slots[name] for name in names}, **given)
+        found = differentiate(backend, p, {self.slots[name] for name in names}, **given)
         return {name: found[self.slots[name]] for name in names if self.slots[name] in found}
 
     def multiply_adds(self, spec: Any, sizes: dict[str, int], fractions: bool, wanted: Set[str] | None) -> int:
@@ -124,7 +134,3 @@ class Derivative:
             values = given["k" if self.by == "q" else "q"]
             given["weights"] = xp.broadcast_to(xp.ones((), values.dtype), given["offsets"].shape[:-1])
         return given
-
-    def _divided(self, xp: Any, spec: Any, array: Native) -> Native:
-        by = self.divisor(xp, spec, array)
-        return array if by is None else array / by

@@ -187,6 +187,7 @@ def aggregate(
     *,
     size: Any = None,
     stacked: bool = False,
+    averaged: bool = False,
 ) -> Native:
     count = offsets.shape[-2] if stacked else 1
     q = None if q is None else _stack(q)
@@ -197,6 +198,8 @@ def aggregate(
         out, _ = whole_places.gradients(q, k, weights, offsets, p, shape, k.shape, aggregates=True, scatters=False)
     if out is None:
         out = _aggregated(q, k, weights, offsets, p, shape)
+    if averaged:
+        out /= p.covered(*shape[-2:]).astype(out.dtype)
     return out if stacked else out[:, 0]
 
 

@@ -14,7 +14,7 @@ from shiftsearch.backends.cuda.patches import collect
 
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
 SCORE = Kernel("score", "score.cu", registers=192, instances=(*PLACES, STACKED))
-AGGREGATE = Kernel("aggregate", "aggregate.cu", registers=192, instances=(*PLACES, STACKED))
+AGGREGATE = Kernel("aggregate", "aggregate.cu", registers=192, instances=each_with((*PLACES, STACKED), MEAN=1))
 SLOPE = Kernel("slope", "slope.cu", registers=208, instances=(*_OF_FORM, *_OF_PATCHES))
 
 
@@ -37,15 +37,17 @@ def aggregate(
     *,
     size: tuple[int, ...] = (),
     stacked: bool = False,
+    averaged: bool = False,
 ) -> Native:
     each = (offsets.shape[-2],) if stacked else ()
     shape = (k.shape[0], *each, *size) if q is None else q.shape
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
     out = call.arrays["out"] = device.xp.empty(shape, k.dtype)
-    summed = tiles.aggregate(call)
+    mean = ("MEAN", int(averaged))
+    summed = tiles.aggregate(call, (mean,))
     if not summed:
         call.with_channels_last()
-    call.run_for_video(AGGREGATE, (("REPAIR", summed),))
+    call.run_for_video(AGGREGATE, (("REPAIR", summed), mean))
     return out
 
 

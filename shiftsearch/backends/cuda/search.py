@@ -50,7 +50,7 @@ def _shared_buffers(constants: Constants) -> int:
 _WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "SLIDE": 1}
 _WINDOWS = {**_WINDOW, "AROUND": "float", "SEEDS": 0, "RADIUS": 1, "FIRST_SLOT": 0}
 _BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
-_MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0}
+_MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0, "WEIGHED": 0}
 SEARCHED = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
 _SUBPIXEL = {"PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
 _IN_SHARED = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "PATCH": 65}
@@ -58,7 +58,7 @@ _IN_GLOBAL = {"TOPK": 500, "REGISTERS": 0, "ROOM": 750, "ZEROS": 1, "QUERY_ZEROS
 _SEARCHES = (
     SEARCHED,
     {**SEARCHED, **_SUBPIXEL},
-    {**SEARCHED, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1},
+    {**SEARCHED, "TOPK": 0, "REGISTERS": 0, "ANCHOR": 1, "WEIGHED": 1},
     {**SEARCHED, "VECTORS": 1, "TILE_X": 26, "TILE_Y": 26, "MARKED": 1},
     {**SEARCHED, **_IN_SHARED},
     {**SEARCHED, **_IN_GLOBAL},
@@ -70,19 +70,50 @@ SEARCH = Kernel("search", "search.cu", registers=216, shared=_shared_buffers, in
 def search(
     device: Any, q: Native, k: Native, spec: Any, p: Patches, *, flow: Native | None = None, seeds: Native | None = None
 ) -> tuple[Native, Native, Native | None]:
+    return _search(device, q, k, spec, p, flow, seeds)
+
+
+@primitive
+def search_and_weigh(
+    device: Any,
+    q: Native,
+    k: Native,
+    spec: Any,
+    p: Patches,
+    factor: float,
+    *,
+    scales: Native | None = None,
+    flow: Native | None = None,
+) -> tuple[Native, Native]:
+    weights, offsets, _ = _search(device, q, k, spec, p, flow, None, factor, scales)
+    return weights, offsets
+
+
+def _search(
+    device: Any,
+    q: Native,
+    k: Native,
+    spec: Any,
+    p: Patches,
+    flow: Native | None,
+    seeds: Native | None,
+    factor: float | None = None,
+    scales: Native | None = None,
+) -> tuple[Native, Native, Native | None]:
+    """Return scores or, with a factor, their softmax, and offsets and seeds."""
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
     q, k = near(xp, q), near(xp, k)
     vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
     layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
-    plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared)
+    plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, factor)
     scores = xp.empty(plan.shape, sums(k.dtype))
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
     seed = None if seeds is None else xp.empty(plan.shape, np.int32)
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
-    arrays = {"q": q, "k": k, "around": around, "spread": None, **found}
+    arrays = {"q": q, "k": k, "around": around, "spread": None, "scales": scales, **found}
     if plan.spread:
         arrays["spread"] = search_subpixel.empty_spread(xp, spec.heads, k)
         plan.spread.launch(device, arrays)
@@ -114,14 +145,17 @@ class _Plan:
 
 
 @lru_cache(MOST_PLANS)
-def _plan(spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int) -> _Plan:
+def _plan(
+    spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int, factor: float | None = None
+) -> _Plan:
     windows = around[-2] if seeds else spec.search_slots()
     B, _, _, H, W = layout.k
     queries = (B, spec.heads, layout.q[1], *query_grid(H, W, p.stride))
     shape, count = (*queries, spec.kept(windows)), prod(queries)
     constants = constants_of_search(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
+    constants["WEIGHED"] = int(factor is not None)
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
-    sizes |= sizes_of(p, shape, layout.q, layout.k)
+    sizes |= {"factor": factor or 0} | sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
     on_tiles = None if seeds else plan_on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
     spread = search_subpixel.spread(on_tiles.program.constants, sizes) if on_tiles and spec.subpixel else None
@@ -203,6 +237,7 @@ def constants_of_search(spec, p: Patches, dtype, around, windows: int, seeds: bo
         "TILE_X": 1,
         "TILE_Y": 1,
         "MARKED": 0,
+        "WEIGHED": 0,
         **_kept_in(topk, wide),
     }
 

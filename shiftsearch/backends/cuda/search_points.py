@@ -115,5 +115,5 @@ POINTS = Kernel(
     registers=128,
     shared=_shared,
     dtypes=("float32", "float16", "bfloat16"),
-    instances=(_POINTS, {**_POINTS, **_STRAY, "WINDOW_Y": 3, "WINDOW_X": 5, "PIECES": 4}),
+    instances=(_POINTS, {**_POINTS, **_STRAY, "WINDOW_Y": 3, "WINDOW_X": 5, "PIECES": 4, "WEIGHED": 1}),
 )

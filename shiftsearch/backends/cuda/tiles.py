@@ -55,7 +55,11 @@ _TILED = {"STRIDE": 1, "CHANNELS": 16, "STEPS": 9, "STAGED": 10, "DENSE": 1}
 _TILES: dict[str, Any] = {"threads": _THREADS, "registers": 255}
 _L2 = {**WHOLE, **_TILED, "QUERY_ZEROS": 0, "L2": 1, "PATCH": 3, "STAGED": 4, "CHANNELS": 8}
 AGGREGATE_TILES = Kernel(
-    "aggregate_tiles", "aggregate_tiles.cu", **_TILES, shared=_of_queries, instances=({**WHOLE, **_TILED}, _L2)
+    "aggregate_tiles",
+    "aggregate_tiles.cu",
+    **_TILES,
+    shared=_of_queries,
+    instances=({**WHOLE, **_TILED, "MEAN": 1}, {**_L2, "MEAN": 0}),
 )
 SCATTER_TILES = Kernel(
     "scatter_tiles",
@@ -66,15 +70,15 @@ SCATTER_TILES = Kernel(
 )
 
 
-def aggregate(call: Call) -> int:
-    return _run(call, AGGREGATE_TILES, 1 if call.options.stacked else call.options.sizes["K"])
+def aggregate(call: Call, constants: Pairs) -> int:
+    return _run(call, AGGREGATE_TILES, 1 if call.options.stacked else call.options.sizes["K"], constants)
 
 
 def scatter(call: Call, landed: Pairs) -> int:
     return _run(call, SCATTER_TILES, 0, landed)
 
 
-def _run(call: Call, kernel: Kernel, candidates: int, constants: Pairs = ()) -> int:
+def _run(call: Call, kernel: Kernel, candidates: int, constants: Pairs) -> int:
     """Launch a kernel that has a block for each tile of `out`, and return the channels of a tile, 0 if it cannot do that.
 
     It adds which tiles are `finite`.

@@ -1,0 +1,35 @@
+// The weights of what the queries of a tile have found: see softmax.cuh. All threads of a block call these.
+#ifndef SS_WEIGH_TILE_CUH
+#define SS_WEIGH_TILE_CUH
+
+#include "softmax.cuh"
+#include "windows.cuh"
+
+// In shared memory, where each query of the tile has SS_TOPK.
+__device__ inline void weigh_found(float* scores, float factor) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SS_TILE_X * SS_TILE_Y; i += SS_THREADS)
+        become_weights(scores + i * SS_TOPK, SS_TOPK, factor);
+    __syncthreads();
+}
+
+// Whether scores, SS_TOPK of each frame, have been marked as those of a query that search.cu has to search.
+__device__ inline bool is_left(const float* scores, int count) {
+    bool left = false;
+    for (int e = 0; SS_SUBPIXEL && e < count; e += SS_TOPK) left = left || isnan(scores[e]);
+    return left;
+}
+
+// In the array, where the block has written them.
+__device__ inline void weigh_written(float* scores, float factor, const Tile& tile, const Sizes& s) {
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SS_TILE_X * SS_TILE_Y; i += SS_THREADS) {
+        const int y = tile.top + i / SS_TILE_X, x = tile.left + i % SS_TILE_X;
+        if (y >= s.h || x >= s.w) continue;
+        float* const mine = scores + number_of_query(tile, y, x, s) * s.K;
+        if (!is_left(mine, s.K)) become_weights(mine, s.K, factor);
+    }
+}
+
+#endif
