@@ -5,7 +5,7 @@
 //   offsets  (B, G, T, h, w, K, 3) = n - r
 //   seed     (B, G, T, h, w, K), with SS_SEEDS: the slot of each
 //   scales   (G,), what `factor` is multiplied by, or null: with SS_WEIGHED the scores of a query are softmax of
-//            factor * score
+//            factor * score, and `sums` are those of attend.cuh, or null
 //   around   flow (B, groups, T, slots, 2, h, w) with channel 0 = dx, 1 = dy, or with SS_SEEDS offsets (B, G, T, h, w,
 //            slots, 3): where the windows lie
 //   q, k     (B, T, G * F, H, W) with any strides
@@ -27,8 +27,8 @@
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets, int* seed,
-       unsigned char* buffers, const int* wild, const SS_ACC* scales, const Sizes s, const Strides strides,
-       const Around a, SS_ACC factor, long long count) {
+       unsigned char* buffers, const int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s,
+       const Strides strides, const Around a, SS_ACC factor, long long count) {
     extern __shared__ Candidate shared_buffers[];
     if (SS_MARKED && wild[0] == 0) return;
     const int warp = threadIdx.x / 32;
@@ -39,6 +39,6 @@ search(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* 
         const int begin = first_slot(task, wild, scores, s);
         if (begin < 0) continue;
         search_query(task, Directly(), begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
-        if (SS_WEIGHED) become_weights_together(scores + number * s.K, s.K, factor_of(factor, scales, task.r.g));
+        if (SS_WEIGHED) become_weights_together(scores, s.K, {factor_of(factor, scales, task.r.g), sums}, number);
     }
 }

@@ -119,7 +119,7 @@ __device__ inline bool settle(float* scores, int* places, const Found& found, co
 __device__ inline float returned(float score) { return SS_L2 ? plus(score, 0.f) : __fsub_rn(0, score); }
 
 // All queries of a tile. What search.cu has to do is marked by scores that are no numbers.
-__device__ inline void settle_tile(const Found& found, int* wild, float factor, const Tile& tile, const Sizes& s,
+__device__ inline void settle_tile(const Found& found, int* wild, const Weighing& how, const Tile& tile, const Sizes& s,
                                    const Strides& m, const Around& a) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < SS_QUERIES; i += SS_THREADS) {
@@ -131,7 +131,7 @@ __device__ inline void settle_tile(const Found& found, int* wild, float factor, 
             atomicAdd(wild, 1);
         } else if (SS_WEIGHED_HERE) {
             for (int e = 0; e < SS_TOPK; ++e) scores[e] = returned(scores[e]);
-            become_weights(scores, SS_TOPK, factor);
+            become_weights(scores, SS_TOPK, how, number_of_query(tile, y, x, s));
         }
     }
 }
@@ -203,8 +203,8 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, const float* spread, float* scores,
-                float* offsets, int* wild, const SS_ACC* scales, const Sizes s, const Strides m, const Around a,
-                SS_ACC factor, int across, int down) {
+                float* offsets, int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides m,
+                const Around a, SS_ACC factor, int across, int down) {
     extern __shared__ float4 pool[];
     __shared__ Limits limits[SS_GROUPS];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
@@ -217,7 +217,7 @@ search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around,
     float state[SS_REGISTERS];  // of a producer its pixels of q, of a consumer the best of its queries
     Waiting waiting;
     if (role.producer) load_four(mine, role.four, 0, s.F, state);
-    const SS_ACC of_head = SS_WEIGHED ? factor_of(factor, scales, tile.g) : factor;
+    const Weighing weighing = {SS_WEIGHED ? factor_of(factor, scales, tile.g) : factor, sums};
 
 #pragma unroll 1
     for (int number = 0; number < a.windows; ++number) {
@@ -249,10 +249,10 @@ search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around,
         const Found found = {best, reinterpret_cast<int*>(best + SS_QUERIES * SS_TOPK), slots, around, q, k};
         if (!role.producer) hand_over(found, state, role.exist, query);
         __syncthreads();
-        settle_tile(found, wild, of_head, tile, s, m, a);
+        settle_tile(found, wild, weighing, tile, s, m, a);
         __syncthreads();
         write_results(found, tile, SS_PER_FRAME ? number * SS_TOPK : 0, scores, offsets, s, a);
         if (!SS_PER_FRAME) return;
     }
-    if (SS_WEIGHED) weigh_written(scores, of_head, tile, s);
+    if (SS_WEIGHED) weigh_written(scores, weighing, tile, s);
 }

@@ -20,8 +20,8 @@ struct Staged {
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 65536 / SS_REGISTERS_OF_THREAD / SS_THREADS)
 search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets,
-               int* seed, unsigned char* buffers, const int* wild, const SS_ACC* scales, const Sizes s,
-               const Strides strides, const Around a, SS_ACC factor, long long count) {
+               int* seed, unsigned char* buffers, const int* wild, const SS_ACC* scales, SS_ACC* sums,
+               const Sizes s, const Strides strides, const Around a, SS_ACC factor, long long count) {
     extern __shared__ float4 pool[];
     if (SS_MARKED && wild[0] == 0) return;
     Pack* const theirs = reinterpret_cast<Pack*>(pool);
@@ -36,6 +36,6 @@ search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, 
         const Staged staged = {{theirs, mine, rows}};
         search_query(task, staged, begin, number * s.K, buffer, {scores, offsets, seed}, s, a);
         if (SS_WEIGHED && staged.keeps())
-            become_weights_together(scores + number * s.K, s.K, factor_of(factor, scales, task.r.g));
+            become_weights_together(scores, s.K, {factor_of(factor, scales, task.r.g), sums}, number);
     }
 }

@@ -42,19 +42,32 @@ __device__ inline Softmax weigh_together(SS_ACC* scores, int count, SS_ACC facto
 }
 
 // --- of what a search has found: with SS_WEIGHED its scores become weights -----------------------------
-__device__ inline void become_weights(SS_ACC* scores, int count, SS_ACC factor) {
-    const Softmax found = weigh(scores, count, factor);
+// What logits are made with, and where the sums of queries are kept, or null.
+struct Weighing {
+    SS_ACC factor;
+    SS_ACC* sums;
+
+    __device__ void keep(const Softmax& found, long long query) const {
+        if (sums) sums[2 * query] = found.most, sums[2 * query + 1] = found.total;
+    }
+};
+
+__device__ inline void become_weights(SS_ACC* scores, int count, const Weighing& how, long long query) {
+    const Softmax found = weigh(scores, count, how.factor);
 #pragma unroll
     for (int e = 0; e < count; ++e) scores[e] *= found.share;
+    how.keep(found, query);
 }
 
-// By a warp, which has written them.
-__device__ inline void become_weights_together(SS_ACC* scores, int count, SS_ACC factor) {
+// By a warp, which has written the scores, of all queries.
+__device__ inline void become_weights_together(SS_ACC* scores, int count, const Weighing& how, long long query) {
     const int lane = threadIdx.x % 32;
+    SS_ACC* const mine = scores + query * count;
     __syncwarp();
-    const Softmax found = weigh_together(scores, count, factor, lane);
+    const Softmax found = weigh_together(mine, count, how.factor, lane);
     __syncwarp();
-    for (int e = lane; e < count; e += 32) scores[e] *= found.share;
+    for (int e = lane; e < count; e += 32) mine[e] *= found.share;
+    if (lane == 0) how.keep(found, query);
 }
 
 #endif

@@ -1,6 +1,6 @@
 // The weights of what was found: softmax of factor * score over the K candidates of a query, and its gradient.
 //
-//   weigh            weights (queries, K), which hold the scores before; and `sums`, if there are, as in attend.cuh
+//   weigh            weights (queries, K), which hold the scores before
 //   weigh_backward   slopes (queries, K) = the gradient of the scores; they hold that of the weights before. With
 //                    scores, `products` (queries,) = the gradient by the factor of each query's head
 //
@@ -43,7 +43,7 @@ __device__ inline SS_ACC most_of_lanes(SS_ACC x) {
 }
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-weigh(SS_ACC* weights, const SS_ACC* scales, SS_ACC* sums, const Queries all, SS_ACC factor) {
+weigh(SS_ACC* weights, const SS_ACC* scales, const Queries all, SS_ACC factor) {
     const Asker asker(all, factor, scales);
     SS_ACC* const mine = weights + asker.number * all.K;
     const int lane = threadIdx.x % SS_LANES;
@@ -57,7 +57,6 @@ weigh(SS_ACC* weights, const SS_ACC* scales, SS_ACC* sums, const Queries all, SS
     }
     total = sum_of_lanes(total);
     const SS_ACC share = 1 / total;
-    if (sums && asker.exists && lane == 0) sums[2 * asker.number] = most, sums[2 * asker.number + 1] = total;
     for (int e = lane; asker.exists && e < all.K; e += SS_LANES) mine[e] *= share;
 }
 

@@ -6,10 +6,12 @@
 #include "windows.cuh"
 
 // In shared memory, where each query of the tile has SS_TOPK.
-__device__ inline void weigh_found(float* scores, float factor) {
+__device__ inline void weigh_found(float* scores, const Weighing& how, const Tile& tile, const Sizes& s) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < SS_TILE_X * SS_TILE_Y; i += SS_THREADS)
-        become_weights(scores + i * SS_TOPK, SS_TOPK, factor);
+    for (int i = threadIdx.x; i < SS_TILE_X * SS_TILE_Y; i += SS_THREADS) {
+        const int y = tile.top + i / SS_TILE_X, x = tile.left + i % SS_TILE_X;
+        if (y < s.h && x < s.w) become_weights(scores + i * SS_TOPK, SS_TOPK, how, number_of_query(tile, y, x, s));
+    }
     __syncthreads();
 }
 
@@ -21,14 +23,14 @@ __device__ inline bool is_left(const float* scores, int count) {
 }
 
 // In the array, where the block has written them.
-__device__ inline void weigh_written(float* scores, float factor, const Tile& tile, const Sizes& s) {
+__device__ inline void weigh_written(float* scores, const Weighing& how, const Tile& tile, const Sizes& s) {
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < SS_TILE_X * SS_TILE_Y; i += SS_THREADS) {
         const int y = tile.top + i / SS_TILE_X, x = tile.left + i % SS_TILE_X;
         if (y >= s.h || x >= s.w) continue;
-        float* const mine = scores + number_of_query(tile, y, x, s) * s.K;
-        if (!is_left(mine, s.K)) become_weights(mine, s.K, factor);
+        const long long query = number_of_query(tile, y, x, s);
+        if (!is_left(scores + query * s.K, s.K)) become_weights(scores + query * s.K, s.K, how, query);
     }
 }
 

@@ -117,7 +117,7 @@ def test_tiles_give_the_bits_of_the_direct_form(case, attended):
 
 
 @pytest.mark.full
-def test_fractions_on_tiles_are_searched_weighed_and_summed(attended):
+def test_fractions_on_tiles_are_searched_and_summed(attended):
     case = Attended(
         "fractions",
         (1, 3, 5, 20, 40),
@@ -126,7 +126,7 @@ def test_fractions_on_tiles_are_searched_weighed_and_summed(attended):
         options={"subpixel": True, "border": "zeros", "metric": "dot"},
     )
     (found, device), (directly, other) = attended(case), attended(case, DIRECTLY)
-    assert device.launched == ["search_subpixel", "search", "weigh", "aggregate"]
+    assert device.launched == ["search_subpixel", "search", "aggregate"]
     assert other.launched == ["attend_best"]
     for one, another in zip(found, directly, strict=True):
         np.testing.assert_allclose(one, another, atol=1e-4)

@@ -115,6 +115,9 @@ FAULTS = [
     Fault("attend.cuh", "channel_of(n) < F", "channel_of(n) <= F", "attend: pixels, many channels"),
     # attention
     Fault("attend.cu", "total *= rest, most = logit", "most = logit", "attend: plain"),
+    Fault("softmax.cuh", "mine[e] *= found.share", "", "attend: a few"),
+    Fault("mean.cuh", "query % SS_STRIDE == 0", "true", "aggregate: stride 2"),
+    Fault("mean.cuh", "max(before - (n - 1 - at) / SS_DILATION, 0)", "0", "aggregate: patch 7"),
     Fault("weigh.cu", "most = most_of_lanes(most);", "", "attend: patches, flow"),
     Fault("weigh.cu", "mean = sum_of_lanes(mean);", "", "attend: all that is asked for"),
     Fault("attend_keys.cu", "way % (Whole)SS_STEP == 0", "true", "attend: pixels outside"),

@@ -42,7 +42,7 @@ CASES = [
     case(
         "many channels, even window", 9, 20, 24, window=(1, 6), even="before", normal=True, layout="planes", still=True
     ),
-    case("bfloat, two heads", 16, 17, 34, dtype="bfloat", heads=2, flow_heads=2, normal=True, topk=20),
+    case("bfloat, two heads", 16, 17, 34, dtype="bfloat", heads=2, flow_heads=2, normal=True, topk=30),
     case("outside, strange", 17, 24, dtype="half", slide=False, strange=True),
     case("zeros", 12, 24, border="zeros", skip="self", normal=True),
     case(
@@ -128,6 +128,8 @@ def test_fault_is_caught(name, fault, searched):
         ({}, 16, np.float32, LARGE, "search_points"),
         ({}, 3, np.float16, SMALL, "search_points"),
         ({"topk": 24}, 64, np.float16, LARGE, "search_points"),
+        ({"topk": 30}, 16, np.float32, LARGE, "search_points"),
+        ({"topk": 31}, 16, np.float32, LARGE, "search_tiles"),
         ({"window": 15, "radius": 7}, 16, np.float16, LARGE, "search_points"),
         ({"penalty": 0.5}, 16, np.float32, LARGE, "search_tiles"),
         ({"anchor": "self"}, 16, np.float32, LARGE, "search_tiles"),

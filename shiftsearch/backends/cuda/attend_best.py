@@ -1,7 +1,7 @@
 """Attention to the best places in one launch, and its gradients in five: see attend_best.cuh and attend_places.cu.
 
 A second launch of the first ends at once, unless tiles were left to it. Tiles that blend fractions cannot attend, nor can
-those without the room: there, as these searches are much faster than direct ones, search, softmax and sum are apart.
+those without the room: there, as these searches are much faster than direct ones, search and sum are apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shiftsearch.backends.cuda.form import aggregate
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
 from shiftsearch.backends.cuda.search import constants_of_search, near
 from shiftsearch.backends.cuda.search_tiles import plan as plan_of_tiles
-from shiftsearch.backends.cuda.weigh import by_factors_of, weigh
+from shiftsearch.backends.cuda.weigh import by_factors_of
 from shiftsearch.errors import ShiftsearchError
 
 _FOR_WILD = 1024  # blocks that look for queries whose tiles were left
@@ -161,9 +161,9 @@ def _composed(
     plan: _Plan,
     found: dict[str, Native],
 ) -> tuple[Native, ...]:
-    """Search, weigh and sum one after another."""
-    scores, offsets, _ = search.search(device, q, k, spec, spec.patches(), flow=flow)
-    weights = weigh(device, scores, spec, factor, scales=scales, sums=found["sums"])
+    """Search and sum one after the other."""
+    weighing = {"scales": scales, "flow": flow, "sums": found["sums"]}
+    weights, offsets = search.search_and_weigh(device, q, k, spec, spec.patches(), factor, **weighing)
     out = aggregate(device, None, v, weights, offsets, spec.of_values().patches(), size=v.shape[1:])
     if spec.kept_places:
         plan.number.launch(device, {"offsets": offsets, "places": found["places"]})
@@ -181,28 +181,31 @@ def _plan(
     kept, count, values = spec.kept(windows), prod(queries), layout.v[2] // spec.heads
     run = channels_at_a_time(values, _MOST_RUN)
     known = constants_of_search(spec, p, dtype, of_around, windows, False) | {"VECTORS": int(layout.vectors)}
-    known |= {"ATTENDED": kept, "RUN_V": run}
-    known |= {"VECTORS_V": int(layout.vectors_of_values and run * dtype.itemsize % 16 == 0)}
+    known |= {"RUN_V": run, "VECTORS_V": int(layout.vectors_of_values and run * dtype.itemsize % 16 == 0)}
     numbers = {"groups": around[1], "slots": around[3], "windows": windows, "count": count, "FV": values}
     numbers |= {"factor": factor, **sizes_of(p, (*queries, kept), layout.q, layout.q)}
     q, k, v = layout.strides
     numbers |= strides_of(dtype.itemsize, q, k) | {
         f"v_{axis}": n // dtype.itemsize for axis, n in zip("btcyx", v, strict=True)
     }
+    searched = search.plan_on_tiles(numbers, spec, p, dtype, known, layout.q, memory)
+    known["ATTENDED"] = kept
     on_tiles = _on_tiles(spec, p, dtype, known, layout.q, memory, numbers)
+    if on_tiles and on_tiles.program.threads < searched.program.threads:
+        on_tiles = None
+    composed = on_tiles is None and searched is not None
     blocks = -(-count // WARPS)
     if on_tiles:
         tiles = on_tiles.program.constants
         known |= {"TILE_X": tiles["TILE_X"], "TILE_Y": tiles["TILE_Y"], "MARKED": 1}
         blocks = min(blocks, _FOR_WILD)
-    searched = search.plan_on_tiles(numbers, spec, p, dtype, known, layout.q, memory)
     of_places = constants(spec, dtype, np.dtype(np.float32), 1, 1) | {"TOPK": kept}
     return _Plan(
         on_tiles,
         Plan(Program(BEST, known), blocks, numbers),
         queries,
         kept,
-        composed=on_tiles is None and searched is not None,
+        composed=composed,
         number=Plan(Program(NUMBER, of_places), -(-count * kept // 128), {**numbers, "count": count * kept}),
     )
 

@@ -84,9 +84,22 @@ def search_and_weigh(
     *,
     scales: Native | None = None,
     flow: Native | None = None,
+    sums: Native | None = None,
 ) -> tuple[Native, Native]:
-    weights, offsets, _ = _search(device, q, k, spec, p, flow, None, factor, scales)
+    """Also write to `sums` the largest logit, and the sum of all exp(logit - largest)."""
+    weights, offsets, _ = _search(device, q, k, spec, p, flow, None, _Weighing(factor, scales, sums))
     return weights, offsets
+
+
+class _Weighing(NamedTuple):
+    """How scores become weights, if there is a factor, and where sums are kept."""
+
+    factor: float | None = None
+    scales: Native | None = None
+    sums: Native | None = None
+
+
+_NOT_WEIGHED = _Weighing()
 
 
 def _search(
@@ -97,23 +110,25 @@ def _search(
     p: Patches,
     flow: Native | None,
     seeds: Native | None,
-    factor: float | None = None,
-    scales: Native | None = None,
+    weighing: _Weighing = _NOT_WEIGHED,
 ) -> tuple[Native, Native, Native | None]:
-    """Return scores or, with a factor, their softmax, and offsets and seeds."""
+    """Return scores, or weights, offsets and seeds."""
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
     q, k = near(xp, q), near(xp, k)
     vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
     layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
-    plan = _plan(spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, factor)
+    plan = _plan(
+        spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, weighing.factor
+    )
     scores = xp.empty(plan.shape, sums(k.dtype))
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
     seed = None if seeds is None else xp.empty(plan.shape, np.int32)
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
-    arrays = {"q": q, "k": k, "around": around, "spread": None, "scales": scales, **found}
+    found |= {"scales": weighing.scales, "sums": weighing.sums}
+    arrays = {"q": q, "k": k, "around": around, "spread": None, **found}
     if plan.spread:
         arrays["spread"] = search_subpixel.empty_spread(xp, spec.heads, k)
         plan.spread.launch(device, arrays)

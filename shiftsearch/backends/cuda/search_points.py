@@ -14,7 +14,7 @@ from shiftsearch._geometry import Patches
 from shiftsearch.backends.cuda import search_tiles
 from shiftsearch.backends.cuda.kernels import Constants, Kernel
 
-_MOST_WINDOW, _MOST_RADIUS, _MOST_TOPK = 15, 7, 24
+_MOST_WINDOW, _MOST_RADIUS, _MOST_TOPK = 15, 7, 30
 _MOST_PARTS = 4  # of 16 channels, each of two halves if they are floats, that a warp's registers hold
 _WAIT, _COLUMNS = 12, 36  # SS_WAIT and SS_COLUMNS of search_points.cu
 _PIECES = 1.8  # of windows for each of the best: the more, the fewer candidates are scored

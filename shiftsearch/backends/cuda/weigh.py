@@ -27,11 +27,10 @@ def weigh(
     factor: float,
     *,
     scales: Native | None = None,
-    sums: Native | None = None,
 ) -> Native:
-    """Write weights over the scores, and the largest logit and the sum of all exp(logit - largest) to `sums`."""
+    """Write weights over the scores."""
     plan = _plan(WEIGH, spec.metric, factor, scores.shape, scores.dtype)
-    plan.launch(device, {"weights": scores, "scales": scales, "sums": sums})
+    plan.launch(device, {"weights": scores, "scales": scales})
     return scores
 
 
