@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from shiftsearch._op import specified
+from shiftsearch._op import REMEMBERED, specified
 from shiftsearch._types import Native
 from shiftsearch.ops.aggregate import AggregateSpec
-from shiftsearch.ops.form import differentiate, mean_of_patches
+from shiftsearch.ops.form import mean_of_patches
 from shiftsearch.ops.search import SearchSpec
 
 FAR = 1e30  # in place of infinite scores, which a gradient of 0 would turn into NaN
@@ -70,8 +71,13 @@ class AttendSpec(SearchSpec):
 
     def of_values(self) -> AggregateSpec:
         """Return how values are summed."""
-        names = ("caller", "patch", "stride", "dilation", "border")
-        return specified(AggregateSpec, {name: getattr(self, name) for name in names})
+        return _of_values(self)
+
+
+@lru_cache(REMEMBERED)
+def _of_values(spec: AttendSpec) -> AggregateSpec:
+    names = ("caller", "patch", "stride", "dilation", "border")
+    return specified(AggregateSpec, {name: getattr(spec, name) for name in names})
 
 
 def factor(scale: float | None, metric: str, products: int) -> float:
@@ -124,8 +130,7 @@ def weighted_sum(
     backend: Any, p: Any, v: Native, weights: Native, offsets: Native, *, averaged: bool = False
 ) -> Native:
     """Return the sum of the patches of v at these places, of which overlapping ones are perhaps averaged."""
-    averaged = averaged and p.patch > 1
-    return differentiate(backend, p, {"q"}, k=v, weights=weights, offsets=offsets, averaged=averaged)["q"]
+    return backend.aggregate(None, v, weights, offsets, p, size=v.shape[1:], averaged=averaged and p.patch > 1)
 
 
 def averaged(xp: Any, spec: AttendSpec, sums: Native) -> Native:
