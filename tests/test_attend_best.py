@@ -116,17 +116,21 @@ def test_tiles_give_the_bits_of_the_direct_form(case, attended):
         np.testing.assert_allclose(on_tiles[0].astype(float), wanted[0], atol=16 * eps, rtol=4 * eps)
 
 
+_APART = [  # and what searches them
+    (
+        case("fractions", 20, 40, 5, subpixel=True, border="zeros", metric="dot", normal=True, still=True),
+        "search_subpixel",
+    ),
+    (case("many", 9, 24, 24, topk=40, normal=True, still=True), "search_tiles"),
+]
+
+
 @pytest.mark.full
-def test_fractions_on_tiles_are_searched_and_summed(attended):
-    case = Attended(
-        "fractions",
-        (1, 3, 5, 20, 40),
-        normal=True,
-        still=True,
-        options={"subpixel": True, "border": "zeros", "metric": "dot"},
-    )
+@pytest.mark.parametrize(("case", "kernel"), _APART, ids=["fractions", "many"])
+def test_what_has_no_room_on_tiles_is_searched_and_summed(case, kernel, attended):
     (found, device), (directly, other) = attended(case), attended(case, DIRECTLY)
-    assert device.launched == ["search_subpixel", "search", "aggregate"]
+    numbered = [] if case.spec.subpixel else ["number_places"]
+    assert device.launched == [kernel, "search", "aggregate", *numbered]
     assert other.launched == ["attend_best"]
     for one, another in zip(found, directly, strict=True):
         np.testing.assert_allclose(one, another, atol=1e-4)

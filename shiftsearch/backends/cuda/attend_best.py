@@ -191,8 +191,8 @@ def _plan(
     searched = search.plan_on_tiles(numbers, spec, p, dtype, known, layout.q, memory)
     known["ATTENDED"] = kept
     on_tiles = _on_tiles(spec, p, dtype, known, layout.q, memory, numbers)
-    if on_tiles and searched and on_tiles.program.threads < searched.program.threads:
-        on_tiles = None
+    if on_tiles and searched and 2 * on_tiles.program.threads <= searched.program.threads:
+        on_tiles = None  # what is found takes the room of half a tile
     composed = on_tiles is None and searched is not None
     blocks = -(-count // WARPS)
     if on_tiles:
