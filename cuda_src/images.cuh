@@ -99,7 +99,8 @@ struct WithImages {
             const auto result = side.result(tile.top + row(i), tile.left + column());
             SS_SCALAR* at = out + (long long)(tile.top + row(i)) * tile.W + tile.left + column();
 #pragma unroll
-            for (int c = 0; c < SS_CHANNELS; ++c) finite &= store_finite(at + c * plane, result.of(changed(sum[i].of[c])));
+            for (int c = 0; c < SS_CHANNELS; ++c)
+                finite &= store_finite(at + c * plane, result.of(changed(sum[i].of[c])));
         }
         return finite;
     }

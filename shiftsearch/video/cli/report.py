@@ -6,13 +6,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.threads import get_num_threads, set_num_threads
+from shiftsearch.video.flow.measure import set_opencv_threads
 from shiftsearch.video.io import Reader
 
 
@@ -39,10 +39,7 @@ def set_threads(number: int | None) -> None:
     if number is None:
         return
     set_num_threads(number)
-    with suppress(ImportError):  # there is also motion without it
-        import cv2
-
-        cv2.setNumThreads(number)
+    set_opencv_threads(number)
 
 
 def say_what(args: Namespace, clip: Reader, out: Any) -> None:

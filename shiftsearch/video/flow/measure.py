@@ -223,6 +223,12 @@ def _chosen(xp: Any, method: str) -> str:
     return "dis" if xp is np and _has_opencv() else "match"
 
 
+def set_opencv_threads(number: int) -> None:
+    """Let this many threads of OpenCV compute, where it is there."""
+    if _has_opencv():
+        importlib.import_module("cv2").setNumThreads(number)
+
+
 def _has_opencv() -> bool:
     try:
         importlib.import_module("cv2")
