@@ -47,8 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     cli.add_commands(commands)
     batch.add_command(commands)
-    demo = commands.add_parser("demo", help="show how search repairs flow that is a little off: a table and a picture")
-    demo.add_argument("-o", "--output", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
+    demo = commands.add_parser("demo", help="denoise, search and align a small drawn film: a table and a picture")
+    demo.add_argument("-o", "--out", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
+    demo.add_argument("--json", metavar="FILE", help="also write the numbers of the table there")
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
     doctor.set_defaults(run=_doctor)
@@ -66,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from shiftsearch import demo  # loads numba, which --help does not need
+    from shiftsearch.demo.run import run
 
-    demo.run(args.output)
+    run(args.out, args.json)
     return 0
 
 

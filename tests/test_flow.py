@@ -303,8 +303,9 @@ def test_colors_say_direction_and_length():
     picture = flow.to_color(motion)
     assert (picture.shape, picture.dtype) == ((1, 7, 3), np.uint8)
     right, left, down, slow, still, *not_finite = picture[0].tolist()
-    assert (right, left, still) == ([255, 0, 0], [0, 255, 255], [255, 255, 255])
-    assert down == [128, 255, 0]
+    assert (right, still) == ([255, 0, 0], [255, 255, 255])
+    assert left == [0, round(255 * (36 - 27.5) / 11), 255]  # on a wheel of 55: cyan is 25, blue 36
+    assert down == [255, round(255 * 13.75 / 15), 0]  # red is 0, yellow 15
     assert slow == [255, 128, 128]
     assert not_finite == [[0, 0, 0], [0, 0, 0]]
     assert flow.to_color(motion, longest=2)[0, 0].tolist() == [128, 0, 0]

@@ -1,4 +1,4 @@
-"""Flow as a picture."""
+"""Flow as a picture, in the colours of the Middlebury benchmark, whose wheel has its hues as far apart as they look."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.flow.arrays import checked, finite
 from shiftsearch.video.types import Array
 
+_TURNS = (
+    np.array([0, 15, 21, 25, 36, 49, 55]) / 55
+)  # where red, yellow, green, cyan, blue, magenta and red lie on the wheel
+
 
 @overload
 def to_color(flow: NDArray[Any], *, longest: float | None = None) -> NDArray[np.uint8]: ...
@@ -20,7 +24,7 @@ def to_color(flow: Array, *, longest: float | None = None) -> Array: ...
 
 
 def to_color(flow: Any, *, longest: float | None = None) -> Any:
-    """Return a picture of a flow: the hue shows the direction (red is right, cyan is left), pale colours are slow.
+    """Return a picture of a flow: the hue shows the direction (red is right, yellow down, blue left), pale colours are slow.
 
     Args:
         flow: (2, H, W), or (T, 2, H, W)
@@ -44,7 +48,8 @@ def to_color(flow: Any, *, longest: float | None = None) -> Any:
         dx, dy = xp.moveaxis(finite(xp, array), -3, 0)
         length = xp.hypot(dx, dy)
         share = length / (longest or float(length.max()) or 1)
-        turn = (xp.arctan2(dy, dx) / (2 * np.pi))[..., None] * 6 + xp.asarray([5.0, 3.0, 1.0])
+        turn = xp.interp(xp.arctan2(dy, dx) / (2 * np.pi) % 1, xp.asarray(_TURNS), xp.arange(7.0))
+        turn = turn[..., None] + xp.asarray([5.0, 3.0, 1.0])
         ramp = xp.clip(xp.minimum(turn % 6, 4 - turn % 6), 0, 1)  # how much of red, green and blue a hue lacks
         color = (1 - xp.minimum(share, 1)[..., None] * ramp) / xp.maximum(share, 1)[..., None]
         return xp.rint(255 * color * known[..., None]).astype("uint8")
