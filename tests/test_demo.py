@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -232,3 +233,24 @@ def test_nothing_is_computed_for_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(ShiftsearchError, match="there is no folder"):
         run(tmp_path / "look.png", tmp_path / "missing" / "numbers.json")
     assert not os.listdir(tmp_path)
+
+
+# --- what README shows ------------------------------------------------------------------------------
+def test_readme_has_the_table_of_this_demo(done):
+    """All but the times, and but for the last digit, which may differ between processors."""
+    lines = table(done.jobs)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text[text.index(lines[0]) :].splitlines()[: len(lines)]
+    for line, expected in zip(shown[1:], lines[1:], strict=True):
+        assert line[:39] == expected[:39]
+        numbers = [[float(n) for n in re.findall(r"\d+\.\d+", row)][:-1] for row in (line, expected)]
+        np.testing.assert_allclose(*numbers, atol=0.1001)
+
+
+def test_readme_has_the_picture_of_this_demo(film, done):
+    path = ROOT / "docs" / "pictures" / "demo.png"
+    assert "](docs/pictures/demo.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert path.stat().st_size < 300_000
+    shown, expected = pixels(path.read_bytes()), picture.picture(film, done)
+    assert shown.shape == expected.shape
+    assert (shown != expected).mean() < 0.02  # roundings differ between processors

@@ -12,7 +12,7 @@ import numpy as np
 import shiftsearch
 from shiftsearch.demo.scene import Scene, visible
 
-_PATCH = 11
+_PATCH = 9
 _PENALTY = 1.0 * 3 * _PATCH**2  # squared differences that each squared pixel of motion must make up for: most is slow
 _SEARCH: dict[str, Any] = {"patch": _PATCH, "topk": 1, "per_frame": True, "penalty": _PENALTY}
 _WINDOW = 11  # pixels: motion of up to 5 in each direction
@@ -53,7 +53,7 @@ def work(film: Scene, noisy: np.ndarray) -> Work:
     steps = _Clock()
     first = steps.time(lambda: shiftsearch.denoise(noisy, flow=None))
     flow = steps.time(lambda: found_by_search(first))
-    moved = steps.time(lambda: shiftsearch.align(first[t], first[t + 1], flow[0][t]))
+    moved = steps.time(lambda: shiftsearch.align(first[t], first[t + 1], flow[0][t], window=1))
     clean = steps.time(lambda: shiftsearch.denoise(noisy, flow=flow))
     rows = [
         ("denoise", "removes the noise", decibels(true, noisy[t]), decibels(true, first[t]), "dB"),

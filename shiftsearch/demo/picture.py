@@ -11,7 +11,7 @@ from shiftsearch.demo.jobs import Work
 from shiftsearch.demo.lettering import written
 from shiftsearch.demo.scene import HEIGHT, WIDTH, Scene
 
-SHADES = 42  # of each colour: nobody sees that there are no more, and the file is a third smaller
+SHADES = 36  # of each colour: nobody sees that there are no more, and the file is a third smaller
 LONGEST = 5.0  # pixels: motion in full colour
 TITLE: dict[str, Any] = {"colour": "#1c2733", "size": 10.5, "pen": 1.7}
 ABOUT: dict[str, Any] = {"colour": "#66727f", "size": 8.5, "pen": 1.15}
