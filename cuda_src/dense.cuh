@@ -141,7 +141,8 @@ struct Dense {
         for (int c = 0; c < SS_HALF; ++c) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (has(c, j)) finite &= store_finite(out + (channel() + c) * plane + j, results[j].of(changed(sum[c][j])));
+                if (has(c, j))
+                    finite &= store_finite(out + (channel() + c) * plane + j, results[j].of(changed(sum[c][j])));
         }
         return finite;
     }
