@@ -10,7 +10,8 @@
 __device__ inline int covering(int at, int n) {
     const int before = SS_PATCH / 2;
     if (SS_STRIDE == 1) {
-        const int first = max(before - (n - 1 - at) / SS_DILATION, 0), last = min(before + at / SS_DILATION, SS_PATCH - 1);
+        const int first = max(before - (n - 1 - at) / SS_DILATION, 0);
+        const int last = min(before + at / SS_DILATION, SS_PATCH - 1);
         return last - first + 1;
     }
     int count = 0;

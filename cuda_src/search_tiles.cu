@@ -58,8 +58,8 @@ __device__ inline void write_results(const Found& from, const Tile& tile, int fi
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-            int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides m, const Around a, SS_ACC factor,
-            int across, int down) {
+            int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides m, const Around a,
+            SS_ACC factor, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
     const Tile tile = tile_of(blockIdx.x, s, across, down);
