@@ -13,10 +13,11 @@ import numpy as np
 from shiftsearch._homes import Home, dtype_name, dtype_of, home_of, main_memory, native_dtype, take_all
 from shiftsearch._op import REMEMBERED, Bound, Input, Op, Spec
 from shiftsearch._types import Native
-from shiftsearch.errors import ShiftsearchError
+from shiftsearch.errors import ShiftsearchError, warn
 
 _HALF = ("float16", "bfloat16")
 _FLOATS = (*_HALF, "float32", "float64")
+_WIDE = 32  # pixels, which a frame has and channels are seldom
 _WHOLE = ("int8", "int16", "int32", "int64")
 
 
@@ -93,6 +94,7 @@ def _planned(op: Op, spec: Spec, given: tuple[tuple[Any, ...], ...], widens: boo
     names = {name: dtype_name(dtype) for name, _, dtype in given}
     check_dtypes(op, spec.caller, names)
     bound = op.bind(spec, {name: shape for name, shape, _ in given})
+    _doubt_layout(spec.caller, op.values[0], next(shape for name, shape, _ in given if name == op.values[0]))
     shapes = op.shapes(spec, bound.sizes)
     for name, shape in shapes.items():
         _check_room(spec.caller, name, shape, 4, memory)
@@ -101,6 +103,16 @@ def _planned(op: Op, spec: Spec, given: tuple[tuple[Any, ...], ...], widens: boo
     compute = "float32" if value in _HALF and widens else value
     converts = {name: _converter(names[name], compute, op.inputs[name], widens) for name in names}
     return _Plan(bound, {name: convert for name, convert in converts.items() if convert}, shapes, dtypes)
+
+
+def _doubt_layout(caller: str, name: str, shape: tuple[int, ...]) -> None:
+    """Warn if a video looks as if its channels came last: many channels of frames as narrow as a colour is deep."""
+    if len(shape) > 3 and shape[-1] in (3, 4) and min(shape[-3:-1]) >= _WIDE:
+        C, H, W = shape[-3:]
+        warn(
+            f"{caller}: {name} has shape {shape}, which is {C} channels of {H} x {W} pixels. If its channels come last, "
+            f"pass np.moveaxis({name}, -1, -3), or {name}.movedim(-1, -3) of a tensor"
+        )
 
 
 def _converter(dtype: str, compute: str, given: Input, widens: bool) -> Callable[[Native], Native] | None:

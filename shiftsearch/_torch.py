@@ -346,6 +346,12 @@ def upsample_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return (frames * (fine / coarse)[:, None, None]).reshape(*flow.shape[:-2], height, width).to(flow.dtype)
 
 
+def padded(flow: torch.Tensor, at_end: bool) -> torch.Tensor:
+    """Return flow (..., T - 1, 2, H, W) with one more of no motion, at the end or at the beginning."""
+    none = torch.zeros_like(flow[..., :1, :, :, :])
+    return torch.cat((flow, none) if at_end else (none, flow), -4)
+
+
 def frames_ahead(caller: str, frames: Any, T: int, most: int | None, device: torch.device) -> torch.Tensor:
     """Return how many frames ahead of each frame those lie that it looks at, (T, S), where there are `most` of them."""
     found = torch.as_tensor(frames, device=device)

@@ -24,7 +24,7 @@ from shiftsearch.ops.flow import check_clip
 from shiftsearch.ops.frames import seeds
 from shiftsearch.ops.patches import check_divides
 from shiftsearch.ops.score import check_heads, heads_and_grid
-from shiftsearch.ops.search import chained
+from shiftsearch.ops.search import motion
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,8 +172,7 @@ def attend(
         offsets = seeds("attend", q, k, flow, frames, stride)
         found = attend_frames.attend(q, k, v, offsets, scales, scale, options)
         return found if return_attention else found[0]
-    if isinstance(flow, (tuple, list)):
-        flow = chained("attend", q, flow, radius, stride)
+    flow = motion("attend", q, flow, radius, stride)
     arrays = {"q": q, "k": k, "v": v, "flow": flow, "scales": scales}
     options |= {"radius": radius, "scale": scale, "return_attention": return_attention}
     found = run(ATTEND, arrays, differentiable=need_gradients(*arrays.values()), **options)

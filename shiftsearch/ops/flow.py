@@ -29,12 +29,21 @@ class _FramesSpec(Spec):
         check_clip(self.caller, self.frames, self.radius)
 
 
+_CURES = {  # of those who have two frames: by function and number of frames
+    (
+        "search",
+        2,
+    ): ". Two frames are searched in each other by match(q[0], k[1]), or by search(q, k, frames=[[1], [0]])",
+    ("attend", 2): ". Two frames attend to each other with frames=[[1], [0]], and to both with frames=[[0, 1], [1, 0]]",
+}
+
+
 def check_clip(caller: str, frames: int, radius: int) -> None:
     """Check that a clip has the 2 * radius + 1 frames that each of its frames is searched in."""
     if frames < 2 * radius + 1:
         raise ShiftsearchError(
             f"{caller}: radius is {radius}, expected at most {(frames - 1) // 2} for {frames} frames: "
-            f"a clip needs 2 * radius + 1 = {2 * radius + 1}"
+            f"a clip needs 2 * radius + 1 = {2 * radius + 1}{_CURES.get((caller, frames), '')}"
         )
 
 
@@ -149,6 +158,20 @@ CHAIN_FLOW = Op(
     multiply_adds=_multiply_adds,
     example=Example({"radius": 1}),
 )
+
+
+def padded(caller: str, flow: Any, at_end: bool) -> Any:
+    """Return flow (..., T - 1, 2, H, W) with one more of no motion, at the end or at the beginning; tensors keep gradients."""
+    if are_tensors(flow):
+        from shiftsearch import _torch
+
+        return _torch.padded(flow, at_end)
+
+    def natively(xp: Any, flow: Native) -> Native:
+        none = xp.zeros_like(flow[..., :1, :, :, :])
+        return xp.concatenate((flow, none) if at_end else (none, flow), -4)
+
+    return transform(caller, natively, flow=flow)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from shiftsearch._geometry import frame_order
 from shiftsearch._op import FLOW, Example, Input, Op
 from shiftsearch._types import Anchor, Array, Border, Even, Metric, Native, Skip, Window
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.ops.flow import chain, check_clip
+from shiftsearch.ops.flow import chain, check_clip, padded
 from shiftsearch.ops.frames import seeds
 from shiftsearch.ops.refine import REFINE
 from shiftsearch.ops.score import check_heads, heads_and_grid
@@ -76,7 +76,8 @@ def search(
         k: keys, the same shape; with `frames` of any number of frames
         flow: motion in pixels, channel 0 = dx, 1 = dy: an array (B, T, 2 * radius, 2, h, w), whose slot s leads to
             frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow per head; or a pair
-            (forward, backward) of (B, T, 2, H, W), which is chained; or None for no motion. A component that is not
+            (forward, backward) of (B, T, 2, H, W), or (B, T - 1, 2, H, W) each, as those of flow networks or of
+            `flow.pair`, which is chained; or None for no motion. A component that is not
             finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
         frames: whole numbers (T, S): which frames of k each frame of q looks at, slot by slot, in place of its own and
             those around it. k may then be another clip. Flow has a slot for each, (B, T, S, 2, h, w), and dt of an offset
@@ -137,15 +138,26 @@ def search(
         offsets = seeds("search", q, k, flow, frames, stride)
         found = run(REFINE, {"q": q, "k": k, "offsets": offsets}, caller="search", **options)
     else:
-        if isinstance(flow, (tuple, list)):
-            flow = chained("search", q, flow, radius, stride)
+        flow = motion("search", q, flow, radius, stride)
         found = run(SEARCH, {"q": q, "k": k, "flow": flow}, radius=radius, **options)
     scores, offsets = found
     return scores, offsets
 
 
-def chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int) -> Any:
-    """Return the flow to each frame of a search, from forward and backward flow between neighbouring frames."""
+def motion(caller: str, q: Any, flow: Any, radius: int, stride: int) -> Any:
+    """Return the flow to each frame of a search, which a pair (forward, backward) is chained to."""
+    if isinstance(flow, (tuple, list)):
+        return _chained(caller, q, flow, radius, stride)
+    shape, found = tuple(getattr(q, "shape", ())), tuple(getattr(flow, "shape", ()))
+    if len(found) == len(shape) > 3 and found[-3] == 2 and found[-4] in (shape[-4], shape[-4] - 1):
+        raise ShiftsearchError(
+            f"{caller}: flow has shape {found}, as one flow has, expected a pair: flow=(forward, backward), from "
+            "each frame to the next and to the one before, such as shiftsearch.flow.pair measures"
+        )
+    return flow
+
+
+def _chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int, stride: int) -> Any:
     if len(pair) != 2:
         raise ShiftsearchError(
             f"{caller}: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)"
@@ -156,11 +168,21 @@ def chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int,
         # arrays of other types, and a q without the axes of a video, are reported later
         if isinstance(shape, tuple) and isinstance(found, tuple) and len(shape) > 3:
             expected = (*shape[:-3], 2, *shape[-2:])
-            if found != expected:
+            if found not in (expected, (*shape[:-4], shape[-4] - 1, *expected[-3:])):
                 raise ShiftsearchError(
                     f"{caller}: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}"
                 )
-    return chain(caller, *pair, radius=radius, stride=stride)
+    return chain(caller, *_whole_pair(caller, q, *pair), radius=radius, stride=stride)
+
+
+def _whole_pair(caller: str, q: Any, forward: Any, backward: Any) -> tuple[Any, Any]:
+    """Return the pair with a flow for each frame of q: flow networks give none to the last frame, and none back to the first."""
+    frames = getattr(q, "shape", ())[-4:-3]
+    ways = []
+    for flow, at_end in ((forward, True), (backward, False)):
+        short = getattr(flow, "shape", ())[-4:-3] != frames
+        ways.append(padded(caller, flow, at_end) if short else flow)
+    return ways[0], ways[1]
 
 
 def _sizes(spec: SearchSpec, sizes: dict[str, int]) -> dict[str, int]:

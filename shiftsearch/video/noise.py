@@ -37,5 +37,12 @@ def noise_scale(op: str, sigma: Any, frames: Any, white: float | None = None) ->
     fits = isinstance(sigma, (int, float, np.number)) and not isinstance(sigma, bool) and 0 <= sigma <= 1e6
     if not fits:
         raise ShiftsearchError(f"{op}: sigma is {sigma!r}, expected a number from 0 to 1e6, or None")
-    whole = str(getattr(frames, "dtype", "")).rpartition(".")[2] in WHITE
-    return float(sigma) / (255 if whole else white or 1)
+    kind = str(getattr(frames, "dtype", "")).rpartition(".")[2]
+    top = 255 if kind in WHITE else white or 1
+    if kind and sigma > top:
+        cure = ""
+        if kind not in WHITE and white is None:
+            cure = f": sigma={sigma:g} / 255 for floats from 0 to 1"
+            cure += f", {'frames / 255' if op.startswith('flow.') else 'white=255'} for floats from 0 to 255"
+        raise ShiftsearchError(f"{op}: sigma is {sigma:g}, expected at most {top:g}, which is white{cure}")
+    return float(sigma) / top

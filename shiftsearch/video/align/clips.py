@@ -22,6 +22,7 @@ from shiftsearch.video.align.spec import (
     wanted,
 )
 from shiftsearch.video.frames import DTYPES
+from shiftsearch.video.scale import check_scale
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
 from shiftsearch.video.types import METHOD, AnyArray, Array
@@ -88,6 +89,8 @@ def align(
     subpixel: bool = AlignSpec.subpixel,
     output: Literal["patch", "pixel"] = AlignSpec.output,
     interp: Literal["bilinear", "bicubic"] = AlignSpec.interp,
+    white: float | None = AlignSpec.white,
+    bits: int | None = None,
     return_offsets: bool = False,
     return_mask: bool = False,
     max_memory: int | str = AlignSpec.max_memory,
@@ -115,6 +118,8 @@ def align(
         return_offsets: also return where the pixels were found
         return_mask: also return which pixels are seen in both frames: the way from the reference to the frame, and the way
             back, which is searched too, end within a pixel of where they began
+        white: the value that is white, if it is not the largest of an integer, or 1: 255 for floats from 0 to 255
+        bits: the depth of integers, if it is not that of their dtype: 10 for what uint16 holds as 0 to 1023
         max_memory: limit of the memory for one computation beside the frames: a number of bytes, or text such as
             "500MB". Frames that need more are computed in tiles, with the same result
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
@@ -144,8 +149,11 @@ def align(
         subpixel=subpixel,
         output=output,
         interp=interp,
+        white=white,
+        bits=bits,
         max_memory=max_memory,
     )
+    check_scale("align", frames, spec.white)
     of_reference, of_frames = lengths(spec.caller, reference, frames)
     counts = {n for n in (of_reference, of_frames) if n is not None}
     if len(counts) == 2:
@@ -228,7 +236,8 @@ def align_clip(
     Args:
         frames: a clip, (T, H, W) or (T, H, W, C)
         to: "previous", "next" or the number of a frame
-        flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto
+        flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto; with
+            "previous" or "next", the one frame that has no neighbour may have none
         return_offsets, return_mask, progress: as in `align`
         options: as in `align`
 
@@ -244,6 +253,7 @@ def align_clip(
     """
     spec = spec_of("align_clip", frames, **options)
     _check_target(to)
+    check_scale("align_clip", frames, spec.white)
     count, _ = lengths(spec.caller, frames, frames)
     if count is None:
         raise ShiftsearchError(
@@ -251,11 +261,19 @@ def align_clip(
         )
     found = [
         warp_pair(
-            spec, None if r is None else frames[r], frames[t], flow_at(spec.caller, flow, t, count), mask=return_mask
+            spec, None if r is None else frames[r], frames[t], _flow_of(spec, flow, to, t, count), mask=return_mask
         )
-        for t, r in enumerate(watched("align_clip", progress, _references(frames, to, count), count))
+        for t, r in enumerate(watched("align_clip", progress, _references(spec, frames, to, count), count))
     ]
     return _stacked(spec.caller, found, return_offsets)
+
+
+def _flow_of(spec: AlignSpec, flow: Any, to: Onto | int, t: int, count: int) -> Any:
+    """Return the flow for frame t. An array may have none for the frame that has no neighbour, as of flow networks."""
+    if isinstance(to, str) and len(getattr(flow, "shape", ())) == 4 and len(flow) == count - 1:
+        number = t - (to == "previous")
+        return flow_at(spec.caller, flow, number, count - 1) if 0 <= number < count - 1 else None
+    return flow_at(spec.caller, flow, t, count)
 
 
 def _check_target(to: Any) -> None:
@@ -264,13 +282,13 @@ def _check_target(to: Any) -> None:
         raise ShiftsearchError(f'align_clip: to is {to!r}, expected "previous", "next" or the number of a frame')
 
 
-def _references(frames: Any, to: Onto | int, count: int) -> list[int | None]:
+def _references(spec: AlignSpec, frames: Any, to: Onto | int, count: int) -> list[int | None]:
     """Return for each frame the number of the frame that it is warped onto, or None if it is left unchanged."""
     if not isinstance(to, str):
         if not -count <= to < count:
             raise ShiftsearchError(f"align_clip: to is {to}, expected the number of one of the {count} frames")
         return [None if t == to % count else to % count for t in range(count)]
-    begins = [begins for _, begins in with_scenes("align_clip", frames)]
+    begins = [begins for _, begins in with_scenes("align_clip", frames, white=spec.white)]
     if to == "previous":
         return [None if begins[t] else t - 1 for t in range(count)]
     return [None if t + 1 == count or begins[t + 1] else t + 1 for t in range(count)]

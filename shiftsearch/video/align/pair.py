@@ -37,11 +37,11 @@ def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any, *, mask: b
             arrays["flow"] = flow
 
     def natively(xp: Any, frame: Any, reference: Any = None, given: Any = flow, back: Any = None) -> tuple[Any, ...]:
-        target = planar(spec.caller, "frames", frame)[0]
+        target = planar(spec.caller, "frames", frame, spec.white)[0]
         if reference is None:
             seen = (xp.ones(target.shape[1:], bool),) if mask else ()
             return frame.copy(), xp.zeros((2, *target.shape[1:]), "float32"), *seen
-        wanted = planar(spec.caller, "reference", reference)[0]
+        wanted = planar(spec.caller, "reference", reference, spec.white)[0]
         if wanted.shape != target.shape:
             raise ShiftsearchError(
                 f"{spec.caller}: reference has frames of shape {tuple(reference.shape)}, expected {tuple(frame.shape)} as "
@@ -52,11 +52,11 @@ def warp_pair(spec: AlignSpec, reference: Any, frame: Any, flow: Any, *, mask: b
         with np.errstate(all="ignore"):  # frames that are not finite
             found, offsets = _aligned(spec, xp, *pair, given)
             if not mask:
-                return restored(xp, found[None], frame), offsets
+                return restored(xp, found[None], frame, spec.white), offsets
             back = _way_back(flow) if back is None else back
             there_and_back = offsets, _aligned(spec, xp, *pair[::-1], back)[1]
             seen = agreement(xp, *(way[None] for way in there_and_back))[0]
-        return restored(xp, found[None], frame), offsets, seen
+        return restored(xp, found[None], frame, spec.white), offsets, seen
 
     return transform(spec.caller, natively, DTYPES, **arrays)
 

@@ -13,6 +13,7 @@ from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.frames import DTYPES, layout
 from shiftsearch.video.noise import noise_scale
+from shiftsearch.video.scale import white_of
 from shiftsearch.video.types import AnyArray, Measure, Method
 
 Flow = Method | AnyArray | Measure | None
@@ -31,6 +32,8 @@ class AlignOptions(TypedDict, total=False):
     subpixel: bool
     output: Literal["patch", "pixel"]
     interp: Literal["bilinear", "bicubic"]
+    white: float | None
+    bits: int | None
     max_memory: int | str
 
 
@@ -45,6 +48,7 @@ class AlignSpec(Spec):
     subpixel: bool = True
     output: Literal["patch", "pixel"] = "patch"
     interp: Literal["bilinear", "bicubic"] = "bicubic"
+    white: float | None = None
     max_memory: int | str = "1GiB"
 
     def __post_init__(self) -> None:
@@ -57,14 +61,15 @@ class AlignSpec(Spec):
         self.memory("max_memory")
 
 
-def spec_of(op: str, frames: Any, sigma: Any = None, **options: Any) -> AlignSpec:
+def spec_of(op: str, frames: Any, sigma: Any = None, white: Any = None, bits: Any = None, **options: Any) -> AlignSpec:
     """Return the checked options of a call. The dtype of `frames` decides the scale of sigma."""
-    known = [field.name for field in fields(AlignSpec)][1:]
+    known = [*(field.name for field in fields(AlignSpec)), "bits"][1:]
     for name in options:
         if name not in known:
             raise ShiftsearchError(f"{op}: there is no argument {name!r}, expected one of {', '.join(known)}")
-    level = None if sigma is None else noise_scale(op, sigma, frames)
-    return AlignSpec(caller=op, sigma=level, **options)
+    white = white_of(op, frames, white, bits)
+    level = None if sigma is None else noise_scale(op, sigma, frames, white)
+    return AlignSpec(caller=op, sigma=level, white=white, **options)
 
 
 def wanted(found: tuple[Any, ...], return_offsets: bool) -> Any:

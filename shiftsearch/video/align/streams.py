@@ -10,6 +10,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
 from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of, wanted
 from shiftsearch.video.frames import coarsened
+from shiftsearch.video.scale import check_scale
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, peeked
 from shiftsearch.video.types import METHOD, Array, Measure, Method, Planes
@@ -93,13 +94,14 @@ def align_stream(
             f'align_stream: flow is a {type(flow).__qualname__}, expected "auto", "match", "dis", "farneback", None or '
             "a function"
         )
-    spec_of("align_stream", None, **options)  # wrong options raise an error here, not at the first frame
+    white = spec_of("align_stream", None, **options).white  # wrong options raise an error here, not at the first frame
 
     def pair(reference: Any, frame: Any) -> Any:
+        check_scale("align_stream", frame, white)
         found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow, mask=return_mask)
         return wanted(found, return_offsets)
 
-    return _streamed(pair, with_scenes("align_stream", frames), to)
+    return _streamed(pair, with_scenes("align_stream", frames, white=white), to)
 
 
 def align_planes(
@@ -129,13 +131,14 @@ def align_planes(
         >>> [[int(plane[0, 0]) for plane in frame] for frame in align_planes([planes, planes], flow=None)]
         [[100, 50, 60], [100, 50, 60]]
     """
-    spec_of("align_planes", None, **options)
+    white = spec_of("align_planes", None, **options).white
     first, frames = peeked("align_planes", frames)
     if first is None:
         return iter(())
     frames = check_planes("align_planes", frames, first)
 
     def pair(reference: Planes | None, frame: Planes) -> Planes:
+        check_scale("align_planes", frame[0], white)
         spec = spec_of("align_planes", frame[0], **options)
         reference = (None,) * len(frame) if reference is None else reference
         moved, offsets, *mask = warp_pair(spec, reference[0], frame[0], flow, mask=noted is not None)
@@ -147,7 +150,7 @@ def align_planes(
 
     if not isinstance(to, str):
         return (pair(to, frame) for frame in frames)
-    return _streamed(pair, with_scenes("align_planes", frames, lambda frame: frame[0]), to)
+    return _streamed(pair, with_scenes("align_planes", frames, lambda frame: frame[0], white), to)
 
 
 def _coarser(offsets: Any, size: tuple[int, ...]) -> Any:

@@ -30,6 +30,7 @@ def denoise(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
+    bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Array:
@@ -52,8 +53,9 @@ def denoise(
         radius: frames each way to search in, where the scene has them; None is 2 for "preview", 3 for "fast"
             and 6 for "high"
         flow: where to search. "match" measures flow by our own search, "dis" and "farneback" by OpenCV; "auto" is "dis"
-            where that works, else "match"; None means no motion. A pair (forward, backward) of (T, 2, h, w) leads from each frame to the next and to the one before,
-            in pixels of its own grid, with dx in channel 0 and dy in channel 1. A function of (reference, target)
+            where that works, else "match"; None means no motion. A pair (forward, backward) of (T, 2, h, w) leads from
+            each frame to the next and to the one before, in pixels of its own grid, with dx in channel 0 and dy in
+            channel 1, as that of `flow.pair` or, with T - 1 each, of flow networks. A function of (reference, target)
             returns one flow (2, h, w)
         strength: how many times that noise is taken for noise: more is smoother, less keeps more detail, 0 changes
             nothing. One number, or one for each plane: those of colours are R + G + B, R - B and R - 2 G + B, so that
@@ -61,8 +63,8 @@ def denoise(
         mix: share of the grain that is kept, from 0 to 1, which returns the frames as they are
         temporal_only: average along the motion only. No pixel is filtered with others of its frame, so detail is kept
             that only one frame shows, and more noise stays. For quality "fast"
-        white: the value that is white, if it is not the largest of an integer, or 1: 1023 for 10 bits that uint16 holds
-            as 0 to 1023, 255 for floats from 0 to 255
+        white: the value that is white, if it is not the largest of an integer, or 1: 255 for floats from 0 to 255
+        bits: the depth of integers, if it is not that of their dtype: 10 for what uint16 holds as 0 to 1023
         max_memory: limit of the memory beside the frames that are given and returned: a number of bytes, or text such
             as "500MB". An error says what the frames in reach take if it is less. Changes of light take more for a
             moment. None is what these take and 1 GiB. The result does not depend on it
@@ -81,7 +83,7 @@ def denoise(
         True
     """
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
-    spec = spec_of("denoise", frames, [sigma], strength, white, max_memory=max_memory, **options)
+    spec = spec_of("denoise", frames, [sigma], strength, white, bits, max_memory=max_memory, **options)
     given = pair_of("denoise", flow)
     pair = given if isinstance(given, tuple) else ()
 
@@ -89,17 +91,25 @@ def denoise(
         many = layout("denoise", "frames", clip.shape)[1]
         out = xp.empty(clip.shape, clip.dtype)
         source, done = (clip, out) if many else (clip[None], out[None])
-        for name, array in zip(_BOTH, both, strict=False):
-            if checked("denoise", name, array).shape[:-3] != source.shape[:1]:
-                raise ShiftsearchError(
-                    f"denoise: {name} has shape {tuple(array.shape)}, expected ({len(source)}, 2, H, W) or coarser"
-                )
+        both = tuple(_of_all(xp, name, array, len(source)) for name, array in zip(_BOTH, both, strict=False))
         found = denoised(spec, ((frame,) for frame in source), both or flow)
         for n, (frame,) in enumerate(watched("denoise", progress, found, len(source))):
             done[n] = frame
         return out
 
     return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False)))
+
+
+def _of_all(xp: Any, name: str, flow: Any, count: int) -> Any:
+    """Return the flow of each frame: flow networks give none to the last frame, and none back to the first."""
+    if checked("denoise", name, flow).shape[:-3] not in ((count,), (count - 1,)):
+        raise ShiftsearchError(
+            f"denoise: {name} has shape {tuple(flow.shape)}, expected ({count}, 2, H, W) or coarser, or {count - 1} of them"
+        )
+    if len(flow) == count:
+        return flow
+    none = xp.zeros_like(flow[:1])
+    return xp.concatenate((flow, none) if name == "forward" else (none, flow))
 
 
 def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int | None = DenoiseSpec.radius) -> int:

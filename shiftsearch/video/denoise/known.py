@@ -14,8 +14,9 @@ from shiftsearch.video.denoise.model import SIDE, Noise, aside, mean
 from shiftsearch.video.denoise.motion import Motion
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import noise_of, taken
-from shiftsearch.video.denoise.spec import method_of, white_of
+from shiftsearch.video.denoise.spec import method_of
 from shiftsearch.video.frames import DTYPES, layout, planar
+from shiftsearch.video.scale import check_scale, white_of
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, iterated, peeked
 from shiftsearch.video.types import METHOD, AnyArray, Method, Planes
@@ -29,6 +30,7 @@ def estimate_noise(
     box: Sequence[int] | None = None,
     flow: Method | None = METHOD,
     white: float | None = None,
+    bits: int | None = None,
 ) -> Noise:
     """Find the noise of a clip: its strength, by plane, frequency and brightness.
 
@@ -42,7 +44,7 @@ def estimate_noise(
             that is looked at. It is in pixels of the first plane
         flow: "auto", "match", "dis" or "farneback", along which frames are compared. With None, and for a single frame, the noise is taken
             as white, and found from fine differences
-        white: the value that is white, as in `denoise`
+        white, bits: as in `denoise`
 
     Returns:
         the noise, on the scale where white is 1. `print` describes it, and its method `plot` returns a picture
@@ -59,26 +61,27 @@ def estimate_noise(
 
         def whole(xp: Any, clip: Any) -> tuple[Any, ...]:
             source = clip if layout(_OP, "frames", clip.shape)[1] else clip[None]
-            found.extend(_noises(((frame,) for frame in source), box, method, white))
+            found.extend(_noises(((frame,) for frame in source), box, method, white, bits))
             return ()
 
         transform(_OP, whole, DTYPES, frames=frames)
     else:
         pictures = (tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in iterated(_OP, frames))
-        found.extend(_noises(pictures, box, method, white))
+        found.extend(_noises(pictures, box, method, white, bits))
     if not found:
         raise ShiftsearchError(f"{_OP}: frames has none, expected at least one")
     return mean(found)
 
 
 def _noises(
-    pictures: Iterable[Planes], box: Sequence[int] | None, method: str | None, white: float | None
+    pictures: Iterable[Planes], box: Sequence[int] | None, method: str | None, white: float | None, bits: int | None
 ) -> Iterator[Noise]:
     """Yield the noise of each picture."""
     first, pictures = peeked(_OP, pictures)
     if first is None:
         return
-    white, pictures = white_of(_OP, first[0], white), check_planes(_OP, pictures, first)
+    white, pictures = white_of(_OP, first[0], white, bits), check_planes(_OP, pictures, first)
+    check_scale(_OP, first[0], white)
     colour = len(first) == 1
     if box is None:
         found = (noise_of(picture) for picture in _along(pictures, method, white))

@@ -14,8 +14,9 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.qualities import PASSES, RADII, TEMPORAL
 from shiftsearch.video.flow.measure import METHODS
-from shiftsearch.video.frames import WHITE, layout
+from shiftsearch.video.frames import layout
 from shiftsearch.video.noise import noise_scale
+from shiftsearch.video.scale import check_scale, white_of
 from shiftsearch.video.types import Quality, Strength
 
 _STRONGEST = 100.0  # times the noise
@@ -53,23 +54,22 @@ class DenoiseSpec(Spec):
 
 
 def spec_of(
-    op: str, frames: Any, sigmas: Iterable[Any], strength: Strength = 1.0, white: float | None = None, **options: Any
+    op: str,
+    frames: Any,
+    sigmas: Iterable[Any],
+    strength: Strength = 1.0,
+    white: float | None = None,
+    bits: int | None = None,
+    **options: Any,
 ) -> DenoiseSpec:
     """Return the checked options of a call. The dtype of `frames` decides the scale of the sigmas."""
     sigmas = list(sigmas)
-    white = white_of(op, frames, white)
+    white = white_of(op, frames, white, bits)
     planes = _planes(op, sigmas, frames)
     levels = tuple(None if _estimated(s) else _known(op, s, frames, white, planes) for s in sigmas)
     strengths = strengths_of(op, strength, planes)
+    check_scale(op, frames, white)
     return DenoiseSpec(caller=op, sigma=levels, strength=strengths, white=white, **options)
-
-
-def white_of(op: str, frames: Any, white: Any) -> float | None:
-    """Return the checked value of white, or None if it is that of the dtype of `frames`."""
-    most = WHITE.get(str(getattr(frames, "dtype", "")).rpartition(".")[2], 1e6)
-    if white is not None and (isinstance(white, bool) or not isinstance(white, Real) or not 0 < float(white) <= most):
-        raise ShiftsearchError(f"{op}: white is {white!r}, expected a number above 0, up to {most:g}, or None")
-    return None if white is None else float(white)
 
 
 def _planes(op: str, sigmas: Sequence[Any], frames: Any) -> int | None:
@@ -125,7 +125,10 @@ def pair_of(op: str, flow: Any) -> Any:
         found = (
             f"has shape {tuple(flow.shape)}" if hasattr(flow, "shape") else f"is a {type(flow).__name__} of {len(pair)}"
         )
-        raise ShiftsearchError(f"{op}: flow {found}, expected a pair (forward, backward) of (T, 2, h, w)")
+        raise ShiftsearchError(
+            f"{op}: flow {found}, expected a pair: flow=(forward, backward), each "
+            "(T, 2, h, w), such as shiftsearch.flow.pair measures"
+        )
     return tuple(pair) if pair else flow
 
 

@@ -32,6 +32,7 @@ def denoise_stream(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
+    bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
 ) -> Iterator[Array]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
@@ -40,7 +41,7 @@ def denoise_stream(
         frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
         flow: as in `denoise`; of a pair (forward, backward), the flow of one frame after another is read, as
             from a file that `np.load(..., mmap_mode="r")` opened
-        sigma, quality, radius, strength, mix, temporal_only, white, max_memory: as in `denoise`
+        sigma, quality, radius, strength, mix, temporal_only, white, bits, max_memory: as in `denoise`
 
     Returns:
         iterator over the denoised frames, in order, equal to those of `denoise` bit for bit
@@ -52,7 +53,7 @@ def denoise_stream(
     """
     before, frames = peeked("denoise_stream", frames)
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
-    spec = spec_of("denoise_stream", before, [sigma], strength, white, max_memory=max_memory, **options)
+    spec = spec_of("denoise_stream", before, [sigma], strength, white, bits, max_memory=max_memory, **options)
     pair = pair_of("denoise_stream", flow)
     return (frame for (frame,) in denoised(spec, ((frame,) for frame in frames), pair))
 
@@ -68,6 +69,7 @@ def denoise_planes(
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
     white: float | None = None,
+    bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
 ) -> Iterator[Planes]:
@@ -83,7 +85,7 @@ def denoise_planes(
         sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays; one for each pixel of the
             first plane, or what `estimate_noise` found for such frames
         strength: as in `denoise`; one for each of the arrays, if there are several
-        quality, radius, flow, mix, temporal_only, white, max_memory: as in `denoise_stream`
+        quality, radius, flow, mix, temporal_only, white, bits, max_memory: as in `denoise_stream`
         noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
 
     Returns:
@@ -106,7 +108,7 @@ def denoise_planes(
             "arrays of a frame"
         )
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
-    spec = spec_of("denoise_planes", before[0], sigmas, strength, white, max_memory=max_memory, **options)
+    spec = spec_of("denoise_planes", before[0], sigmas, strength, white, bits, max_memory=max_memory, **options)
     return denoised(spec, frames, pair, noted)
 
 

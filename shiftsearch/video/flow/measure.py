@@ -14,6 +14,7 @@ from shiftsearch.video.flow.arrays import pairwise
 from shiftsearch.video.flow.pyramid import between
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.noise import noise_scale
+from shiftsearch.video.scale import check_scale
 from shiftsearch.video.types import METHOD, AnyArray, Array, Method
 
 _MOST_BLUR = 16.0  # pixels
@@ -63,6 +64,7 @@ def pair(frames: Array, *, method: Method = METHOD, sigma: float | None = None) 
     if method not in METHODS:
         raise ShiftsearchError(f"flow.pair: method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
     level = 0.0 if sigma is None else noise_scale("flow.pair", sigma, frames)
+    check_scale("flow.pair", frames, None, told=False)
 
     def natively(xp: Any, clip: Any) -> tuple[Any, Any]:
         if not layout("flow.pair", "frames", clip.shape)[1]:
@@ -240,6 +242,7 @@ def _has_opencv() -> bool:
 def _measured(method: str, reference: Any, target: Any, sigma: float | None) -> Any:
     op = f"flow.{method}"
     level = 0.0 if sigma is None else noise_scale(op, sigma, reference)
+    check_scale(op, reference, None, told=False)
 
     def natively(xp: Any, reference: Any, target: Any) -> Any:
         return xp.stack([measure(op, xp, method, *pair, level) for pair in zip(reference, target, strict=True)])
