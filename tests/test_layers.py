@@ -41,6 +41,7 @@ _RANKS = [
     "ops",
     "video.types",
     "video.frames",
+    "video.scale",
     "video.noise",
     "video.light",
     "video.pans",
@@ -190,12 +191,14 @@ _OF_ALIGN = {
     "subpixel": True,
     "output": "patch",
     "interp": "bicubic",
+    "white": None,
+    "bits": None,
     "return_offsets": False,
     "return_mask": False,
     "max_memory": "1GiB",
     "progress": None,
 }
-_OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None}
+_OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None, "bits": None}
 _OF_STREAM = {"quality": "fast", "radius": None, "flow": "auto", **_OF_GRAIN, "max_memory": None}
 _OF_DENOISE = {**_OF_STREAM, "progress": None}
 NEEDED = inspect.Parameter.empty
@@ -215,7 +218,7 @@ SIGNATURES = {
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),
     "denoise_overlap": ({}, {"quality": "fast", "radius": None}),
-    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "auto", "white": None}),
+    "estimate_noise": ({"frames": NEEDED}, {"box": None, "flow": "auto", "white": None, "bits": None}),
     "chunks": ({"frames": NEEDED, "size": NEEDED, "overlap": NEEDED, "cuts": ()}, {}),
     "scene_cuts": ({"frames": NEEDED}, {}),
     "set_num_threads": ({"number": NEEDED}, {}),

@@ -148,7 +148,7 @@ def motion(caller: str, q: Any, flow: Any, radius: int, stride: int) -> Any:
     """Return the flow to each frame of a search, which a pair (forward, backward) is chained to."""
     if isinstance(flow, (tuple, list)):
         return _chained(caller, q, flow, radius, stride)
-    shape, found = tuple(getattr(q, "shape", ())), tuple(getattr(flow, "shape", ()))
+    shape, found = _shape(q), _shape(flow)
     if len(found) == len(shape) > 3 and found[-3] == 2 and found[-4] in (shape[-4], shape[-4] - 1):
         raise ShiftsearchError(
             f"{caller}: flow has shape {found}, as one flow has, expected a pair: flow=(forward, backward), from "
@@ -162,27 +162,22 @@ def _chained(caller: str, q: Any, pair: tuple[Any, ...] | list[Any], radius: int
         raise ShiftsearchError(
             f"{caller}: flow is a {type(pair).__name__} of {len(pair)}, expected (forward, backward)"
         )
-    shape = getattr(q, "shape", None)
-    for name, flow in zip(("forward", "backward"), pair, strict=True):
-        found = getattr(flow, "shape", None)
-        # arrays of other types, and a q without the axes of a video, are reported later
-        if isinstance(shape, tuple) and isinstance(found, tuple) and len(shape) > 3:
-            expected = (*shape[:-3], 2, *shape[-2:])
-            if found not in (expected, (*shape[:-4], shape[-4] - 1, *expected[-3:])):
-                raise ShiftsearchError(
-                    f"{caller}: {name} has shape {tuple(found)}, expected {expected} for q of {tuple(shape)}"
-                )
-    return chain(caller, *_whole_pair(caller, q, *pair), radius=radius, stride=stride)
+    shape, (forward, backward) = _shape(q), pair
+    if len(shape) > 3:
+        expected = (*shape[:-3], 2, *shape[-2:])
+        if _shape(forward) == _shape(backward) == (*shape[:-4], shape[-4] - 1, *expected[-3:]):
+            # flow networks give none to the last frame, and none back to the first
+            forward, backward = padded(caller, forward, at_end=True), padded(caller, backward, at_end=False)
+        for name, found in (("forward", _shape(forward)), ("backward", _shape(backward))):
+            if found not in ((), expected):  # arrays of other types are reported later
+                raise ShiftsearchError(f"{caller}: {name} has shape {found}, expected {expected} for q of {shape}")
+    return chain(caller, forward, backward, radius=radius, stride=stride)
 
 
-def _whole_pair(caller: str, q: Any, forward: Any, backward: Any) -> tuple[Any, Any]:
-    """Return the pair with a flow for each frame of q: flow networks give none to the last frame, and none back to the first."""
-    frames = getattr(q, "shape", ())[-4:-3]
-    ways = []
-    for flow, at_end in ((forward, True), (backward, False)):
-        short = getattr(flow, "shape", ())[-4:-3] != frames
-        ways.append(padded(caller, flow, at_end) if short else flow)
-    return ways[0], ways[1]
+def _shape(array: Any) -> tuple[int, ...]:
+    """Return the shape of an array, or () of what is none."""
+    shape = getattr(array, "shape", None)
+    return tuple(shape) if isinstance(shape, tuple) else ()
 
 
 def _sizes(spec: SearchSpec, sizes: dict[str, int]) -> dict[str, int]:
