@@ -73,6 +73,14 @@ def learned(video: torch.Tensor) -> torch.Tensor:
     return loss.detach()
 
 
+def of_a_list(frames: list[Array], noise: float) -> list[Array]:
+    """Return the frames of a list, aligned and denoised."""
+    aligned: list[Array] = shiftsearch.align_clip(frames, flow=None)
+    motion: Array = shiftsearch.flow.match(frames[0], frames[1:])
+    assert motion.shape == (len(frames) - 1, 2, *frames[0].shape[:2])
+    return shiftsearch.denoise(aligned, noise, flow=None)
+
+
 def frames(clip: Array) -> Array:
     """Return a clip, aligned and denoised."""
     aligned: Array = shiftsearch.align(clip[0], clip[1], flow=None)
@@ -132,6 +140,7 @@ def main() -> None:
     assert learned(torch.from_numpy(video)).ndim == 0
     clip: npt.NDArray[np.uint8] = rng.integers(0, 255, (3, 32, 40), np.uint8)
     assert frames(clip).shape == clip.shape
+    assert len(of_a_list([*clip], 10.0)) == len(clip)
     assert len(list(streams(iter(clip)))) == len(clip)
     assert len(pieces(clip)) > 0
     assert trusted(flow, flow).shape == (3, 8, 9, 3)

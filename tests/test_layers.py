@@ -41,6 +41,7 @@ _RANKS = [
     "ops",
     "video.types",
     "video.frames",
+    "video.forms",
     "video.scale",
     "video.noise",
     "video.light",

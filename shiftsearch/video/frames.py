@@ -7,6 +7,8 @@
 | (T, H, W) | a grey clip, if the last axis is longer than 4 |
 | (T, H, W, C) | a clip |
 
+Frames may also be a list of arrays, or images of PIL: see `shiftsearch.video.forms`.
+
 Integers use their full range whatever the bit depth of the file: 255 or 65535 is white. In floats, black is 0 and white
 is 1; values outside this range are kept. Functions that have an option `white` take frames with another white: 1023 for
 10 bits that are stored as 0 to 1023 in uint16, or 255 for floats from 0 to 255.

@@ -10,11 +10,12 @@ import numpy as np
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.match import match
+from shiftsearch.video.forms import Each
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.light import of_quantiles
 from shiftsearch.video.pans import overlap, shift_between
 from shiftsearch.video.streams import iterated
-from shiftsearch.video.types import AnyArray
+from shiftsearch.video.types import AnyArray, Picture
 
 _SIDE = 24  # pixels of a thumbnail's shorter side
 _WINDOW = 21  # half pixels of a thumbnail that are searched for a patch: motion of a fifth of its rows
@@ -27,7 +28,7 @@ _FLASH = 0.25  # of white: flat frames that differ by more are two scenes
 _QUANTILES = 65  # of a thumbnail, by which its light is compared
 
 
-def scene_cuts(frames: Iterable[AnyArray]) -> Iterator[int]:
+def scene_cuts(frames: Iterable[AnyArray | Picture]) -> Iterator[int]:
     """Yield the numbers of the frames that begin a scene: those that are not the frame before, moved.
 
     Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
@@ -58,7 +59,7 @@ def with_scenes(
 ) -> Iterator[tuple[Any, bool]]:
     """Yield each frame and whether it begins a scene, as the first one does. `seen(frame)` is the array to compare."""
     before = first = None
-    for number, whole in enumerate(iterated(op, frames)):
+    for number, whole in enumerate(Each(op, iterated(op, frames))):
         frame = seen(whole)
         last: dict[str, Any] = {} if before is None else {"the frame before": before[0]}  # of one library and device
         thumbnail = transform(op, lambda xp, array, *_: _thumbnail(op, xp, array, white), DTYPES, frame=frame, **last)

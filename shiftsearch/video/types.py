@@ -16,7 +16,24 @@ class AnyArray(Protocol):
     def dtype(self) -> Any: ...
 
 
+class Picture(Protocol):
+    """An image of PIL."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def convert(self) -> Any: ...
+
+
+Several = list[Any] | tuple[Any, ...]  # frames of a clip, each an array or a picture
+AnyFrames = AnyArray | Picture | Several
+
 Array = TypeVar("Array", bound=AnyArray)  # results belong to the same library and device
+AnyFrame = TypeVar("AnyFrame", bound=AnyArray | Picture)
+Frames = TypeVar("Frames", bound=AnyFrames)
 
 Method = Literal["auto", "match", "dis", "farneback"]
 METHOD: Method = (

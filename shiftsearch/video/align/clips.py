@@ -21,11 +21,12 @@ from shiftsearch.video.align.spec import (
     spec_of,
     wanted,
 )
+from shiftsearch.video.forms import first, unpacked
 from shiftsearch.video.frames import DTYPES
 from shiftsearch.video.scale import check_scale
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
-from shiftsearch.video.types import METHOD, AnyArray, Array
+from shiftsearch.video.types import METHOD, AnyFrames, Frames
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,48 +34,48 @@ if TYPE_CHECKING:
 
 @overload
 def align(
-    reference: AnyArray,
-    frames: Array,
+    reference: AnyFrames,
+    frames: Frames,
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[False] = False,
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array: ...
+) -> Frames: ...
 @overload
 def align(
-    reference: AnyArray,
-    frames: Array,
+    reference: AnyFrames,
+    frames: Frames,
     flow: Flow = METHOD,
     *,
     return_offsets: Literal[True],
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> tuple[Array, Any]: ...
+) -> tuple[Frames, Any]: ...
 @overload
 def align(
-    reference: AnyArray,
-    frames: Array,
+    reference: AnyFrames,
+    frames: Frames,
     flow: Flow = METHOD,
     *,
     return_offsets: bool,
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Array, Any]: ...
+) -> Frames | tuple[Frames, Any]: ...
 @overload
 def align(
-    reference: AnyArray,
-    frames: Array,
+    reference: AnyFrames,
+    frames: Frames,
     flow: Flow = METHOD,
     *,
     return_offsets: bool = False,
     return_mask: bool,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Any, ...]: ...
+) -> Frames | tuple[Any, ...]: ...
 
 
 def align(
@@ -101,7 +102,7 @@ def align(
     Args:
         reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames; uint8, uint16 or floats,
             whose white is 1. See `shiftsearch.video.frames`
-        frames: a frame, or a clip, each of whose frames is warped
+        frames: a frame, or a clip, each of whose frames is warped; both may be lists of frames, or images of PIL
         flow: where to search. "match" measures flow by our own search; "dis" and "farneback" do with OpenCV, on frames in
             main memory; "auto" is "dis" where that works, else "match"; None means no motion. An array (2, H, W), or
             (T, 2, H, W) with one for each frame, leads from reference to frame, in pixels, with dx in channel 0 and dy in
@@ -125,8 +126,8 @@ def align(
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
 
     Returns:
-        the warped frames, in the layout, dtype and library of `frames`. With `return_offsets` also a flow to the places
-        that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip. With `return_mask` then a mask
+        the warped frames, in the layout, dtype and library of `frames`; of a list, a list. With `return_offsets` also a
+        flow to the places that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip. With `return_mask` then a mask
         of bool, (H, W) or (T, H, W)
 
     Example:
@@ -139,6 +140,7 @@ def align(
         >>> bool((aligned == still)[:, 10:-10, 10:-10].all())
         True
     """
+    (reference, _), (frames, give) = unpacked("align", "reference", reference), unpacked("align", "frames", frames)
     spec = spec_of(
         "align",
         frames,
@@ -160,7 +162,7 @@ def align(
         raise ShiftsearchError(f"align: reference has {of_reference} frames, expected 1, or {of_frames} as frames has")
     if not counts:
         found = warp_pair(spec, reference, frames, flow_at(spec.caller, flow, 0, None), mask=return_mask)
-        return wanted(found, return_offsets)
+        return first(give, wanted(found, return_offsets))
     (count,) = counts
     pairs = (
         (reference if of_reference is None else reference[t], frames if of_frames is None else frames[t])
@@ -170,12 +172,12 @@ def align(
         warp_pair(spec, onto, frame, flow_at(spec.caller, flow, t, count), mask=return_mask)
         for t, (onto, frame) in enumerate(watched("align", progress, pairs, count))
     ]
-    return _stacked(spec.caller, warped, return_offsets)
+    return first(give, _stacked(spec.caller, warped, return_offsets))
 
 
 @overload
 def align_clip(
-    frames: Array,
+    frames: Frames,
     to: Onto | int = ONTO,
     flow: Flow = METHOD,
     *,
@@ -183,10 +185,10 @@ def align_clip(
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array: ...
+) -> Frames: ...
 @overload
 def align_clip(
-    frames: Array,
+    frames: Frames,
     to: Onto | int = ONTO,
     flow: Flow = METHOD,
     *,
@@ -194,10 +196,10 @@ def align_clip(
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> tuple[Array, Any]: ...
+) -> tuple[Frames, Any]: ...
 @overload
 def align_clip(
-    frames: Array,
+    frames: Frames,
     to: Onto | int = ONTO,
     flow: Flow = METHOD,
     *,
@@ -205,10 +207,10 @@ def align_clip(
     return_mask: Literal[False] = False,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Array, Any]: ...
+) -> Frames | tuple[Frames, Any]: ...
 @overload
 def align_clip(
-    frames: Array,
+    frames: Frames,
     to: Onto | int = ONTO,
     flow: Flow = METHOD,
     *,
@@ -216,7 +218,7 @@ def align_clip(
     return_mask: bool,
     progress: Progress = None,
     **options: Unpack[AlignOptions],
-) -> Array | tuple[Any, ...]: ...
+) -> Frames | tuple[Any, ...]: ...
 
 
 def align_clip(
@@ -234,7 +236,7 @@ def align_clip(
     With "previous" and "next", a frame that has no such neighbour in its scene is left unchanged, see `scene_cuts`.
 
     Args:
-        frames: a clip, (T, H, W) or (T, H, W, C)
+        frames: a clip, (T, H, W) or (T, H, W, C), or a list of frames
         to: "previous", "next" or the number of a frame
         flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto; with
             "previous" or "next", the one frame that has no neighbour may have none
@@ -251,6 +253,7 @@ def align_clip(
         >>> bool(np.abs(steady - still)[:, :, 10:-20].max() < 1e-6)
         True
     """
+    frames, give = unpacked("align_clip", "frames", frames)
     spec = spec_of("align_clip", frames, **options)
     _check_target(to)
     check_scale("align_clip", frames, spec.white)
@@ -265,7 +268,7 @@ def align_clip(
         )
         for t, r in enumerate(watched("align_clip", progress, _references(spec, frames, to, count), count))
     ]
-    return _stacked(spec.caller, found, return_offsets)
+    return first(give, _stacked(spec.caller, found, return_offsets))
 
 
 def _flow_of(spec: AlignSpec, flow: Any, to: Onto | int, t: int, count: int) -> Any:

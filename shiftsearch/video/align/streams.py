@@ -9,11 +9,12 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
 from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of, wanted
+from shiftsearch.video.forms import Each, first
 from shiftsearch.video.frames import coarsened
 from shiftsearch.video.scale import check_scale
 from shiftsearch.video.scenes import with_scenes
-from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import METHOD, Array, Measure, Method, Planes
+from shiftsearch.video.streams import check_planes, iterated, peeked
+from shiftsearch.video.types import METHOD, AnyFrame, Measure, Method, Planes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,37 +22,37 @@ if TYPE_CHECKING:
 
 @overload
 def align_stream(
-    frames: Iterable[Array],
+    frames: Iterable[AnyFrame],
     to: Onto = ONTO,
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[False] = False,
     return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
-) -> Iterator[Array]: ...
+) -> Iterator[AnyFrame]: ...
 @overload
 def align_stream(
-    frames: Iterable[Array],
+    frames: Iterable[AnyFrame],
     to: Onto = ONTO,
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: Literal[True],
     return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
-) -> Iterator[tuple[Array, Any]]: ...
+) -> Iterator[tuple[AnyFrame, Any]]: ...
 @overload
 def align_stream(
-    frames: Iterable[Array],
+    frames: Iterable[AnyFrame],
     to: Onto = ONTO,
     flow: Method | Measure | None = METHOD,
     *,
     return_offsets: bool,
     return_mask: Literal[False] = False,
     **options: Unpack[AlignOptions],
-) -> Iterator[Array] | Iterator[tuple[Array, Any]]: ...
+) -> Iterator[AnyFrame] | Iterator[tuple[AnyFrame, Any]]: ...
 @overload
 def align_stream(
-    frames: Iterable[Array],
+    frames: Iterable[AnyFrame],
     to: Onto = ONTO,
     flow: Method | Measure | None = METHOD,
     *,
@@ -101,7 +102,8 @@ def align_stream(
         found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow, mask=return_mask)
         return wanted(found, return_offsets)
 
-    return _streamed(pair, with_scenes("align_stream", frames, white=white), to)
+    each = Each("align_stream", iterated("align_stream", frames))
+    return (first(each.give, found) for found in _streamed(pair, with_scenes("align_stream", each, white=white), to))
 
 
 def align_planes(

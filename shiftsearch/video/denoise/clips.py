@@ -12,15 +12,16 @@ from shiftsearch.video.denoise.qualities import PASSES
 from shiftsearch.video.denoise.spec import DenoiseSpec, pair_of, spec_of
 from shiftsearch.video.denoise.streams import denoised
 from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.forms import unpacked
 from shiftsearch.video.frames import DTYPES, layout
 from shiftsearch.video.streams import watched
-from shiftsearch.video.types import METHOD, AnyArray, Array, Measure, Method, Quality, Sigma, Strength
+from shiftsearch.video.types import METHOD, AnyArray, Frames, Measure, Method, Quality, Sigma, Strength
 
 _BOTH = "forward", "backward"
 
 
 def denoise(
-    frames: Array,
+    frames: Frames,
     sigma: Sigma | Sequence[float] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
@@ -33,7 +34,7 @@ def denoise(
     bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
-) -> Array:
+) -> Frames:
     """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
 
     The noise that `sigma=None` finds may be correlated from pixel to pixel, as that of most cameras and codecs; a number
@@ -41,7 +42,8 @@ def denoise(
 
     Args:
         frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
-            `shiftsearch.video.frames`. Three channels are a colour; the last of two or four is alpha, which is kept
+            `shiftsearch.video.frames`; or a list of frames, or images of PIL. Three channels are a colour; the last of
+            two or four is alpha, which is kept
         sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats;
             or one for each of three channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None
             or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
@@ -71,7 +73,8 @@ def denoise(
         progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
 
     Returns:
-        the denoised frames, in the layout, dtype and library of `frames`. Scenes are detected and denoised separately
+        the denoised frames, in the layout, dtype and library of `frames`; of a list, a list. Scenes are
+        detected and denoised separately
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -82,6 +85,7 @@ def denoise(
         >>> bool(((denoised - clip) ** 2).mean() < ((noisy - clip) ** 2).mean() / 10)
         True
     """
+    frames, give = unpacked("denoise", "frames", frames)
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
     spec = spec_of("denoise", frames, [sigma], strength, white, bits, max_memory=max_memory, **options)
     given = pair_of("denoise", flow)
@@ -97,7 +101,7 @@ def denoise(
             done[n] = frame
         return out
 
-    return transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False)))
+    return give(transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False))))
 
 
 def _of_all(xp: Any, name: str, flow: Any, count: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
@@ -15,17 +15,18 @@ from shiftsearch.video.denoise.motion import Motion
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import noise_of, taken
 from shiftsearch.video.denoise.spec import method_of
+from shiftsearch.video.forms import Each, unpacked
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.scale import check_scale, white_of
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, iterated, peeked
-from shiftsearch.video.types import METHOD, AnyArray, Method, Planes
+from shiftsearch.video.types import METHOD, AnyArray, Method, Picture, Planes
 
 _OP = "estimate_noise"
 
 
 def estimate_noise(
-    frames: AnyArray | Iterable[AnyArray] | Iterable[Planes],
+    frames: AnyArray | Picture | Iterable[AnyArray | Picture] | Iterable[Planes],
     *,
     box: Sequence[int] | None = None,
     flow: Method | None = METHOD,
@@ -57,6 +58,8 @@ def estimate_noise(
     """
     found: list[Noise] = []
     method = method_of(_OP, flow)
+    if not isinstance(frames, (list, tuple)):  # those may hold planes
+        frames = cast(Any, unpacked(_OP, "frames", frames)[0])
     if hasattr(frames, "shape"):
 
         def whole(xp: Any, clip: Any) -> tuple[Any, ...]:
@@ -66,7 +69,9 @@ def estimate_noise(
 
         transform(_OP, whole, DTYPES, frames=frames)
     else:
-        pictures = (tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in iterated(_OP, frames))
+        pictures = (
+            tuple(each) if isinstance(each, (tuple, list)) else (each,) for each in Each(_OP, iterated(_OP, frames))
+        )
         found.extend(_noises(pictures, box, method, white, bits))
     if not found:
         raise ShiftsearchError(f"{_OP}: frames has none, expected at least one")

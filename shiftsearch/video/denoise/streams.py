@@ -15,14 +15,15 @@ from shiftsearch.video.denoise.scene import Scene
 from shiftsearch.video.denoise.spec import DenoiseSpec, method_of, pair_of, spec_of
 from shiftsearch.video.denoise.threads import Threads
 from shiftsearch.video.flow.arrays import checked
+from shiftsearch.video.forms import Each
 from shiftsearch.video.frames import DTYPES, planar
 from shiftsearch.video.scenes import with_scenes
-from shiftsearch.video.streams import check_planes, peeked
-from shiftsearch.video.types import METHOD, AnyArray, Array, Flows, Measure, Method, Planes, Quality, Sigma, Strength
+from shiftsearch.video.streams import check_planes, iterated, peeked
+from shiftsearch.video.types import METHOD, AnyArray, AnyFrame, Flows, Measure, Method, Planes, Quality, Sigma, Strength
 
 
 def denoise_stream(
-    frames: Iterable[Array],
+    frames: Iterable[AnyFrame],
     sigma: Sigma | Sequence[float] | AnyArray | Noise = None,
     *,
     quality: Quality = DenoiseSpec.quality,
@@ -34,7 +35,7 @@ def denoise_stream(
     white: float | None = None,
     bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
-) -> Iterator[Array]:
+) -> Iterator[AnyFrame]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
 
     Args:
@@ -51,11 +52,12 @@ def denoise_stream(
         >>> [int(frame[0, 0]) for frame in denoise_stream(clip, 10, radius=0)]
         [100, 101, 102, 103, 104, 105, 106, 107, 108]
     """
-    before, frames = peeked("denoise_stream", frames)
+    each = Each("denoise_stream", iterated("denoise_stream", frames))
+    before, frames = peeked("denoise_stream", each)
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
     spec = spec_of("denoise_stream", before, [sigma], strength, white, bits, max_memory=max_memory, **options)
     pair = pair_of("denoise_stream", flow)
-    return (frame for (frame,) in denoised(spec, ((frame,) for frame in frames), pair))
+    return (each.give(frame) for (frame,) in denoised(spec, ((frame,) for frame in frames), pair))
 
 
 def denoise_planes(

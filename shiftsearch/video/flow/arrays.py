@@ -9,6 +9,7 @@ import numpy as np
 
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.forms import unpacked
 from shiftsearch.video.frames import DTYPES, layout, planar
 
 
@@ -34,6 +35,8 @@ def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any,
 
     The axis T of the result is dropped if both `reference` and `target` are single frames.
     """
+
+    reference, target = (unpacked(op, n, frames)[0] for n, frames in (("reference", reference), ("target", target)))
 
     def natively(xp: Any, *arrays: Any) -> Any:
         a, b = (planar(op, name, array) for name, array in zip(("reference", "target"), arrays, strict=False))

@@ -12,7 +12,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.video.flow.arrays import agreement, checked, finite, inside, pairwise, warped
-from shiftsearch.video.types import AnyArray, Array
+from shiftsearch.video.types import AnyArray, AnyFrames, Array
 
 _FEW = 0.05  # of all pixels
 _SMALL = 1e-6  # squared difference that is invisible: 0.001 of white
@@ -29,7 +29,7 @@ class Check(NamedTuple):
         return self.message
 
 
-def check(reference: AnyArray, target: AnyArray, flow: AnyArray) -> Check:
+def check(reference: AnyFrames, target: AnyFrames, flow: AnyArray) -> Check:
     """Check that a flow is in this package's convention: warp the target by it, and by likely misreadings of it.
 
     Args:

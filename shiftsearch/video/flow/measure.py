@@ -12,10 +12,11 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.flow.arrays import pairwise
 from shiftsearch.video.flow.pyramid import between
+from shiftsearch.video.forms import unpacked
 from shiftsearch.video.frames import DTYPES, layout, planar
 from shiftsearch.video.noise import noise_scale
 from shiftsearch.video.scale import check_scale
-from shiftsearch.video.types import METHOD, AnyArray, Array, Method
+from shiftsearch.video.types import METHOD, AnyFrames, Array, Method, Picture, Several
 
 _MOST_BLUR = 16.0  # pixels
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # weights of R, G and B
@@ -23,9 +24,11 @@ _LEAST = 32  # pixels per side: OpenCV takes no smaller frames, so these are pad
 
 
 @overload
-def auto(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+def auto(reference: NDArray[Any], target: AnyFrames, *, sigma: float | None = None) -> NDArray[np.float32]: ...
 @overload
-def auto(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+def auto(reference: Array, target: AnyFrames, *, sigma: float | None = None) -> Array: ...
+@overload
+def auto(reference: Picture | Several, target: AnyFrames, *, sigma: float | None = None) -> Any: ...
 
 
 def auto(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
@@ -63,6 +66,7 @@ def pair(frames: Array, *, method: Method = METHOD, sigma: float | None = None) 
     """
     if method not in METHODS:
         raise ShiftsearchError(f"flow.pair: method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
+    frames, _ = unpacked("flow.pair", "frames", frames)
     level = 0.0 if sigma is None else noise_scale("flow.pair", sigma, frames)
     check_scale("flow.pair", frames, None, told=False)
 
@@ -82,9 +86,11 @@ def pair(frames: Array, *, method: Method = METHOD, sigma: float | None = None) 
 
 
 @overload
-def match(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+def match(reference: NDArray[Any], target: AnyFrames, *, sigma: float | None = None) -> NDArray[np.float32]: ...
 @overload
-def match(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+def match(reference: Array, target: AnyFrames, *, sigma: float | None = None) -> Array: ...
+@overload
+def match(reference: Picture | Several, target: AnyFrames, *, sigma: float | None = None) -> Any: ...
 
 
 def match(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
@@ -111,9 +117,11 @@ def match(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
 
 
 @overload
-def dis(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+def dis(reference: NDArray[Any], target: AnyFrames, *, sigma: float | None = None) -> NDArray[np.float32]: ...
 @overload
-def dis(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+def dis(reference: Array, target: AnyFrames, *, sigma: float | None = None) -> Array: ...
+@overload
+def dis(reference: Picture | Several, target: AnyFrames, *, sigma: float | None = None) -> Any: ...
 
 
 def dis(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
@@ -139,9 +147,11 @@ def dis(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
 
 
 @overload
-def farneback(reference: NDArray[Any], target: AnyArray, *, sigma: float | None = None) -> NDArray[np.float32]: ...
+def farneback(reference: NDArray[Any], target: AnyFrames, *, sigma: float | None = None) -> NDArray[np.float32]: ...
 @overload
-def farneback(reference: Array, target: AnyArray, *, sigma: float | None = None) -> Array: ...
+def farneback(reference: Array, target: AnyFrames, *, sigma: float | None = None) -> Array: ...
+@overload
+def farneback(reference: Picture | Several, target: AnyFrames, *, sigma: float | None = None) -> Any: ...
 
 
 def farneback(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
@@ -161,9 +171,11 @@ def farneback(reference: Any, target: Any, *, sigma: float | None = None) -> Any
 
 
 @overload
-def none(reference: NDArray[Any], target: AnyArray) -> NDArray[np.float32]: ...
+def none(reference: NDArray[Any], target: AnyFrames) -> NDArray[np.float32]: ...
 @overload
-def none(reference: Array, target: AnyArray) -> Array: ...
+def none(reference: Array, target: AnyFrames) -> Array: ...
+@overload
+def none(reference: Picture | Several, target: AnyFrames) -> Any: ...
 
 
 def none(reference: Any, target: Any) -> Any:
@@ -241,6 +253,7 @@ def _has_opencv() -> bool:
 
 def _measured(method: str, reference: Any, target: Any, sigma: float | None) -> Any:
     op = f"flow.{method}"
+    reference, _ = unpacked(op, "reference", reference)
     level = 0.0 if sigma is None else noise_scale(op, sigma, reference)
     check_scale(op, reference, None, told=False)
 
