@@ -6,10 +6,14 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import emulate
 import numpy as np
 import pytest
+from device_arrays import OnDevice
+from test_gpu_video import gpu as gpu
 
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS / "make"))
@@ -78,6 +82,20 @@ def test_tutorials_run_print_what_they_say_and_draw_their_pictures(page, tmp_pat
         drawn, kept = (matplotlib.image.imread(folder / name) / 255 for folder in (tmp_path, DOCS / "pictures"))
         assert drawn.shape == kept.shape
         assert np.abs(drawn - kept).mean() < 0.01
+
+
+@pytest.mark.full
+@pytest.mark.emulated
+@pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
+def test_the_tutorial_of_gpus_runs_on_one(gpu, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(asarray=lambda array: array.view(OnDevice)))
+    block = next(code for code in pages.BLOCK.findall(read(DOCS / "tutorials" / "gpu.md")) if "cupy" in code)
+    exec(
+        compile(block, "gpu.md", "exec"),
+        shared := {"device": "cuda", "shiftsearch": importlib.import_module("shiftsearch")},
+    )
+    assert isinstance(shared["clean"], OnDevice)
+    assert capsys.readouterr().out == "True\n"
 
 
 def test_messages_are_those_that_the_library_gives():
