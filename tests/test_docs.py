@@ -103,7 +103,7 @@ def test_messages_are_those_that_the_library_gives():
     pytest.importorskip("av")
     page = read(pages.ERRORS)
     assert pages.with_messages(page) == page
-    assert all(message for _, message in pages.said(page))
+    assert all(block["text"] for block in pages.SAYS.finditer(page))
 
 
 def test_names_that_others_are_led_to_exist():
