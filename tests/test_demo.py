@@ -22,6 +22,8 @@ from shiftsearch.errors import ShiftsearchError
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.xdist_group("demo")  # the jobs are done once
+
 
 @pytest.fixture(scope="module")
 def film():
@@ -117,6 +119,7 @@ def test_the_numbers_are_those_of_what_was_found(film, done):
     assert search.times == pytest.approx(search.before / search.after)
 
 
+@pytest.mark.full
 def test_the_jobs_see_no_truth(film, done):
     """Other frames of truth change the judgement, not what is found."""
     other = film._replace(frames=255 - film.frames, forward=film.forward + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import logging
 import threading
@@ -91,7 +90,7 @@ class kernel:
 
     def _compile(self, arguments):
         signature = tuple(_type(a, n in self.packed) for n, a in zip(self.parameters, arguments, strict=True))
-        with _announced(), _uncollected(), _quickly() if self.quick else contextlib.nullcontext():
+        with _announced(), _quickly() if self.quick else contextlib.nullcontext():
             found = numba.njit(**_OPTIONS)(self.function)
             found._cache = OnDisk(f"{self.function.__module__.rpartition('.')[2]}-{self.function.__name__.strip('_')}")
             found.compile(signature)
@@ -131,18 +130,6 @@ def _type(argument, packed: bool):
     dtype = numba.np.numpy_support.from_dtype(argument.dtype)
     layout: Literal["C", "A"] = "C" if packed or argument.ndim == 1 else "A"
     return types.Array(dtype, argument.ndim, layout, readonly=layout == "A")
-
-
-@contextlib.contextmanager
-def _uncollected():
-    """Compile without searching for garbage: numba makes millions of objects that stay, and a fifth of the time goes there."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @contextlib.contextmanager
