@@ -1,4 +1,4 @@
-// The same as aggregate.cu, for whole places and queries at every pixel, as tiles.cuh says: homes are queries.
+// The same as aggregate.cu, for whole places, as tiles.cuh says: homes are queries, and pixels between them.
 //
 // Constants beside those of tiles.cuh: SS_STAGED (as many candidates of a query as there are: their steps are sorted in
 // shared memory).
@@ -8,13 +8,19 @@
 
 #define SS_BLOCKS (sizeof(SS_ACC) > 4 ? 1 : 3)  // of a multiprocessor
 
+// Whether pixel `at` along an axis has one of n queries, from `first` on.
+__device__ inline bool is_query(int at, int first, int n) {
+    const int query = at / SS_STRIDE - first;
+    return at >= 0 && at % SS_STRIDE == 0 && query >= 0 && query < n;
+}
+
 __device__ inline bool within(int y, int n) { return y >= -SS_AFTER && y < n + SS_AFTER; }
 
 // The queries' side: their candidates from `first` on, one or all of a query's.
 struct Queries {
     static const unsigned keys = SS_STAGED > 16 ? 32 : 16;
     const SS_SCALAR *q, *k;
-    const SS_ACC *weights, *first_weight;  // of all, and of the first home, which need not be there
+    const SS_ACC *weights, *first_weight;  // of all; and where each pixel has a query, of the first home, which need not be there
     const SS_OFFSET* offsets;
     const Sizes& s;
     const Strides& m;
@@ -33,12 +39,11 @@ struct Queries {
     __device__ Mean result(int y, int x) const { return {y, x, s.qH, s.qW}; }
 
     __device__ bool has_query(int home) const {
-        const int y = home_y(tile, home) - s.y0, x = home_x(tile, home) - s.x0;
-        return count > 0 && y >= 0 && y < s.h && x >= 0 && x < s.w;
+        return count > 0 && is_query(home_y(tile, home), s.y0, s.h) && is_query(home_x(tile, home), s.x0, s.w);
     }
 
     __device__ long long index_of(int home, int n) const {
-        const int y = home_y(tile, home) - s.y0, x = home_x(tile, home) - s.x0;
+        const int y = home_y(tile, home) / SS_STRIDE - s.y0, x = home_x(tile, home) / SS_STRIDE - s.x0;
         const long long row = (((long long)b * s.G + tile.g) * s.T + tile.t - s.t0) * s.h + y;
         return (row * s.w + x) * s.K + first_candidate + n;
     }
@@ -57,6 +62,7 @@ struct Queries {
     __device__ unsigned advance(int home) { return keyed[++at[home] * SS_HOMES + home]; }
 
     __device__ SS_ACC weight(int home, unsigned key) const {
+        if (SS_STRIDE > 1) return weights[index_of(home, key % keys)];
         const unsigned query = home / SS_COLUMNS * (s.w - SS_COLUMNS) + home;
         return first_weight[query * s.K + key % keys];
     }

@@ -1,4 +1,4 @@
-// The same as scatter.cu, for whole places and queries at every pixel, as tiles.cuh says: homes are the places where
+// The same as scatter.cu, for whole places, as tiles.cuh says: homes are the places where
 // candidates land, in the order of cells.cuh. The steps of those that land at one place are in order, too.
 #define SS_OUR_ZEROS SS_ZEROS
 #include "landing.cuh"

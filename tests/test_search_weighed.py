@@ -102,7 +102,7 @@ _FAULTS = [
     ("left in a corner, by rank", ("&& !kept.left) weigh_found", ") weigh_found")),
     ("in passes", ("if (SS_WEIGHED && !SS_IN_ONE && done)", "if (false)")),
     ("by frame", ("if (SS_WEIGHED && !SS_IN_ONE && done)", "if (SS_WEIGHED && !SS_IN_ONE)")),
-    ("fractions by frame", ("if (!is_left(mine, s.K))", "")),
+    ("fractions by frame", ("if (!is_left(scores + query * s.K, s.K))", "")),
 ]
 
 

@@ -12,7 +12,7 @@ from backends import RUNS
 from device_arrays import Namespace
 
 from shiftsearch import definition
-from shiftsearch._geometry import Patches, patch_offsets, reflect
+from shiftsearch._geometry import Patches, patch_offsets, query_grid, reflect
 from shiftsearch.backends.cuda import Cuda, tiles
 from shiftsearch.backends.cuda.call import Call
 from shiftsearch.backends.cuda.landing import sort_by_landing
@@ -35,7 +35,8 @@ class Problem:
     def arrays(self) -> list[np.ndarray]:
         rng, (B, T, _, H, W) = np.random.default_rng(5), self.size
         q, k = rng.standard_normal((2, *self.size)).astype(np.float32)
-        weights = rng.standard_normal((B, 1, T, H, W, self.kept)).astype(np.float32)
+        grid = query_grid(H, W, self.patches.stride)
+        weights = rng.standard_normal((B, 1, T, *grid, self.kept)).astype(np.float32)
         weights[rng.random(weights.shape) < 0.1] = 0
         offsets = rng.integers(-self.most, self.most + 1, (*weights.shape, 3))
         far = rng.random(weights.shape) < self.wild
@@ -52,6 +53,8 @@ PROBLEMS = {
     "some images, l2": Problem((1, 1, 4, 19, 67), Patches(4, metric="l2"), kept=3),
     "zeros": Problem(patches=Patches(5, border="zeros", query_border="zeros"), kept=3),
     "dilation": Problem(patches=Patches(3, dilation=3, query_border="zeros"), kept=2),
+    "stride": Problem((1, 2, 3, 17, 37), Patches(5, stride=2, query_border="zeros"), kept=3),
+    "stride, some images": Problem((1, 1, 2, 20, 45), Patches(4, stride=3), kept=2),
     "one row": Problem((1, 3, 2, 1, 40), Patches(7)),
     "one column": Problem((2, 2, 1, 19, 1), Patches(2, metric="l2")),
     "two pixels": Problem((1, 1, 1, 2, 1), Patches(15)),

@@ -108,6 +108,7 @@ def _plan(
 def _layout(options: Options, kernel: Kernel, candidates: int, memory: int) -> Pairs | None:
     """Return how a tile lies in so many bytes of shared memory, or None: where neighbours share no homes, or it has no room."""
     known, s, p = options.constants, options.sizes, options.patches
+    overlap = p.stride < p.patch
     small = p.patch > 1 and p.dilation * (p.patch // 2) < _HEIGHT
     rows, columns = (s[f"q{side}"] + s[f"k{side}"] + 2 * p.dilation * (p.patch - 1) for side in "HW")
     steps = max(s["qT"], s["kT"]) * rows * (columns + _MOST_STEPS)
@@ -115,7 +116,7 @@ def _layout(options: Options, kernel: Kernel, candidates: int, memory: int) -> P
         candidates <= _MOST_STAGED
         and steps * (_MOST_STAGED if candidates else 1) < 2**32 - 1 > 2 * s["h"] * s["w"] * s["K"]
     )
-    if not (options.whole and p.stride == p.scale == 1 and not known["PATCHES"] and small and numbered):
+    if not (options.whole and p.scale == 1 and overlap and not known["PATCHES"] and small and numbered):
         return None
     others_end = known["ZEROS"] if kernel is AGGREGATE_TILES else known["QUERY_ZEROS"]
     dense = int(_DENSE and not (known["L2"] and others_end))  # what is beside that frame makes no pair, not one with 0
