@@ -87,7 +87,8 @@ FAULTS = [
     Fault("place.cuh", "past = -past, sign = -1;", "sign = -1;", "score: fraction"),
     Fault("place.cuh", "x >= 0 && x < n ? x : -1", "x >= 0 && x < n - 1 ? x : -1", "score: zeros, fraction"),
     Fault("landing.cuh", "y < n + SS_REACH", "y < n", "scatter: zeros, fraction"),
-    Fault("aggregate.cu", "(v - top) % apart == 0 ?", "true ?", "aggregate: stride 2"),
+    Fault("aggregate.cu", "(v - top) % apart == 0 ?", "true ?", "aggregate: stride 3, fraction"),
+    Fault("aggregate_tiles.cu", "at % SS_STRIDE == 0 && ", "", "aggregate: stride 2"),
     # tiles
     Fault("images.cuh", "(straight < mirrored ? straight : mirrored)", "straight", "score: plain"),
     Fault("tiles.cuh", "a.next < b.next ? a.next : b.next", "a.next", "aggregate: plain"),

@@ -118,7 +118,7 @@ def test_fault_is_caught(name, fault, weighed):
 
 
 @under_tsan
-@pytest.mark.parametrize("name", ["in one", "in passes", "fractions by frame"])
+@pytest.mark.parametrize("name", ["in one", "fractions by frame"])
 def test_weights_have_no_race(name, weighed):
     kernel, case = CASES[name]
     assert kernel in weighed(case)[3]
