@@ -20,7 +20,7 @@ __device__ inline bool within(int y, int n) { return y >= -SS_AFTER && y < n + S
 struct Queries {
     static const unsigned keys = SS_STAGED > 16 ? 32 : 16;
     const SS_SCALAR *q, *k;
-    const SS_ACC *weights, *first_weight;  // of all; and where each pixel has a query, of the first home, if it is there
+    const SS_ACC *weights, *first_weight;  // of all; of the first home, if each pixel has a query and it is there
     const SS_OFFSET* offsets;
     const Sizes& s;
     const Strides& m;
