@@ -40,7 +40,7 @@ class Here:
 def here(monkeypatch, *arguments) -> tuple[int, list[str]]:
     """Run the command in this process; return its exit code and the names of its tasks."""
     pool = Here()
-    monkeypatch.setattr(command, "_pool", lambda args: pool)
+    monkeypatch.setattr(command, "_workers", lambda args: (pool, "cpu"))
     return main(["batch", *map(str, arguments)]), pool.ran
 
 

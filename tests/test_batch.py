@@ -230,7 +230,7 @@ def test_parts_that_are_there_are_not_computed_again(made, tmp_path, monkeypatch
     def interrupted(job, part):
         if part[0]:
             raise KeyboardInterrupt
-        compute(job, part)
+        return compute(job, part)
 
     monkeypatch.setattr(progress, "compute", interrupted)
     code, ran, said = made()
@@ -255,8 +255,8 @@ def test_a_state_that_cannot_be_read_or_is_of_another_version_is_planned_anew(ma
 def test_what_the_output_cannot_hold_is_told_before_anything_is_computed(made, tmp_path):
     for options, words in (
         (["--crf", 99], "crf is 99, expected 0 to 51"),
-        (["--kind", "avi", "--codec", "rv20"], "expected another codec"),
-        (["--kind", "rmvb"], "FFmpeg does not know this kind of file"),
+        (["--suffix", ".avi", "--codec", "rv20"], "expected another codec"),
+        (["--suffix", ".rmvb"], "FFmpeg does not know this kind of file"),
     ):
         code, ran, said = made("--overwrite", *options)
         assert (code, ran) == (1, ["plan"])
@@ -296,28 +296,62 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys):
     assert "*.avi: has no video" in said(f"{source}/*.avi", out)
     assert "a.mov: is the input, expected another folder" in said(source, source)
     assert "a.mp4: is the input" in said(source / "a.mp4", source / "a.mp4")
-    assert "a.mkv: would be that of" in said(source, out, "--kind", "mkv")
+    assert "a.mkv: would be that of" in said(source, out, "--suffix", ".mkv")
     assert "--window is an option of --work align" in said(source, out, "--window", 5)
     assert "--temporal-only is an option of --work denoise" in said(source, out, "--work", "align", "--temporal-only")
     assert not out.exists()
 
 
-def test_inputs_are_files_folders_and_patterns(tmp_path, monkeypatch, capsys):
+def test_inputs_are_files_folders_and_patterns(tmp_path, monkeypatch):
     films(tmp_path / "in", a=2, b=2)
     films(tmp_path / "in" / "out", c=2)  # results lie within the inputs
-    films(tmp_path / "more", d=2)
-    options = [tmp_path / "in" / "out", "--work", "align", "--kind", "mkv"]
-    assert here(monkeypatch, f"{tmp_path}/in/a*", f"{tmp_path}/more/d.mp4", *options)[1].count("join") == 2
-    assert here(monkeypatch, tmp_path / "in", *options)[1].count("join") == 1
-    assert {name for name in names(tmp_path / "in" / "out") if name.endswith("mkv")} == {"a.mkv", "b.mkv", "d.mkv"}
+    films(tmp_path / "[more]", d=2)
+    options = [tmp_path / "in" / "out", "--work", "align", "--suffix", ".mkv"]
+    joins = lambda *sources: here(monkeypatch, *sources, *options)[1].count("join")  # noqa: E731
+    assert joins(f"{tmp_path}/in/a*", tmp_path / "[more]" / "d.mp4") == 2
+    assert joins(tmp_path / "in") == 1
+    assert joins(tmp_path / "[more]") == joins(f"{tmp_path}/*/b.mp4") - 1 == 0
+    found = [name for name in names(tmp_path / "in" / "out") if name.endswith(".mkv")]
+    assert found == ["a.mkv", "b.mkv", "d.mkv", "in/b.mkv"]
+
+
+def test_noise_that_is_found_and_what_is_done_are_told(tmp_path, monkeypatch, capsys):
+    source = films(tmp_path / "in", a=6) / "a.mp4"
+    assert main(["denoise", str(source), "-o", str(tmp_path / "one.mp4"), "--quality", "preview"]) == 0
+    noise = capsys.readouterr().err.partition(", noise found: ")[2]
+    asked = [source, tmp_path / "b.mp4", "--quality", "preview", "--part", 3, "-v"]
+    assert here(monkeypatch, *asked)[0] == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"planned: {source}, parts: 2",
+        f"computed: {source}, frames 0:3",
+        f"computed: {source}, frames 3:6",
+        f"written: {tmp_path / 'b.mp4'}, 6 frames, noise found: {noise.strip()}",
+        "1 video: 1 written",
+    ]
+
+
+def test_an_unexpected_error_is_one_of_its_video(made, tmp_path, monkeypatch):
+    films(tmp_path / "in", b=2)
+
+    def broken(*_):
+        raise IndexError("a mistake")
+
+    monkeypatch.setattr(steps, "align_work", broken)
+    code, ran, said = made()
+    assert (code, ran) == (1, ["compute"] * 3 + ["plan"])  # it is tried three times
+    assert said.splitlines() == [
+        f"shiftsearch batch: {tmp_path / 'in' / 'b.mp4'}: IndexError: a mistake",
+        "2 videos: 1 there already, 1 not made",
+    ]
+    assert 'raise IndexError("a mistake")' in made("-v")[2]
 
 
 def test_each_option_of_the_ordinary_commands_is_one_of_batch(capsys):
     def options(command):
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        return {word.strip(",") for word in capsys.readouterr().out.split() if word.startswith("--")}
+        return {word.strip("[],") for word in capsys.readouterr().out.split() if word.strip("[").startswith("--")}
 
     both = options("denoise") | options("align")
-    assert both - options("batch") == {"--output"}
+    assert both - options("batch") == {"--output", "--no-clobber"}
     assert {"--sigma", "--to", "--preview"} <= both

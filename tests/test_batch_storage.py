@@ -106,7 +106,7 @@ def test_videos_in_memory_are_made_as_on_a_disk(tmp_path, memory, monkeypatch, c
     memory.put(str(source / "a.mp4"), "/films/sub/a.mp4")
     memory.pipe("/films/b.mp4", b"no video")
     beside = ["--work", "align", "--mask", "memory://out", "--preview", "memory://out", "--codec", "ffv1"]
-    asked = ["memory://films", "memory://out", *beside, "--kind", "mkv", "--part", 2]
+    asked = ["memory://films", "memory://out", *beside, "--suffix", ".mkv", "--part", 2]
     code, ran = here(monkeypatch, *asked)
     said = capsys.readouterr().err
     assert (code, ran.count("compute"), ran.count("join")) == (1, 3, 1)
@@ -128,7 +128,7 @@ def test_videos_in_memory_are_made_as_on_a_disk(tmp_path, memory, monkeypatch, c
 
 
 def test_the_state_says_where_the_parts_are(memory):
-    job = Job("a.mp4", "1", "memory://out/a.mp4", "align", {"flow": "dis", "frames": (0, None)}, 8)
+    job = Job("a.mp4", "1", "memory://out/a.mp4", "align", {"flow": "dis", "frames": (0, None), "device": "cpu"}, 8)
     state = State(job.key, "0.1.0", [(0, 5)])
     state.save(job)
     assert State.of(job) == state
@@ -183,7 +183,7 @@ def test_videos_on_a_server_like_s3(tmp_path, s3, bucket):
     bucket.upload_file(str(source / "a.mp4"), "in/a.mp4")
     bucket.put_object(Key="in/broken.mp4", Body=b"no video" * 99)
     workers = ["--workers", 2, "--device", "cpu"]
-    asked = ["s3://films/in", "s3://films/out", *WORK, "--kind", "mkv", "--part", 5, *workers]
+    asked = ["s3://films/in", "s3://films/out", *WORK, "--suffix", ".mkv", "--part", 5, *workers]
     first = done(*asked, **s3, PYTHONWARNINGS="ignore")
     assert first.returncode == 1
     assert first.stderr.splitlines() == [

@@ -72,6 +72,7 @@ def pool(request, tmp_path):
     if request.param == "processes":
         environments = [{"SHIFTSEARCH_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(n)} for n in range(2)]
         with closing(Processes(environments)) as pool:
+            assert pool.idle == 2
             yield pool
         return
     with closing(in_this_process(request.getfixturevalue("ray_address"))) as pool:
@@ -137,7 +138,7 @@ def test_urgent_tasks_go_first():
 # --- the command ------------------------------------------------------------------------------------
 # a lossless codec: bits of libx264 depend on what its memory held before, which the tests fill
 WORK = ["--sigma", 9, "--radius", 2, "--codec", "ffv1"]
-OPTIONS = [*WORK, "--kind", "mkv", "--part", 4]
+OPTIONS = [*WORK, "--suffix", ".mkv", "--part", 4]
 
 
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, workers):

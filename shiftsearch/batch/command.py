@@ -8,25 +8,27 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from shiftsearch.batch import storage
 from shiftsearch.batch.cluster import Cluster
-from shiftsearch.batch.jobs import ENDINGS, Job, videos
+from shiftsearch.batch.jobs import Job, look, videos
 from shiftsearch.batch.processes import Processes
 from shiftsearch.batch.progress import Progress
 from shiftsearch.batch.schedule import Pool, run
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.threads import get_num_threads
 from shiftsearch.video.cli import commands as ordinary
+from shiftsearch.video.cli.several import ENDINGS
 from shiftsearch.video.denoise import denoise_overlap
 from shiftsearch.video.flow.measure import METHODS
 
 _EXAMPLES = (
     "shiftsearch batch films/ clean/",
-    "shiftsearch batch 'films/*.mov' clean/ --kind mkv --codec ffv1 --sigma 12",
+    "shiftsearch batch 'films/*.mov' clean/ --suffix .mkv --codec ffv1 --sigma 12",
     "shiftsearch batch films/ steady/ --work align --to next",
     "shiftsearch batch s3://bucket/films s3://bucket/clean --ray auto --device cuda",
 )
@@ -35,7 +37,8 @@ _ABOUT = (
     "again after an interruption: it goes on where it was, and makes only what is new or changed."
 )
 _OTHER = {"align": "denoise", "denoise": "align"}
-_OWN = {"command", "run", "sources", "target", "work", "kind", "overwrite", "ray", "workers", "threads", "part"}
+_OWN = {"command", "run", "sources", "target", "work", "suffix", "overwrite", "ray", "workers", "threads", "part"}
+_DEVICES = ("cpu", "cuda:0")  # a worker with a GPU sees no other
 _AT_ONCE = 16  # outputs that are looked at
 _LEAST = 64  # frames of a part
 _OVERLAPS = 8  # of which a part has as many frames: the rest is computed twice
@@ -69,9 +72,9 @@ def _add_files(group: Any) -> None:
     ordinary.output_options(group)
     beside = "also write pictures of the middle frames, to names in this folder (to this file, if OUT is one)"
     group.add_argument("--preview", metavar="NAME", help=beside)
-    group.add_argument("--kind", type=_kind, help="the kind of the files to write, such as mkv (default: as the input)")
-    replace = "replace outputs that batch did not write, or that were changed since"
-    group.add_argument("--overwrite", action="store_true", help=replace)
+    ordinary.suffix_option(group)
+    changed = "replace outputs that batch did not write, or that were changed since"
+    group.add_argument("--overwrite", action="store_true", help=changed)
 
 
 def _add_workers(group: Any) -> None:
@@ -90,13 +93,6 @@ def _names(group: Any) -> set[str]:
     return {action.dest for action in group._group_actions}
 
 
-def _kind(text: str) -> str:
-    kind = text.lower().removeprefix(".")
-    if kind not in ENDINGS:
-        raise ArgumentTypeError(f"{text!r} is not the ending of a video file, such as mkv")
-    return kind
-
-
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
@@ -109,12 +105,14 @@ def batch(args: Namespace, foreign: dict[str, dict[str, Any]]) -> int:
     _check(args, foreign[args.work])
     try:
         jobs = list(_jobs(args))
-        with Progress(args.quiet) as progress:
+        with Progress(args.quiet, args.verbose) as progress:
             with ThreadPoolExecutor(_AT_ONCE) as threads:
-                found = list(threads.map(partial(progress.first, overwrite=args.overwrite), jobs))
-            if tasks := [task for each in found for task in each]:
-                with closing(_pool(args)) as pool:
-                    run(pool, tasks, progress.then)
+                found = list(threads.map(partial(look, overwrite=args.overwrite), jobs))
+            if left := [job for job, state in zip(jobs, found, strict=True) if progress.note(job, state)]:
+                pool, device = _workers(args)
+                with closing(pool):
+                    left = [replace(job, options=job.options | {"device": device}) for job in left]
+                    run(pool, [task for job in left for task in progress.first(job)], progress.then)
         return progress.report()
     except BrokenPipeError:
         raise
@@ -135,31 +133,34 @@ def _check(args: Namespace, foreign: dict[str, Any]) -> None:
 
 
 def _jobs(args: Namespace) -> Iterator[Job]:
-    options = {name: value for name, value in vars(args).items() if name not in _OWN}
-    if args.flow not in (*METHODS, "none"):
-        options["flow"] = storage.canonical(args.flow)
     overlap = denoise_overlap(quality=args.quality, radius=args.radius) if args.work == "denoise" else 1
     size = args.part or max(_LEAST, _OVERLAPS * overlap)
-    target = storage.canonical(args.target)
-    found = list(videos(args.sources, target))
+    found = list(videos(args.sources, storage.canonical(args.target)))
     alone = len(found) == 1 and found[0][0] == storage.canonical(args.sources[0]) and _is_file(args.target)
     sources: dict[str, str] = {}
     for source, stamp, name in found:
-        inside = PurePosixPath(name)
-        inside = inside.with_suffix(f".{args.kind}") if args.kind else inside
-        output = target if alone else f"{target}/{inside}"
-        for_option = {
-            option: storage.canonical(given) if alone else f"{storage.canonical(given)}/{inside.with_suffix(ending)}"
-            for option, ending in (("preview", ".png"), ("mask", ".npy"))
-            if (given := options[option]) is not None
-        }
+        outputs = _outputs(args, None if alone else name)
+        output = outputs.pop("output")
         if output == source:
             raise ShiftsearchError(f"{output}: is the input, expected another folder or name")
         if sources.setdefault(output, source) != source:
-            raise ShiftsearchError(
-                f"{output}: would be that of {sources[output]} and of {source}, expected one of them"
-            )
-        yield Job(source, stamp, output, args.work, options | for_option, size)
+            both = f"{sources[output]} and of {source}"
+            raise ShiftsearchError(f"{output}: would be that of {both}, expected inputs of different names")
+        options = {option: value for option, value in vars(args).items() if option not in _OWN} | outputs
+        if args.flow not in (*METHODS, "none"):
+            options["flow"] = storage.canonical(args.flow)
+        yield Job(source, stamp, output, args.work, options, size)
+
+
+def _outputs(args: Namespace, name: str | None) -> dict[str, str]:
+    """Return the names of the files to write, by option: as they are given, or with this name in the folders given."""
+    given = {"output": args.target, "preview": args.preview, "mask": args.mask}
+    folders = {option: storage.canonical(folder) for option, folder in given.items() if folder is not None}
+    if name is None:
+        return folders
+    path = PurePosixPath(name)
+    endings = {"output": args.suffix or path.suffix, "preview": ".png", "mask": ".npy"}
+    return {option: f"{folder}/{path.with_suffix(endings[option])}" for option, folder in folders.items()}
 
 
 def _is_file(target: str) -> bool:
@@ -169,8 +170,8 @@ def _is_file(target: str) -> bool:
     )
 
 
-def _pool(args: Namespace) -> Pool:
-    """Return the workers."""
+def _workers(args: Namespace) -> tuple[Pool, str]:
+    """Return the workers, and the device on which each computes."""
     limits = {"SHIFTSEARCH_NUM_THREADS": str(args.threads), "OPENCV_FOR_THREADS_NUM": str(args.threads)}
     if args.ray is not None:
         cluster = Cluster(args.ray)
@@ -180,10 +181,11 @@ def _pool(args: Namespace) -> Pool:
             cluster.close()
             raise ShiftsearchError(f"a worker has {args.threads} CPUs and {gpu} GPUs, expected no more than Ray has")
         cluster.grow(count, args.threads, gpu, limits)
-        return cluster
+        return cluster, _DEVICES[gpu]
     gpus = 0 if args.device == "cpu" else _gpus(needed=args.device == "cuda")
     count = args.workers or gpus or max(1, get_num_threads() // args.threads)
-    return Processes([limits | ({"CUDA_VISIBLE_DEVICES": _visible(n % gpus)} if gpus else {}) for n in range(count)])
+    own = [{"CUDA_VISIBLE_DEVICES": _visible(n % gpus)} if gpus else {} for n in range(count)]
+    return Processes([limits | each for each in own]), _DEVICES[gpus > 0]
 
 
 def _gpus(needed: bool) -> int:

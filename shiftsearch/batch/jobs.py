@@ -6,7 +6,6 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,14 +13,10 @@ from typing import Any
 import shiftsearch
 from shiftsearch.batch import storage
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.cli.several import ENDINGS
 
-_VIDEOS = (
-    "3gp amv asf avi dv f4v flv h264 h265 hevc ivf m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mpeg mpg mts mxf nut obu ogm "
-    "ogv qt rm rmvb ts vob webm wmv y4m"
-)
-ENDINGS = set(_VIDEOS.split())  # of the files in a folder that are taken for videos
 _BESIDE = ("preview", "mask")  # options that name a further output
-_FREE = {"device", "quiet", "threads", *_BESIDE}  # options on which no frame depends
+_FREE = {"device", "quiet", "threads", "verbose", *_BESIDE}  # options on which no frame depends
 
 Part = tuple[int, int]  # first and end of its frames
 
@@ -65,13 +60,13 @@ class Job:
         return f"{self.output}.parts"
 
     def part(self, part: Part) -> str:
-        """Return the name of a part. Another version of this package may compute others."""
-        key = _digest([self.key, shiftsearch.__version__])
+        """Return the name of a part. Another version of this package, or another device, may compute others."""
+        key = _digest([self.key, shiftsearch.__version__, self.options["device"]])
         return f"{self.folder}/{key}-{part[0]:08}-{part[1]:08}.mkv"
 
     def arguments(self, **changes: Any) -> Namespace:
         """Return what the command takes, with changes."""
-        return Namespace(**{**self.options, "command": "batch", "quiet": True, **changes})
+        return Namespace(**{**self.options, "command": "batch", "quiet": True, "verbose": False, **changes})
 
 
 @dataclass(frozen=True)
@@ -113,6 +108,18 @@ class State:
         return (self.key, self.version) == (job.key, shiftsearch.__version__) and max(sizes) <= job.size
 
 
+def look(job: Job, overwrite: bool) -> State | str | None:
+    """Return the state of a job if it is finished, an error if its outputs are not to be replaced, else None."""
+    state, now = State.of(job), {option: storage.stamp(name) for option, name in job.outputs.items()}
+    if state is not None and (state.key, state.written) == (job.key, now):
+        storage.remove(job.folder)  # a run that was killed may have left it
+        return state
+    for option, stamp in now.items() if not overwrite else ():
+        if stamp is not None and (state is None or state.written.get(option, stamp) != stamp):
+            return f"{job.outputs[option]}: is not as batch wrote it: remove it, or add --overwrite"
+    return None
+
+
 def _state(job: Job) -> str:
     return f"{job.output}.batch.json"
 
@@ -132,8 +139,8 @@ def videos(sources: Iterable[str], target: str) -> Iterator[tuple[str, str, str]
         if stamp is not None:
             yield source, stamp, PurePosixPath(source).name
             continue
-        folder, pattern = _split(source)
-        found = {name: stamp for name, stamp in storage.stamps(folder).items() if fnmatch(name, pattern)}
+        folder, pattern = (source, "") if storage.is_folder(source) else _split(source)
+        found = storage.matches(folder, pattern) if pattern else storage.stamps(folder)
         inside = target.startswith(f"{folder}/")  # results are not taken for inputs
         names = [n for n in sorted(found) if _is_video(n) and not (inside and f"{folder}/{n}".startswith(f"{target}/"))]
         if not names:
@@ -145,7 +152,7 @@ def _split(source: str) -> tuple[str, str]:
     """Return the folder before the first part of a name that is a pattern, and the pattern."""
     parts = source.split("/")
     first = next((n for n, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-    return "/".join(parts[:first]), "/".join(parts[first:]) or "*"
+    return "/".join(parts[:first]), "/".join(parts[first:])
 
 
 def _is_video(name: str) -> bool:

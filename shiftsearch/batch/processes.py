@@ -20,18 +20,19 @@ class Processes:
     """A pool of processes. One that dies is replaced."""
 
     def __init__(self, environments: Sequence[dict[str, str]]):
-        """Start a process for each of these, with these variables of its environment."""
+        """Have a process for each of these, with these variables in its environment. It starts when it has a task."""
+        self._waiting = list(environments)
+        self._idle: list[_Process] = []
         self._busy: dict[Connection, tuple[Task, _Process]] = {}
-        self._idle = [_Process(environment) for environment in environments]
 
     @property
     def idle(self) -> int:
         """How many workers have no task."""
-        return len(self._idle)
+        return len(self._idle) + len(self._waiting)
 
     def start(self, task: Task) -> None:
         """Give a task to an idle worker."""
-        process = self._idle.pop()
+        process = self._idle.pop() if self._idle else _Process(self._waiting.pop(0))
         process.send(task)
         self._busy[process.connection] = task, process
 
@@ -42,8 +43,10 @@ class Processes:
         for task, process in map(self._busy.pop, ready):
             outcome = process.outcome()
             if outcome is None:
-                outcome, process = Outcome(error=process.died()), _Process(process.environment)
-            self._idle.append(process)
+                outcome = Outcome(error=process.died())
+                self._waiting.append(process.environment)
+            else:
+                self._idle.append(process)
             found.append((task, outcome))
         return found
 

@@ -9,7 +9,7 @@ from shiftsearch.batch import storage
 from shiftsearch.batch.jobs import Job, Part, State
 from shiftsearch.batch.schedule import Outcome, Task
 from shiftsearch.batch.steps import compute, join, plan
-from shiftsearch.video.cli.report import shown
+from shiftsearch.video.cli.report import Noise, shown
 
 
 class _Step(NamedTuple):
@@ -21,10 +21,11 @@ class _Step(NamedTuple):
 class Progress:
     """The jobs of a run. As a context it shows a progress bar, if there is a terminal."""
 
-    def __init__(self, quiet: bool):
-        self._quiet = quiet
+    def __init__(self, quiet: bool, verbose: bool):
+        self._quiet, self._verbose = quiet, verbose
         self._bar: Any = shown((), 0, quiet)
         self._missing: dict[str, int] = {}  # parts, by output
+        self._noise: dict[str, Noise] = {}  # that this run has found, by output
         self._there = self._written = 0
         self._broken: list[str] = []  # lines
         self._failed: dict[str, str] = {}  # errors, by output
@@ -35,35 +36,40 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def first(self, job: Job, overwrite: bool) -> list[Task]:
-        """Return the tasks of a job to begin with: none if it is finished."""
-        state, now = State.of(job), {option: storage.stamp(name) for option, name in job.outputs.items()}
-        if state is not None and (state.key, state.written) == (job.key, now):
-            storage.remove(job.folder)  # a run that was killed may have left it
+    def note(self, job: Job, found: State | str | None) -> bool:
+        """Note what `look` found of a job; return whether there is something to do."""
+        if isinstance(found, State):
             self._there += 1
-            self._note_broken(state)
-            return []
-        for option, stamp in now.items() if not overwrite else ():
-            if stamp is not None and (state is None or state.written.get(option, stamp) != stamp):
-                self._fail(job, f"{job.outputs[option]}: is not as batch wrote it: remove it, or add --overwrite")
-                return []
-        if state is not None and state.planned(job):
-            names = storage.stamps(job.folder)
-            missing = [part for part in state.parts if job.part(part).rpartition("/")[2] not in names]
-            return self._planned(job, state, missing)
-        return [Task((2,), plan, (job,), _Step(job))]
+            self._note_broken(found)
+        elif found is not None:
+            self._fail(job, found)
+        return found is None
+
+    def first(self, job: Job) -> list[Task]:
+        """Return the tasks of a job to begin with."""
+        state = State.of(job)
+        if state is None or not state.planned(job):
+            return [Task((2,), plan, (job,), _Step(job))]
+        names = storage.stamps(job.folder)
+        return self._planned(
+            job, state, [part for part in state.parts if job.part(part).rpartition("/")[2] not in names]
+        )
 
     def then(self, task: Task, outcome: Outcome) -> list[Task]:
         """Return what follows from the outcome of a task."""
         job, state, part = task.about
         if outcome.error is not None:
-            self._fail(job, outcome.error)
+            self._tell(outcome.trace)
+            self._fail(job, outcome.error if outcome.final else f"{job.source}: {outcome.error}")
             return []
         if part is not None:
+            self._tell(f"computed: {job.source}, frames {part[0]}:{part[1]}")
+            self._noise[job.output].join(outcome.result)
             self._bar.update(part[1] - part[0])
             self._missing[job.output] -= 1
             return self._joins(job, state)
         if state is None:
+            self._tell(f"planned: {job.source}, parts: {len(outcome.result.parts)}")
             return self._planned(job, outcome.result, outcome.result.parts)
         self._finish(job, outcome.result)
         return []
@@ -80,7 +86,7 @@ class Progress:
         return int(bool(self._broken or self._failed))
 
     def _planned(self, job: Job, state: State, missing: list[Part]) -> list[Task]:
-        self._missing[job.output] = len(missing)
+        self._missing[job.output], self._noise[job.output] = len(missing), Noise()
         self._bar.total += sum(end - first for first, end in missing)
         self._bar.refresh()
         tasks = [Task((1, part[0]), compute, (job, part), _Step(job, state, part)) for part in missing]
@@ -95,8 +101,12 @@ class Progress:
         if not self._quiet:
             frames = state.parts[-1][1] - state.parts[0][0]
             said = [] if state.broken else state.said  # `report` tells
-            for line in [*said, f"written: {job.output}, {frames} frames"]:
+            for line in [*said, f"written: {job.output}, {frames} frame{'s' * (frames != 1)}{self._noise[job.output]}"]:
                 self._bar.write(line, file=sys.stderr)
+
+    def _tell(self, text: str) -> None:
+        if self._verbose and text:
+            self._bar.write(text, file=sys.stderr)
 
     def _note_broken(self, state: State) -> None:
         if state.broken:

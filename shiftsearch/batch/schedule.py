@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count
@@ -34,11 +35,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: the result of the function, or an error, which is `final` if it would only come again."""
+    """What came of a task: the result of the function, or an error, which is `final` if it would only come again.
+
+    `trace` says where an unexpected error came from.
+    """
 
     result: Any = None
     error: str | None = None
     final: bool = False
+    trace: str = ""
 
 
 class Pool(Protocol):
@@ -67,7 +72,7 @@ def attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome
     except OSError as error:  # of storage, which says all in its message
         return Outcome(error=str(error))
     except Exception as error:  # one video that fails must not harm the others
-        return Outcome(error=f"{type(error).__name__}: {error}")
+        return Outcome(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 
 
 def run(pool: Pool, tasks: Iterable[Task], then: Callable[[Task, Outcome], Iterable[Task]]) -> None:

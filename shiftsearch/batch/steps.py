@@ -23,8 +23,9 @@ from shiftsearch.batch import storage
 from shiftsearch.batch.jobs import Job, Part, State
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.chunks import chunks
-from shiftsearch.video.cli.convert import Work, align_work, convert, denoise_work, opened
+from shiftsearch.video.cli.convert import Work, align_work, convert, denoise_work, is_estimated, opened
 from shiftsearch.video.cli.numbers import npy
+from shiftsearch.video.cli.report import Noise
 from shiftsearch.video.io.exact import layout_like, read_exact, write_exact
 from shiftsearch.video.io.whole import whole
 from shiftsearch.video.types import Planes
@@ -45,20 +46,21 @@ def plan(job: Job) -> State:
     return state
 
 
-def compute(job: Job, part: Part) -> None:
-    """Compute a part to a file of its own, unless it is there."""
-    name = job.part(part)
+def compute(job: Job, part: Part) -> Noise:
+    """Compute a part to a file of its own, unless it is there. Return the noise that was found."""
+    name, noise = job.part(part), Noise()
     if storage.stamp(name) is not None:
-        return
+        return noise
     with _source(job) as path, storage.placed(name) as place, whole(place) as unfinished:
         args = job.arguments(input=str(path), frames=part)
         masks: deque[Any] = deque(maxlen=1)
-        work = _work(job, args, masks.append)
+        work = _work(job, args, masks.append, noise.add)
         with opened(args, part, work.overlap) as clip, write_exact(unfinished) as out:
             for frame in clip.kept(work.function(clip.planes())):
                 out.write((*frame, *(mask.astype(np.uint8) for mask in masks)))
         if out.count != part[1] - part[0]:
             raise ShiftsearchError(f"{job.source}: gives {out.count} of frames {part[0]}:{part[1]}, expected all")
+    return noise
 
 
 def join(job: Job, state: State) -> State:
@@ -92,15 +94,18 @@ def _try(job: Job, path: Path, first: int) -> None:
             convert(args, Work(lambda frames: frames, 0))
 
 
-def _work(job: Job, args: Namespace, noted: Callable[[Any], object]) -> Work:
+def _work(
+    job: Job, args: Namespace, masked: Callable[[Any], object], noted: Callable[[list[float]], object] | None = None
+) -> Work:
+    """Return the work of the command. `masked` is called with masks, `noted` with noise that is estimated."""
     if job.command == "denoise":
-        return denoise_work(args)
-    return align_work(args, noted if args.mask is not None else None)
+        return denoise_work(args, noted if is_estimated(args.sigma) else None)
+    return align_work(args, masked if args.mask is not None else None)
 
 
-def _joining(job: Job, state: State, args: Namespace, noted: Callable[[Any], object]) -> Work:
-    """Return the work that gives the frames of the parts for those of the source. `noted` is called with masks."""
-    work = _work(job, args, noted)
+def _joining(job: Job, state: State, args: Namespace, masked: Callable[[Any], object]) -> Work:
+    """Return the work that gives the frames of the parts for those of the source. `masked` is called with masks."""
+    work = _work(job, args, masked)
     before, count = min(work.overlap, args.frames[0]), state.parts[-1][1] - state.parts[0][0]
 
     def function(frames: Iterator[Planes]) -> Iterator[Planes]:
@@ -108,7 +113,7 @@ def _joining(job: Job, state: State, args: Namespace, noted: Callable[[Any], obj
         results = (result for part in state.parts for result in _computed(job, part))
         for frame, result in zip(islice(frames, count), results, strict=True):
             if args.mask is not None:
-                noted(result[-1].astype(bool))
+                masked(result[-1].astype(bool))
             yield layout_like(result, frame)
         yield from frames
 

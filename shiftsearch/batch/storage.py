@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -29,7 +30,28 @@ def canonical(name: str) -> str:
     """Return the one name of a file that any process on any machine understands."""
     if name.startswith("file://"):
         name = name.removeprefix("file://")
-    return name.rstrip("/") if is_address(name) else os.path.abspath(name)
+    return name.rstrip("/") if is_address(name) else Path(os.path.abspath(name)).as_posix()
+
+
+def is_folder(name: str) -> bool:
+    """Return whether there is a folder of this name."""
+    if not is_address(name):
+        return os.path.isdir(name)
+    with _told(name, "be found"):
+        system, path = _system(name)
+        return bool(system.isdir(path))
+
+
+def matches(folder: str, pattern: str) -> dict[str, str]:
+    """Return for each file in a folder that fits a pattern, as of the shell, what tells its contents from others."""
+    if not is_address(folder):
+        names = glob.glob(pattern, root_dir=folder, recursive=True)
+        return {Path(n).as_posix(): found for n in names if (found := stamp(f"{folder}/{n}"))}
+    system, root = _system(folder)
+    with _told(folder, "be listed"):
+        system.invalidate_cache()
+        found = system.glob(f"{root}/{pattern}", detail=True)
+    return {_below(root, name): _stamp(about) for name, about in found.items() if about["type"] == "file"}
 
 
 def stamps(folder: str) -> dict[str, str]:
@@ -42,7 +64,7 @@ def stamps(folder: str) -> dict[str, str]:
     with _told(folder, "be listed"), suppress(FileNotFoundError):
         system.invalidate_cache()
         files = system.find(root, detail=True)
-    return {name.removeprefix(root).lstrip("/"): _stamp(about) for name, about in files.items()}
+    return {_below(root, name): _stamp(about) for name, about in files.items()}
 
 
 def stamp(name: str) -> str | None:
@@ -147,6 +169,10 @@ def remove(folder: str) -> None:
     system, path = _system(folder)
     with _told(folder, "be removed"), suppress(FileNotFoundError):
         system.rm(path, recursive=True)
+
+
+def _below(root: str, name: str) -> str:
+    return name.removeprefix(root).lstrip("/")
 
 
 def _stamp(about: Mapping[str, Any]) -> str:

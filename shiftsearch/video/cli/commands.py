@@ -145,8 +145,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
     older = parser.add_mutually_exclusive_group()
     older.add_argument("--overwrite", action="store_true", help="replace an older file (default: an error)")
     older.add_argument("--no-clobber", action="store_true", help="leave an older file, and go on with the next input")
-    suffix = "of files in an output folder (default: as the inputs)"
-    parser.add_argument("--suffix", metavar=".EXT", type=_suffix, help=suffix)
+    suffix_option(parser)
     input_options(parser)
     parser.set_defaults(run=partial(each, run))
     return parser
@@ -157,6 +156,12 @@ def input_options(parser: Any) -> None:
     _add_frames(parser)
     parser.add_argument("--format", help=_FORMAT)
     parser.add_argument("--progressive", action="store_true", help="take interlaced frames as whole ones")
+
+
+def suffix_option(parser: Any) -> None:
+    """Add the ending of files in an output folder."""
+    suffix = "of files in an output folder (default: as the inputs)"
+    parser.add_argument("--suffix", metavar=".EXT", type=_suffix, help=suffix)
 
 
 def texts(examples: tuple[str, ...]) -> dict[str, Any]:

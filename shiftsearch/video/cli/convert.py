@@ -71,9 +71,13 @@ def align_work(args: Namespace, noted: Callable[[Any], object] | None = None) ->
 
 def denoise(args: Namespace) -> int:
     """Run `shiftsearch denoise`."""
-    given = None not in (args.sigma if isinstance(args.sigma, list) else [args.sigma])
     noise = Noise()
-    return convert(args, denoise_work(args, None if given else noise.add), noise=noise)
+    return convert(args, denoise_work(args, noise.add if is_estimated(args.sigma) else None), noise=noise)
+
+
+def is_estimated(sigma: Any) -> bool:
+    """Return whether the noise of a plane is to be found."""
+    return None in (sigma if isinstance(sigma, list) else [sigma])
 
 
 def denoise_work(args: Namespace, noted: Callable[[list[float]], object] | None = None) -> Work:

@@ -80,6 +80,11 @@ class Noise:
         """Add the standard deviations of a frame, one for each plane, on the scale 0..1."""
         self._total, self._count = self._total + 255 * np.array(levels), self._count + 1
 
+    def join(self, other: Noise) -> None:
+        """Add the frames of another part."""
+        if other._count:
+            self._total, self._count = self._total + other._total, self._count + other._count
+
     def __str__(self) -> str:
         if not self._count:
             return ""
