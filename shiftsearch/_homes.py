@@ -190,6 +190,11 @@ def _cuda() -> Any:
     return importlib.import_module("shiftsearch.backends.cuda")
 
 
+def gpu_arrays() -> Any:
+    """Return the array module of the CUDA backend, or raise an error that says what is missing for a GPU."""
+    return _cuda().load().xp
+
+
 @cache
 def _number(device: str) -> int:
     return int(device.partition(":")[2])

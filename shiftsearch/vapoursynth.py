@@ -19,6 +19,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.spec import ONTO, Onto
 from shiftsearch.video.denoise import Noise, denoise_planes
 from shiftsearch.video.denoise.spec import DenoiseSpec, strengths_of
+from shiftsearch.video.device import place_of
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.types import METHOD, Measure, Method, Quality, Strength
 
@@ -35,6 +36,7 @@ def Denoise(
     strength: Strength = 1.0,
     mix: float = DenoiseSpec.mix,
     temporal_only: bool = DenoiseSpec.temporal_only,
+    device: str | None = None,
 ) -> Any:
     """Remove the noise of a clip. RGB is denoised as a whole; other formats plane by plane, by the motion of the first.
 
@@ -46,6 +48,7 @@ def Denoise(
         planes: numbers of the planes to denoise, all by default; the others stay as they are
         strength: as in `shiftsearch.denoise`; a list has one for each plane
         quality, flow, mix, temporal_only: as in `shiftsearch.denoise`
+        device: where frames are computed: "cpu", "cuda:0" or another number, or "auto", as in `shiftsearch.denoise_stream`
 
     Returns:
         VideoNode of the same format, size and length, with the properties of the frames of `clip`
@@ -59,7 +62,8 @@ def Denoise(
     strengths = strengths_of("Denoise", strength, known.num_planes)
     options: dict[str, Any] = {"radius": radius, "quality": quality, "mix": mix, "temporal_only": temporal_only}
     DenoiseSpec(caller="Denoise", **options)  # wrong options raise an error here, not at the first frame
-    options["flow"] = flow
+    place_of("Denoise", device)  # as does a device that is not there
+    options |= {"flow": flow, "device": device}
 
     def denoised(frames: list[Frame], kept: list[int]) -> list[Frame]:
         done: list[Any]
@@ -81,6 +85,7 @@ def Align(
     clip: Any,
     to: Onto | int = ONTO,
     flow: Method | None = METHOD,
+    device: str | None = None,
     **options: Any,
 ) -> Any:
     """Move each frame onto its neighbour, or all frames onto one, by `shiftsearch.align`.
@@ -92,6 +97,7 @@ def Align(
         clip: a VideoNode of constant format and size
         to: "previous", "next" or the number of a frame. A frame without such a neighbour stays as it is
         flow: "auto", "match", "dis", "farneback" or None
+        device: as in `Denoise`
         options: window, patch, penalty, subpixel, output and interp as in `shiftsearch.align`
 
     Returns:
@@ -105,19 +111,19 @@ def Align(
         )
     if flow not in (*METHODS, None):
         raise ShiftsearchError(f"Align: flow is {flow!r}, expected auto, match, dis, farneback or None")
-    factors = 1 << known.subsampling_h, 1 << known.subsampling_w
+    factors, place = (1 << known.subsampling_h, 1 << known.subsampling_w), place_of("Align", device)
 
     def motion(reference: np.ndarray, frame: np.ndarray) -> np.ndarray:
         return getattr(shiftsearch.flow, flow or "none")(reference[..., :1], frame[..., :1])
 
     def aligned(frames: list[Frame], kept: list[int]) -> list[Frame]:
-        whole = [_one_size(frame, factors) for frame in frames]
+        whole = [frame for (frame,) in place.up((_one_size(frame, factors),) for frame in frames)]
         moved: list[Frame] = []
         for t in kept:
             at = t + steps[to] if to in steps else len(whole) - 1
             if 0 <= at < len(whole):
                 found = shiftsearch.align(whole[at], whole[t], motion, **options)
-                moved.append(_own_sizes(found, factors))
+                moved.append(_own_sizes(place.get(found), factors))
             else:
                 moved.append(frames[t])
         return moved

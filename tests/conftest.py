@@ -127,7 +127,17 @@ def on_device(monkeypatch):
 
         if transform is not None:
             monkeypatch.setattr(module, "transform", called)
-        for name in ("match", "score", "aggregate", "upsample_flow"):
+        for name in (
+            "match",
+            "search",
+            "refine",
+            "score",
+            "aggregate",
+            "gather",
+            "fold",
+            "chain_flow",
+            "upsample_flow",
+        ):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, through(getattr(module, name)))
 

@@ -47,6 +47,7 @@ _RANKS = [
     "video.light",
     "video.pans",
     "video.streams",
+    "video.device",
     "video.scenes",
     "video.chunks",
     "video.flow",
@@ -200,8 +201,8 @@ _OF_ALIGN = {
     "progress": None,
 }
 _OF_GRAIN = {"strength": 1.0, "mix": 0.0, "temporal_only": False, "white": None, "bits": None}
-_OF_STREAM = {"quality": "fast", "radius": None, "flow": "auto", **_OF_GRAIN, "max_memory": None}
-_OF_DENOISE = {**_OF_STREAM, "progress": None}
+_OF_STREAM = {"quality": "fast", "radius": None, "flow": "auto", **_OF_GRAIN, "max_memory": None, "device": None}
+_OF_DENOISE = {**{name: given for name, given in _OF_STREAM.items() if name != "device"}, "progress": None}
 NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     "neighbours": ({"frames": NEEDED, "radius": NEEDED}, {}),
@@ -214,7 +215,7 @@ SIGNATURES = {
     ),
     "align_stream": (
         {"frames": NEEDED, "to": "previous", "flow": "auto"},
-        {"return_offsets": False, "return_mask": False},
+        {"return_offsets": False, "return_mask": False, "device": None},
     ),
     "denoise": ({"frames": NEEDED, "sigma": None}, _OF_DENOISE),
     "denoise_stream": ({"frames": NEEDED, "sigma": None}, _OF_STREAM),

@@ -9,6 +9,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.align.pair import warp_pair
 from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, spec_of, wanted
+from shiftsearch.video.device import Place, on_device
 from shiftsearch.video.forms import Each, first
 from shiftsearch.video.frames import coarsened
 from shiftsearch.video.scale import check_scale
@@ -28,6 +29,7 @@ def align_stream(
     *,
     return_offsets: Literal[False] = False,
     return_mask: Literal[False] = False,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[AnyFrame]: ...
 @overload
@@ -38,6 +40,7 @@ def align_stream(
     *,
     return_offsets: Literal[True],
     return_mask: Literal[False] = False,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[tuple[AnyFrame, Any]]: ...
 @overload
@@ -48,6 +51,7 @@ def align_stream(
     *,
     return_offsets: bool,
     return_mask: Literal[False] = False,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[AnyFrame] | Iterator[tuple[AnyFrame, Any]]: ...
 @overload
@@ -58,6 +62,7 @@ def align_stream(
     *,
     return_offsets: bool = False,
     return_mask: bool,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Any]: ...
 
@@ -69,6 +74,7 @@ def align_stream(
     *,
     return_offsets: bool = False,
     return_mask: bool = False,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Any]:
     """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
@@ -78,6 +84,7 @@ def align_stream(
         to: "previous" or "next"
         flow: "auto", "match", "dis", "farneback", None or a function, as in `align`
         return_offsets, return_mask: as in `align`; the iterator then gives tuples (frame, offsets, mask) of what is wanted
+        device: where frames of main memory are computed, as in `denoise_stream`
         options: as in `align`
 
     Returns:
@@ -88,6 +95,17 @@ def align_stream(
         >>> sum(1 for frame in align_stream(iter(clip), flow=None))
         5
     """
+    each = Each("align_stream", iterated("align_stream", frames))
+    if device is not None:
+        several = return_offsets or return_mask
+
+        def there(frames: Iterator[Planes], place: Place) -> Iterator[Planes]:
+            more: dict[str, Any] = {"return_offsets": return_offsets, "return_mask": return_mask, **options}
+            found = align_stream((frame for (frame,) in frames), to, place.flow(flow), **more)
+            return found if several else ((frame,) for frame in found)
+
+        found = on_device("align_stream", device, ((frame,) for frame in each), there)
+        return (first(each.give, frame if several else frame[0]) for frame in found)
     if not (isinstance(to, str) and to in ("previous", "next")):
         raise ShiftsearchError(f'align_stream: to is {to!r}, expected "previous" or "next"')
     if not is_method("align_stream", flow):
@@ -102,7 +120,6 @@ def align_stream(
         found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow, mask=return_mask)
         return wanted(found, return_offsets)
 
-    each = Each("align_stream", iterated("align_stream", frames))
     return (first(each.give, found) for found in _streamed(pair, with_scenes("align_stream", each, white=white), to))
 
 
@@ -112,6 +129,7 @@ def align_planes(
     flow: Method | Measure | None = METHOD,
     *,
     noted: Callable[[Any], object] | None = None,
+    device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Planes]:
     """Run `align_stream` on frames whose planes may differ in size, like those of YUV.
@@ -123,7 +141,7 @@ def align_planes(
             for `align`
         to: "previous", "next", or a tuple of planes that all frames are warped onto
         noted: called with the mask of each frame, as `return_mask` of `align_stream` gives it
-        flow, options: as in `align_stream`
+        flow, device, options: as in `align_stream`
 
     Returns:
         iterator over tuples of warped arrays, in order
@@ -133,6 +151,14 @@ def align_planes(
         >>> [[int(plane[0, 0]) for plane in frame] for frame in align_planes([planes, planes], flow=None)]
         [[100, 50, 60], [100, 50, 60]]
     """
+    if device is not None:
+
+        def there(frames: Iterator[Planes], place: Place) -> Iterator[Planes]:
+            onto: Any = to if isinstance(to, str) else tuple(map(place.put, to))
+            seen = None if noted is None else lambda mask: noted(place.get(mask))
+            return align_planes(frames, onto, place.flow(flow), noted=seen, **options)
+
+        return on_device("align_planes", device, iterated("align_planes", frames), there)
     white = spec_of("align_planes", None, **options).white
     first, frames = peeked("align_planes", frames)
     if first is None:

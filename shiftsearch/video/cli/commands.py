@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -133,6 +134,7 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("b", help="another one of the same size")
     parser.add_argument("--json", action="store_true", help="print JSON, with the values of each frame")
     _add_frames(parser)
+    _add_computing(parser)
     parser.add_argument("--format", help=_FORMAT)
     parser.set_defaults(run=compare)
 
@@ -147,6 +149,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
     older.add_argument("--no-clobber", action="store_true", help="leave an older file, and go on with the next input")
     suffix_option(parser)
     input_options(parser)
+    _add_computing(parser)
     parser.set_defaults(run=partial(each, run))
     return parser
 
@@ -172,12 +175,17 @@ def texts(examples: tuple[str, ...]) -> dict[str, Any]:
 def _add_frames(parser: Any) -> None:
     text = "take frames A to B - 1, counted from 0"
     parser.add_argument("--frames", type=_frames, default=(0, None), metavar="A:B", help=text)
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--quiet", action="store_true", help="show no progress bar and no summary")
-    said.add_argument("-v", "--verbose", action="store_true", help=_VERBOSE)
-    parser.add_argument(
-        "--threads", type=_threads, metavar="N", help="how many threads compute (default: one for each core)"
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no summary")
+
+
+def _add_computing(parser: Any) -> None:
+    device = (
+        "where to compute: cpu, cuda:0 or another GPU, or auto: the first GPU if there is one (default %(default)s)"
     )
+    parser.add_argument("--device", type=_device, default="cpu", metavar="auto|cpu|cuda:N", help=device)
+    threads = "how many threads compute (default: one for each core)"
+    parser.add_argument("--threads", type=_threads, metavar="N", help=threads)
+    parser.add_argument("-v", "--verbose", action="store_true", help=_VERBOSE)
 
 
 def _add_method(parser: Any) -> None:
@@ -205,6 +213,12 @@ def _frames(text: str) -> tuple[int, int | None]:
         return int(first or 0), int(end) if end else None
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:100, :100 or 100:") from None
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda:\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, or cuda:0 and so on")
+    return text
 
 
 def _threads(text: str) -> int:

@@ -14,6 +14,7 @@ from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video import io
 from shiftsearch.video.cli.likeness import WINDOW, psnr, ssim
 from shiftsearch.video.cli.report import set_threads, shown
+from shiftsearch.video.device import place_of
 from shiftsearch.video.io.pipes import PIPE
 
 _LEAST = 3  # rows and columns of a frame, for SSIM
@@ -32,7 +33,8 @@ def compare(args: Namespace) -> int:
             raise ShiftsearchError(
                 f"{a.path}: is {a.width} x {a.height}, expected at least {_LEAST} x {_LEAST} pixels for SSIM"
             )
-        scores = [_score(*pair) for pair in shown(_pairs(a, b), a.length, args.quiet)]
+        pairs = place_of("compare", args.device).up(_pairs(a, b))
+        scores = [_score(*pair) for pair in shown(pairs, a.length, args.quiet)]
     print(_as_json(a, scores) if args.json else _as_table(a, scores))
     return 0
 

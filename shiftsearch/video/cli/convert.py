@@ -50,14 +50,15 @@ def align(args: Namespace) -> int:
         return convert(args, align_work(args))
     if Path(args.mask).suffix.lower() != ".npy" or same(args.mask, args.output):
         raise ShiftsearchError(f"{args.mask}: expected a name that ends in .npy and is not that of --output")
-    masks: deque[Any] = deque(maxlen=1)
+    masks: deque[Any] = deque()
     with npy(args.mask, Path(args.input)) as file:
-        return convert(args, align_work(args, masks.append), written=lambda: file.write(masks[0]))
+        return convert(args, align_work(args, masks.append), written=lambda: file.write(masks.popleft()))
 
 
 def align_work(args: Namespace, noted: Callable[[Any], object] | None = None) -> Work:
     """Return the work of `shiftsearch align`. `noted` is called with the mask of each frame."""
-    options = {"window": args.window, "patch": args.patch, "flow": None if args.flow == "none" else args.flow}
+    options = {"window": args.window, "patch": args.patch, "device": args.device}
+    options["flow"] = None if args.flow == "none" else args.flow
     if isinstance(args.to, str):
         return Work(lambda frames: align_planes(frames, args.to, noted=noted, **options), 1, args.to)
     onto = _Onto(args)
@@ -83,7 +84,7 @@ def is_estimated(sigma: Any) -> bool:
 def denoise_work(args: Namespace, noted: Callable[[list[float]], object] | None = None) -> Work:
     """Return the work of `shiftsearch denoise`. `noted` is called with the noise of each frame."""
     options = {"quality": args.quality, "radius": args.radius}
-    more = {"strength": args.strength, "mix": args.mix, "temporal_only": args.temporal_only}
+    more = {"strength": args.strength, "mix": args.mix, "temporal_only": args.temporal_only, "device": args.device}
     overlap = denoise_overlap(**options)
     motion = motion_of(args.flow, max(args.frames[0] - overlap, 0))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.threads import get_num_threads, set_num_threads
+from shiftsearch.video.device import place_of
 from shiftsearch.video.flow.measure import set_opencv_threads
 from shiftsearch.video.io import Reader
 
@@ -44,12 +45,14 @@ def set_threads(number: int | None) -> None:
 
 def say_what(args: Namespace, clip: Reader, out: Any) -> None:
     """Print what is read and written, with --verbose."""
-    if not args.verbose:
+    if not getattr(args, "verbose", False):
         return
     header, length = clip.header, "" if clip.length is None else f", {clip.length} frames"
     kind = f"{header.codec or 'pictures'}, {header.format}, {float(clip.rate):g} per second{length}"
     print(f"read: {clip.path}, {clip.width} x {clip.height}, {kind}", file=sys.stderr)
-    print(f"write: {out.path}{out.about}, by {get_num_threads()} threads", file=sys.stderr)
+    print(f"write: {out.path}{out.about}", file=sys.stderr)
+    place = place_of(args.command, args.device).name
+    print(f"compute: {place}, {get_num_threads()} threads", file=sys.stderr)
 
 
 class Watch:

@@ -14,6 +14,7 @@ from shiftsearch.video.denoise.pictures import given, noise_of, taken
 from shiftsearch.video.denoise.scene import Scene
 from shiftsearch.video.denoise.spec import DenoiseSpec, method_of, pair_of, spec_of
 from shiftsearch.video.denoise.threads import Threads
+from shiftsearch.video.device import Place, on_device
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.forms import Each
 from shiftsearch.video.frames import DTYPES, planar
@@ -35,6 +36,7 @@ def denoise_stream(
     white: float | None = None,
     bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
+    device: str | None = None,
 ) -> Iterator[AnyFrame]:
     """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
 
@@ -43,6 +45,9 @@ def denoise_stream(
         flow: as in `denoise`; of a pair (forward, backward), the flow of one frame after another is read, as
             from a file that `np.load(..., mmap_mode="r")` opened
         sigma, quality, radius, strength, mix, temporal_only, white, bits, max_memory: as in `denoise`
+        device: where frames of main memory are computed: "cpu", "cuda:0" or another number, or "auto" for the first GPU
+            if there is one. Each goes there once and its result comes back once, while others are computed. None
+            computes where the frames are
 
     Returns:
         iterator over the denoised frames, in order, equal to those of `denoise` bit for bit
@@ -53,6 +58,16 @@ def denoise_stream(
         [100, 101, 102, 103, 104, 105, 106, 107, 108]
     """
     each = Each("denoise_stream", iterated("denoise_stream", frames))
+    if device is not None:
+        more: dict[str, Any] = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
+        more |= {"strength": strength, "white": white, "bits": bits, "max_memory": max_memory}
+
+        def there(frames: Iterator[Planes], place: Place) -> Iterator[Planes]:
+            single = (frame for (frame,) in frames)
+            return ((frame,) for frame in denoise_stream(single, sigma, flow=place.flow(flow), **more))
+
+        single = ((frame,) for frame in each)
+        return (each.give(frame) for (frame,) in on_device("denoise_stream", device, single, there))
     before, frames = peeked("denoise_stream", each)
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
     spec = spec_of("denoise_stream", before, [sigma], strength, white, bits, max_memory=max_memory, **options)
@@ -74,6 +89,7 @@ def denoise_planes(
     bits: int | None = None,
     max_memory: int | str | None = DenoiseSpec.max_memory,
     noted: Callable[[list[float]], object] | None = None,
+    device: str | None = None,
 ) -> Iterator[Planes]:
     """Run `denoise_stream` on frames whose planes differ in noise, and perhaps in size, as those of YUV.
 
@@ -87,7 +103,7 @@ def denoise_planes(
         sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays; one for each pixel of the
             first plane, or what `estimate_noise` found for such frames
         strength: as in `denoise`; one for each of the arrays, if there are several
-        quality, radius, flow, mix, temporal_only, white, bits, max_memory: as in `denoise_stream`
+        quality, radius, flow, mix, temporal_only, white, bits, max_memory, device: as in `denoise_stream`
         noted: a function that is called for each frame with a list of the standard deviations, on the scale 0..1
 
     Returns:
@@ -98,6 +114,14 @@ def denoise_planes(
         >>> [[int(plane[0, 0]) for plane in frame] for frame in denoise_planes([planes], (10, 5, 5))]
         [[100, 50, 60]]
     """
+    if device is not None:
+        more: dict[str, Any] = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
+        more |= {"strength": strength, "white": white, "bits": bits, "max_memory": max_memory, "noted": noted}
+
+        def there(frames: Iterator[Planes], place: Place) -> Iterator[Planes]:
+            return denoise_planes(frames, sigma, flow=place.flow(flow), **more)
+
+        return on_device("denoise_planes", device, iterated("denoise_planes", frames), there)
     before, frames = peeked("denoise_planes", frames)
     pair = pair_of("denoise_planes", flow)
     if before is None:
