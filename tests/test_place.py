@@ -149,8 +149,8 @@ def test_planes_go_with_what_they_are_aligned_to(gpu, clip):
 
 
 def test_denoise_goes_up_and_down_once(gpu, clip):
-    expected = list(ss.denoise_stream(clip, 5, radius=1, flow="match"))
-    found = list(ss.denoise_stream(clip, 5, radius=1, device="cuda:0"))
+    expected = list(ss.denoise_stream(clip, 5 / 255, radius=1, flow="match"))
+    found = list(ss.denoise_stream(clip, 5 / 255, radius=1, device="cuda:0"))
     apart = np.abs(np.subtract(found, expected))  # sums of another order bring few frequencies over a threshold
     assert apart.mean() < 1e-5 < 1e-3 < np.abs(np.subtract(expected, clip)).mean()
     assert apart.max() < 1 / 255
@@ -173,11 +173,11 @@ def test_devices_that_are_none(gpu, clip, monkeypatch):
     monkeypatch.setattr(device, "gpu_arrays", missing)
     with pytest.raises(ShiftsearchError, match=r"denoise_stream: device is 'cuda:0', and .* pip install"):
         ss.denoise_stream(clip, device="cuda:0")
-    expected = list(ss.denoise_stream(clip, 5, radius=1))
+    expected = list(ss.denoise_stream(clip, 5 / 255, radius=1))
     for name in ("cpu", "auto"):
-        np.testing.assert_array_equal(list(ss.denoise_stream(clip, 5, radius=1, device=name)), expected)
+        np.testing.assert_array_equal(list(ss.denoise_stream(clip, 5 / 255, radius=1, device=name)), expected)
     frames = [(frame,) for frame in clip]
-    np.testing.assert_array_equal([f for (f,) in denoise_planes(frames, 5, radius=1, device="auto")], expected)
+    np.testing.assert_array_equal([f for (f,) in denoise_planes(frames, 5 / 255, radius=1, device="auto")], expected)
     assert not gpu
 
 
