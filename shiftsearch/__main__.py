@@ -1,4 +1,4 @@
-"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `batch`, `demo`, `doctor` and `warm`."""
+"""The command line: `shiftsearch align`, `denoise`, `flow`, `compare`, `batch`, `demo`, `doctor`, `warm` and `completion`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     devices = "auto (the CPU and all GPUs that are there), cpu, cuda (all GPUs) or cuda:N (default %(default)s)"
     warm.add_argument("--device", default="auto", help=devices)
     warm.set_defaults(run=_warm)
+    cli.add_completion(commands)
     return parser
 
 

@@ -40,6 +40,11 @@ def through(source, target, span=(0, None), **options):
 
 # --- lists of files ---------------------------------------------------------------------------------
 _HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.4,\n{}\n#EXT-X-ENDLIST\n"
+_DASH = (
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S" '
+    'profiles="urn:mpeg:dash:profile:isoff-main:2011"><Period><AdaptationSet mimeType="video/mp2t">'
+    '<Representation id="1" bandwidth="9"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+)
 LISTS = {
     "hls": ("list.m3u8", _HLS),
     "concat": ("clip.mp4", "ffconcat version 1.0\nfile {}\n"),
@@ -62,6 +67,47 @@ def test_a_list_of_other_files_is_refused_before_they_are_opened(tmp_path, kind)
             io.read(tmp_path / name)
     assert av.logging.get_level() == level
     assert sorted(os.listdir(tmp_path)) == sorted({name, "secret.ts", "clip.sub"})
+
+
+def test_a_list_for_dash_opens_no_file(tmp_path):
+    """FFmpeg in PyAV does not know this format; where it does, it is refused as other lists are."""
+    make(tmp_path / "a.ts")
+    (tmp_path / "clip.mpd").write_text(_DASH.format("a.ts"))
+    with pytest.raises(ShiftsearchError, match=r"cannot be read as a video|\(dash\)"):
+        io.read(tmp_path / "clip.mpd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http://127.0.0.1:{port}/a.ts",
+        "tcp://127.0.0.1:{port}",
+        "rtsp://127.0.0.1:{port}/a",
+        "file:{folder}/a.ts",
+        "concat:{folder}/a.ts|{folder}/a.ts",
+        "subfile,,start,0,end,0,,:{folder}/a.ts",
+        "cache:{folder}/a.ts",
+        "crypto:{folder}/a.ts",
+        "data:video/mp2t;base64,Rw==",
+        "pipe:0",
+        "fd:0",
+        "lavfi:testsrc",
+        "async:file:{folder}/a.ts",
+    ],
+)
+def test_a_name_is_that_of_a_file_and_of_no_protocol(tmp_path, name):
+    """Also for what is written: each protocol of FFmpeg has a name that could begin a file's."""
+    make(tmp_path / "a.ts", frames=2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = name.format(port=server.getsockname()[1], folder=tmp_path)
+        with pytest.raises(ShiftsearchError, match="does not exist, expected a video file"):
+            io.read(name)
+        with pytest.raises(ShiftsearchError), io.write(f"{name}.mkv" if "/" in name else f"/no/{name}.mkv", rate=25):
+            pass
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert os.listdir(tmp_path) == ["a.ts"]
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat"])
