@@ -75,6 +75,9 @@ def _add_files(group: Any) -> None:
     ordinary.suffix_option(group)
     changed = "replace outputs that batch did not write, or that were changed since"
     group.add_argument("--overwrite", action="store_true", help=changed)
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="also tell of each part, and where an error came from"
+    )
 
 
 def _add_workers(group: Any) -> None:

@@ -53,11 +53,11 @@ def compute(job: Job, part: Part) -> Noise:
         return noise
     with _source(job) as path, storage.placed(name) as place, whole(place) as unfinished:
         args = job.arguments(input=str(path), frames=part)
-        masks: deque[Any] = deque(maxlen=1)
+        masks: deque[Any] = deque()
         work = _work(job, args, masks.append, noise.add)
         with opened(args, part, work.overlap) as clip, write_exact(unfinished) as out:
-            for frame in clip.kept(work.function(clip.planes())):
-                out.write((*frame, *(mask.astype(np.uint8) for mask in masks)))
+            for frame in clip.kept(_with_masks(work.function(clip.planes()), masks)):
+                out.write(frame)
         if out.count != part[1] - part[0]:
             raise ShiftsearchError(f"{job.source}: gives {out.count} of frames {part[0]}:{part[1]}, expected all")
     return noise
@@ -101,6 +101,12 @@ def _work(
     if job.command == "denoise":
         return denoise_work(args, noted if is_estimated(args.sigma) else None)
     return align_work(args, masked if args.mask is not None else None)
+
+
+def _with_masks(results: Iterable[Planes], masks: deque[Any]) -> Iterator[Planes]:
+    """Yield results with their masks, if there are any: those of a GPU are known some frames ahead."""
+    for result in results:
+        yield (*result, masks.popleft().astype(np.uint8)) if masks else result
 
 
 def _joining(job: Job, state: State, args: Namespace, masked: Callable[[Any], object]) -> Work:
