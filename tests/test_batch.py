@@ -62,7 +62,7 @@ CASES = {
     "varying rate": ({"times": [0, 7, 40, 41, 90, 300, 301, 302, 400, 990]}, ["denoise", "--sigma", 9]),
     "previous": ({}, ["align", "--window", 5]),
     "next": ({}, ["align", "--to", "next", "--patch", 1]),
-    "a part of previous": ({}, ["align", "--frames", "2:8"]),
+    "a part of previous": ({}, ["align", "--frames", "2:9"]),
     "one": ({}, ["align", "--to", 3, "--flow", "none", "--frames", "1:8"]),
     "plenty": (
         {},

@@ -50,9 +50,16 @@ def align(args: Namespace) -> int:
         return convert(args, align_work(args))
     if Path(args.mask).suffix.lower() != ".npy" or same(args.mask, args.output):
         raise ShiftsearchError(f"{args.mask}: expected a name that ends in .npy and is not that of --output")
-    masks: deque[Any] = deque()
+    masks: deque[Any] = deque()  # those of a GPU are known some frames ahead
+    work = align_work(args, masks.append)
+    before = min(work.overlap, args.frames[0])  # frames that are not written
     with npy(args.mask, Path(args.input)) as file:
-        return convert(args, align_work(args, masks.append), written=lambda: file.write(masks.popleft()))
+
+        def written() -> None:
+            file.write(masks[before])
+            masks.popleft()
+
+        return convert(args, work, written=written)
 
 
 def align_work(args: Namespace, noted: Callable[[Any], object] | None = None) -> Work:
