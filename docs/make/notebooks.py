@@ -30,7 +30,7 @@ def notebook(page: str) -> str:
 
 def _install(page: str) -> str:
     """Return the line that installs what the page says that it needs, from the repository."""
-    extras, more = re.search(r'`pip install "\.(\[[\w,]+\])"([\w ]*)`', page).groups()
+    extras, more = re.search(r'`pip install "\.(\[[\w,]+\])"([\w -]*)`', page).groups()
     return f'%pip install -q "shiftsearch{extras} @ git+{ADDRESS}"{more}'
 
 
