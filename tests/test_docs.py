@@ -57,6 +57,13 @@ def test_every_drawing_is_shown():
     assert all(f"pictures/{path.name}" in text for path in (DOCS / "pictures").iterdir())
 
 
+def test_the_contents_have_every_page():
+    listed = re.findall(
+        r"^([\w/]+)$", "".join(re.findall(r"```{toctree}(.*?)```", read(DOCS / "index.md"), re.S)), re.M
+    )
+    assert sorted([*listed, "index"]) == sorted(page.relative_to(DOCS).as_posix()[:-3] for page in DOCS.rglob("*.md"))
+
+
 @pytest.mark.parametrize("page", pages.TUTORIALS, ids=lambda page: page.stem)
 def test_notebooks_are_made_of_the_tutorials(page):
     assert read(DOCS / "notebooks" / f"{page.stem}.ipynb") == notebooks.notebook(read(page))
