@@ -33,6 +33,9 @@ class Array:
     def __dlpack_device__(self):
         return 2, 1
 
+    def __dlpack__(self, **_):
+        raise BufferError("what reads it here is no CuPy, and takes its memory otherwise")
+
     def __array_namespace__(self, **_):
         return SimpleNamespace(from_dlpack=Array)
 
