@@ -11,6 +11,7 @@ import shiftsearch as ss
 from shiftsearch.video.denoise import denoise_planes
 from shiftsearch.video.denoise.estimate import differences, of_flat
 from shiftsearch.video.denoise.model import Noise, level_and_shape, resized, strength_of_shades
+from shiftsearch.video.denoise.motion import _even
 from shiftsearch.video.denoise.passes import Frame, Pass
 
 FLOW = [way[0] for way in motion()]
@@ -127,6 +128,14 @@ def test_grain_that_flow_would_follow_goes(rng):
     """It is as strong as the texture, which all moves alike: where flow errs, texture would be taken for noise."""
     texture, grain = (part[..., 0] for part in texture_and_grain(rng, 4))
     assert psnr(ss.denoise(texture + grain), texture) > psnr(texture + grain, texture) + 2
+
+
+@pytest.mark.parametrize("sigma", [0, 0.1])
+def test_flow_is_made_even_only_where_noise_misleads_it(sigma):
+    plane = scene(1)[0]
+    flow = 0.1 * np.random.default_rng(0).standard_normal((2, *plane.shape), np.float32)
+    here, there = np.float32(with_noise(np.stack([plane, plane]), sigma))
+    assert (_even(flow, here, there) is flow) == (sigma == 0)
 
 
 def test_a_copy_of_a_frame_hides_no_noise():

@@ -22,6 +22,7 @@ _ROWS = 64  # or more of a frame: so many show a change of light
 _FAR = 6  # pixels of the smaller plane: shorter shifts are no more to find than other motion
 _STEADY = 0.8  # of what one shift for all misses: flow that is measured fits noise, too
 _NEARLY = 0.95  # of what one motion for all of a frame misses: more is that of noise, which flow follows
+_QUIET = 2.5e-4  # of white squared: what flow misses where there is hardly noise that it could follow
 _SOME = 4  # every so many pixels tell the median of flow
 _SMOOTH = 5  # pixels a side, over whose means noise makes no difference
 _AROUND = 25  # pixels a side, in which flows are compared
@@ -105,7 +106,7 @@ def _even(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
     height, width = here.shape
     ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, np.broadcast_to(one / 2, (2, height, width))
     missed, missed_by_one = (((here - warped(there, way)) ** 2).mean() for way in ways)
-    return np.broadcast_to(one, flow.shape) if _NEARLY * missed_by_one < missed else flow
+    return np.broadcast_to(one, flow.shape) if _NEARLY * missed_by_one < missed > _QUIET else flow
 
 
 def _around(plane: np.ndarray, side: int) -> np.ndarray:
