@@ -22,6 +22,7 @@ from shiftsearch.video.denoise import (
     memory,
     passes,
     qualities,
+    shrink,
     spec,
 )
 
@@ -663,3 +664,21 @@ def test_overlap():
         assert ss.denoise_overlap(quality=quality) == ss.denoise_overlap(quality=quality, radius=radius)
     with pytest.raises(ShiftsearchError, match="denoise_overlap: quality"):
         ss.denoise_overlap(quality="best")
+
+
+@pytest.mark.full
+def test_groups_that_no_span_of_frames_shows_are_not_filtered(monkeypatch):
+    """Patches of two frames at one place show the same thing only where nothing moves: others would get no weight."""
+    filtered = []
+    known = shrink._components
+
+    def counted(xp, matrices, *options):
+        filtered.append(len(matrices))
+        return known(xp, matrices, *options)
+
+    monkeypatch.setattr(shrink, "_components", counted)
+    for clip in (scene(3, 48, 56), np.repeat(scene(1, 48, 56), 3, 0)):
+        ss.denoise(with_noise(clip, 0.05), 0.05, quality="high", radius=1, flow=None)
+        filtered.append(0)
+    moved, still = (sum(part) for part in (filtered[: filtered.index(0)], filtered[filtered.index(0) :]))
+    assert moved < still

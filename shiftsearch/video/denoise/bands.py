@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,7 +43,7 @@ def filter_band(
     band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
     guide = band.groups(xp, "guide")[0] if pass_.guided else noisy
-    weights = _shrink(xp, noisy, guide, frames[here], pass_, part)
+    weights = _shrink(xp, noisy, guide, frames[here], pass_, part, still[part].ravel())
     all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
@@ -94,9 +95,9 @@ class _Band:
         return patches.reshape(channels, -1, n, pass_.depth * pass_.patch**2), patches.shape
 
 
-def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part) -> Any:
-    """Replace the groups `noisy` by their estimates and return weights (channels, q)."""
-    weights = xp.empty(noisy.shape[:2], noisy.dtype)
+def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part, counts: Any) -> Any:
+    """Replace the groups `noisy` by their estimates and return weights (channels, q). Not all of them `counts` (q)."""
+    weights = xp.zeros(noisy.shape[:2], noisy.dtype)
     some = max(_LANES, _AT_ONCE[xp.__name__] // noisy.shape[2] // _LANES * _LANES)
     shrink = partial(differences, shrink=pass_.shrink) if pass_.temporal else pass_.shrink
     sigmas = [s * sigma for s, sigma in zip(frame.strength, frame.noise.sigma, strict=True)]
@@ -104,14 +105,23 @@ def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Pa
         relative = frame.relative(xp, c, pass_)
         shape = None if shape is None else xp.asarray(resized(shape, pass_.patch), np.float32).ravel()
         scale = None if relative is None else relative[part].ravel()
-        for n in range(0, noisy.shape[1], some):
-            few = c, slice(n, n + some)
+        for which in _some(xp, counts, some):
+            few = c, which
             groups = noisy[few], guide[few]
             if scale is not None:  # the noise of all groups becomes the same
-                each = scale[few[1]]
+                each = scale[which]
                 groups = tuple(group / each[:, None, None] for group in groups)
             found, weight = shrink(xp, *groups, sigma, shape)
             if scale is not None:
                 found, weight = found * each[:, None, None], weight / (each * each)
             noisy[few], weights[few] = found, weight
     return weights
+
+
+def _some(xp: Any, counts: Any, most: int) -> Iterator[Any]:
+    """Yield the numbers of the groups that count, so many at once; a GPU takes all, which it need not wait for."""
+    if xp is not np or counts.all():
+        yield from (slice(n, n + most) for n in range(0, len(counts), most))
+    else:
+        numbers = np.flatnonzero(counts)
+        yield from (numbers[n : n + most] for n in range(0, len(numbers), most))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from shiftsearch.video.denoise import direct
 from shiftsearch.video.denoise.bands import bands, filter_band
 from shiftsearch.video.denoise.groups import still
@@ -71,6 +73,9 @@ class Running:
 
     def _add(self, xp: Any, frames: list[Frame], lights: Lights, here: int, pass_: Pass) -> None:
         seen = seen_in(frames, lights, here)
+        alike = still(xp, seen, here, pass_)
+        if xp is np and not alike.any():
+            return
         offsets = pass_.find(xp, seen, here, pass_)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
         for frame in frames:
@@ -78,7 +83,7 @@ class Running:
         if direct.covers(xp, offsets, pass_):
             direct.add_groups(frames, seen, lights, here, offsets, pass_, self._in_order)
             return
-        work = partial(filter_band, xp, seen, here, offsets, still(xp, seen, here, pass_), pass_)
+        work = partial(filter_band, xp, seen, here, offsets, alike, pass_)
         parts = bands(xp, offsets, pass_)
         groups = math.prod(part.stop for part in parts[0])
         each = 24 * groups * offsets.shape[2] * pass_.depth * pass_.patch**2 * len(frames[here].noisy)
