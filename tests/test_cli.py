@@ -392,7 +392,7 @@ def test_denoise_along_the_motion_of_a_file(tmp_path, capsys):
     np.save(motion, np.load(motion)[:3])
     for wrong, said in [
         (motion, "flow ends before frame"),
-        (moving, "expected match, dis, farneback, none, or a .npy"),
+        (moving, "expected auto, match, dis, farneback, none, or a .npy"),
     ]:
         capsys.readouterr()
         assert main([*run, wrong, "-o", str(tmp_path / "d.mkv")]) == 1
