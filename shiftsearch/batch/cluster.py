@@ -81,8 +81,8 @@ class Cluster:
             raise ShiftsearchError(f"workers of Ray do not start, is shiftsearch installed there? {outcome.error}")
 
     def _ask_if_there(self, actor: Any) -> None:
-        """Take an actor for busy until it runs: the cluster may have no room for it now."""
-        self._busy[actor.run.remote(_nothing, ())] = None, actor
+        """Take an actor for busy until it runs: the cluster may have no room for it now, or it starts again."""
+        self._busy[actor.run.options(max_task_retries=-1).remote(_nothing, ())] = None, actor
 
 
 class _Actor:
