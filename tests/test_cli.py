@@ -508,7 +508,8 @@ def test_bad_options_are_said_and_leave_nothing(tmp_path, capsys, monkeypatch, a
 def test_errors_name_a_missing_package_and_how_to_install_it(tmp_path, capsys, monkeypatch, missing, command):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
     monkeypatch.setitem(sys.modules, missing, None)
-    assert main([command, source, *([source] if command == "compare" else ["-o", str(tmp_path / "b.mkv")])]) == 1
+    rest = [source] if command == "compare" else ["-o", str(tmp_path / "b.mkv"), "--flow", "dis"]
+    assert main([command, source, *rest]) == 1
     said = capsys.readouterr().err
     assert 'pip install "shiftsearch[video]"' in said
     assert len(said.splitlines()) == 1

@@ -200,7 +200,7 @@ def test_denoise_and_align_clip_take_what_a_flow_network_gives():
     with pytest.raises(ShiftsearchError, match=r"align_clip: flow has shape \(3, 2, 48, 64\), expected"):
         ss.align_clip(NOISY, 0, there[1:])
     with pytest.raises(
-        ShiftsearchError, match=r"denoise: backward has shape \(2, .* expected \(4, 2, H, W\) .*or 3 of them"
+        ShiftsearchError, match=r"denoise: backward has shape \(2, .* expected \(4, 2, H, W\) .*or one flow less"
     ):
         ss.denoise(NOISY, flow=(there, there[2:]))
 
@@ -219,14 +219,28 @@ def test_two_frames_are_told_how_they_are_searched():
 
 
 # --- what is kept ---------------------------------------------------------------------------------------
-def test_texture_that_looks_like_noise_is_kept():
-    """Fine grain that moves with the scene: in one frame nothing tells it from noise, between frames its motion does."""
+def grain(step, noise=0.0):
+    """A clip (5, 72, 80) of grain that moves by so many pixels a frame: in one frame nothing tells it from noise."""
     rng = np.random.default_rng(0)
-    still = 0.5 + 0.1 * rng.standard_normal((80, 96))
-    clip = np.stack([still[4:76, 8 + t : 88 + t] for t in range(5)]).astype(np.float32)
-    clip = clip.clip(0, 1)
-    kept = ss.denoise(clip)
-    assert -10 * np.log10(np.mean((kept - clip) ** 2)) > 40
+    still = 0.5 + 0.08 * rng.standard_normal((80, 120))
+    clip = np.stack([still[4:76, 8 + step * t : 88 + step * t] for t in range(5)])
+    return clip, (clip + noise * rng.standard_normal(clip.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("step", "flow"), [(1, "auto"), (3, "match"), (0, None)])
+def test_texture_that_looks_like_noise_is_kept(step, flow):
+    clip, seen = grain(step)
+    assert -10 * np.log10(np.mean((ss.denoise(seen, radius=2, flow=flow) - clip) ** 2)) > 45
+    assert ss.estimate_noise(seen, flow=flow).sigma[0] < 0.004  # a twentieth of the grain
+
+
+def test_noise_on_still_grain_is_found_without_flow():
+    clip, seen = grain(0, 0.02)
+    assert abs(ss.estimate_noise(seen, flow=None).sigma[0] - 0.02) < 0.002
+    kept, noise = (np.mean((frames - clip) ** 2) for frames in (ss.denoise(seen, radius=2, flow=None), seen))
+    assert kept < noise / 3
+    moving, _ = grain(3)  # what differs there is no noise, and tells nothing
+    assert ss.estimate_noise(moving, flow=None).sigma[0] > 0.06
 
 
 def test_floats_beyond_white_and_alpha_are_kept():

@@ -51,7 +51,8 @@ def check_scale(op: str, frames: Any, white: float | None, *, told: bool = True)
     if kind == "uint16":
         for bits in _DEPTHS:
             top = 2**bits - 1
-            if some.mean() >= top / _DARK and some.max() <= top and int(frames.max()) <= top:
+            seen = some.mean() >= top / _DARK and np.ptp(some) >= top / _DARK  # a flat frame tells nothing
+            if seen and some.max() <= top and int(frames.max()) <= top:
                 cure = f"pass bits={bits}, or bits=16 if they are dark" if told else f"pass frames * {2 ** (16 - bits)}"
                 warn(f"{op}: frames have values up to {top} in uint16, as of {bits} bits, and 65535 is white: {cure}")
                 return

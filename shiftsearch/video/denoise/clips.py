@@ -47,7 +47,7 @@ def denoise(
         sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats;
             or one for each of three channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None
             or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
-            flow=None, and for a single frame, it is the white noise that fine differences show
+            flow=None, and for a single frame, it is the white noise that fine differences show, unless frames differ less
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms; "preview" is the first of these alone; "high" goes on with groups of some 50
             patches and filters their principal components, in two more passes. It takes about 20 times as
@@ -95,7 +95,7 @@ def denoise(
         many = layout("denoise", "frames", clip.shape)[1]
         out = xp.empty(clip.shape, clip.dtype)
         source, done = (clip, out) if many else (clip[None], out[None])
-        both = tuple(_of_all(xp, name, array, len(source)) for name, array in zip(_BOTH, both, strict=False))
+        both = _of_all(xp, both, len(source))
         found = denoised(spec, ((frame,) for frame in source), both or flow)
         for n, (frame,) in enumerate(watched("denoise", progress, found, len(source))):
             done[n] = frame
@@ -104,16 +104,19 @@ def denoise(
     return give(transform("denoise", whole, DTYPES, frames=frames, **dict(zip(_BOTH, pair, strict=False))))
 
 
-def _of_all(xp: Any, name: str, flow: Any, count: int) -> Any:
-    """Return the flow of each frame: flow networks give none to the last frame, and none back to the first."""
-    if checked("denoise", name, flow).shape[:-3] not in ((count,), (count - 1,)):
-        raise ShiftsearchError(
-            f"denoise: {name} has shape {tuple(flow.shape)}, expected ({count}, 2, H, W) or coarser, or {count - 1} of them"
-        )
-    if len(flow) == count:
-        return flow
-    none = xp.zeros_like(flow[:1])
-    return xp.concatenate((flow, none) if name == "forward" else (none, flow))
+def _of_all(xp: Any, pair: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Return a pair with a flow for each frame: flow networks give none to the last frame, and none back to the first."""
+    lengths = [len(checked("denoise", *named)) if named[1].ndim == 4 else 0 for named in zip(_BOTH, pair, strict=False)]
+    if lengths == [count - 1, count - 1]:
+        none = xp.zeros_like(pair[0][:1])
+        return xp.concatenate((pair[0], none)), xp.concatenate((none, pair[1]))
+    for name, flow, length in zip(_BOTH, pair, lengths, strict=False):
+        if length != count:
+            raise ShiftsearchError(
+                f"denoise: {name} has shape {tuple(flow.shape)}, expected ({count}, 2, H, W) or coarser, or one flow less "
+                "in both"
+            )
+    return pair
 
 
 def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int | None = DenoiseSpec.radius) -> int:

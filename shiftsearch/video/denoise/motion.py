@@ -27,6 +27,7 @@ _SOME = 4  # every so many pixels tell the median of flow
 _SMOOTH = 5  # pixels a side, over whose means noise makes no difference
 _AROUND = 25  # pixels a side, in which flows are compared
 _FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
+_LESS = 0.7  # of the variance
 _SEEN = 0.25  # of the noise: a smaller change of light makes no difference
 _LEAST = 0.004  # of white
 _COPY = 0.01  # of the noise of a frame: its copy, as for another rate of frames, differs by less
@@ -131,15 +132,24 @@ def _quantiles(xp: Any, small: Any) -> list[float]:
 def _compared(xp: Any, before: Frame, after: Frame) -> Found | None:
     """Find the light of `after`, and return the noise of `before` if some of it is unknown."""
     after.light = _light(xp, before, after)
-    if not any(before.unknown) or before.forward is None:  # without motion, what differs may be anything
+    if not any(before.unknown):
         return None
     whole = before if after.light is None else before.lit(after.light)
     gain = 1.0 if after.light is None else after.light.gain
-    found = differences(xp, whole.noisy, after.noisy, before.forward, before.noise.sigma)
+    still = before.forward is None
+    flow = xp.zeros((2, 1, 1), np.float32) if still else before.forward
+    found = differences(xp, whole.noisy, after.noisy, flow, before.noise.sigma)
+    if still and found is not None and not _is_less(found, before.noise):
+        return None  # without motion, what differs may be anything
     if found is None or after.light is None:
         return found
     back, mean = after.light.undone(), 2 / (1 + gain * gain)
     return Found(mean * found.variances, back.gain * found.shades + back.offsets[0], mean * found.of_shades)
+
+
+def _is_less(found: Found, noise: Noise) -> bool:
+    """Return whether what differs between frames is much less than what a single one shows: the rest is texture."""
+    return bool((found.variances.mean((1, 2)) < _LESS * np.square(noise.sigma)).all())
 
 
 def _know(frame: Frame, found: list[Found]) -> None:
