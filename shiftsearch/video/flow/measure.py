@@ -97,7 +97,7 @@ def match(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
     """Measure flow by our own search, from coarse to fine: it needs no OpenCV, and runs where the frames are.
 
     It is not misled by changes of light, finds motion of any length, and fills what has gone out of sight from around.
-    On the CPU it takes some 10 times as long as `dis`, see docs/flow.md.
+    On the CPU it takes some 20 times as long as `dis`.
 
     Args:
         reference, target: as in `dis`
