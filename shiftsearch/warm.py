@@ -121,13 +121,15 @@ def _whole_pixels(put: _Put) -> None:
 
 
 def _match(put: _Put) -> None:
-    clip = _clip(put)
+    clip = _clip(put, 12)  # large frames, which are searched from coarse to fine
     flow.match(clip[0], clip[1])
+    flow.match(clip[0, ..., 0], clip[1, ..., 0])
 
 
 def _align(put: _Put) -> None:
     for return_mask in (False, True):
         ss.align_clip(_clip(put), flow="match", return_mask=return_mask)
+    ss.align(_clip(put)[0], _clip(put), flow="match")
 
 
 def _denoise(quality: Any, put: _Put) -> None:
@@ -135,7 +137,7 @@ def _denoise(quality: Any, put: _Put) -> None:
     ss.denoise(_clip(put)[..., 0], 10, quality=quality, flow="match")
 
 
-def _clip(put: _Put) -> Any:
+def _clip(put: _Put, size: int = 4) -> Any:
     """Return a clip in colour that moves, and in which the passes of each quality reach all frames that they look for."""
-    still = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    still = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8).repeat(size, 0).repeat(size, 1)
     return put(np.stack([np.roll(still, (t, 2 * t), (0, 1)) for t in range(14)]))
