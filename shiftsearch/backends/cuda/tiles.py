@@ -59,7 +59,7 @@ AGGREGATE_TILES = Kernel(
     "aggregate_tiles.cu",
     **_TILES,
     shared=_of_queries,
-    instances=({**WHOLE, **_TILED, "MEAN": 1}, {**_L2, "MEAN": 0}),
+    instances=({**WHOLE, **_TILED, "MEAN": 1}, {**_L2, "MEAN": 0, "STRIDE": 2}),
 )
 SCATTER_TILES = Kernel(
     "scatter_tiles",
