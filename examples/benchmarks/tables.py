@@ -52,7 +52,13 @@ NOISE = {
     "white 2": "white, 2",
     "none": "none",
 }
-ON_A_GPU = ("patch 7, smooth flow", "patch 7, wild flow", "patch 7, subpixel", "patch 1", "attend patch 1, half, both ways")
+ON_A_GPU = (
+    "patch 7, smooth flow",
+    "patch 7, wild flow",
+    "patch 7, subpixel",
+    "patch 1",
+    "attend patch 1, half, both ways",
+)
 Row = dict[str, Any]
 
 
