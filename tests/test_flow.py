@@ -345,7 +345,7 @@ FRAME, MOTION = np.zeros((8, 9, 3)), np.zeros((2, 8, 9))
     [
         (lambda: flow.none(FRAME, FRAME[:7]), r"flow\.none: target has shape \(7, 9, 3\), expected that of reference"),
         (lambda: flow.none(np.zeros((3, 8, 9)), np.zeros((2, 8, 9))), r"flow\.none: target has shape \(2, 8, 9\)"),
-        (lambda: flow.dis(FRAME, [1]), r"flow\.dis: target is a list"),
+        (lambda: flow.dis(FRAME, [1]), r"flow\.dis: target\[0\] is a int, expected an array or a picture"),
         (lambda: flow.dis(FRAME, FRAME, sigma=-1), r"flow\.dis: sigma is -1, expected a number from 0"),
         (lambda: flow.farneback(FRAME, FRAME, sigma="auto"), r"flow\.farneback: sigma is 'auto'"),
         (lambda: flow.coarse(MOTION, 0), r"flow\.coarse: factor is 0"),
