@@ -14,6 +14,12 @@ from shiftsearch import batch
 from shiftsearch.video import cli
 from shiftsearch.video.cli.notices import notices
 
+_ABOUT = (
+    "Find for each pixel of a video the places in other frames that show the same thing. Use them to remove noise, and to "
+    "align frames."
+)
+_NEXT = "`shiftsearch COMMAND --help` says more of a command, with examples. Begin with `shiftsearch demo`."
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0 (done), 1 (an error), 2 (not understood) or 130 (interrupted)."""
@@ -42,26 +48,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shiftsearch", description="Shifted non-local search in video.")
+    parser = argparse.ArgumentParser(prog="shiftsearch", description=_ABOUT, epilog=_NEXT)
     parser.add_argument("--version", action="version", version=f"shiftsearch {shiftsearch.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
     cli.add_commands(commands)
     batch.add_command(commands)
-    demo = commands.add_parser("demo", help="denoise, search and align a small drawn film: a table and a picture")
-    demo.add_argument("-o", "--out", default="shiftsearch-demo.png", help="the picture (default %(default)s)")
-    demo.add_argument("--json", metavar="FILE", help="also write the numbers of the table there")
+    demo = commands.add_parser(
+        "demo",
+        help="denoise, search and align a small drawn film, and show how well it went",
+        description="Denoise, search and align a small drawn film. Print a table of how well it went and how long it took, "
+        "and write a picture of it.",
+    )
+    picture = "the picture to write (default %(default)s)"
+    demo.add_argument("-o", "--out", default="shiftsearch-demo.png", metavar="FILE", help=picture)
+    demo.add_argument("--json", metavar="FILE", help="also write the numbers of the table to this file")
     demo.set_defaults(run=_demo)
-    doctor = commands.add_parser("doctor", help="check this installation: versions, devices, every op on every backend")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this installation: versions, devices, every op on every backend",
+        description="Check this installation. Print versions and devices, and try every op on every backend. The exit code "
+        "is 1 if one is wrong.",
+    )
     doctor.set_defaults(run=_doctor)
     warm = commands.add_parser(
         "warm",
         help="compile the kernels of common calls ahead, as for a container or a server",
-        description="Compile the kernels of common calls ahead, so that nobody waits for them at the first call. They are "
-        "kept on disk for the user, for this kind of processor and for each kind of GPU. NUMBA_CACHE_DIR and "
-        "CUPY_CACHE_DIR say where; give programs that use them the same.",
+        description="Compile the kernels of common calls ahead. Then nobody waits for them at the first call. They are kept "
+        "on disk for the user, for this kind of processor and for each kind of GPU. NUMBA_CACHE_DIR and CUPY_CACHE_DIR say "
+        "where. Set them alike for the programs that use the kernels.",
     )
-    devices = "auto (the CPU and all GPUs that are there), cpu, cuda (all GPUs) or cuda:N (default %(default)s)"
-    warm.add_argument("--device", default="auto", help=devices)
+    devices = "cpu, cuda (all GPUs), cuda:N, or auto: the CPU and all GPUs that are there (default %(default)s)"
+    warm.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help=devices)
     warm.set_defaults(run=_warm)
     cli.add_completion(commands)
     return parser

@@ -33,8 +33,9 @@ _EXAMPLES = (
     "shiftsearch batch s3://bucket/films s3://bucket/clean --ray auto --device cuda",
 )
 _ABOUT = (
-    "Denoise or align many videos, or long ones, by parts, on the processes of this machine or on a Ray cluster. Run it "
-    "again after an interruption: it goes on where it was, and makes only what is new or changed."
+    "Denoise or align many videos, or long ones. Long videos are split into parts. The parts are computed on the\n"
+    "processes of this machine, or on a Ray cluster.\n\n"
+    "Run it again after an interruption: it goes on where it was. It makes only what is new or changed."
 )
 _OTHER = {"align": "denoise", "denoise": "align"}
 _OWN = {"command", "run", "sources", "target", "work", "suffix", "overwrite", "ray", "workers", "threads", "part"}
@@ -47,13 +48,14 @@ _OVERLAPS = 8  # of which a part has as many frames: the rest is computed twice
 def add_command(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
     text = "denoise or align many videos, on many processes or machines"
-    parser = commands.add_parser(
-        "batch", help=text, description=_ABOUT, conflict_handler="resolve", **ordinary.texts(_EXAMPLES)
-    )
-    sources = "a video, a folder of videos at any depth, or a pattern; a path, or an address that fsspec knows"
+    described = ordinary.texts(text, _EXAMPLES) | {"description": _ABOUT}
+    parser = commands.add_parser("batch", conflict_handler="resolve", **described)
+    sources = "a video, a folder of videos at any depth, or a pattern. Give a path, or an address that fsspec knows"
     parser.add_argument("sources", nargs="+", metavar="IN", help=sources)
-    parser.add_argument("target", metavar="OUT", help="the folder to write to; or a file, if IN is one video")
-    parser.add_argument("--work", choices=("denoise", "align"), default="denoise", help="default %(default)s")
+    parser.add_argument("target", metavar="OUT", help="the folder to write to. If IN is one video, it may be a file")
+    parser.add_argument(
+        "--work", choices=("denoise", "align"), default="denoise", help="what to do (default %(default)s)"
+    )
     align = parser.add_argument_group("options of --work align")
     ordinary.align_options(align)
     denoise = parser.add_argument_group("options of --work denoise")
@@ -70,10 +72,11 @@ def add_command(commands: Any) -> None:
 def _add_files(group: Any) -> None:
     ordinary.input_options(group)
     ordinary.output_options(group)
-    beside = "also write pictures of the middle frames, to names in this folder (to this file, if OUT is one)"
+    beside = "also write pictures of the middle frames to this folder. If OUT is a file, this is one, too"
     group.add_argument("--preview", metavar="NAME", help=beside)
     ordinary.suffix_option(group)
-    changed = "replace outputs that batch did not write, or that were changed since"
+    ordinary.quiet_option(group)
+    changed = "also replace outputs that batch did not write, or that were changed since"
     group.add_argument("--overwrite", action="store_true", help=changed)
     group.add_argument(
         "-v", "--verbose", action="store_true", help="also tell of each part, and where an error came from"
@@ -81,14 +84,22 @@ def _add_files(group: Any) -> None:
 
 
 def _add_workers(group: Any) -> None:
-    ray = 'use the Ray cluster at this address: "auto" for that of this machine (default: RAY_ADDRESS; else processes)'
+    ray = (
+        'use the Ray cluster at this address; "auto" is that of this machine. Without it and RAY_ADDRESS, workers are '
+        "processes of this machine (default: RAY_ADDRESS)"
+    )
     group.add_argument("--ray", metavar="ADDRESS", default=os.environ.get("RAY_ADDRESS"), help=ray)
-    device = "auto, cpu, or cuda: a worker for each GPU (default %(default)s: cuda where there is one)"
+    device = "cuda has a worker for each GPU. auto is cuda if there is a GPU, else cpu (default %(default)s)"
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device)
-    workers = "how many workers (default: as many as there are GPUs, or as there are cores for)"
+    workers = "run this many workers (default: as many as there are GPUs, or as there are cores for)"
     group.add_argument("--workers", type=_count, metavar="N", help=workers)
-    group.add_argument("--threads", type=_count, default=1, metavar="N", help="of each worker (default %(default)s)")
-    size = f"the most frames of a part (default: {_OVERLAPS} times those that a result depends on, at least {_LEAST})"
+    group.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="threads of each worker (default %(default)s)"
+    )
+    size = (
+        f"a part has at most this many frames (default: {_OVERLAPS} times those that a result depends on, and at least "
+        f"{_LEAST})"
+    )
     group.add_argument("--part", type=_count, metavar="FRAMES", help=size)
 
 

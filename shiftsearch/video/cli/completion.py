@@ -46,10 +46,11 @@ def add_completion(commands: Any) -> None:
     parser = commands.add_parser(
         "completion",
         help=text,
+        description="Print a script for a shell. It completes our commands and options there.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  " + "\n  ".join(examples),
     )
-    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="your shell")
     parser.set_defaults(run=partial(_completion, commands))
 
 
