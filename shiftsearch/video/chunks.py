@@ -44,19 +44,19 @@ class _ChunksSpec(Spec):
 def chunks(frames: int, size: int, overlap: int, cuts: Iterable[int] = ()) -> list[Chunk]:
     """Return how to compute a long clip in pieces, in any order and on any number of machines.
 
-    If each result depends on at most `overlap` frames before and after its own, and on none beyond a cut, then the kept
-    results of all chunks, joined in order, equal those of the whole clip.
+    Join the kept results of all chunks in order: they equal those of the whole clip. For that, each result may depend on
+    at most `overlap` frames before and after its own, and on none beyond a cut.
 
     Args:
         frames: how many frames the clip has
-        size: the most results to keep of a chunk; the sizes of the chunks of a scene differ by at most one
+        size: the most results to keep of a chunk. The sizes of the chunks of a scene differ by at most one
         overlap: how many frames to read before and after those that are kept, where the scene has them. Searches with a
             `radius` read up to 2 * radius frames back at the end of a clip, and ahead at its start
         cuts: numbers of the frames that begin a scene, as `scene_cuts` finds them: no chunk reads across one
 
     Returns:
         list of (start, stop, keep_start, keep_stop): read frames start to stop, and keep the results of frames
-        keep_start to keep_stop. As slices, `chunk.read` is for the clip and `chunk.keep` for the results of a chunk
+        keep_start to keep_stop. `chunk.read` is a slice of the clip, and `chunk.keep` one of the results of the chunk
 
     Example:
         >>> for chunk in chunks(10, size=4, overlap=1, cuts=[7]):

@@ -29,15 +29,18 @@ _QUANTILES = 65  # of a thumbnail, by which its light is compared
 
 
 def scene_cuts(frames: Iterable[AnyArray | Picture]) -> Iterator[int]:
-    """Yield the numbers of the frames that begin a scene: those that are not the frame before, moved.
+    """Yield the numbers of the frames that begin a scene.
 
-    Compares each frame with the one before it, as thumbnails of about 24 rows: patches of each are searched in the
-    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two; if they are very
-    colourful, also in colour alone. Noise, pans (up to half of the frame) and fast motion do not count as cuts, nor do
-    flashes and fades, which are the same scene in other light, nor dissolves, in which no single frame begins the scene.
+    Each frame is compared with the one before it, as thumbnails of about 24 rows. Patches of each are searched in the
+    other. A frame begins a scene if what is found differs by more than 40 % of the contrast of the two. If they are very
+    colourful, they must differ in colour alone, too. These are no cuts:
+
+    - noise, pans (up to half of the frame) and fast motion
+    - flashes and fades: they show the same scene in other light
+    - dissolves: no single frame begins the scene
 
     Args:
-        frames: a clip, or any iterable of frames (H, W) or (H, W, C); it is read once, and frames are not kept
+        frames: a clip, or any iterable of frames (H, W) or (H, W, C). It is read once, and frames are not kept
 
     Returns:
         iterator over frame numbers, from 1 on

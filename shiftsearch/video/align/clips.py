@@ -97,38 +97,41 @@ def align(
     max_memory: int | str = AlignSpec.max_memory,
     progress: Progress = None,
 ) -> Any:
-    """Warp frames onto a reference: each pixel shows the place in the frame that matches the reference there.
+    """Warp frames so that they show what a reference shows.
+
+    Each pixel of the result shows the place in the frame that matches the reference there.
 
     Args:
-        reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames; uint8, uint16 or floats,
-            whose white is 1. See `shiftsearch.video.frames`
-        frames: a frame, or a clip, each of whose frames is warped; both may be lists of frames, or images of PIL
-        flow: where to search. "match" measures flow by our own search; "dis" and "farneback" do with OpenCV, on frames in
-            main memory; "auto" is "dis" where that works, else "match"; None means no motion. An array (2, H, W), or
-            (T, 2, H, W) with one for each frame, leads from reference to frame, in pixels, with dx in channel 0 and dy in
-            channel 1; it may be coarser, (2, h, w), as from `flow.coarse`. A function of (reference, frames) returns such
+        reference: a frame (H, W) or (H, W, C), or a clip with one for each of the frames. uint8, uint16, or floats whose
+            white is 1: see `shiftsearch.video.frames`
+        frames: a frame, or a clip, of which each frame is warped. Both may be lists of frames, or images of PIL
+        flow: where to search. "match" measures flow by our own search. "dis" and "farneback" measure it with OpenCV, for
+            frames in main memory. "auto" is "dis" where that works, else "match". None means no motion. An array (2, H, W),
+            or (T, 2, H, W) with one for each frame, leads from reference to frame in pixels. Channel 0 is dx, and channel
+            1 is dy. It may be coarser, (2, h, w), as from `flow.coarse`. A function of (reference, frames) returns such
             an array
-        window: candidates per side around where the flow leads; 1 warps by the flow alone
+        window: candidates per side around where the flow leads. 1 warps by the flow alone
         patch: pixels per side of the patches that are compared
-        penalty: how strongly noise makes places far from the flow rank behind others, see `shiftsearch.video.align`
-        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; 0 trusts the frames,
-            None estimates it for each pair of frames, see `shiftsearch.video.noise.noise_level`
-        subpixel: keep the fraction of the flow; False searches and shows whole pixels only
-        output: "patch" shows at each pixel the mean of the patches that overlap there, "pixel" only its own place
-        interp: "bicubic" or "bilinear" interpolation of the result; the search is always bilinear
+        penalty: how strongly noise makes places far from the flow rank behind others: see `shiftsearch.video.align`
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats. 0 trusts the frames.
+            None estimates it for each pair of frames: see `shiftsearch.video.noise.noise_level`
+        subpixel: keep the fraction of the flow. False searches and shows whole pixels only
+        output: "patch" shows at each pixel the mean of the patches that overlap there. "pixel" shows only its own place
+        interp: "bicubic" or "bilinear" interpolation of the result. The search is always bilinear
         return_offsets: also return where the pixels were found
-        return_mask: also return which pixels are seen in both frames: the way from the reference to the frame, and the way
-            back, which is searched too, end within a pixel of where they began
-        white: the value that is white, if it is not the largest of an integer, or 1: 255 for floats from 0 to 255
-        bits: the depth of integers, if it is not that of their dtype: 10 for what uint16 holds as 0 to 1023
+        return_mask: also return which pixels both frames show. For these the way to the frame and back, which is searched
+            too, ends within a pixel of where it began
+        white: the value that is white, if it is not the usual one: 255 for floats from 0 to 255. The usual one is the
+            largest of an integer type, and 1 for floats
+        bits: the depth of integers, if it is not that of their dtype: 10 if uint16 holds 0 to 1023
         max_memory: limit of the memory for one computation beside the frames: a number of bytes, or text such as
             "500MB". Frames that need more are computed in tiles, with the same result
-        progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
+        progress: a function such as tqdm that shows the progress. It is called with what to iterate over, and `total`
 
     Returns:
-        the warped frames, in the layout, dtype and library of `frames`; of a list, a list. With `return_offsets` also a
-        flow to the places that were found, float32, (2, H, W) for one frame and (T, 2, H, W) for a clip. With `return_mask` then a mask
-        of bool, (H, W) or (T, H, W)
+        the warped frames, in the layout, dtype and library of `frames`. Of a list, a list. With `return_offsets`, next a
+        flow to the places that were found: float32, (2, H, W) for one frame and (T, 2, H, W) for a clip. With
+        `return_mask`, last a mask of bool, (H, W) or (T, H, W)
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -233,13 +236,13 @@ def align_clip(
 ) -> Any:
     """Warp each frame of a clip onto the one before it, onto the one after it, or onto one frame of the clip.
 
-    With "previous" and "next", a frame that has no such neighbour in its scene is left unchanged, see `scene_cuts`.
+    With "previous" and "next", a frame without such a neighbour in its scene is left unchanged: see `scene_cuts`.
 
     Args:
         frames: a clip, (T, H, W) or (T, H, W, C), or a list of frames
         to: "previous", "next" or the number of a frame
-        flow: as in `align`; an array has a flow for each frame, which leads to it from the frame that it is warped onto; with
-            "previous" or "next", the one frame that has no neighbour may have none
+        flow: as in `align`. An array has a flow for each frame. It leads to the frame from the one that it is warped onto.
+            With "previous" or "next", the one frame that has no neighbour may have none
         return_offsets, return_mask, progress: as in `align`
         options: as in `align`
 

@@ -77,13 +77,13 @@ def align_stream(
     device: str | None = None,
     **options: Unpack[AlignOptions],
 ) -> Iterator[Any]:
-    """Run `align_clip` on any iterable of frames, of any length: two frames are held at a time.
+    """Run `align_clip` on an iterable of frames of any length. It holds two frames at a time.
 
     Args:
         frames: frames (H, W) or (H, W, C) of one shape and dtype, each a separate array
         to: "previous" or "next"
         flow: "auto", "match", "dis", "farneback", None or a function, as in `align`
-        return_offsets, return_mask: as in `align`; the iterator then gives tuples (frame, offsets, mask) of what is wanted
+        return_offsets, return_mask: as in `align`. The iterator then gives tuples (frame, offsets, mask) of what is wanted
         device: where frames of main memory are computed, as in `denoise_stream`
         options: as in `align`
 

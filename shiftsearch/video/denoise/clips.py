@@ -35,46 +35,46 @@ def denoise(
     max_memory: int | str | None = DenoiseSpec.max_memory,
     progress: Callable[..., Any] | None = None,
 ) -> Frames:
-    """Remove the noise of a clip: similar patches are found in the frames around, and filtered together.
+    """Remove the noise of a clip.
 
-    The noise that `sigma=None` finds may be correlated from pixel to pixel, as that of most cameras and codecs; a number
-    is that of white noise.
+    Similar patches are found in the frames around, and filtered together. `sigma=None` measures the noise. That noise may
+    be correlated from pixel to pixel, as that of most cameras and codecs is. A number stands for white noise.
 
     Args:
-        frames: a clip (T, H, W) or (T, H, W, C), or a frame; uint8, uint16, or floats whose white is 1, see
-            `shiftsearch.video.frames`; or a list of frames, or images of PIL. Three channels are a colour; the last of
+        frames: a clip (T, H, W) or (T, H, W, C), or a frame. uint8, uint16, or floats whose white is 1: see
+            `shiftsearch.video.frames`. Or a list of frames, or images of PIL. Three channels are a colour. The last of
             two or four is alpha, which is kept
-        sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats;
-            or one for each of three channels, one for each pixel, (H, W), or the noise that `estimate_noise` found. None
-            or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
+        sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats.
+            Or one for each of three channels, or one for each pixel, (H, W), or the noise that `estimate_noise` found.
+            None or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
             flow=None, and for a single frame, it is the white noise that fine differences show, unless frames differ less
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
-            their cosine transforms; "preview" is the first of these alone; "high" goes on with groups of some 50
-            patches and filters their principal components, in two more passes. It takes about 20 times as
-            long
-        radius: frames each way to search in, where the scene has them; None is 2 for "preview", 3 for "fast"
-            and 6 for "high"
-        flow: where to search. "match" measures flow by our own search, "dis" and "farneback" by OpenCV; "auto" is "dis"
-            where that works, else "match"; None means no motion. A pair (forward, backward) of (T, 2, h, w) leads from
-            each frame to the next and to the one before, in pixels of its own grid, with dx in channel 0 and dy in
-            channel 1, as that of `flow.pair` or, with T - 1 each, of flow networks. A function of (reference, target)
+            their cosine transforms. "preview" is the first pass alone. "high" goes on in two more passes: it takes groups
+            of some 50 patches and filters their principal components. It takes about 20 times as long
+        radius: frames each way to search in, where the scene has them. None is 2 for "preview", 3 for "fast" and 6 for
+            "high"
+        flow: where to search. "match" measures flow by our own search, "dis" and "farneback" by OpenCV. "auto" is "dis"
+            where that works, else "match". None means no motion. A pair (forward, backward) of (T, 2, h, w) leads from
+            each frame to the next and to the one before, in pixels of its own grid. Channel 0 is dx, and channel 1 is dy.
+            `flow.pair` makes such a pair. Flow networks do too, with T - 1 each. A function of (reference, target)
             returns one flow (2, h, w)
-        strength: how many times that noise is taken for noise: more is smoother, less keeps more detail, 0 changes
-            nothing. One number, or one for each plane: those of colours are R + G + B, R - B and R - 2 G + B, so that
+        strength: how many times that noise is taken for noise. More is smoother, less keeps more detail, 0 changes
+            nothing. One number, or one for each plane. The planes of colours are R + G + B, R - B and R - 2 G + B: so
             (1, 1.5, 1.5) takes more noise from colour than from brightness
-        mix: share of the grain that is kept, from 0 to 1, which returns the frames as they are
-        temporal_only: average along the motion only. No pixel is filtered with others of its frame, so detail is kept
+        mix: share of the grain that is kept, from 0 to 1. With 1, the frames stay as they are
+        temporal_only: average along the motion only. No pixel is filtered with others of its frame. So detail is kept
             that only one frame shows, and more noise stays. For quality "fast"
-        white: the value that is white, if it is not the largest of an integer, or 1: 255 for floats from 0 to 255
-        bits: the depth of integers, if it is not that of their dtype: 10 for what uint16 holds as 0 to 1023
+        white: the value that is white, if it is not the usual one: 255 for floats from 0 to 255. The usual one is the
+            largest of an integer type, and 1 for floats
+        bits: the depth of integers, if it is not that of their dtype: 10 if uint16 holds 0 to 1023
         max_memory: limit of the memory beside the frames that are given and returned: a number of bytes, or text such
-            as "500MB". An error says what the frames in reach take if it is less. Changes of light take more for a
-            moment. None is what these take and 1 GiB. The result does not depend on it
-        progress: a function such as tqdm, called with what to iterate over and `total`, that shows the progress
+            as "500MB". If it is less than the frames in reach take, an error says how much they take. Changes of light
+            take more for a moment. None is what these take and 1 GiB. The result does not depend on it
+        progress: a function such as tqdm that shows the progress. It is called with what to iterate over, and `total`
 
     Returns:
-        the denoised frames, in the layout, dtype and library of `frames`; of a list, a list. Scenes are
-        detected and denoised separately
+        the denoised frames, in the layout, dtype and library of `frames`. Of a list, a list. Scenes are found, and
+        denoised separately
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def _of_all(xp: Any, pair: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 
 
 def denoise_overlap(*, quality: Quality = DenoiseSpec.quality, radius: int | None = DenoiseSpec.radius) -> int:
-    """Return how many frames before and after its own a result of `denoise` depends on: the `overlap` for `chunks`.
+    """Return the `overlap` for `chunks`: a result of `denoise` depends on so many frames before and after its own.
 
     Args:
         quality, radius: as in `denoise`

@@ -35,20 +35,20 @@ def estimate_noise(
 ) -> Noise:
     """Find the noise of a clip: its strength, by plane, frequency and brightness.
 
-    It is what `denoise(frames)` finds for each frame, as the mean of all: found once, for a few frames or for a flat patch
-    that shows nothing but noise, and given to `denoise` as `sigma`, it makes the strength of a long clip even.
+    `denoise(frames)` finds it for each frame; this is the mean of all. Find it once, in a few frames or in a flat patch
+    that shows nothing but noise. Give it to `denoise` as `sigma`: then the strength is even in a long clip.
 
     Args:
-        frames: a clip or a frame, as `denoise` takes it; or an iterator over frames, or over tuples of planes, as
+        frames: a clip or a frame, as `denoise` takes it. Or an iterator over frames, or over tuples of planes, as
             `denoise_planes` takes them
-        box: (top, left, height, width) of a flat patch, at least 8 pixels a side in every plane; its noise is then all
-            that is looked at. It is in pixels of the first plane
-        flow: "auto", "match", "dis" or "farneback", along which frames are compared. With None, and for a single frame, the noise is taken
-            as white, and found from fine differences
+        box: (top, left, height, width) of a flat patch, in pixels of the first plane. It has at least 8 pixels a side in
+            every plane. Then only its noise is looked at
+        flow: "auto", "match", "dis" or "farneback", along which frames are compared. With None, and for a single frame,
+            the noise is taken as white, and found from fine differences
         white, bits: as in `denoise`
 
     Returns:
-        the noise, on the scale where white is 1. `print` describes it, and its method `plot` returns a picture
+        the noise, on the scale where white is 1. `print` describes it. Its method `plot` returns a picture
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -38,15 +38,15 @@ def denoise_stream(
     max_memory: int | str | None = DenoiseSpec.max_memory,
     device: str | None = None,
 ) -> Iterator[AnyFrame]:
-    """Run `denoise` on a clip of any length: holds only the few frames that a result depends on.
+    """Run `denoise` on a clip of any length. It holds only the few frames that a result depends on.
 
     Args:
         frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
-        flow: as in `denoise`; of a pair (forward, backward), the flow of one frame after another is read, as
-            from a file that `np.load(..., mmap_mode="r")` opened
+        flow: as in `denoise`. A pair (forward, backward) is read frame by frame: so it may be files that
+            `np.load(..., mmap_mode="r")` opened
         sigma, quality, radius, strength, mix, temporal_only, white, bits, max_memory: as in `denoise`
         device: where frames of main memory are computed: "cpu", "cuda:0" or another number, or "auto" for the first GPU
-            if there is one. Each goes there once and its result comes back once, while others are computed. None
+            if there is one. Each frame goes there once, and its result comes back once, while others are computed. None
             computes where the frames are
 
     Returns:

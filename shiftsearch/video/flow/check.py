@@ -30,16 +30,18 @@ class Check(NamedTuple):
 
 
 def check(reference: AnyFrames, target: AnyFrames, flow: AnyArray) -> Check:
-    """Check that a flow is in this package's convention: warp the target by it, and by likely misreadings of it.
+    """Check that a flow is in this package's convention.
+
+    The target is warped by the flow, and by likely misreadings of it.
 
     Args:
         reference, target: frames or clips, as in `dis`
-        flow: (2, H, W), or (T, 2, H, W), from reference to target; or a coarser one
+        flow: (2, H, W), or (T, 2, H, W), from reference to target. It may be coarser
 
     Returns:
-        (ok, message, gains). The message describes the flow. The gains say by how many dB the
-        difference between the reference and the warped target would shrink if the flow were negated, scaled, or its
-        channels were swapped. `ok` is False if one of these brings 1 dB or more, and True if nothing can be told
+        (ok, message, gains). The message describes the flow. The gains say what it would bring to negate the flow, to
+        scale it or to swap its channels: by how many dB the difference between the reference and the warped target would
+        shrink. `ok` is False if one of these brings 1 dB or more. It is True if nothing can be told
 
     Example:
         >>> y, x = np.mgrid[:48, :64]
@@ -148,7 +150,7 @@ def consistency(forward: Any, backward: Any, *, tolerance: float = 1.0) -> Any:
         tolerance: largest distance in pixels between start and end
 
     Returns:
-        mask (H, W), or (T, H, W), of bool; also False where the flow leads out of the frame or is not finite
+        mask (H, W), or (T, H, W), of bool. It is also False where the flow leads out of the frame or is not finite
 
     Example:
         >>> forward = np.zeros((2, 4, 6), np.float32)

@@ -24,14 +24,16 @@ def to_color(flow: Array, *, longest: float | None = None) -> Array: ...
 
 
 def to_color(flow: Any, *, longest: float | None = None) -> Any:
-    """Return a picture of a flow: the hue shows the direction (red is right, yellow down, blue left), pale colours are slow.
+    """Return a picture of a flow.
+
+    The hue shows the direction: red is right, yellow down, blue left. Pale colours are slow.
 
     Args:
         flow: (2, H, W), or (T, 2, H, W)
-        longest: length in pixels of a vector of full colour; longer ones are darker. By default that of the longest one
+        longest: length in pixels of a vector of full colour. Longer ones are darker. By default that of the longest one
 
     Returns:
-        RGB uint8 (H, W, 3), or (T, H, W, 3). No motion is white, vectors that are not finite are black
+        RGB uint8 (H, W, 3), or (T, H, W, 3). No motion is white. Vectors that are not finite are black
 
     Example:
         >>> flow = np.zeros((2, 1, 3))

@@ -38,9 +38,9 @@ def from_raft(flow: Array | Sequence[Array], size: tuple[int, int] | None = None
     """Convert flow of RAFT and its relatives, in torchvision, ptlflow and elsewhere.
 
     Args:
-        flow: (2, h, w) or (T, 2, h, w), in pixels of the frames that the network saw; or its list of predictions, of
+        flow: (2, h, w) or (T, 2, h, w), in pixels of the frames that the network saw. Or its list of predictions, of
             which the last is the best
-        size: (H, W) of the frames, if they were resized for the network: the flow and its vectors are resized with them
+        size: (H, W) of the frames, if they were resized for the network. The flow and its vectors are resized, too
 
     Returns:
         flow (2, H, W), or (T, 2, H, W)
@@ -60,13 +60,13 @@ def from_raft(flow: Array | Sequence[Array], size: tuple[int, int] | None = None
 
 
 def coarse(flow: Array, factor: int = 8) -> Array:
-    """Return the mean flow of each `factor` x `factor` pixels, in pixels of that size: 1 / factor**2 of the memory.
+    """Return the mean flow of each `factor` x `factor` pixels, in pixels of that size.
 
-    `shiftsearch.upsample_flow` is the way back. `align` takes coarse flow directly.
+    It takes 1 / factor**2 of the memory. `shiftsearch.upsample_flow` is the way back. `align` takes coarse flow directly.
 
     Args:
-        flow: (2, H, W), or (T, 2, H, W); vectors that are not finite count as 0
-        factor: pixels per side; the last cells of a row or column may be smaller
+        flow: (2, H, W), or (T, 2, H, W). Vectors that are not finite count as 0
+        factor: pixels per side. The last cells of a row or column may be smaller
 
     Returns:
         flow (2, h, w), or (T, 2, h, w), with h = ceil(H / factor)

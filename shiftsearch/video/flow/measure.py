@@ -32,7 +32,9 @@ def auto(reference: Picture | Several, target: AnyFrames, *, sigma: float | None
 
 
 def auto(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
-    """Measure flow as `align` and `denoise` do: by `dis` if OpenCV is there and the frames are in main memory, else by `match`.
+    """Measure flow as `align` and `denoise` do.
+
+    This is `dis` if OpenCV is there and the frames are in main memory. Else it is `match`.
 
     Args:
         reference, target, sigma: as in `dis`
@@ -56,7 +58,8 @@ def pair(frames: Array, *, method: Method = METHOD, sigma: float | None = None) 
         sigma: as in `dis`
 
     Returns:
-        (forward, backward), each (T, 2, H, W), as `search`, `attend` and `denoise` take them; 0 where there is no such frame
+        (forward, backward), each (T, 2, H, W), as `search`, `attend` and `denoise` take them. Where there is no such
+        frame, flow is 0
 
     Example:
         >>> clip = np.random.default_rng(0).random((3, 24, 32))
@@ -94,14 +97,14 @@ def match(reference: Picture | Several, target: AnyFrames, *, sigma: float | Non
 
 
 def match(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
-    """Measure flow by our own search, from coarse to fine: it needs no OpenCV, and runs where the frames are.
+    """Measure flow by our own search, from coarse to fine.
 
-    It is not misled by changes of light, finds motion of any length, and fills what has gone out of sight from around.
-    On the CPU it takes some 20 times as long as `dis`.
+    It needs no OpenCV, and runs where the frames are. Changes of light do not mislead it. It finds motion of any length.
+    It fills what has gone out of sight from around. On the CPU it takes some 20 times as long as `dis`.
 
     Args:
         reference, target: as in `dis`
-        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats; None trusts the frames
+        sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats. None trusts the frames
 
     Returns:
         as `dis`
@@ -125,11 +128,13 @@ def dis(reference: Picture | Several, target: AnyFrames, *, sigma: float | None 
 
 
 def dis(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
-    """Measure flow by dense inverse search, OpenCV's DIS: quick (0.5 s for a megapixel), on the CPU.
+    """Measure flow by OpenCV's dense inverse search (DIS).
+
+    It is quick (0.5 s for a megapixel), and runs on the CPU.
 
     Args:
         reference: a frame or a clip, see `shiftsearch.video.frames`
-        target: the same; a single frame is compared with every frame of a clip
+        target: the same. A single frame is compared with every frame of a clip
         sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats. If it is given, the
             frames are blurred before they are compared, by sigma / 20 pixels on the scale of 255, but at least by 1
 
@@ -155,7 +160,9 @@ def farneback(reference: Picture | Several, target: AnyFrames, *, sigma: float |
 
 
 def farneback(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
-    """Measure flow by polynomial expansion, OpenCV's Farneback: smooth, on the CPU.
+    """Measure flow by OpenCV's polynomial expansion (Farneback).
+
+    It is smooth, and runs on the CPU.
 
     Args:
         reference, target, sigma: as in `dis`
