@@ -97,6 +97,38 @@ def test_flow_says_what_to_type_when_the_scale_is_wrong(name):
         measure(TEN, **options)
 
 
+@pytest.mark.parametrize("name", [*DENOISE, "align_stream", "align_planes"])
+@pytest.mark.parametrize(("frames", "cure"), [(BYTES, "white=255"), (TEN, "bits=10")])
+def test_clips_that_begin_black_are_told_too(name, frames, cure):
+    leader = np.zeros_like(frames[:1]).repeat(3, 0)
+    with pytest.warns(UserWarning, match=cure) as told:
+        (DENOISE | ALIGN)[name](np.concatenate([leader, frames]))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", [*DENOISE, *ALIGN])
+def test_values_above_the_bits_are_an_error_that_names_the_largest(name):
+    """They would be cut to white without a word."""
+    frames, call = TEN[:2] * 4, (DENOISE | ALIGN)[name]
+    most = int(frames.max())
+    with pytest.raises(
+        ShiftsearchError, match=rf"^{name}: \w+ has values up to {most}, expected at most 1023, .*: pass bits=12, or"
+    ):
+        call(frames, bits=10)
+    with pytest.raises(ShiftsearchError, match=rf"up to {most}, expected at most 1000, .*: pass white={most}, or"):
+        call(frames, white=1000)
+    np.testing.assert_array_equal(call(frames, bits=12), call(frames, white=4095))
+    call(frames.clip(max=1023), bits=10)
+
+
+def test_integers_of_torch_are_looked_at():
+    torch = pytest.importorskip("torch")
+    with pytest.warns(UserWarning, match=r"pass bits=10"):
+        ss.denoise(torch.from_numpy(TEN[:2]), flow=None, radius=0)
+    with pytest.raises(ShiftsearchError, match=r"^denoise: frames has values up to 1023, expected at most 511"):
+        ss.denoise(torch.from_numpy(TEN[:2]), flow=None, radius=0, bits=9)
+
+
 def test_the_warning_is_of_the_line_that_made_the_call():
     with pytest.warns(UserWarning, match="white=255") as told:
         ss.denoise(BYTES, flow=None, radius=0)
@@ -203,6 +235,36 @@ def test_denoise_and_align_clip_take_what_a_flow_network_gives():
         ShiftsearchError, match=r"denoise: backward has shape \(2, .* expected \(4, 2, H, W\) .*or one flow less"
     ):
         ss.denoise(NOISY, flow=(there, there[2:]))
+
+
+def one_less(speeds):
+    """A pair of four flows each for four frames of these speeds, and the same as flow networks give it."""
+    there = FLOW * np.float32([*speeds, 0]).reshape(4, 1, 1, 1)
+    back = -np.roll(there, 1, axis=0)
+    return (there, back), (there[:-1], back[1:])
+
+
+@pytest.mark.parametrize("speeds", [(1, 3, -2), (1, 1, 1), (0, 0, 0), (0, 0, 2), (2, 0, 0)])
+@pytest.mark.parametrize("form", [iter, list])
+def test_streams_take_what_a_flow_network_gives(form, speeds):
+    whole, cut = one_less(speeds)
+    expected = ss.denoise(NOISY, 0.08, radius=1, flow=whole)
+    for pair in (whole, cut):
+        found = ss.denoise_stream(form(NOISY), 0.08, radius=1, flow=pair)
+        np.testing.assert_array_equal(np.stack(list(found)), expected)
+        found = denoise_planes(form([(frame,) for frame in NOISY]), 0.08, radius=1, flow=pair)
+        np.testing.assert_array_equal(np.stack([frame for (frame,) in found]), expected)
+
+
+def test_a_stream_counts_the_frames_of_a_pair_that_it_takes_for_one_less():
+    there, back = one_less((1, 3, -2))[0]
+    back += 0.25
+    back[0] = -there[0]  # leads to no frame, but undoes the first flow better than the second does
+    with pytest.raises(ShiftsearchError, match=r"^denoise_stream: flow has 4 flows each way .* 4, expected 5\..*to 0"):
+        list(ss.denoise_stream(iter(NOISY), 0.08, radius=1, flow=(there, back)))
+    assert len(list(ss.denoise_stream(NOISY, 0.08, radius=1, flow=(there, back)))) == 4
+    with pytest.raises(ShiftsearchError, match="flow ends before frame"):
+        list(ss.denoise_stream(iter(NOISY), 0.08, radius=1, flow=(there[:2], back[:2])))
 
 
 def test_two_frames_are_told_how_they_are_searched():

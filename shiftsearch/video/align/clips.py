@@ -23,7 +23,7 @@ from shiftsearch.video.align.spec import (
 )
 from shiftsearch.video.forms import first, unpacked
 from shiftsearch.video.frames import DTYPES
-from shiftsearch.video.scale import check_scale
+from shiftsearch.video.scale import check_scale, check_white
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import watched
 from shiftsearch.video.types import METHOD, AnyFrames, Frames
@@ -159,6 +159,8 @@ def align(
         max_memory=max_memory,
     )
     check_scale("align", frames, spec.white)
+    for name, array in (("reference", reference), ("frames", frames)):
+        check_white("align", array, spec.white, name)
     of_reference, of_frames = lengths(spec.caller, reference, frames)
     counts = {n for n in (of_reference, of_frames) if n is not None}
     if len(counts) == 2:
@@ -260,6 +262,7 @@ def align_clip(
     spec = spec_of("align_clip", frames, **options)
     _check_target(to)
     check_scale("align_clip", frames, spec.white)
+    check_white("align_clip", frames, spec.white)
     count, _ = lengths(spec.caller, frames, frames)
     if count is None:
         raise ShiftsearchError(

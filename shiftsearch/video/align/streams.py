@@ -12,7 +12,7 @@ from shiftsearch.video.align.spec import ONTO, AlignOptions, Onto, is_method, sp
 from shiftsearch.video.device import Place, on_device
 from shiftsearch.video.forms import Each, first
 from shiftsearch.video.frames import coarsened
-from shiftsearch.video.scale import check_scale
+from shiftsearch.video.scale import scaled
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, iterated, peeked
 from shiftsearch.video.types import METHOD, AnyFrame, Measure, Method, Planes
@@ -116,11 +116,12 @@ def align_stream(
     white = spec_of("align_stream", None, **options).white  # wrong options raise an error here, not at the first frame
 
     def pair(reference: Any, frame: Any) -> Any:
-        check_scale("align_stream", frame, white)
         found = warp_pair(spec_of("align_stream", frame, **options), reference, frame, flow, mask=return_mask)
         return wanted(found, return_offsets)
 
-    return (first(each.give, found) for found in _streamed(pair, with_scenes("align_stream", each, white=white), to))
+    checked = (frame for (frame,) in scaled("align_stream", ((frame,) for frame in each), white))
+    scenes = with_scenes("align_stream", checked, white=white)
+    return (first(each.give, found) for found in _streamed(pair, scenes, to))
 
 
 def align_planes(
@@ -163,10 +164,9 @@ def align_planes(
     first, frames = peeked("align_planes", frames)
     if first is None:
         return iter(())
-    frames = check_planes("align_planes", frames, first)
+    frames = scaled("align_planes", check_planes("align_planes", frames, first), white)
 
     def pair(reference: Planes | None, frame: Planes) -> Planes:
-        check_scale("align_planes", frame[0], white)
         spec = spec_of("align_planes", frame[0], **options)
         reference = (None,) * len(frame) if reference is None else reference
         moved, offsets, *mask = warp_pair(spec, reference[0], frame[0], flow, mask=noted is not None)

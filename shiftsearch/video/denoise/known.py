@@ -17,7 +17,7 @@ from shiftsearch.video.denoise.pictures import noise_of, taken
 from shiftsearch.video.denoise.spec import method_of
 from shiftsearch.video.forms import Each, unpacked
 from shiftsearch.video.frames import DTYPES, layout, planar
-from shiftsearch.video.scale import check_scale, white_of
+from shiftsearch.video.scale import scaled, white_of
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, iterated, peeked
 from shiftsearch.video.types import METHOD, AnyArray, Method, Picture, Planes
@@ -86,7 +86,7 @@ def _noises(
     if first is None:
         return
     white, pictures = white_of(_OP, first[0], white, bits), check_planes(_OP, pictures, first)
-    check_scale(_OP, first[0], white)
+    pictures = scaled(_OP, pictures, white)
     colour = len(first) == 1
     if box is None:
         found = (noise_of(picture) for picture in _along(pictures, method, white))

@@ -16,7 +16,7 @@ from shiftsearch.video.denoise.qualities import PASSES, RADII, TEMPORAL
 from shiftsearch.video.flow.measure import METHODS
 from shiftsearch.video.frames import layout
 from shiftsearch.video.noise import noise_scale
-from shiftsearch.video.scale import check_scale, white_of
+from shiftsearch.video.scale import white_of
 from shiftsearch.video.types import Quality, Strength
 
 _STRONGEST = 100.0  # times the noise
@@ -68,7 +68,6 @@ def spec_of(
     planes = _planes(op, sigmas, frames)
     levels = tuple(None if _estimated(s) else _known(op, s, frames, white, planes) for s in sigmas)
     strengths = strengths_of(op, strength, planes)
-    check_scale(op, frames, white)
     return DenoiseSpec(caller=op, sigma=levels, strength=strengths, white=white, **options)
 
 

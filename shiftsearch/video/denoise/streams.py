@@ -9,6 +9,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise.memory import room
 from shiftsearch.video.denoise.model import Noise
+from shiftsearch.video.denoise.pairs import as_numbered
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, noise_of, taken
 from shiftsearch.video.denoise.scene import Scene
@@ -18,6 +19,7 @@ from shiftsearch.video.device import Place, on_device
 from shiftsearch.video.flow.arrays import checked
 from shiftsearch.video.forms import Each
 from shiftsearch.video.frames import DTYPES, planar
+from shiftsearch.video.scale import scaled
 from shiftsearch.video.scenes import with_scenes
 from shiftsearch.video.streams import check_planes, iterated, peeked
 from shiftsearch.video.types import METHOD, AnyArray, AnyFrame, Flows, Measure, Method, Planes, Quality, Sigma, Strength
@@ -43,7 +45,8 @@ def denoise_stream(
     Args:
         frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
         flow: as in `denoise`. A pair (forward, backward) is read frame by frame: so it may be files that
-            `np.load(..., mmap_mode="r")` opened
+            `np.load(..., mmap_mode="r")` opened If
+            `frames` has no length, a pair has T - 1 flows each if each backward[n] undoes forward[n]
         sigma, quality, radius, strength, mix, temporal_only, white, bits, max_memory: as in `denoise`
         device: where frames of main memory are computed: "cpu", "cuda:0" or another number, or "auto" for the first GPU
             if there is one. Each frame goes there once, and its result comes back once, while others are computed. None
@@ -57,6 +60,7 @@ def denoise_stream(
         >>> [int(frame[0, 0]) for frame in denoise_stream(clip, 10, radius=0)]
         [100, 101, 102, 103, 104, 105, 106, 107, 108]
     """
+    frames, flow = as_numbered("denoise_stream", frames, pair_of("denoise_stream", flow))
     each = Each("denoise_stream", iterated("denoise_stream", frames))
     if device is not None:
         more: dict[str, Any] = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
@@ -71,8 +75,7 @@ def denoise_stream(
     before, frames = peeked("denoise_stream", each)
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
     spec = spec_of("denoise_stream", before, [sigma], strength, white, bits, max_memory=max_memory, **options)
-    pair = pair_of("denoise_stream", flow)
-    return (each.give(frame) for (frame,) in denoised(spec, ((frame,) for frame in frames), pair))
+    return (each.give(frame) for (frame,) in denoised(spec, ((frame,) for frame in frames), flow))
 
 
 def denoise_planes(
@@ -114,6 +117,7 @@ def denoise_planes(
         >>> [[int(plane[0, 0]) for plane in frame] for frame in denoise_planes([planes], (10, 5, 5))]
         [[100, 50, 60]]
     """
+    frames, flow = as_numbered("denoise_planes", frames, pair_of("denoise_planes", flow))
     if device is not None:
         more: dict[str, Any] = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
         more |= {"strength": strength, "white": white, "bits": bits, "max_memory": max_memory, "noted": noted}
@@ -123,7 +127,6 @@ def denoise_planes(
 
         return on_device("denoise_planes", device, iterated("denoise_planes", frames), there)
     before, frames = peeked("denoise_planes", frames)
-    pair = pair_of("denoise_planes", flow)
     if before is None:
         return iter(())
     frames = check_planes("denoise_planes", frames, before)
@@ -135,7 +138,7 @@ def denoise_planes(
         )
     options = {"quality": quality, "radius": radius, "mix": mix, "temporal_only": temporal_only}
     spec = spec_of("denoise_planes", before[0], sigmas, strength, white, bits, max_memory=max_memory, **options)
-    return denoised(spec, frames, pair, noted)
+    return denoised(spec, frames, flow, noted)
 
 
 def denoised(
@@ -146,6 +149,7 @@ def denoised(
     `flow` may also be a tuple (forward, backward), of which each has a flow for each frame.
     """
     method = method_of(spec.caller, flow)
+    frames = scaled(spec.caller, frames, spec.white)
     stages: _Stages | None = None
     with Threads() as pool:
         for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0], spec.white)):
