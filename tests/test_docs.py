@@ -15,6 +15,8 @@ import pytest
 from device_arrays import OnDevice
 from test_gpu_video import gpu as gpu
 
+from shiftsearch.__main__ import _parser
+
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS / "make"))
 figures, notebooks, pages, plots = map(importlib.import_module, ("figures", "notebooks", "pages", "plots"))
@@ -39,6 +41,15 @@ def test_every_public_name_is_in_the_reference(part):
     home = importlib.import_module(part)
     for name in set(home.__all__) - {"flow"}:  # a module, whose own names follow
         assert any(getattr(home, name) is one for one in described), name
+
+
+def test_the_pages_of_commands_have_every_command_and_option():
+    text = read(DOCS / "command_line.md") + read(DOCS / "batch.md")
+    commands = next(action.choices for action in _parser()._actions if action.dest == "command")
+    for name, command in commands.items():
+        assert f"\n    shiftsearch {name}" in text, name
+        for options in (action.option_strings for action in command._actions if action.dest != "help"):
+            assert not options or any(re.search(rf"{option}\b", text) for option in options), (name, options)
 
 
 DRAWINGS = [pytest.param(*figure, marks=pytest.mark.full, id=figure[0]) for figure in figures.FIGURES.items()]
