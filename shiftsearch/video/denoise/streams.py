@@ -45,8 +45,8 @@ def denoise_stream(
     Args:
         frames: an iterator over frames, (H, W) or (H, W, C), as `denoise` takes them
         flow: as in `denoise`. A pair (forward, backward) is read frame by frame: so it may be files that
-            `np.load(..., mmap_mode="r")` opened If
-            `frames` has no length, a pair has T - 1 flows each if each backward[n] undoes forward[n]
+            `np.load(..., mmap_mode="r")` opened. If `frames` has no length, a pair has T - 1 flows each if each
+            backward[n] undoes forward[n]
         sigma, quality, radius, strength, mix, temporal_only, white, bits, max_memory: as in `denoise`
         device: where frames of main memory are computed: "cpu", "cuda:0" or another number, or "auto" for the first GPU
             if there is one. Each frame goes there once, and its result comes back once, while others are computed. None
