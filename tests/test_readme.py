@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import clips
 import pytest
@@ -51,6 +52,40 @@ def test_tables_are_those_of_the_results(name):
     found = [page for page in PAGES.values() if begin in page]
     assert found
     assert all(page.split(begin)[1].split(end)[0].strip() == tables.TABLES[name]() for page in found)
+
+
+def test_what_the_page_of_quality_says_is_in_the_results():
+    said = " ".join(PAGES["docs/quality.md"].split())
+
+    rows = tables.read("align")
+    noisy, clean = rows["search in frames with noise of sigma 15"], rows["search in clean frames"]
+    groups = (slice(0, 5), slice(10, 15), slice(None))
+    gains = [
+        fmean(list(clean["align"].values())[g]) - fmean(list(clean["DIS flow, bilinear"].values())[g]) for g in groups
+    ]
+    assert "are {:.1f}, {:.1f} and {:.1f} dB, in the order of the columns".format(*gains) in said
+    least = re.search(r"on every scene, `align` is at least ([\d.]+) dB above", said, re.IGNORECASE)
+    assert least
+    assert all(db - noisy["DIS flow, bilinear"][clip] >= float(least[1]) for clip, db in noisy["align"].items())
+
+    def behind(ours: str, theirs: str, sigma: int) -> list[float]:
+        a, b = (tables.of(tables.read("denoise_peers")["rows"], "grey", sigma, method) for method in (ours, theirs))
+        return [b[clip]["psnr"] - a[clip]["psnr"] for clip in b if b[clip]["psnr"] > a[clip]["psnr"]]
+
+    counts = [len(behind(*pair, sigma)) for pair in (("high", "VNLB"), ("fast", "V-BM3D")) for sigma in (20, 50)]
+    assert counts == [2, 5, 3, 2]
+    losses = behind("high", "VNLB", 20) + behind("high", "VNLB", 50)
+    assert (
+        f"{min(losses):.1f} to {max(losses):.1f} dB below VNLB on two of the clips with noise 20, and on five" in said
+    )
+    assert "below V-BM3D on three clips with noise 20, and on two with noise 50" in said
+
+    cells = re.findall(r"^\| (.*?) \| .*? / (.*?) / (\d.*?) \| .*? / (.*?) / (\d.*?) \|", tables.noise(), re.MULTILINE)
+    above = {(kind, n): float(row[n]) - float(row[n + 1]) for kind, *row in cells for n in (0, 2)}
+    assert f"at most {-min(above.values()):.2f} dB behind the best" in said
+    coarse = [gain for (kind, _), gain in above.items() if kind in ("upscaled", "blurred", "film grain")]
+    assert len(coarse) == 6
+    assert f"{min(coarse):.1f} to {max(coarse):.1f} dB above" in said
 
 
 def test_marks_name_a_table_and_the_script_that_writes_it():
