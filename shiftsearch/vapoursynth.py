@@ -3,7 +3,7 @@
     from shiftsearch.vapoursynth import Align, Denoise
     clip = Denoise(clip, sigma=8, radius=2)
 
-Frames are computed in groups, which begin at fixed places in the clip, so a frame does not depend on which ones were
+Frames are computed in groups. Groups begin at fixed places in the clip: so a frame does not depend on which ones were
 requested before it. Requests in order cost least: a group is computed once while it stays in VapourSynth's cache.
 """
 
@@ -38,15 +38,17 @@ def Denoise(
     temporal_only: bool = DenoiseSpec.temporal_only,
     device: str | None = None,
 ) -> Any:
-    """Remove the noise of a clip. RGB is denoised as a whole; other formats plane by plane, by the motion of the first.
+    """Remove the noise of a clip.
+
+    RGB is denoised as a whole. Other formats are denoised plane by plane, along the motion of the first plane.
 
     Args:
         clip: a VideoNode of constant format and size
-        sigma: standard deviation of the noise, where white is 255 in every format; a list has one for each plane, and
-            `shiftsearch.estimate_noise` returns another form of it. None estimates it, frame by frame
-        radius: how many frames to use each way; None is that of the quality
-        planes: numbers of the planes to denoise, all by default; the others stay as they are
-        strength: as in `shiftsearch.denoise`; a list has one for each plane
+        sigma: standard deviation of the noise, where white is 255 in every format. A list has one for each plane. What
+            `shiftsearch.estimate_noise` returns is taken, too. None estimates it, frame by frame
+        radius: how many frames to use each way. None is that of the quality
+        planes: numbers of the planes to denoise, all by default. The others stay as they are
+        strength: as in `shiftsearch.denoise`. A list has one for each plane
         quality, flow, mix, temporal_only: as in `shiftsearch.denoise`
         device: where frames are computed: "cpu", "cuda:0" or another number, or "auto", as in `shiftsearch.denoise_stream`
 
