@@ -99,6 +99,7 @@ def outcomes(pool, *tasks) -> list:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.full
 def test_each_worker_has_its_own_gpu_and_threads_and_tasks_survive_their_deaths(pool, tmp_path):
     (tmp_path / "marks").mkdir()
     first, second = outcomes(pool, (batches.who, (2.0,)), (batches.who, (2.0,)))

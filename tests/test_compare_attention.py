@@ -149,6 +149,7 @@ def test_every_system_is_compared(tmp_path, monkeypatch):
         assert row["seconds_per_step"] > 0
 
 
+@pytest.mark.full
 def test_videos_of_a_folder_are_compared(folder, capsys):
     compare_attention.main(["--clips", str(folder), "--steps", "1", "--batch", "2", "--systems", "EachFrame", "XViT"])
     assert re.findall(r"^(\w+): \d+\.\d% right", capsys.readouterr().out, re.MULTILINE) == ["EachFrame", "XViT"]

@@ -255,6 +255,7 @@ sys.exit(gpu.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.full
 def test_steps_run_in_processes_of_their_own(tmp_path):
     """As on a GPU, but for the device: from the command to the file."""
     file = tmp_path / "gpu.json"

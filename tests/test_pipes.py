@@ -290,6 +290,7 @@ def test_ffmpeg_takes_what_is_written(tmp_path):
     assert [frame.format.name for frame in decoded(tmp_path / "b.mkv")] == ["yuv420p10le"] * 3
 
 
+@pytest.mark.full
 def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
     (tmp_path / "a.y4m").write_bytes(y4m("444", 40, (96, 64)))
     line = f"{' '.join(RUN)} align - -o - --flow none < {tmp_path}/a.y4m | head -c 100 | wc -c; echo ${{PIPESTATUS[0]}}"
