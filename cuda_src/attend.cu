@@ -44,7 +44,7 @@ __device__ inline void visit_candidates(const Asker& asker, const SS_ACC* q, con
 
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
-       SS_SCALAR* out, SS_ACC* sums, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
+       SS_SCALAR* out, SS_ACC* sums, SS_ACC factor, const Sizes s, const Around a, int B, int FV) {
     Asker asker;
     if (!asker_of(B, s, &asker)) return;
     const long long pixels = (long long)s.kH * s.kW;
@@ -79,7 +79,7 @@ attend(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROU
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_queries(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_SCALAR* grad, const SS_SCALAR* out,
                const SS_AROUND* around, const SS_ACC* scales, const SS_ACC* sums, SS_SCALAR* q_grad, SS_ACC* means,
-               SS_ACC* products, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
+               SS_ACC* products, SS_ACC factor, const Sizes s, const Around a, int B, int FV) {
     Asker asker;
     if (!asker_of(B, s, &asker)) return;
     const long long pixels = (long long)s.kH * s.kW;

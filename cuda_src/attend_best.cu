@@ -87,7 +87,8 @@ __device__ inline void attend(Found& found, const Task& task, const SS_SCALAR* v
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_best(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
             SS_SCALAR* out, SS_ACC* sums, int* places, SS_ACC* weights, SS_PLACE* offsets, const int* wild,
-            const Sizes s, const Strides strides, const Values values, const Around a, SS_ACC factor, long long count) {
+            SS_ACC factor, double penalty, const Sizes s, const Strides strides, const Values values, const Around a,
+            long long count) {
     __shared__ Found all[SS_WARPS];
     if (SS_MARKED && wild[0] == 0) return;
     const int warp = threadIdx.x / 32;
@@ -95,7 +96,7 @@ attend_best(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS
 #pragma unroll 1
     for (long long number = (long long)blockIdx.x * SS_WARPS + warp; number < count;
          number += (long long)gridDim.x * SS_WARPS) {
-        const Task task = task_of(number, q, k, around, s, strides);
+        const Task task = task_of(number, q, k, around, penalty, s, strides);
         if (first_slot(task, wild, 0, s) < 0) continue;
         search_query(task, Directly(), 0, 0, 0, {found.scores, found.offsets, 0}, s, a);
         __syncwarp();

@@ -214,7 +214,7 @@ __device__ inline void add_frame(Key& key, const StagedQueries& staged, const Gi
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_keys(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_SCALAR* grad, const SS_AROUND* around,
             const SS_ACC* scales, const SS_ACC* sums, const SS_ACC* means, const int* boxes, const int* crowds,
-            SS_SCALAR* k_grad, SS_SCALAR* v_grad, const Sizes s, const Around a, int B, int FV, SS_ACC factor) {
+            SS_SCALAR* k_grad, SS_SCALAR* v_grad, SS_ACC factor, const Sizes s, const Around a, int B, int FV) {
     extern __shared__ float4 memory[];
     const Grid grid = grid_of(s.kH, s.kW);
     Share share;

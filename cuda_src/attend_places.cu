@@ -33,7 +33,7 @@ struct Attended {
 extern "C" __global__ void __launch_bounds__(32 * SS_WARPS, 1)
 attend_slopes(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_SCALAR* grad, const SS_SCALAR* out,
               const int* places, const SS_ACC* scales, const SS_ACC* sums, SS_SCALAR* q_grad, SS_ACC* weights,
-              SS_ACC* slopes, SS_ACC* products, int* counts, const Sizes s, int B, int FV, SS_ACC factor) {
+              SS_ACC* slopes, SS_ACC* products, int* counts, SS_ACC factor, const Sizes s, int B, int FV) {
     Asker asker;
     if (!asker_of(B, s, &asker)) return;
     const int pixels = s.kH * s.kW, here = pixel_of_query(asker, s);

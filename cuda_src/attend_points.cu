@@ -87,8 +87,8 @@ __device__ inline void hand_over(const Found& to, const float* best, const Asker
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, SS_BLOCKS)
 attend_points(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
-              SS_SCALAR* out, SS_ACC* sums, int* places, SS_ACC* weights, SS_PLACE* offsets, int* wild, const Sizes s,
-              const Strides strides, const Values of_v, const Around a, SS_ACC factor, int across, int down) {
+              SS_SCALAR* out, SS_ACC* sums, int* places, SS_ACC* weights, SS_PLACE* offsets, int* wild, SS_ACC factor,
+              const Sizes s, const Strides strides, const Values of_v, const Around a, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Slots slots;
     __shared__ Begin begins[SS_SLOTS];

@@ -23,8 +23,9 @@ __device__ inline void hand_over(const Found& to, const Passed& kept) {
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 attend_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const SS_AROUND* around, const SS_ACC* scales,
-             SS_SCALAR* out, SS_ACC* sums, int* places, SS_ACC* weights, SS_PLACE* offsets, int* wild, const Sizes s,
-             const Strides strides, const Values values, const Around a, SS_ACC factor, int across, int down) {
+             SS_SCALAR* out, SS_ACC* sums, int* places, SS_ACC* weights, SS_PLACE* offsets, int* wild, SS_ACC factor,
+             double penalty, const Sizes s, const Strides strides, const Values values, const Around a, int across,
+             int down) {
     extern __shared__ float4 memory[];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
     char* const pool = reinterpret_cast<char*>(memory);
@@ -35,7 +36,7 @@ attend_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* v, const S
         if (!kept.role.producer) hand_over(found, kept);
         __syncthreads();  // before the next pass begins
     };
-    if (!search_tile(pool, slots, tile, q, k, around, wild, s, strides, a, finish)) return;
+    if (!search_tile(pool, slots, tile, q, k, around, wild, penalty, s, strides, a, finish)) return;
     const auto locate = [&](int place, int y, int x) {
         const Begin& slot = slots[place >> 16];
         return pixel_at(tile.t + slot.t, y + slot.y + (place >> 8 & 255), x + slot.x + (place & 255), s);

@@ -26,6 +26,7 @@ struct Task {
     Plane mine;
     const SS_SCALAR* k;
     const SS_AROUND* around;
+    double penalty;
     Strides strides;
     int lane;
 };
@@ -101,8 +102,8 @@ __device__ inline Ranked ranked(const Task& task, SS_ACC score, const Window& wi
     if (SS_SKIP == 2 && found.itself) found.candidate.score = infinity();
     if (!(found.candidate.score < infinity())) found.candidate.score = infinity();  // not a number
     found.candidate.rank = found.candidate.score;
-    if (SS_PENALTY != 0)
-        found.candidate.rank += (SS_ACC)(SS_PENALTY * ((double)SS_STEP * SS_STEP * (down * down + across * across)));
+    if (SS_PENALTY)
+        found.candidate.rank += (SS_ACC)(task.penalty * ((double)SS_STEP * SS_STEP * (down * down + across * across)));
     if (SS_ANCHOR == 2 && down == 0 && across == 0) found.candidate.rank = -infinity();
     if (SS_SKIP == 1 && found.itself) found.there = false;
     return found;
@@ -236,10 +237,10 @@ __device__ inline int first_slot(const Task& task, const int* wild, const SS_ACC
 }
 
 __device__ inline Task task_of(long long number, const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around,
-                               const Sizes& s, const Strides& strides) {
+                               double penalty, const Sizes& s, const Strides& strides) {
     const Query r = query_of(number, s);
     const Plane mine = plane_of_q(q, r.b, r.g, r.t, s, strides);
-    return {number, r, mine, k, around, strides, (int)threadIdx.x % 32};
+    return {number, r, mine, k, around, penalty, strides, (int)threadIdx.x % 32};
 }
 
 #endif

@@ -103,7 +103,7 @@ __device__ inline float rank_of(float score, int row, int column, const Askers& 
     const int down = row - byte_of(a.row, r) - byte_of(a.before_row, r);
     const int across = column - byte_of(a.column, r) - byte_of(a.before_column, r);
     if (SS_ANCHOR == 2 && down == 0 && across == 0) return -infinite();
-    return SS_PENALTY != 0 ? plus(score, penalties[abs(down) * SS_WINDOW_X + abs(across)]) : score;
+    return SS_PENALTY ? plus(score, penalties[abs(down) * SS_WINDOW_X + abs(across)]) : score;
 }
 
 // Lets in what waits of query r, one of each thread at a time, as far as it is still good enough, until no thread has a

@@ -29,8 +29,8 @@ __device__ inline void write_results(const float* best, void* memory, const Slot
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, SS_BLOCKS)
 search_points(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-              int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides strides, const Around a,
-              SS_ACC factor, int across, int down) {
+              int* wild, const SS_ACC* scales, SS_ACC* sums, SS_ACC factor, const Sizes s, const Strides strides,
+              const Around a, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Slots slots;
     const Tile tile = tile_of((int)blockIdx.x, s, across, down);

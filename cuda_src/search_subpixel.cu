@@ -203,8 +203,8 @@ __device__ inline void search_slot(float* state, Waiting& waiting, const Part& p
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_subpixel(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, const float* spread, float* scores,
-                float* offsets, int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides m,
-                const Around a, SS_ACC factor, int across, int down) {
+                float* offsets, int* wild, const SS_ACC* scales, SS_ACC* sums, SS_ACC factor, const Sizes s,
+                const Strides m, const Around a, int across, int down) {
     extern __shared__ float4 pool[];
     __shared__ Limits limits[SS_GROUPS];
     __shared__ Begin slots[2 * SS_RADIUS + 1];

@@ -60,10 +60,10 @@ __device__ inline void let_all_in(float* best, const Last* last, Waiting& waitin
     if (!SS_RANKED) let_in(best, last, queue, waiting, nobody, SS_ALL, any);
 }
 
-__device__ inline void penalize(float* penalties) {
+__device__ inline void penalize(float* penalties, double penalty) {
     for (int i = threadIdx.x; i < SS_WINDOW_Y * SS_WINDOW_X; i += SS_THREADS) {
         const int rows = i / SS_WINDOW_X, columns = i % SS_WINDOW_X;  // from the centre
-        penalties[i] = (float)(SS_PENALTY * (double)(rows * rows + columns * columns));
+        penalties[i] = (float)(penalty * (double)(rows * rows + columns * columns));
     }
 }
 
@@ -114,8 +114,8 @@ struct Passed {
 // then. Notes where the reach of each slot begins. False: the tile is left, from the slot on that is marked in `wild`.
 template <class Finish>
 __device__ inline bool search_tile(char* pool, Begin* slots, const Tile& tile, const SS_SCALAR* q, const SS_SCALAR* k,
-                                   const SS_AROUND* around, int* wild, const Sizes& s, const Strides& m,
-                                   const Around& a, const Finish& finish) {
+                                   const SS_AROUND* around, int* wild, double penalty, const Sizes& s,
+                                   const Strides& m, const Around& a, const Finish& finish) {
     __shared__ Limits limits[SS_GROUPS];
     __shared__ float penalties[SS_RANKED ? SS_WINDOW_Y * SS_WINDOW_X : 1];
     float* const sums = reinterpret_cast<float*>(pool + SS_RING);
@@ -123,7 +123,7 @@ __device__ inline bool search_tile(char* pool, Begin* slots, const Tile& tile, c
 
     const Plane mine = plane_of_q(q, tile.b, tile.g, tile.t, s, m);
     const Role role = role_of(mine, tile, s);
-    if (SS_RANKED) penalize(penalties);
+    if (SS_RANKED) penalize(penalties, penalty);
     float state[SS_REGISTERS];  // of a producer its pixels of q, of a consumer the best of its queries
     if (role.producer) load_four(mine, role.four, 0, s.F, state);
 

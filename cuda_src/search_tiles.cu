@@ -58,8 +58,8 @@ __device__ inline void write_results(const Found& from, const Tile& tile, int fi
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, float* scores, int* offsets,
-            int* wild, const SS_ACC* scales, SS_ACC* sums, const Sizes s, const Strides m, const Around a,
-            SS_ACC factor, int across, int down) {
+            int* wild, const SS_ACC* scales, SS_ACC* sums, SS_ACC factor, double penalty, const Sizes s,
+            const Strides m, const Around a, int across, int down) {
     extern __shared__ float4 memory[];
     __shared__ Begin slots[2 * SS_RADIUS + 1];
     const Tile tile = tile_of(blockIdx.x, s, across, down);
@@ -72,6 +72,7 @@ search_tiles(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, fl
         if (SS_WEIGHED && SS_IN_ONE && !kept.left) weigh_found(found.scores, weighing, tile, s);
         write_results(found, tile, kept.first, kept.count, scores, offsets, s);
     };
-    const bool done = search_tile(reinterpret_cast<char*>(memory), slots, tile, q, k, around, wild, s, m, a, finish);
+    char* const rows = reinterpret_cast<char*>(memory);
+    const bool done = search_tile(rows, slots, tile, q, k, around, wild, penalty, s, m, a, finish);
     if (SS_WEIGHED && !SS_IN_ONE && done) weigh_written(scores, weighing, tile, s);
 }

@@ -21,7 +21,7 @@ struct Staged {
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 65536 / SS_REGISTERS_OF_THREAD / SS_THREADS)
 search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, SS_ACC* scores, SS_PLACE* offsets,
                int* seed, unsigned char* buffers, const int* wild, const SS_ACC* scales, SS_ACC* sums,
-               const Sizes s, const Strides strides, const Around a, SS_ACC factor, long long count) {
+               SS_ACC factor, double penalty, const Sizes s, const Strides strides, const Around a, long long count) {
     extern __shared__ float4 pool[];
     if (SS_MARKED && wild[0] == 0) return;
     Pack* const theirs = reinterpret_cast<Pack*>(pool);
@@ -30,7 +30,7 @@ search_windows(const SS_SCALAR* q, const SS_SCALAR* k, const SS_AROUND* around, 
     Candidate* const shared = reinterpret_cast<Candidate*>(rows + SS_PATCH * SS_WINDOW_SIZE);
     Candidate* const buffer = SS_SHARED ? shared : (Candidate*)buffers + (long long)blockIdx.x * SS_ROOM;
     for (long long number = blockIdx.x; number < count; number += gridDim.x) {
-        const Task task = task_of(number, q, k, around, s, strides);
+        const Task task = task_of(number, q, k, around, penalty, s, strides);
         const int begin = first_slot(task, wild, scores, s);
         if (begin < 0) continue;
         const Staged staged = {{theirs, mine, rows}};

@@ -43,7 +43,7 @@ __device__ inline SS_ACC most_of_lanes(SS_ACC x) {
 }
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
-weigh(SS_ACC* weights, const SS_ACC* scales, const Queries all, SS_ACC factor) {
+weigh(SS_ACC* weights, const SS_ACC* scales, SS_ACC factor, const Queries all) {
     const Asker asker(all, factor, scales);
     SS_ACC* const mine = weights + asker.number * all.K;
     const int lane = threadIdx.x % SS_LANES;
@@ -62,7 +62,7 @@ weigh(SS_ACC* weights, const SS_ACC* scales, const Queries all, SS_ACC factor) {
 
 extern "C" __global__ void __launch_bounds__(SS_THREADS, 1)
 weigh_backward(const SS_ACC* weights, SS_ACC* slopes, const SS_ACC* scores, const SS_ACC* scales, SS_ACC* products,
-               const Queries all, SS_ACC factor) {
+               SS_ACC factor, const Queries all) {
     const Asker asker(all, factor, scales);
     const long long first = asker.number * all.K;
     const int lane = threadIdx.x % SS_LANES;

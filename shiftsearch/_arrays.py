@@ -86,7 +86,7 @@ class _Plan(NamedTuple):
 
 def _plan(op: Op, spec: Spec, home: Home, arrays: Mapping[str, Native]) -> _Plan:
     given = tuple([(name, array.shape, array.dtype) for name, array in arrays.items()])
-    return _planned(op, spec, given, home.widens, home.memory())
+    return _planned(op, spec.planned, given, home.widens, home.memory())
 
 
 @lru_cache(REMEMBERED)

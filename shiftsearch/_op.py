@@ -6,13 +6,16 @@ import inspect
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -24,6 +27,21 @@ class Spec:
     """
 
     caller: str
+
+    passed: ClassVar[tuple[str, ...]] = ()  # fields of numbers of which plans only know whether they are 0
+
+    @property
+    def planned(self) -> Self:
+        """These options as plans know them: 1 stands for any number of a field that is `passed`, but for 0.
+
+        Such numbers may follow from pixels: with them a plan would be of no use to the next call.
+        """
+        found = getattr(self, "_planned", None)
+        if found is None:
+            known: dict[str, Any] = {name: float(bool(getattr(self, name))) for name in self.passed}
+            found = replace(self, **known)
+            object.__setattr__(self, "_planned", found)  # a cached_property makes all attributes slow
+        return found
 
     def check(self, ok: bool, name: str, expected: str) -> None:
         if not ok:

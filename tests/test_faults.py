@@ -127,8 +127,8 @@ FAULTS = [
     # the best
     Fault(
         "candidates.cuh",
-        "(SS_ACC)(SS_PENALTY * ((double)",
-        "(SS_ACC)((float)SS_PENALTY * (float)((double)",
+        "(SS_ACC)(task.penalty * ((double)",
+        "(SS_ACC)((float)task.penalty * (float)((double)",
         "search: penalty of more digits than a single has",
     ),
     Fault("topk.cuh", "kept[r].rank <= c.rank", "kept[r].rank < c.rank", "search: ties"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class AttendSpec(SearchSpec):
     scale: float | None
     return_attention: bool
     differentiable: bool = True  # whether gradients may be asked for, so that places are kept
+
+    passed: ClassVar[tuple[str, ...]] = ("penalty", "scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +73,7 @@ class AttendSpec(SearchSpec):
 
     def of_values(self) -> AggregateSpec:
         """Return how values are summed."""
-        return _of_values(self)
+        return _of_values(self.planned)
 
 
 @lru_cache(REMEMBERED)

@@ -28,6 +28,7 @@ class WindowSpec(ScoreSpec):
     skip: Skip | None
     per_frame: bool
 
+    passed: ClassVar[tuple[str, ...]] = ("penalty",)
     anchors: ClassVar[tuple[str | None, ...]] = (None, "self", "flow")
     skips: ClassVar[tuple[str | None, ...]] = (None, "self")
 

@@ -69,7 +69,6 @@ class _Plan:
 @lru_cache(MOST_PLANS)
 def _plan(
     spec: Any,
-    factor: float,
     k: tuple[int, ...],
     v: tuple[int, ...],
     dtype: np.dtype,
@@ -80,7 +79,7 @@ def _plan(
     grid = (B, spec.heads, T, *query_grid(H, W, spec.stride))
     known = constants(spec, dtype, of_around, C // spec.heads, v[2] // spec.heads)
     sizes = {"B": B, "FV": v[2] // spec.heads, "groups": around[1], "slots": around[3], "windows": spec.search_slots()}
-    sizes |= {"factor": factor} | sizes_of(spec.patches(), (*grid, 0), k, k)
+    sizes |= sizes_of(spec.patches(), (*grid, 0), k, k)
     lanes, lines = known["LANES"], (B, around[1], T, spec.search_slots())
     count = rectangles(lanes, *grid[3:])
     crowds = -(-count // _CROWD)
@@ -140,13 +139,14 @@ class _Call:
         xp = self.xp = device.xp
         B, T, _, H, W = k.shape
         around = xp.zeros((B, 1, T, 0, 2, *query_grid(H, W, spec.stride)), np.float32) if flow is None else flow
-        plan = self.plan = _plan(spec, factor, k.shape, v.shape, k.dtype, around.shape, around.dtype)
+        plan = self.plan = _plan(spec.planned, k.shape, v.shape, k.dtype, around.shape, around.dtype)
         self.heads, self.wide = spec.heads, sums(k.dtype)
         self.arrays = {
             "q": self.laid(q, plan.parts),
             "k": self.laid(k, plan.parts),
             "v": self.laid(v, plan.parts_of_values),
             "around": xp.ascontiguousarray(around),
+            "factor": self.wide.type(factor),
         }
 
     def laid(self, video: Native, parts: int) -> Native:

@@ -41,7 +41,7 @@ _MOST_RUN = 16  # channels of v that are summed at a time
 _VALUES = {"RUN_V": 16, "VECTORS_V": 0, "ATTENDED": 10}
 _DIRECT = {**search.SEARCHED, **_VALUES, "PATCH": 1, "TILE_X": 16, "TILE_Y": 16, "MARKED": 1}
 _OTHER = {"ZEROS": 1, "L2": 0, "SKIP": 1, "TOPK": 24, "ATTENDED": 72, "PER_FRAME": 1, "VECTORS": 1, "STRIDE": 2}
-_BETWEEN = {"SUBPIXEL": 1, "WHOLE": 0, "PLACE": "float", "PENALTY": 0.5, "ANCHOR": 1, "STEP": 0.5}
+_BETWEEN = {"SUBPIXEL": 1, "WHOLE": 0, "PLACE": "float", "PENALTY": 1, "ANCHOR": 1, "STEP": 0.5}
 BEST = Kernel(
     "attend_best",
     "attend_best.cu",
@@ -129,7 +129,7 @@ def attend_best(
     q, k, v = (near(xp, video) for video in (q, k, v))
     vectors = in_vectors(device, heads, q) and in_vectors(device, heads, k)
     layout = _Layout(q.shape, v.shape, (q.strides, k.strides, v.strides), vectors, in_vectors(device, heads, v))
-    plan = _plan(spec, factor, layout, k.dtype, around.shape, around.dtype, device.most_shared)
+    plan = _plan(spec.planned, layout, k.dtype, around.shape, around.dtype, device.most_shared)
     places, weights = spec.kept_places * plan.kept, spec.kept_weights * plan.kept
     found = {
         "sums": xp.empty((*plan.queries, 2), wide),
@@ -143,6 +143,7 @@ def attend_best(
     written = {name: array if array.size else None for name, array in found.items()}
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     arrays = {"q": q, "k": k, "v": v, "around": around, "scales": scales, "out": out, **written, "wild": wild}
+    arrays |= {"factor": wide.type(factor), "penalty": np.float64(spec.penalty)}
     if plan.on_tiles:
         plan.on_tiles.launch(device, arrays)
     plan.direct.launch(device, arrays)
@@ -173,9 +174,7 @@ def _composed(
 
 
 @lru_cache(MOST_PLANS)
-def _plan(
-    spec: Any, factor: float, layout: _Layout, dtype: np.dtype, around: tuple, of_around: np.dtype, memory: int
-) -> _Plan:
+def _plan(spec: Any, layout: _Layout, dtype: np.dtype, around: tuple, of_around: np.dtype, memory: int) -> _Plan:
     p, windows, (B, T, _, H, W) = spec.patches(), spec.search_slots(), layout.q
     queries = (B, spec.heads, T, *query_grid(H, W, spec.stride))
     kept, count, values = spec.kept(windows), prod(queries), layout.v[2] // spec.heads
@@ -183,7 +182,7 @@ def _plan(
     known = constants_of_search(spec, p, dtype, of_around, windows, False) | {"VECTORS": int(layout.vectors)}
     known |= {"RUN_V": run, "VECTORS_V": int(layout.vectors_of_values and run * dtype.itemsize % 16 == 0)}
     numbers = {"groups": around[1], "slots": around[3], "windows": windows, "count": count, "FV": values}
-    numbers |= {"factor": factor, **sizes_of(p, (*queries, kept), layout.q, layout.q)}
+    numbers |= sizes_of(p, (*queries, kept), layout.q, layout.q)
     q, k, v = layout.strides
     numbers |= strides_of(dtype.itemsize, q, k) | {
         f"v_{axis}": n // dtype.itemsize for axis, n in zip("btcyx", v, strict=True)
@@ -260,7 +259,7 @@ def attend_best_backward(
     *,
     scales: Native | None = None,
 ) -> tuple[Native, Native, Native, Native | None]:
-    xp, plan = device.xp, _plan_of_gradients(spec, factor, places.shape, k.shape, v.shape, k.dtype)
+    xp, plan = device.xp, _plan_of_gradients(spec.planned, places.shape, k.shape, v.shape, k.dtype)
     parts = {
         "q": (q, plan.parts),
         "k": (k, plan.parts),
@@ -269,7 +268,7 @@ def attend_best_backward(
     }
     products = None if scales is None else xp.empty(places.shape[:-1], sums.dtype)
     arrays = {name: laid(xp, video, spec.heads, n, plan.beside) for name, (video, n) in parts.items()}
-    arrays |= {"out": xp.ascontiguousarray(out), "scales": scales}
+    arrays |= {"out": xp.ascontiguousarray(out), "scales": scales, "factor": sums.dtype.type(factor)}
     arrays |= {"sums": xp.ascontiguousarray(sums), "places": xp.ascontiguousarray(places)}
     arrays |= {name: xp.empty(places.shape, sums.dtype) for name in ("weights", "slopes")}
     arrays |= {"order": xp.empty(places.size, np.int32), "ends": xp.empty(plan.cells, np.int32)}
@@ -283,13 +282,13 @@ def attend_best_backward(
 
 @lru_cache(MOST_PLANS)
 def _plan_of_gradients(
-    spec: Any, factor: float, places: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], dtype: np.dtype
+    spec: Any, places: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], dtype: np.dtype
 ) -> _Gradients:
     (B, T, C, H, W), count, heads = k, prod(places), spec.heads
     if count >= 2**31:
         raise ShiftsearchError(f"{spec.caller}: {count} places, expected fewer than 2**31: split the arrays")
     known = constants(spec, dtype, np.dtype(np.float32), C // heads, v[2] // heads) | {"TOPK": places[-1]}
-    numbers = {"factor": factor, "B": B, "FV": v[2] // heads, "count": count, "of_clip": prod(places[2:])}
+    numbers = {"B": B, "FV": v[2] // heads, "count": count, "of_clip": prod(places[2:])}
     numbers |= sizes_of(spec.patches(), places, k, k)
     clips, lanes, cells = prod(places[:3]), known["LANES"], B * heads * T * H * W
 

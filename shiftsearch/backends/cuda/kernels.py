@@ -69,6 +69,11 @@ class Parameter:
     pointer: bool = False
     fields: tuple[Parameter, ...] = ()  # of a struct
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a single number that is no whole one."""
+        return not self.pointer and self.ctype in ("float", "double")
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields) or (self.name,)
@@ -149,40 +154,47 @@ class Program:
 
 
 class Plan:
-    """A launch of a program whose blocks and numbers are known, and only arrays are missing."""
+    """A launch of a program whose blocks and sizes are known, and only arrays and floats, as NumPy scalars, are missing.
+
+    Floats may follow from pixels: with them a plan would be of no use to the next call.
+    """
 
     def __init__(self, program: Program, blocks: int, numbers: Mapping[str, Any]):
         """Bind those of the `numbers` that the kernel has, as NumPy scalars, and structs as arrays of shape ()."""
         self.program, self.blocks, self._name, self._shared = program, blocks, program.kernel.name, program.shared
         parameters = program.parameters
-        self._pointers, others = ([p for p in parameters if p.pointer == pointer] for pointer in (True, False))
-        if [*self._pointers, *others] != [*parameters]:
-            raise TypeError(f"kernel {self._name} has a number before an array, expected all arrays first")
+        pointers = [p for p in parameters if p.pointer]
+        floats, others = ([p for p in parameters if p.is_float == it and not p.pointer] for it in (True, False))
+        if [*pointers, *floats, *others] != [*parameters]:
+            raise TypeError(
+                f"kernel {self._name} has numbers out of order, expected all arrays, then floats, then sizes"
+            )
+        self._given = [*pointers, *floats]
         self._require((name for p in others for name in p.names), numbers)
         self._numbers = tuple([_struct(self._name, p, numbers) if p.fields else _number(p, numbers) for p in others])
         # one more, because itemgetter of a single name returns no tuple
-        self._take = itemgetter(*(p.name for p in self._pointers), self._pointers[0].name)
+        self._take = itemgetter(*(p.name for p in self._given), self._given[0].name)
         self._checked = False
 
-    def bind(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the arguments of a launch in the order of the parameters. Arrays that it does not have are ignored.
+    def bind(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments of a launch in the order of the parameters. What it does not have is ignored.
 
         They are checked once: the code that makes those of a first launch makes those of others.
         """
         if not self._checked:
-            self._check(arrays)
-        return self._take(arrays)[:-1] + self._numbers
+            self._check(given)
+        return self._take(given)[:-1] + self._numbers
 
-    def launch(self, device: Any, arrays: Mapping[str, Any]) -> None:
+    def launch(self, device: Any, given: Mapping[str, Any]) -> None:
         if self.blocks:
-            device.launch(self.program, self.blocks, self.bind(arrays), shared=self._shared)
+            device.launch(self.program, self.blocks, self.bind(given), shared=self._shared)
 
-    def _check(self, arrays: Mapping[str, Any]) -> None:
-        """Check the arrays, which must be contiguous unless their strides are passed, too."""
-        self._require((p.name for p in self._pointers), arrays)
+    def _check(self, given: Mapping[str, Any]) -> None:
+        """Check dtypes, and that arrays are contiguous unless their strides are passed, too."""
+        self._require((p.name for p in self._given), given)
         named = {name for p in self.program.parameters for name in p.names}
-        for p in self._pointers:
-            array = arrays[p.name]
+        for p in self._given:
+            array = given[p.name]
             if array is None:  # the options leave it out, and the kernel does not read it
                 continue
             if array.dtype.name != p.dtype:

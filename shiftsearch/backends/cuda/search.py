@@ -49,7 +49,7 @@ def _shared_buffers(constants: Constants) -> int:
 
 _WINDOW = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "SLIDE": 1}
 _WINDOWS = {**_WINDOW, "AROUND": "float", "SEEDS": 0, "RADIUS": 1, "FIRST_SLOT": 0}
-_BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0.0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
+_BEST = {"PLACE": "int", "SUBPIXEL": 0, "PENALTY": 0, "TOPK": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0}
 _MEMORY = {"REGISTERS": 1, "ROOM": 0, "SHARED": 0, "VECTORS": 0, "TILE_X": 1, "TILE_Y": 1, "MARKED": 0, "WEIGHED": 0}
 SEARCHED = FRACTION | {"WHOLE": 1} | _WINDOWS | _BEST | _MEMORY
 _SUBPIXEL = {"PLACE": "float", "WHOLE": 0, "SUBPIXEL": 1, "STEP": 0.5, "TOPK": 100, "REGISTERS": 4, "SEEDS": 1}
@@ -116,19 +116,30 @@ def _search(
     xp = device.xp
     around = _around(xp, k, p, flow, seeds)
     q, k = near(xp, q), near(xp, k)
-    vectors = all(in_vectors(device, spec.heads, video) for video in (q, k))
+    vectors = in_vectors(device, spec.heads, q) and in_vectors(device, spec.heads, k)
     layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
-    plan = _plan(
-        spec, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, weighing.factor
-    )
+    weighed, known = weighing.factor is not None, spec.planned
+    plan = _plan(known, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, weighed)
     scores = xp.empty(plan.shape, sums(k.dtype))
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
     seed = None if seeds is None else xp.empty(plan.shape, np.int32)
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
-    found = {"scores": scores, "offsets": offsets, "seed": seed, "buffers": buffers, "wild": wild}
-    found |= {"scales": weighing.scales, "sums": weighing.sums}
-    arrays = {"q": q, "k": k, "around": around, "spread": None, **found}
+    arrays = {
+        "q": q,
+        "k": k,
+        "around": around,
+        "spread": None,
+        "scores": scores,
+        "offsets": offsets,
+        "seed": seed,
+        "buffers": buffers,
+        "wild": wild,
+        "scales": weighing.scales,
+        "sums": weighing.sums,
+        "factor": scores.dtype.type(weighing.factor or 0.0),
+        "penalty": np.float64(spec.penalty),
+    }
     if plan.spread:
         arrays["spread"] = search_subpixel.empty_spread(xp, spec.heads, k)
         plan.spread.launch(device, arrays)
@@ -161,16 +172,16 @@ class _Plan:
 
 @lru_cache(MOST_PLANS)
 def _plan(
-    spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int, factor: float | None = None
+    spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int, weighed: bool = False
 ) -> _Plan:
     windows = around[-2] if seeds else spec.search_slots()
     B, _, _, H, W = layout.k
     queries = (B, spec.heads, layout.q[1], *query_grid(H, W, p.stride))
     shape, count = (*queries, spec.kept(windows)), prod(queries)
     constants = constants_of_search(spec, p, dtype, of_around, windows, seeds) | {"VECTORS": int(layout.in_vectors)}
-    constants["WEIGHED"] = int(factor is not None)
+    constants["WEIGHED"] = int(weighed)
     sizes = {"groups": around[1], "slots": windows if seeds else around[3], "windows": windows, "count": count}
-    sizes |= {"factor": factor or 0} | sizes_of(p, shape, layout.q, layout.k)
+    sizes |= sizes_of(p, shape, layout.q, layout.k)
     sizes |= strides_of(np.dtype(dtype).itemsize, layout.q_strides, layout.k_strides)
     on_tiles = None if seeds else plan_on_tiles(sizes, spec, p, dtype, constants, layout.k, memory)
     spread = search_subpixel.spread(on_tiles.program.constants, sizes) if on_tiles and spec.subpixel else None
@@ -244,7 +255,7 @@ def constants_of_search(spec, p: Patches, dtype, around, windows: int, seeds: bo
         "STEP": float(spec.step),
         "SLIDE": int(spec.slide),
         "SUBPIXEL": int(spec.subpixel),
-        "PENALTY": float(spec.penalty),
+        "PENALTY": int(spec.penalty != 0),
         "ANCHOR": {None: 0, "self": 1, "flow": 2}[spec.anchor],
         "SKIP": 1 if spec.removes_self else 2 if spec.skip == "self" else 0,
         "TOPK": topk,

@@ -58,7 +58,7 @@ def empty_spread(xp: Any, heads: int, k: Native) -> Native:
 
 # --- what tests compile -----------------------------------------------------------------------------
 _SHAPE = {"ROWS": 28, "COLUMN": 2, "TILE_X": 26, "TILE_Y": 22, "THREADS": 512, "RING": 130 * 1024}
-_ODD = {"SUBPIXEL": 1, "PLACE": "float", "RANKED": 0, "PENALTY": 0.0}
+_ODD = {"SUBPIXEL": 1, "PLACE": "float", "RANKED": 0, "PENALTY": 0}
 _BLENDS = [{**c, **_ODD, "KEPT": c["TOPK"], **precision(c)} for c in search_tiles.TILES.instances]
 _BLENDS[0] |= _SHAPE
 BLENDS = Kernel(

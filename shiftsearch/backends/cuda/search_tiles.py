@@ -161,12 +161,12 @@ def shared(constants: Constants) -> int:
 _FORM = {"OFFSET": "float", "WHOLE": 1, "ZEROS": 0, "QUERY_ZEROS": 0, "STACKED": 0, "PATCH": 7, "L2": 1}
 _WINDOWS = {"WINDOW_Y": 9, "WINDOW_X": 9, "EVEN_BEFORE": 0, "STEP": 1.0, "RADIUS": 1, "SLIDE": 1}
 _GRID = {"DILATION": 1, "STRIDE": 1, "SCALE": 1, "AROUND": "float", **_WINDOWS}
-_BEST = {"FIRST_SLOT": 0, "PENALTY": 0.0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
+_BEST = {"FIRST_SLOT": 0, "PENALTY": 0, "TOPK": 10, "KEPT": 10, "PER_FRAME": 0, "ANCHOR": 0, "SKIP": 0, "RANKED": 0}
 _LARGE = {"ROWS": 32, "COLUMN": 4, "TILE_X": 26, "TILE_Y": 26, "THREADS": 448, "RING": 127 * 1024}
 _SMALL = {"ROWS": 16, "COLUMN": 2, "TILE_X": 30, "TILE_Y": 14, "THREADS": 352, "RING": 48 * 1024, "PATCH": 3}
 INSTANCE = {**_FORM, **_GRID, **_BEST, "VECTORS": 1, "SUBPIXEL": 0, "PLACE": "int", "WEIGHED": 0}
 _TILES = {**INSTANCE, **_LARGE, "CHANNELS": 16, "CHUNKS": 1, "FULL": 1, "HELD": "float", "BUDGET": _BUDGET}
-_PENALTY = {"PENALTY": 0.5, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1, "WEIGHED": 1}
+_PENALTY = {"PENALTY": 1, "RANKED": 1, "PER_FRAME": 1, "SLIDE": 0, "L2": 0, "SKIP": 1, "WEIGHED": 1}
 _ODD = {
     "ZEROS": 1,
     "QUERY_ZEROS": 1,

@@ -29,8 +29,8 @@ def weigh(
     scales: Native | None = None,
 ) -> Native:
     """Write weights over the scores."""
-    plan = _plan(WEIGH, spec.metric, factor, scores.shape, scores.dtype)
-    plan.launch(device, {"weights": scores, "scales": scales})
+    plan = _plan(WEIGH, spec.metric, scores.shape, scores.dtype)
+    plan.launch(device, {"weights": scores, "scales": scales, "factor": scores.dtype.type(factor)})
     return scores
 
 
@@ -45,9 +45,14 @@ def weigh_backward(
     scales: Native | None = None,
     scores: Native | None = None,
 ) -> tuple[Native, Native | None]:
-    plan = _plan(WEIGH_BACKWARD, spec.metric, factor, weights.shape, weights.dtype)
+    plan = _plan(WEIGH_BACKWARD, spec.metric, weights.shape, weights.dtype)
     products = None if scores is None else device.xp.empty(weights.shape[:-1], weights.dtype)
-    read = {"weights": device.xp.ascontiguousarray(weights), "scores": scores, "scales": scales}
+    read = {
+        "weights": device.xp.ascontiguousarray(weights),
+        "scores": scores,
+        "scales": scales,
+        "factor": weights.dtype.type(factor),
+    }
     plan.launch(device, {**read, "slopes": by_weights, "products": products})
     return by_weights, by_factors_of(products)
 
@@ -58,10 +63,10 @@ def by_factors_of(products: Native | None) -> Native | None:
 
 
 @lru_cache(MOST_PLANS)
-def _plan(kernel: Kernel, metric: str, factor: float, scores: tuple[int, ...], dtype: np.dtype) -> Plan:
+def _plan(kernel: Kernel, metric: str, scores: tuple[int, ...], dtype: np.dtype) -> Plan:
     *queries, K = scores
     count = prod(queries)
     lanes = next(n for n in (1, 2, 4, 8, 16, 32) if n * _OF_LANE >= K or n == 32)
-    sizes = {"count": count, "of_head": prod(queries[2:]), "G": queries[1], "K": K, "factor": factor}
+    sizes = {"count": count, "of_head": prod(queries[2:]), "G": queries[1], "K": K}
     program = Program(kernel, {**numbers(dtype), "L2": int(metric == "l2"), "LANES": lanes})
     return Plan(program, -(-count * lanes // kernel.threads), sizes)
