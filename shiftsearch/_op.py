@@ -39,7 +39,7 @@ class Spec:
         found = getattr(self, "_planned", None)
         if found is None:
             known: dict[str, Any] = {name: float(bool(getattr(self, name))) for name in self.passed}
-            found = replace(self, **known)
+            found = replace(self, **known) if known else self
             object.__setattr__(self, "_planned", found)  # a cached_property makes all attributes slow
         return found
 

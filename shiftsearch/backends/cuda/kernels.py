@@ -1,8 +1,9 @@
 """What a CUDA kernel is: its file, how it is launched, and what it may cost.
 
 The text of a kernel is its file with the options of a call in front, as constants with the prefix SS_. Sizes of arrays
-are arguments, so that a new resolution compiles nothing. Arguments are bound by name: the names are read from the
-kernel's signature and from the structs that it takes, and are written nowhere else.
+are arguments, and so are numbers that may follow from pixels: a new resolution or penalty compiles nothing. Arguments are
+bound by name: the names are read from the kernel's signature and from the structs that it takes, and are written nowhere
+else.
 
 This module imports no array library but NumPy, and no CUDA: the tests run the same text without a GPU.
 """
@@ -163,13 +164,10 @@ class Plan:
         """Bind those of the `numbers` that the kernel has, as NumPy scalars, and structs as arrays of shape ()."""
         self.program, self.blocks, self._name, self._shared = program, blocks, program.kernel.name, program.shared
         parameters = program.parameters
-        pointers = [p for p in parameters if p.pointer]
-        floats, others = ([p for p in parameters if p.is_float == it and not p.pointer] for it in (True, False))
-        if [*pointers, *floats, *others] != [*parameters]:
-            raise TypeError(
-                f"kernel {self._name} has numbers out of order, expected all arrays, then floats, then sizes"
-            )
-        self._given = [*pointers, *floats]
+        self._given = [*(p for p in parameters if p.pointer), *(p for p in parameters if p.is_float)]
+        others = [p for p in parameters if not (p.pointer or p.is_float)]
+        if [*self._given, *others] != [*parameters]:
+            raise TypeError(f"kernel {self._name} has other parameters first, expected arrays, then floats, then sizes")
         self._require((name for p in others for name in p.names), numbers)
         self._numbers = tuple([_struct(self._name, p, numbers) if p.fields else _number(p, numbers) for p in others])
         # one more, because itemgetter of a single name returns no tuple

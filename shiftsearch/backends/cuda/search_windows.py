@@ -150,7 +150,7 @@ _SHAPE = {"APART": 1, "PACKS": 4, "DOWN": 1, "ACROSS": 9, "THREADS": 32, "PITCH"
 _INSTANCE = {**search_tiles.INSTANCE, **_DIRECT, **_SHAPE}
 _BETWEEN = {"SUBPIXEL": 1, "WHOLE": 0, "PLACE": "float", "SEEDS": 1, "MARKED": 0, "VECTORS": 1, "PATCH": 5}
 _MANY = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "ZEROS": 1, "QUERY_ZEROS": 1, "L2": 0, "DILATION": 2}
-_LARGE = {"DOWN": 2, "ACROSS": 2, "THREADS": 64, "PITCH": 75, "WEIGHED": 1}
+_LARGE = {"DOWN": 2, "ACROSS": 2, "THREADS": 64, "PITCH": 75, "PENALTY": 1, "WEIGHED": 1}
 WINDOWS = Kernel(
     "search_windows",
     "search_windows.cu",
