@@ -106,8 +106,8 @@ def _planned(op: Op, spec: Spec, given: tuple[tuple[Any, ...], ...], widens: boo
 
 
 def _doubt_layout(caller: str, name: str, shape: tuple[int, ...]) -> None:
-    """Warn if a video looks as if its channels came last: many channels of frames as narrow as a colour is deep."""
-    if len(shape) > 3 and shape[-1] in (3, 4) and min(shape[-3:-1]) >= _WIDE:
+    """Warn if frames look as if their channels came last: many channels of frames as narrow as a colour is deep."""
+    if len(shape) > 2 and shape[-1] in (1, 3, 4) and min(shape[-3:-1]) >= _WIDE:
         C, H, W = shape[-3:]
         warn(
             f"{caller}: {name} has shape {shape}, which is {C} channels of {H} x {W} pixels. If its channels come last, "

@@ -126,7 +126,7 @@ def test_noise_of_photons_goes_better_than_by_hand(quality):
 
 def test_grain_that_flow_would_follow_goes(rng):
     """It is as strong as the texture, which all moves alike: where flow errs, texture would be taken for noise."""
-    texture, grain = (part[..., 0] for part in texture_and_grain(rng, 4))
+    texture, grain = (part[..., :1] for part in texture_and_grain(rng, 4))
     assert psnr(ss.denoise(texture + grain), texture) > psnr(texture + grain, texture) + 2
 
 

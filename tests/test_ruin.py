@@ -171,15 +171,62 @@ def test_bits_are_those_of_integers_that_have_room_for_them():
 
 
 # --- shapes ---------------------------------------------------------------------------------------------
-def test_channels_that_come_last_are_told_to_the_ops():
-    q = np.zeros((3, 40, 48, 3), np.float32)
-    with pytest.warns(UserWarning, match=r"^search: q has shape \(3, 40, 48, 3\), .* pass np\.moveaxis\(q, -1, -3\)"):
-        ss.search(q, q, window=1, topk=1)
-    with pytest.warns(UserWarning, match=r"^match: q has shape \(40, 48, 3\)|^match: q has shape \(3, 40, 48, 3\)"):
-        ss.match(q, q, window=1, topk=1)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_come_last_are_told_to_the_ops(channels):
+    q = np.zeros((3, 40, 48, channels), np.float32)
+    last = rf"40, 48, {channels}\), .* pass np\.moveaxis\(q, -1, -3\)"
+    for call, given, shape in ((ss.search, q, r"\(3, "), (ss.match, q, r"\(3, "), (ss.match, q[0], r"\(")):
+        with pytest.warns(UserWarning, match=rf"^{call.__name__}: q has shape {shape}{last}"):
+            call(given, given, window=1, topk=1)
+        first = np.moveaxis(given, -1, -3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call(first, first, window=1, topk=1)
+
+
+TAKES_FRAMES = {
+    "denoise": lambda f: ss.denoise(f, 0, flow=None, radius=0),
+    "align": lambda f: ss.align(f, f, None, window=1),
+    "align_clip": lambda f: ss.align_clip(f, 0, None, window=1),
+    "estimate_noise": lambda f: ss.estimate_noise(f, flow=None),
+    "flow.pair": lambda f: ss.flow.pair(f, method="dis"),
+    "flow.dis": lambda f: ss.flow.dis(f, f),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_FRAMES)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_frame_whose_channels_come_first_is_told_from_a_grey_clip(name, channels):
+    call, frame = TAKES_FRAMES[name], np.full((channels, 100, 120), 0.5, np.float32)
+    cure = (
+        r"np\.moveaxis\(\w+, 0, -1\), or \w+\.permute\(1, 2, 0\) of a tensor; if they are frames, \w+\[\.\.\., None\]"
+    )
+    with pytest.warns(UserWarning, match=rf"^{name}: .* is a grey clip of {channels} frames\. .*{cure}"):
+        call(frame)
+    single = name not in ("align_clip", "flow.pair")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ss.search(np.moveaxis(q, -1, -3), np.moveaxis(q, -1, -3), window=1, topk=1)
+        for right in (frame[..., None], list(frame), np.full((5, 100, 120), 0.5, np.float32), frame[:, :40]):
+            call(right)
+        if single:
+            call(np.moveaxis(frame, 0, -1))
+            call(frame[:1])
+
+
+def test_tensors_whose_channels_come_first_are_told_too():
+    torch = pytest.importorskip("torch")
+    frame = torch.zeros(3, 100, 120)
+    with pytest.warns(UserWarning, match=r"^denoise: .*permute"):
+        ss.denoise(frame, 0, flow=None, radius=0)
+    assert ss.denoise(frame.permute(1, 2, 0), 0, flow=None).shape == (100, 120, 3)
+
+
+@pytest.mark.parametrize("stream", [lambda f: ss.denoise([f], 0), lambda f: list(ss.denoise_stream([f], 0))])
+def test_channels_that_come_first_are_an_error_in_lists_and_streams(stream):
+    with pytest.raises(
+        ShiftsearchError, match=r"expected \(H, W\) or \(H, W, C\): channels come last, as in np\.moveaxis"
+    ):
+        stream(np.zeros((3, 48, 64), np.float32))
 
 
 @pytest.mark.parametrize("function", [ss.denoise, lambda v: ss.align(v, v), ss.align_clip, ss.flow.pair])
@@ -293,6 +340,39 @@ def grain(step, noise=0.0):
 def test_texture_that_looks_like_noise_is_kept(step, flow):
     clip, seen = grain(step)
     assert -10 * np.log10(np.mean((ss.denoise(seen, radius=2, flow=flow) - clip) ** 2)) > 45
+
+
+@pytest.mark.parametrize(("step", "frames", "flow"), [(0, 1, "auto"), (3, 5, None)])
+def test_frames_that_show_nothing_but_noise_or_texture_are_kept_with_a_warning(step, frames, flow):
+    """Without motion nothing tells which of the two it is."""
+    _, seen = grain(step)
+    with pytest.warns(
+        UserWarning,
+        match=r"^denoise: frames show nothing but noise or fine texture.* pass sigma=2\d.* for integers, or sigma=0\.08\d? times white",
+    ) as told:
+        kept = ss.denoise(seen[:frames], flow=flow, radius=1)
+    assert len(told) == 1
+    np.testing.assert_allclose(kept, seen[:frames], atol=1e-6)
+    assert ss.estimate_noise(seen[0]).sigma[0] > 0.07  # a flat patch of noise, as far as this can know
+    smooth = ss.denoise(seen[:frames], 0.08, flow=flow, radius=1)  # the cure, if it is noise
+    assert smooth.std() < kept.std() / 2
+
+
+def test_a_picture_of_texture_and_flat_parts_has_the_noise_of_its_flat_parts():
+    """The texture covers most of it, and looks like noise."""
+    rng = np.random.default_rng(0)
+    clean = 0.5 + np.where(np.arange(256) < 192, 0.08, 0) * rng.standard_normal((192, 256))
+    for noise in (0.01, 0.03):
+        seen = (clean + noise * rng.standard_normal(clean.shape)).astype(np.float32)
+        assert abs(ss.estimate_noise(seen).sigma[0] / noise - 1) < 0.25
+        assert ((ss.denoise(seen) - clean) ** 2).mean() < 1.3 * noise**2  # the texture is kept, and its noise with it
+
+
+def test_noise_that_black_and_white_cut_off_is_not_taken_for_that_of_the_rest():
+    rng = np.random.default_rng(0)
+    clean = np.where(np.arange(256) < 100, 0, np.linspace(0.3, 0.6, 192)[:, None]) * np.ones((192, 1))
+    seen = np.clip(clean + 0.05 * rng.standard_normal(clean.shape), 0, 1).astype(np.float32)
+    assert 0.04 < ss.estimate_noise(seen).sigma[0] < 0.053
 
 
 def test_noise_on_still_grain_is_found_without_flow():

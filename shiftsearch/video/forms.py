@@ -15,7 +15,7 @@ import numpy as np
 
 from shiftsearch._arrays import shaped, transform
 from shiftsearch.errors import ShiftsearchError
-from shiftsearch.video.frames import DTYPES, layout
+from shiftsearch.video.frames import DTYPES, check_frame, doubt_layout
 
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16")  # of pictures, whose numbers are those of frames
 
@@ -28,7 +28,9 @@ def unpacked(op: str, name: str, frames: Any) -> tuple[Any, Callable[[Any], Any]
     if is_picture(frames):
         array = pixels(op, name, frames)
         return array, partial(_pictures, axes=array.ndim)
-    return shaped(op, name, frames), _same
+    array = shaped(op, name, frames)
+    doubt_layout(op, name, getattr(array, "shape", ()))
+    return array, _same
 
 
 class Each:
@@ -92,8 +94,7 @@ def _frame(op: str, name: str, frame: Any) -> Any:
     frame = pixels(op, name, frame) if is_picture(frame) else shaped(op, name, frame)
     if not hasattr(frame, "shape"):
         raise ShiftsearchError(f"{op}: {name} is a {type(frame).__qualname__}, expected an array or a picture")
-    if layout(op, name, frame.shape)[1]:
-        raise ShiftsearchError(f"{op}: {name} has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
+    check_frame(op, name, frame.shape)
     return frame
 
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch.errors import ShiftsearchError
+from shiftsearch.errors import ShiftsearchError, warn
 
 WHITE = {"uint8": 255, "uint16": 65535}
 DTYPES = (*WHITE, "float16", "float32", "float64")
 CHANNELS = range(1, 5)  # grey, grey and alpha, colour, colour and alpha
+_LARGE = 100  # pixels per side: what is smaller is told nothing
 
 
 def planar(op: str, name: str, array: Any, white: float | None = None) -> Any:
@@ -57,6 +58,22 @@ def restored(xp: Any, result: Any, like: Any, white: float | None = None) -> Any
         result = result.transpose(0, 2, 3, 1).astype(kind, order="C")
     result = result if colour or result.shape[3] > 1 else result[..., 0]
     return result if clip or len(result) > 1 else result[0]
+
+
+def check_frame(op: str, name: str, shape: tuple[int, ...]) -> None:
+    """Raise an error if this is a clip, or a frame whose channels come first."""
+    if layout(op, name, shape)[1]:
+        hint = f": channels come last, as in np.moveaxis({name}, 0, -1)" if shape[0] in CHANNELS else ""
+        raise ShiftsearchError(f"{op}: {name} has shape {tuple(shape)}, expected (H, W) or (H, W, C){hint}")
+
+
+def doubt_layout(op: str, name: str, shape: tuple[int, ...]) -> None:
+    """Warn if a grey clip looks like one frame whose channels come first. A single grey frame is the same as such a clip."""
+    if len(shape) == 3 and shape[0] in (3, 4) and min(shape[1:]) >= _LARGE:
+        warn(
+            f"{op}: {name} has shape {tuple(shape)}, which is a grey clip of {shape[0]} frames. If these are channels, pass "
+            f"np.moveaxis({name}, 0, -1), or {name}.permute(1, 2, 0) of a tensor; if they are frames, {name}[..., None]"
+        )
 
 
 def halved(xp: Any, planes: Any, axis: int) -> Any:

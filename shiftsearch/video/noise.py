@@ -12,6 +12,11 @@ from shiftsearch.video.frames import WHITE
 _OF_DIFFERENCES = 70  # standard deviation of fourth differences along both axes, in that of white noise
 _ENOUGH = 1 << 17  # pixels, of larger frames some rows
 _HALF = 0.6745  # half of a normal distribution lies within this number of standard deviations
+_SQUARE = 32  # pixels a side of squares, which are compared
+_FLATTEST = 0.1  # of the squares: these show noise alone, and elsewhere there is texture
+_CHANCE = 0.92  # of the noise is what so few of the squares show of noise that is the same in all of them
+_CLIPPED = 3  # standard deviations from black and white, within which noise is cut off
+_ENOUGH_SQUARES = 0.1  # of all
 
 
 def noise_level(xp: Any, planes: Any) -> float:
@@ -21,15 +26,53 @@ def noise_level(xp: Any, planes: Any) -> float:
     wavelets do, but more of it: on real clips, noise of 5, 10 and 20 of 255 is estimated with errors of 5, 1 and 2 %,
     and with 11, 3 and 2 % by `skimage.restoration.estimate_sigma`.
     """
-    step = 1 + planes.size // _ENOUGH  # of rows
+    if min(planes.shape[1:]) < 5:
+        return 0.0
+    return _standard(xp.median(xp.abs(_differences(planes))))
+
+
+def flattest_level(xp: Any, plane: Any, level: float, white: float) -> float:
+    """Return how much of the noise of this `level` the flattest parts of a plane (H, W) show: the rest may be texture.
+
+    Parts that are nearly black or white do not count, as noise is cut off there.
+    """
+    if min(plane.shape) < 5:
+        return level
+    fine = _squares(xp.abs(_differences(plane[None])[0]))
+    means = _squares(plane[2 : len(plane) - 2 : _step(plane), 2:-2]).mean(1)
+    apart = xp.minimum(means, abs(means - white)) > _CLIPPED * level
+    if apart.mean() < _ENOUGH_SQUARES:
+        return level
+    return min(level, _standard(xp.quantile(xp.median(fine, axis=1)[apart], _FLATTEST)) / _CHANCE)
+
+
+def _differences(planes: Any) -> Any:
+    """Return the fourth differences along both axes of some rows of planes (C, H, W)."""
+    step = _step(planes)
     for _ in range(2):
-        if planes.shape[1] < 5:
-            return 0.0
         a, b, c, d, e = (planes[:, n : planes.shape[1] - 4 + n : step] for n in range(5))
         step = 1
         planes = (a - 4 * b + 6 * c - 4 * d + e).swapaxes(1, 2)
-    level = float(xp.median(xp.abs(planes))) / (_OF_DIFFERENCES * _HALF)
+    return planes
+
+
+def _step(planes: Any) -> int:
+    """Return that each so many rows are enough."""
+    return int(1 + planes.size // _ENOUGH)
+
+
+def _standard(median: Any) -> float:
+    """Return the standard deviation of the noise whose fourth differences have this median size."""
+    level = float(median) / (_OF_DIFFERENCES * _HALF)
     return min(level, 1e6) if np.isfinite(level) else 0.0
+
+
+def _squares(plane: Any) -> Any:
+    """Return the pixels of the squares of a plane, (squares, pixels)."""
+    h, w = (min(_SQUARE, n) for n in plane.shape)
+    down, across = plane.shape[0] // h, plane.shape[1] // w
+    whole = plane[: down * h, : across * w].reshape(down, h, across, w)
+    return whole.swapaxes(1, 2).reshape(down * across, h * w)
 
 
 def noise_scale(op: str, sigma: Any, frames: Any, white: float | None = None) -> float:

@@ -11,7 +11,7 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.match import match
 from shiftsearch.video.forms import Each
-from shiftsearch.video.frames import DTYPES, layout, planar
+from shiftsearch.video.frames import DTYPES, check_frame, planar
 from shiftsearch.video.light import of_quantiles
 from shiftsearch.video.pans import overlap, shift_between
 from shiftsearch.video.streams import iterated
@@ -80,8 +80,7 @@ def _thumbnail(op: str, xp: Any, frame: Any, white: float | None) -> tuple[Any, 
 
     It has means over squares of pixels, and over the channels. The noise is a variance.
     """
-    if layout(op, "frame", frame.shape)[1]:
-        raise ShiftsearchError(f"{op}: frame has shape {tuple(frame.shape)}, expected (H, W) or (H, W, C)")
+    check_frame(op, "frame", frame.shape)
     step = max(1, min(frame.shape[:2]) // (8 * _SIDE))  # some pixels of a large frame are enough
     native = planar(op, "frame", frame[::step, ::step], white)
     native = xp.fmin(xp.fmax(native, 0), 1).astype("float32")  # NaN, and values beyond black and white, are ignored

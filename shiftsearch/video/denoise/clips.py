@@ -47,7 +47,8 @@ def denoise(
         sigma: standard deviation of the noise, where white is 255 for integers and 1, or the option `white`, for floats.
             Or one for each of three channels, or one for each pixel, (H, W), or the noise that `estimate_noise` found.
             None or "auto" finds it for each frame and frequency, from what differs between frames along the motion. With
-            flow=None, and for a single frame, it is the white noise that fine differences show, unless frames differ less
+            flow=None, and for a single frame, it is the white noise that the flattest parts show, unless frames differ
+            less. What shows nothing but noise, and may be texture, is then kept, with a warning
         quality: "fast" filters groups of one patch of each frame in two passes, by thresholds and Wiener filters of
             their cosine transforms. "preview" is the first pass alone. "high" goes on in two more passes: it takes groups
             of some 50 patches and filters their principal components. It takes about 20 times as long

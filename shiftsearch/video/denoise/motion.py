@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch.errors import warn
 from shiftsearch.video.denoise.estimate import Found, differences
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
@@ -14,6 +15,7 @@ from shiftsearch.video.denoise.paths import followed, warped
 from shiftsearch.video.flow.measure import both_ways, measure
 from shiftsearch.video.frames import halved
 from shiftsearch.video.light import Light, of_places, of_quantiles
+from shiftsearch.video.noise import flattest_level
 from shiftsearch.video.pans import Shift, overlap, shift_between, shifted
 
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
@@ -31,6 +33,7 @@ _LESS = 0.7  # of the variance
 _SEEN = 0.25  # of the noise: a smaller change of light makes no difference
 _LEAST = 0.004  # of white
 _COPY = 0.01  # of the noise of a frame: its copy, as for another rate of frames, differs by less
+_NOTHING = 1.2  # times the variance of the noise that is found: all of the frame looks like noise
 _BETTER = 0.5  # how far a change of light must bring frames together, else it is motion that was not found
 
 Picture = list[Frame]  # the parts of one picture that are filtered separately, see `pictures`
@@ -39,17 +42,19 @@ Picture = list[Frame]  # the parts of one picture that are filtered separately, 
 class Motion:
     """The stage that gives each frame its flow and change of light to the next one and the one before.
 
-    A frame is returned once the next one is there.
+    A frame is returned once the next one is there. With `keeps`, frames that may be all texture have no noise.
     """
 
-    def __init__(self, op: str, method: str | None):
-        self._op, self._method = op, method
+    def __init__(self, op: str, method: str | None, *, keeps: bool = False):
+        self._op, self._method, self._keeps = op, method, keeps
+        self._xp: Any = np
+        self._doubted = False
         self._before: Picture | None = None
         self._noise: list[Any] = []  # of the parts of that picture, seen from the one before it
 
     def push(self, xp: Any, picture: Picture, flow: Any) -> Iterator[Picture]:
         """Yield the picture before. `flow` is what the caller measured: from that one to this one, and back."""
-        before, self._before = self._before, picture
+        before, self._before, self._xp = self._before, picture, xp
         if self._method is not None:
             picture[0].small = _small(xp, picture[0])
         if before is not None:
@@ -72,8 +77,34 @@ class Motion:
     def _know(self, picture: Picture, after: list[Any]) -> None:
         """Tell the parts of a picture their noise, from comparisons with the picture before and the one after."""
         for part, *noise in zip(picture, self._noise or [None] * len(picture), after, strict=True):
-            _know(part, [found for found in noise if found is not None])
+            found = [each for each in noise if each is not None]
+            if found:
+                _know(part, found)
+            elif any(part.unknown):
+                self._guess(part)
         self._noise = after
+
+    def _guess(self, frame: Frame) -> None:
+        """Tell a frame that is compared with no other one the noise that it shows itself, where it is flattest."""
+        level, white = frame.noise.sigma[0], frame.white
+        if not frame.unknown[0] or not level:
+            return
+        alike = _LEAST * white < level < white and float(frame.noisy[0].var()) < _NOTHING * level**2
+        if alike and self._keeps:
+            self._doubt(level / white)
+            share = 0.0
+        else:
+            share = flattest_level(self._xp, frame.noisy[0], level, white) / level
+        frame.noise = frame.noise.chosen(Noise.white([share * sigma for sigma in frame.noise.sigma]), frame.unknown)
+
+    def _doubt(self, level: float) -> None:
+        if not self._doubted:
+            warn(
+                f"{self._op}: frames show nothing but noise or fine texture, and without motion nothing tells which: they "
+                f"are kept. If it is noise, pass sigma={255 * level:.3g} for integers, or sigma={level:.2g} times white for "
+                "floats"
+            )
+        self._doubted = True
 
     def _measured(self, xp: Any, method: str, before: Frame, after: Frame) -> list[Any]:
         """Return the flow from one frame to the next, and back, in the same light."""
@@ -154,10 +185,8 @@ def _is_less(found: Found, noise: Noise) -> bool:
 
 def _know(frame: Frame, found: list[Found]) -> None:
     """Tell a frame the noise that was found: the mean, unless one of two frames is only a copy of the other."""
-    most = max((noise.variances.sum() for noise in found), default=0)
+    most = max(noise.variances.sum() for noise in found)
     found = [noise for noise in found if noise.variances.sum() >= _COPY * most]
-    if not found:
-        return
     whole = Noise.of(*(np.mean(part, axis=0) for part in zip(*found, strict=True)))
     frame.noise = frame.noise.chosen(whole, frame.unknown)
 

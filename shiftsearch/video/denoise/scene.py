@@ -16,7 +16,7 @@ class Scene:
     """All stages for the pictures of a scene. Each part of a picture has its own passes, which run in step."""
 
     def __init__(self, spec: DenoiseSpec, method: str | None, in_order: Callable[..., Iterator[Any]], frames: int):
-        self._motion = Motion(spec.caller, method)
+        self._motion = Motion(spec.caller, method, keeps=True)
         passes = passes_of(spec.quality, spec.temporal_only)
         self._chains = [[Running(pass_, spec.reach, in_order) for pass_ in passes] for _ in range(frames)]
 
