@@ -41,8 +41,8 @@ def estimate_noise(
     Args:
         frames: a clip or a frame, as `denoise` takes it. Or an iterator over frames, or over tuples of planes, as
             `denoise_planes` takes them
-        box: (top, left, height, width) of a flat patch, at least 8 pixels a side in every plane; its noise is then all
-            that is looked at. It is in pixels of the first plane
+        box: (top, left, height, width) of a flat patch, in pixels of the first plane. It has at least 8 pixels a side in
+            every plane. Then only its noise is looked at
         flow: "auto", "match", "dis" or "farneback", along which frames are compared. With None, and for a single frame, the
             noise is taken as white, and found from fine differences where these are least
         white, bits: as in `denoise`
