@@ -179,7 +179,7 @@ def test_a_driver_that_is_killed_leaves_no_worker_and_goes_on_where_it_was(tmp_p
 
 @pytest.mark.full
 def test_ctrl_c_ends_the_workers(tmp_path):
-    source = films(tmp_path / "in", a=40)
+    source = films(tmp_path / "in", a=200)
     process = driven(source, tmp_path / "out", *OPTIONS, "--workers", 2, "--device", "cpu")
     writing(tmp_path / "out" / "a.mkv.parts")
     started = children(process.pid)

@@ -88,12 +88,15 @@ def test_colours_gain_from_each_other(folder):
 # --- command line -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("file", ["carphone_pristine.mp4", "bikes.mp4", "cityCC0.mpg"])
 def test_files_are_aligned_and_denoised(folder, file, tmp_path, capsys):
-    source, picture = folder / file, tmp_path / "look.png"
+    source = folder / file
     outputs = [tmp_path / name for name in ("clean.mkv", "steady.mp4", "motion.mkv")]
     for command, output in zip(("denoise", "align", "flow"), outputs, strict=True):
-        preview = [] if command == "flow" else ["--preview", str(picture)]
+        preview = [] if command == "flow" else ["--preview", str(tmp_path / f"{command}.png")]
         assert main([command, str(source), "-o", str(output), "--frames", "3:7", *preview]) == 0
-    assert picture.stat().st_size > 1000
+    assert [path.name for path in sorted(tmp_path.glob("*.png")) if path.stat().st_size > 1000] == [
+        "align.png",
+        "denoise.png",
+    ]
     assert [len(real_clips.frames(output, 0, 99, False)) for output in outputs] == [4, 4, 3]
     clean = real_clips.frames(outputs[0], 0, 4, False)
     assert metrics.peak_signal_noise_ratio(real_clips.frames(source, 3, 4, False), clean) > 32  # there was hardly noise
