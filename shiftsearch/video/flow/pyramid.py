@@ -61,8 +61,9 @@ def between(xp: Any, reference: Any, target: Any, level: float, finest: int = 1)
     for n in reversed(range(last, len(levels))):
         flow, noise = _doubled(flow, levels[n].shape[1:]), level / 2**n
         if n > 0 or n == len(levels) - 1:
-            flow = _searched(xp, levels[n], flow, noise)
-        flow = _descended(xp, levels[n], flow, noise, _MOVES[n == 0])
+            flow = _searched(xp, levels[n], flow, noise, slide=last > 0)
+        if last == 0:  # who asks for squares asks where things went, not for fractions, and for small things, too
+            flow = _descended(xp, levels[n], flow, noise, _MOVES[n == 0])
     for n in reversed(range(last)):
         flow = _doubled(flow, levels[n].shape[1:])
     return flow
@@ -75,15 +76,15 @@ def _doubled(flow: Any, size: tuple[int, int]) -> Any:
 
 
 # --- the search --------------------------------------------------------------------------------------
-def _searched(xp: Any, grey: Any, start: Any, noise: float) -> Any:
+def _searched(xp: Any, grey: Any, start: Any, noise: float, *, slide: bool) -> Any:
     """Return the flow (2, 2, h, w) of a level by the search around `start`."""
     pair = _even_light(xp, grey, noise)
     q, k = pair[:, None], pair[::-1, None]
-    # with the same options the same kernel serves both, and it is compiled once
-    options: dict[str, Any] = {"patch": _PATCH, "subpixel": True, "slide": False}
-    _, offsets = match(q, k, start, window=_WINDOW, topk=1, **options)
+    # without slide the same kernel serves both, and it is compiled once
+    options: dict[str, Any] = {"patch": _PATCH, "subpixel": True}
+    _, offsets = match(q, k, start, window=_WINDOW, topk=1, slide=slide, **options)
     best = xp.moveaxis(offsets[:, 0, :, :, 0, ::-1], -1, 1)  # dx, dy
-    scores, _ = match(q, k, best, window=3, topk=None, **options)
+    scores, _ = match(q, k, best, window=3, topk=None, slide=False, **options)
     scores = scores[:, 0].reshape(2, *grey.shape[1:], 3, 3)
     lines = scores[..., 1, :], scores[..., 1]  # along x and y
     fraction, depth = zip(*(_parabola(xp, line) for line in lines), strict=True)
