@@ -43,14 +43,15 @@ def on_frames(put) -> None:
         ss.denoise(clip, quality=quality, flow="match")
     ss.denoise(clip[..., 0], 20, flow="match")
     noise = 0.1 * np.random.default_rng(3).standard_normal((14, 24, 33), np.float32)
-    ss.denoise(put(0.5 + noise), quality="high", flow="match")
+    ss.denoise(put(noise + np.linspace(0, 1, 33, dtype=np.float32)), quality="high", flow="match")
     list(ss.scene_cuts(clip))
     ss.estimate_noise(clip, flow=None)
 
 
 if __name__ == "__main__":
-    from shiftsearch import __main__, demo
+    from shiftsearch import __main__
     from shiftsearch.backends.cpu import disk
+    from shiftsearch.demo.run import run
 
     named, path_of = set(), disk.OnDisk._path
 
@@ -64,5 +65,5 @@ if __name__ == "__main__":
         __main__.main(["warm", "--device", "cpu"])
     else:
         call_all(lambda array: array)
-        demo.run(sys.argv[1])
+        run(sys.argv[1])
     print("\n".join(named))
