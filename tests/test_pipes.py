@@ -237,7 +237,7 @@ def vspipe(tmp_path):
     if runs.returncode:
         pytest.skip(f"vspipe does not run here: {runs.stderr or runs.stdout}")
     (tmp_path / "s.vpy").write_text(SCRIPT)
-    return f"vspipe -c y4m {tmp_path}/s.vpy -"
+    return f"vspipe -c y4m {tmp_path}/s.vpy - 2> {tmp_path}/frames"  # which it counts there
 
 
 def ffmpeg(tmp_path):
