@@ -95,7 +95,7 @@ def _apart(container: Any, tracks: Tracks, head: Any, chapters: bool) -> list[st
     if any(part.is_alpha for part in head.format.components):
         found.append("alpha")
     with suppress(ValueError):  # raised if PyAV does not know one kind of the data that comes with the frame
-        if _HDR & {part.type.name for part in head.side_data}:
+        if _HDR & {getattr(part, "type", part).name for part in head.side_data}:  # PyAV 19 goes through the types
             found.append("HDR metadata")
     for stream in container.streams:
         kept = stream is tracks.video or stream in tracks.others or (stream.type == "data" and chapters)
