@@ -65,7 +65,13 @@ def driven(*arguments, **environment) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear if os.name == "posix" else None,
     )
+
+
+def _hear() -> None:
+    """Let Ctrl-C end a process: where tests run, it may be ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def done(*arguments, **environment) -> subprocess.CompletedProcess:

@@ -103,6 +103,7 @@ def outcomes(pool, *tasks) -> list:
 def test_each_worker_has_its_own_gpu_and_threads_and_tasks_survive_their_deaths(pool, tmp_path):
     (tmp_path / "marks").mkdir()
     first, second = outcomes(pool, (batches.who, (2.0,)), (batches.who, (2.0,)))
+    assert (first.error, second.error) == (None, None)
     assert first.result[0] != second.result[0] != os.getpid()
     assert {found.result[1]["CUDA_VISIBLE_DEVICES"] for found in (first, second)} == {"0", "1"}
     assert {found.result[1]["SHIFTSEARCH_NUM_THREADS"] for found in (first, second)} == {"1"}
@@ -186,7 +187,7 @@ def test_ctrl_c_ends_the_workers(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "shiftsearch batch: interrupted; run it again to go on\n")
-    assert not any(map(runs, started))
+    wait_for(lambda: not any(map(runs, started)))
 
 
 @pytest.mark.full

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -32,9 +32,10 @@ class Processes:
 
     def start(self, task: Task) -> None:
         """Give a task to an idle worker."""
-        process = self._idle.pop() if self._idle else _Process(self._waiting.pop(0))
-        process.send(task)
-        self._busy[process.connection] = task, process
+        with _undisturbed():
+            process = self._idle.pop() if self._idle else _Process(self._waiting.pop(0))
+            process.send(task)
+            self._busy[process.connection] = task, process
 
     def ended(self) -> list[tuple[Task, Outcome]]:
         """Wait until there are outcomes, and return them."""
@@ -59,6 +60,22 @@ class Processes:
             process.connection.close()  # a process without a task ends by itself
         for process in [*busy, *self._idle]:
             process.end()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait until a process is started and known: half of one would complain, and nothing would end it."""
+    usual, came = signal.getsignal(signal.SIGINT), []
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *about: came.append(about))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(*came[0])
 
 
 class _Process:
