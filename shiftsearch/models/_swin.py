@@ -18,11 +18,11 @@ class WindowAttention(Heads):
 
     Windows start at multiples of their size, or half a window before where `shifted`. Along an axis that is no longer than a
     window there is one window, and no shift. A clip whose size is no multiple of the window is padded with zeros at its end,
-    which are attended to like other tokens. In a shifted clip, a window that joins its end and its beginning is cut in two
-    there, and its parts do not attend to each other. With windows of one frame it is an image Swin transformer.
+    which are attended to like other tokens. In a shifted clip, some windows join its end and its beginning. These are cut in
+    two there, and their parts do not attend to each other. With windows of one frame it is an image Swin transformer.
 
-    If a frame is smaller than a window, the released code takes token n of the smaller window for token n of the whole one
-    when it looks up biases. This is the default, as released weights are used with it; `exact` looks up the true offset.
+    If a frame is smaller than a window, `exact` looks up the bias of the true offset. The released code takes token n of
+    the smaller window for token n of the whole one. This is the default, as released weights are used with it.
 
     State dict: `relative_position_bias_table` (offsets, heads), `qkv`, `proj`.
     """

@@ -37,14 +37,14 @@ class Explanation(NamedTuple):
 class AudioVisualAttention(nn.Module):
     """A classifier of clips with sound that returns where and when it found its evidence.
 
-    Let a_t be the sound during frame t and v_tp the video at place p of frame t, both after a linear layer to `dim` channels
-    and layer normalisation, and Q, K, V (`where`) and Q', K', V' (`when`) linear layers; d is the number of channels of a head.
+    Let a_t be the sound during frame t, and v_tp the video at place p of frame t. Both went through a linear layer to `dim`
+    channels and layer normalisation. Q, K, V (`where`) and Q', K', V' (`when`) are linear layers. A head has d channels.
 
     - Where: S_t = softmax over p of (Q a_t) . (K v_tp) / sqrt(d), and s_t = sum over p of S_tp V v_tp.
     - When: heard = softmax over t of (Q' mean s) . (K' a_t) / sqrt(d), and
       seen = softmax over t of (Q' mean a) . (K' s_t) / sqrt(d), with means over the frames.
-    - Evidence: E_tp = seen_t S_tp. The pooled video is the sum of E_tp V v_tp over all frames and places, the pooled sound
-      the sum of heard_t V' a_t over all frames; an MLP classifies both together, and a linear layer each alone.
+    - Evidence: E_tp = seen_t S_tp. The pooled video is the sum of E_tp V v_tp over all frames and places. The pooled sound is
+      the sum of heard_t V' a_t over all frames. An MLP classifies both together, and a linear layer each alone.
 
     With several heads, the maps that are returned are means over the heads. Frames that are silent, or are padding, have
     weight exactly 0 in every map; a clip of nothing else has weight 0 everywhere.

@@ -108,9 +108,9 @@ def load(
 ) -> nn.Module:
     """Load weights that a system's authors published, or that were saved here, into a model of this package.
 
-    Files are read without running code from them. What wraps the weights is taken off, their names become those of the
-    model, and what is learnt for each place or frame is repeated or interpolated to the sizes of the model. Nothing is
-    loaded unless everything fits.
+    Files are read without running code from them. What wraps the weights is taken off, and their names become those of the
+    model. What is learnt for each place or frame is repeated or interpolated to the sizes of the model. Nothing is loaded
+    unless everything fits.
 
     =================  =======================================================================================
     model              takes weights of
@@ -124,7 +124,7 @@ def load(
     `RVRTAttention`    RVRT, with `part`: it has a layer for each direction, such as "deform_align.backward_1"
     =================  =======================================================================================
 
-    What is missing in the weights of a network for images, what is learnt over time and the classifier, stays as it was.
+    Weights of a network for images have nothing that is learnt over time, and no classifier. These stay as they were.
 
     Args:
         model: of this package

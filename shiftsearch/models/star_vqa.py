@@ -58,8 +58,8 @@ class Codebook(nn.Module):
     def decode(self, vectors: Tensor) -> Tensor:
         """Return the scores (...) that probabilities (..., anchors) encode: the exact inverse of `encode`.
 
-        In a vector made by `encode`, any two neighbouring anchors a < b determine m, as
-        log(p_b / p_a) = (b - a) (2 m - a - b). In the vector that a network predicts, pairs disagree: the result is their
+        In a vector made by `encode`, any two neighbouring anchors a < b determine m:
+        log(p_b / p_a) = (b - a) (2 m - a - b). In the vector that a network predicts, pairs disagree. The result is their
         mean, each weighted by sqrt(p_a p_b). If all probability is on one anchor, it is the score of that anchor. Scores
         are clamped to their range.
         """

@@ -19,8 +19,8 @@ class XViT(Trunk):
     """A classifier of clips: spatial attention whose keys and values have some channels of the neighbouring frames.
 
     It costs as much as spatial attention, and each block widens the receptive field by one frame each way. Of the channels
-    of keys and values, 1 / `n_div` come from the next frame, 1 / `n_div` from the previous one, and the rest from the frame
-    itself; frames outside of the clip count as 0. Queries are not mixed. The layout says which channels these are:
+    of keys and values, 1 / `n_div` come from the next frame, and 1 / `n_div` from the previous one. The rest are of the
+    frame itself. Frames outside of the clip count as 0. Queries are not mixed. The layout says which channels these are:
     "flat": the first ones of all heads together, so that whole heads are shifted, as in the released code;
     "per_head": the first ones of each head, as in the paper.
 

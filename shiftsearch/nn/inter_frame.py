@@ -27,17 +27,17 @@ def inter_frame(
 ) -> Tensor:
     """Return frames plus what they find around each pixel in the frame that follows; the last one as it is.
 
-    A pixel r of frame t looks at kernel x kernel cells of frame t + 1, each at r + its place in the grid + its offset:
+    Let q be frame t, and k frame t + 1. A pixel r of q looks at kernel x kernel cells of k. Each cell lies at r + its place
+    in the grid + its offset:
 
     - weight of a cell = scale * q(r) . k(cell), and for "softmax" the softmax of that over the cells
     - result = q(r) + sum over cells of weight * k(cell)
 
-    where q is frame t and k frame t + 1. Outside the frame k is 0. A cell at least one pixel outside has no gradient of
-    its offset.
+    Outside the frame k is 0. A cell at least one pixel outside has no gradient of its offset.
 
     Args:
         x: (B, T, C, H, W)
-        offsets: (B, T, 2 * kernel ** 2, H, W), in channels 2 n and 2 n + 1 the dy and dx of cell n, row by row; those of
+        offsets: (B, T, 2 * kernel ** 2, H, W). Channels 2 n and 2 n + 1 are dy and dx of cell n, row by row. Those of
             frame t + 1 are for the pixels of frame t
         kernel: cells along a side of the grid
         dilation: pixels between cells

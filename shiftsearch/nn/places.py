@@ -23,9 +23,9 @@ def places(
 ) -> Tensor:
     """Return where the points of a grid lie, each moved by offsets in the channels of a video, as `score` takes places.
 
-    The point in row i and column j of the grid, of the query at pixel r, lies at r + ((i, j) - grid // 2) * dilation +
-    flow + move. Channels are those of deformable convolution and of RVRT: for each frame that is looked at, each group
-    and each point, row by row, dy and dx.
+    For the query at pixel r, the point in row i and column j of the grid lies at
+    r + ((i, j) - grid // 2) * dilation + flow + move. Channels are those of deformable convolution and of RVRT: for each
+    frame that is looked at, each group and each point, row by row, dy and dx.
 
     Args:
         moves: (B, T, S * groups * rows * columns * 2, H, W); B may be missing, and is then missing in the result

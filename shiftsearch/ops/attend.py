@@ -119,11 +119,12 @@ def attend(
 ) -> Any:
     """Return what each query gets by attending to the `topk` places most like it, or to all places of its windows.
 
-    out = aggregate(v, weights, offsets), with weights = softmax over K of -scale * score, or of scale * score for "dot",
-    at the places that `search` finds. With topk=None these are all places of the windows, and none of their scores,
-    weights and offsets are in memory at once, forward and backward, unless they are asked for. Nor are those of up to 128
-    pixels, with patch=1, of which only a number of each place is kept where gradients may be asked for, and of fractions
-    the weights and offsets.
+    out = aggregate(v, weights, offsets), at the places that `search` finds. The weights are the softmax over K of
+    -scale * score, or of scale * score for "dot". With topk=None, K is all places of the windows.
+
+    Unless they are asked for, scores, weights and offsets are not all in memory with topk=None, forward and backward. Nor
+    are those of up to 128 pixels with patch=1. Where gradients may be asked for, only a number of each place is kept. Of
+    fractions, weights and offsets are kept.
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results

@@ -50,9 +50,8 @@ def score(
 ) -> Array:
     """Return the scores of given places: what `search` computes for its candidates.
 
-    scores[..., n] = sum over patch pixels u and channels of (q(r + u) - k(place + u))**2, or of the
-    product for "dot", with place = r + offset. With border "reflect" a place outside the frame is its
-    mirror image.
+    A score is the sum over patch pixels u and channels of (q(r + u) - k(place + u))**2, or of the product for "dot".
+    The place is r + offset. With border "reflect" a place outside the frame is its mirror image.
 
     Args:
         q: queries (B, T, C, H, W)

@@ -66,19 +66,19 @@ def search(
 ) -> tuple[Array, Array]:
     """Return the `topk` places most like each query, searched in its own frame and in `radius` frames each way.
 
-    A query at pixel r is searched in a window of places around r in its own frame, and around a = r + flow, mirrored
-    into the frame, in its neighbours. The candidates of a window, n = a + step * (i, j), are compared with the query
+    A query at pixel r is searched in a window of places around a. In its own frame, a = r. In its neighbours, a is
+    r + flow, mirrored into the frame. The candidates of a window, n = a + step * (i, j), are compared with the query
     patch by patch: a score is the sum over patch pixels u and channels of (q(r + u) - k(n + u))**2, or of the product
     for "dot".
 
     Args:
         q: queries (B, T, C, H, W); B may be missing everywhere, and is then missing in the results
         k: keys, the same shape; with `frames` of any number of frames
-        flow: motion in pixels, channel 0 = dx, 1 = dy: an array (B, T, 2 * radius, 2, h, w), whose slot s leads to
-            frame `neighbours(T, radius)[t, s + 1]`; with one more axis (heads or 1) before T, flow per head; or a pair
-            (forward, backward) of (B, T, 2, H, W), or (B, T - 1, 2, H, W) each, as those of flow networks or of
-            `flow.pair`, which is chained; or None for no motion. A component that is not
-            finite counts as no motion. Flow of a coarser grid: see `upsample_flow`
+        flow: motion in pixels, channel 0 = dx, 1 = dy, or None for no motion. Either a pair (forward, backward) of
+            (B, T, 2, H, W), or (B, T - 1, 2, H, W) each, as of flow networks or of `flow.pair`: it is chained. Or an
+            array (B, T, 2 * radius, 2, h, w), whose slot s leads to frame `neighbours(T, radius)[t, s + 1]`. With one
+            more axis (heads or 1) before T, it is flow per head. A component that is not finite counts as no motion.
+            Flow of a coarser grid: see `upsample_flow`
         frames: whole numbers (T, S): which frames of k each frame of q looks at, slot by slot, in place of its own and
             those around it. k may then be another clip. Flow has a slot for each, (B, T, S, 2, h, w), and dt of an offset
             is the frame of k less that of q. skip="self" scores offset (0, 0, 0) infinite

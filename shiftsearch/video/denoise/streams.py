@@ -100,9 +100,9 @@ def denoise_planes(
     is averaged to their size.
 
     Args:
-        frames: an iterator over tuples of arrays: planes (H, W), of which those after the first share one size, which
-            is that of the first or, along an axis, a half or a quarter of it, rounded up. A tuple of one array holds a
-            frame as `denoise` takes it
+        frames: an iterator over tuples of arrays: planes (H, W). Those after the first share one size. It is that of the
+            first or, along an axis, a half or a quarter of it, rounded up. A tuple of one array holds a frame as
+            `denoise` takes it
         sigma: standard deviation of the noise as in `denoise`, or one for each of the arrays; one for each pixel of the
             first plane, or what `estimate_noise` found for such frames
         strength: as in `denoise`; one for each of the arrays, if there are several

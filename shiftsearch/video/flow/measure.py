@@ -136,7 +136,7 @@ def dis(reference: Any, target: Any, *, sigma: float | None = None) -> Any:
         reference: a frame or a clip, see `shiftsearch.video.frames`
         target: the same. A single frame is compared with every frame of a clip
         sigma: standard deviation of the noise, where white is 255 for integers and 1 for floats. If it is given, the
-            frames are blurred before they are compared, by sigma / 20 pixels on the scale of 255, but at least by 1
+            frames are blurred before they are compared. The blur is sigma / 20 pixels on the scale of 255, at least 1
 
     Returns:
         flow (2, H, W), or (T, 2, H, W) if one of the two is a clip, float32, of the same array library

@@ -53,10 +53,10 @@ def read(
         salvage: where the file is broken, end the iteration and set `broken`; False raises an error there
 
     Returns:
-        Reader, to be iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`,
-        `height`, `rate` (frames per second, a fraction), `length` (how many frames, if the file tells, or None),
-        `bits`, `grey`, `damaged` (how many frames the decoder had to mend so far), `broken` (where the file is broken,
-        as text, or None)
+        Reader, to be iterated once, best in a `with` statement, over frames or over `planes()`. It has `width`, `height`,
+        `bits` and `grey`. `rate` is frames per second, a fraction. `length` is how many frames, if the file tells, or
+        None. `damaged` is how many frames the decoder had to mend so far. `broken` is text that says where the file is
+        broken, or None
 
     Example:
         >>> with read("clip.mp4") as clip:  # doctest: +SKIP
