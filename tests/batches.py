@@ -37,10 +37,10 @@ class Here:
         self.closed = True
 
 
-def here(monkeypatch, *arguments) -> tuple[int, list[str]]:
+def here(monkeypatch, *arguments, device="cpu") -> tuple[int, list[str]]:
     """Run the command in this process; return its exit code and the names of its tasks."""
     pool = Here()
-    monkeypatch.setattr(command, "_workers", lambda args: (pool, "cpu"))
+    monkeypatch.setattr(command, "_workers", lambda args: (pool, device))
     return main(["batch", *map(str, arguments)]), pool.ran
 
 

@@ -249,6 +249,21 @@ def test_commands_compute_there(gpu, tmp_path, command, capsys):
     assert gpu["down"] == (4 - (command == "flow")) * each[1]
 
 
+def test_parts_of_a_batch_are_computed_there(gpu, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    pytest.importorskip("tqdm")
+    batches = pytest.importorskip("batches")
+    source, options = make(tmp_path / "a.mkv", "ffv1", (64, 48), 10, audio=None), ["--flow", "match", "--part", 4]
+    work = ["--work", "align", *options, "--codec", "ffv1"]
+    for name in ("cpu", "cuda:0"):
+        ran = batches.here(monkeypatch, source, tmp_path / f"{name[:3]}.mkv", *work, device=name)
+        assert ran == (0, ["plan", "compute", "compute", "compute", "join"])
+        assert gpu == (
+            {} if name == "cpu" else {"up": 3 * 14, "down": 3 * 14}
+        )  # four are beside the parts that end there
+    batches.assert_same(tmp_path / "cud.mkv", tmp_path / "cpu.mkv")
+
+
 def test_a_command_says_what_a_gpu_needs(tmp_path, capsys, monkeypatch):
     source = str(make(tmp_path / "a.mkv", frames=2, audio=None))
 
