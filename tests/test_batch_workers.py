@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import batches
 import pytest
@@ -47,7 +48,7 @@ def ray_address():
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is missing: pip install ray")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"PYTHONPATH": f"{HOME}:{HOME / 'tests'}", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"PYTHONPATH": f"{HOME}:{Path(__file__).parent}", "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_AUTH_MODE": "disabled"}
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # sockets want short names
         command = [sys.executable, "-c", _RAY, folder]
