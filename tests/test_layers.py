@@ -137,7 +137,7 @@ def test_imports_do_not_go_round_in_a_circle():
 def test_optional_libraries_have_one_home(path):
     homes = {
         "numba": "backends.cpu",
-        "llvmlite": ("backends.cpu", "video.denoise.components", "video.denoise.spectra"),
+        "llvmlite": ("backends.cpu", *(f"video.denoise.{name}" for name in ("components", "nearest", "spectra"))),
         "cupy": "backends.cuda",
         "av": "video.io",
         "tqdm": "video.cli",

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import reflect
+from shiftsearch._geometry import query_grid
 from shiftsearch.video.denoise import shrink
+from shiftsearch.video.denoise.groups import of_each_frame, worst
 from shiftsearch.video.denoise.lights import Lights
 from shiftsearch.video.denoise.margins import with_margins
 from shiftsearch.video.denoise.model import resized
@@ -25,12 +26,12 @@ _ROWS = 8  # of queries in a band
 Band = tuple[int, int]  # the first row of queries, and the one behind the last
 
 
-def covers(xp: Any, offsets: Any, pass_: Pass) -> bool:
-    """Return whether this module filters the groups (h, w, n) of a pass."""
-    if xp is not np or _rule(pass_)[0] not in (shrink.threshold, shrink.wiener):
+def covers(xp: Any, frames: list[Frame], pass_: Pass) -> bool:
+    """Return whether this module finds and filters the groups of a pass."""
+    if xp is not np or _rule(pass_)[0] not in (shrink.threshold, shrink.wiener) or pass_.find is not of_each_frame:
         return False
-    code = _code()
-    return pass_.patch == code.SIDE and pass_.depth == 1 and offsets.shape[2] <= code.MOST
+    code, window_fits = _code(), pass_.window <= min(frames[0].searched.shape)
+    return pass_.patch == code.SIDE and pass_.depth == 1 and len(frames) <= code.MOST and window_fits
 
 
 def add_groups(
@@ -38,12 +39,11 @@ def add_groups(
     seen: list[Frame],
     lights: Lights,
     here: int,
-    offsets: np.ndarray,
     pass_: Pass,
     in_order: Callable[..., Iterator[Any]],
 ) -> None:
-    """Filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
-    offsets = _led_inside(offsets, frames[here].noisy.shape[1:], pass_)
+    """Find and filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
+    offsets = _found(seen, here, pass_, in_order)
     work = partial(_filter, *_planes(frames, seen, pass_), lights, here, offsets, pass_, seen[here])
     for bands in _apart(offsets, pass_):
         for _ in in_order(work, bands, 1):
@@ -84,6 +84,10 @@ def _code() -> Any:
     return importlib.import_module("shiftsearch.video.denoise.spectra")  # loads numba
 
 
+def _nearest() -> Any:
+    return importlib.import_module("shiftsearch.video.denoise.nearest")
+
+
 def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
     """Return the filter of a pass and its options."""
     return getattr(pass_.shrink, "func", pass_.shrink), getattr(pass_.shrink, "keywords", {})
@@ -113,16 +117,37 @@ def _lit(lights: Lights, plane: int) -> np.ndarray:
 
 
 # --- places -------------------------------------------------------------------------------------------
-def _led_inside(offsets: np.ndarray, size: tuple[int, int], pass_: Pass) -> np.ndarray:
-    """Return offsets (h, w, n, 3) whose places lie in the frame: those outside are mirrored."""
-    for axis, n in enumerate(size):
-        at = np.arange(0, n, pass_.stride)
-        at = at[:, None, None] if axis == 0 else at[:, None]
-        places = at + offsets[..., 1 + axis]
-        if places.min() < 0 or places.max() >= n:
-            offsets = offsets.copy()
-            offsets[..., 1 + axis] = reflect(places, n) - at
+def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., Iterator[Any]]) -> np.ndarray:
+    """Return the offsets (h, w, n, 3) of the groups of a frame, as `of_each_frame` finds them."""
+    planes = [with_margins(np, frame.searched[None]) for frame in frames]
+    height, width = planes[0].shape[1:]
+    rows, columns = query_grid(height, width, pass_.stride)
+    limit, offsets = np.empty((rows, columns), np.float32), np.empty((rows, columns, len(frames), 3), np.int32)
+    limit[...] = worst(np, frames[here], pass_)
+    flows = [[_of_floats(frame.forward) for frame in frames], [_of_floats(frame.backward) for frame in frames]]
+    tables = np.array([plane.ctypes.data for plane in planes]), np.array([list(map(_flow, way)) for way in flows])
+    numbers = columns, pass_.stride, planes[0].strides[1] // 4, height, width
+    run = _nearest().compiled(pass_.window, pass_.temporal)
+
+    def find(band: Band) -> None:
+        first, end = band
+        arrays = *tables, limit[first:end], offsets[first:end]
+        run(*(array.ctypes.data for array in arrays), here, len(frames), first, end - first, *numbers)
+
+    for _ in in_order(find, [(first, min(first + _ROWS, rows)) for first in range(0, rows, _ROWS)], 1):
+        pass
     return offsets
+
+
+def _of_floats(flow: Any) -> Any:
+    return None if flow is None else flow.astype(np.float32, copy=any(stride % 4 for stride in flow.strides))
+
+
+def _flow(flow: np.ndarray | None) -> list[int]:
+    """Return where flow lies in memory, as `nearest.compiled` is told."""
+    if flow is None:
+        return [0] * 6
+    return [flow.ctypes.data, *(stride // 4 for stride in flow.strides), *flow.shape[1:]]
 
 
 def _apart(offsets: np.ndarray, pass_: Pass) -> list[list[Band]]:

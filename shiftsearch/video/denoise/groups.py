@@ -25,7 +25,7 @@ def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     if not others:
         return own[:1]
     scores, found = _candidates(xp, frames, here, others, pass_, 1)
-    good = scores[:, 0] <= pass_.depth * _worst(xp, frames[here], pass_)
+    good = scores[:, 0] <= pass_.depth * worst(xp, frames[here], pass_)
     rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
     spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
     found = xp.where(good[..., None], found[:, 0], spare)
@@ -53,10 +53,10 @@ def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     scores, _ = match(
         xp.broadcast_to(own, later.shape), later, window=1, patch=pass_.patch, stride=pass_.stride, topk=1
     )
-    return scores.max((0, 1, 4)) <= _worst(xp, frames[here], pass_)
+    return scores.max((0, 1, 4)) <= worst(xp, frames[here], pass_)
 
 
-def _worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
+def worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
     """Return the largest score of patches that show the same thing, a number or (h, w)."""
     relative = frame.relative(xp, 0, pass_)
     level = frame.level * pass_.patch * (1 if relative is None else relative)

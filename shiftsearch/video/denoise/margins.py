@@ -6,6 +6,7 @@ of other modules have no margins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,14 @@ def with_margins(xp: Any, planes: Any) -> Any:
     return mirror(xp, new)
 
 
+def weighed(planes: Any, weights: Sequence[float]) -> Any:
+    """Return the sum (H, W) of planes (C, H, W), each times a weight; with margins if they have them."""
+    whole = isinstance(planes, np.ndarray) and _has_margins(planes)
+    each = planes.base[:, None] if whole else planes
+    total: Any = sum(weight * plane for weight, plane in zip(weights, each, strict=True))
+    return _inside(total)[0] if whole else total
+
+
 def mirror(xp: Any, planes: Any) -> Any:
     """Fill the margins of planes, and return these."""
     for whole, to, of in _mirrored(planes) if xp is np else ():
@@ -54,8 +63,10 @@ def _has_margins(planes: np.ndarray) -> bool:
     base = planes.base
     if base is None or base.ndim != 3:
         return False
-    same = _inside(base)
-    return (same.shape, same.strides, same.ctypes.data) == (planes.shape, planes.strides, planes.ctypes.data)
+    same, size = _inside(base), planes.shape[1:]
+    before = planes.ctypes.data - same.ctypes.data  # they may be some of the planes of the array
+    alike = (same.shape[1:], same.strides[1:]) == (size, planes.strides[1:])
+    return alike and before % same.strides[0] == 0
 
 
 def _mirrored(planes: np.ndarray) -> Any:

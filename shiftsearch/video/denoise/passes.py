@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch._geometry import query_grid
+from shiftsearch.video.denoise.margins import weighed
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
@@ -76,7 +77,7 @@ class Frame:
         """Return the plane to search in."""
         if len(self.weights) == 1:
             return planes[0]
-        return sum(weight * plane for weight, plane in zip(self.weights, planes, strict=True))
+        return weighed(planes, self.weights)
 
     def lit(self, light: Light) -> Frame:
         """Return this frame in other light."""

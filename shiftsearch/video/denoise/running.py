@@ -73,6 +73,11 @@ class Running:
 
     def _add(self, xp: Any, frames: list[Frame], lights: Lights, here: int, pass_: Pass) -> None:
         seen = seen_in(frames, lights, here)
+        if direct.covers(xp, seen, pass_):
+            for frame in frames:
+                _begin(xp, frame)
+            direct.add_groups(frames, seen, lights, here, pass_, self._in_order)
+            return
         alike = still(xp, seen, here, pass_)
         if xp is np and not alike.any():
             return
@@ -80,9 +85,6 @@ class Running:
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
         for frame in frames:
             _begin(xp, frame)
-        if direct.covers(xp, offsets, pass_):
-            direct.add_groups(frames, seen, lights, here, offsets, pass_, self._in_order)
-            return
         work = partial(filter_band, xp, seen, here, offsets, alike, pass_)
         parts = bands(xp, offsets, pass_)
         groups = math.prod(part.stop for part in parts[0])
