@@ -125,7 +125,10 @@ def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., 
     limit, offsets = np.empty((rows, columns), np.float32), np.empty((rows, columns, len(frames), 3), np.int32)
     limit[...] = worst(np, frames[here], pass_)
     flows = [[_of_floats(frame.forward) for frame in frames], [_of_floats(frame.backward) for frame in frames]]
-    tables = np.array([plane.ctypes.data for plane in planes]), np.array([list(map(_flow, way)) for way in flows])
+    tables = (
+        np.array([plane.ctypes.data for plane in planes]),
+        np.array([[_flow(flow, (height, width)) for flow in way] for way in flows]),
+    )
     numbers = columns, pass_.stride, planes[0].strides[1] // 4, height, width
     run = _nearest().compiled(pass_.window, pass_.temporal)
 
@@ -143,11 +146,14 @@ def _of_floats(flow: Any) -> Any:
     return None if flow is None else flow.astype(np.float32, copy=any(stride % 4 for stride in flow.strides))
 
 
-def _flow(flow: np.ndarray | None) -> list[int]:
-    """Return where flow lies in memory, as `nearest.compiled` is told."""
-    if flow is None:
-        return [0] * 6
-    return [flow.ctypes.data, *(stride // 4 for stride in flow.strides), *flow.shape[1:]]
+def _flow(flow: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray:
+    """Return what `nearest.compiled` is told of a flow in frames of `size`."""
+    entry = np.zeros(_nearest().ENTRY, np.int64)
+    if flow is not None:
+        counts = np.array(flow.shape[1:])
+        entry[:6] = flow.ctypes.data, *(stride // 4 for stride in flow.strides), *counts
+        entry[6:].view(np.float32)[...] = *(counts / size), *(size / counts)
+    return entry
 
 
 def _apart(offsets: np.ndarray, pass_: Pass) -> list[list[Band]]:

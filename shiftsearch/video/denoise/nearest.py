@@ -17,6 +17,7 @@ from shiftsearch.backends.cpu import simd
 
 SIDE = 8  # of a patch, and lanes of a vector
 _BEFORE = SIDE // 2  # pixels of a patch before its place
+ENTRY = 8  # numbers that describe a flow
 _TAKEN = float("inf")  # score of a candidate that is no longer one
 _FAR = 2.0**20  # pixels: flow that leads further is none
 
@@ -30,8 +31,9 @@ def compiled(window: int, temporal: bool) -> Callable[..., int]:
     Its arguments are addresses of arrays, and then whole numbers:
 
     - int64 (frames), addresses of the first pixels of the planes to search in
-    - int64 (2, frames, 6), of the flow from each frame to the next one, and to the one before: its address, or 0 if there is
-      none, the numbers between two channels, rows and columns, and how many rows and columns it has
+    - int64 (2, frames, ENTRY), of the flow from each frame to the next one, and to the one before: its address, or 0 if there
+      is none, the numbers between two channels, rows and columns, how many rows and columns it has, and four float32, how
+      many of these there are for a pixel, and pixels for one of them
     - float32 (queries), the largest score of patches that show the same thing
     - int32 (queries, frames, 3), where offsets go
     - the number of the queries' frame, of frames, the first row of queries, how many rows there are, of columns, the pixels
@@ -52,7 +54,11 @@ class _Query:
         self.tables, self.flows = (f.b.bitcast(memory, simd.INT.as_pointer()) for memory in (tables, flows))
         self.number = f.add(f.mul(y, columns), x)
         self.at = f.mul(f.add(first, y), step), f.mul(x, step)
-        self.rows = self._rows(here=self._plane(self.here), at=self._first(*self.at))
+
+    def read(self) -> None:
+        """Read the patch of the query."""
+        f, plane, at = self.f, self._plane(self.here), self._first(*self.at)
+        self.rows = [f.load(plane, f.add(at, f.mul(row, self.width)), SIDE) for row in range(SIDE)]
 
     def _plane(self, frame: Any) -> Any:
         return self.b.inttoptr(self.f.scalar(self.tables, frame), self.f.element.as_pointer())
@@ -61,25 +67,22 @@ class _Query:
         """Return where the patch at a place begins."""
         return self.f.add(self.f.mul(self.f.add(y, -_BEFORE), self.width), x, -_BEFORE)
 
-    def _rows(self, here: Any, at: Any) -> list[Any]:
-        return [self.f.load(here, self.f.add(at, self.f.mul(row, self.width)), SIDE) for row in range(SIDE)]
-
     def moved(self, back: Any, frame: Any, place: list[Any]) -> list[Any]:
         """Return where flow leads from a place (y, x) of a frame, as `paths.flow_at` reads it."""
         f, b = self.f, self.b
-        entry = f.mul(f.add(f.mul(back, self.frames), frame), 6)
-        address, *strides = (f.scalar(self.flows, f.add(entry, i)) for i in range(4))
-        counts = [f.scalar(self.flows, f.add(entry, i)) for i in (4, 5)]
+        entry = f.mul(f.add(f.mul(back, self.frames), frame), ENTRY)
+        address, channel, *strides, rows, columns = (f.scalar(self.flows, f.add(entry, i)) for i in range(6))
+        ratios = f.b.bitcast(b.gep(self.flows, [f.add(entry, 6)]), f.element.as_pointer())
         missing = b.icmp_signed("==", address, f.int(0))
         cell, found = f.int(0), []
-        for at, n, count, stride in zip(place, self.size, counts, strides[1:], strict=True):
-            scaled = b.fmul(b.fadd(at, f.element(0.5)), b.fptrunc(_ratio(f, count, n), f.element))
+        for axis, (at, count, stride) in enumerate(zip(place, (rows, columns), strides, strict=True)):
+            scaled = b.fmul(b.fadd(at, f.element(0.5)), f.scalar(ratios, axis))
             inside = f.most(f.least(b.fptosi(self._one("floor", scaled), simd.INT), f.add(count, -1)), 0)
             cell = f.add(cell, f.mul(inside, stride))
         flow = b.select(missing, f.arguments[2], b.inttoptr(address, f.element.as_pointer()))  # some memory, if none
-        for axis, (at, n, count) in enumerate(zip(place, self.size, counts, strict=True)):
-            index = b.select(missing, f.int(0), f.add(cell, f.mul(strides[0], 1 - axis)))
-            by = b.fmul(f.scalar(flow, index), b.fptrunc(_ratio(f, n, count), f.element))
+        for axis, at in enumerate(place):
+            index = b.select(missing, f.int(0), f.add(cell, f.mul(channel, 1 - axis)))
+            by = b.fmul(f.scalar(flow, index), f.scalar(ratios, 2 + axis))
             known = b.fcmp_ordered("<", self._one("fabs", by), f.element(_FAR))  # is not NaN
             found.append(b.fadd(at, b.select(b.and_(known, b.not_(missing)), by, f.element(0.0))))
         return found
@@ -92,12 +95,23 @@ class _Query:
         f, b, found = self.f, self.b, []
         for led, own, n in zip(place, self.at, self.size, strict=True):
             by = self._one("rint", b.fsub(led, b.sitofp(own, f.element)))
-            period = f.mul(f.add(n, -1), 2)
-            at = b.srem(f.add(own, b.fptosi(by, simd.INT)), period)
-            at = f.add(at, b.select(b.icmp_signed("<", at, f.int(0)), period, f.int(0)))
-            centre = f.least(at, b.sub(period, at))
+            centre = self._inside(f.add(own, b.fptosi(by, simd.INT)), n)
             found.append(f.most(f.least(f.add(centre, -(self.window // 2)), f.add(n, -self.window)), 0))
         return found[0], found[1]
+
+    def _inside(self, at: Any, n: Any) -> Any:
+        """Return a place along an axis of n pixels, mirrored where it is outside."""
+        f, b = self.f, self.b
+        outside = b.icmp_unsigned(">=", at, n)
+
+        def mirrored(_: Any, at: Any) -> list[Any]:
+            period = f.mul(f.add(n, -1), 2)
+            rest = b.srem(at, period)
+            rest = f.add(rest, b.select(b.icmp_signed("<", rest, f.int(0)), period, f.int(0)))
+            return [f.least(rest, b.sub(period, rest))]
+
+        (inside,) = f.loop(b.zext(outside, simd.INT), [at], mirrored)  # once or never: division is slow
+        return inside
 
     def scores(self, frame: Any, corner: tuple[Any, Any]) -> list[Any]:
         """Return the scores of the candidates of a window, 8 to a vector; lanes behind the last one are taken."""
@@ -137,17 +151,21 @@ class _Query:
     def write(self, frame: Any, of: Any, corner: tuple[Any, Any], candidate: Any) -> None:
         """Write the offset of a candidate in frame `of`, as that of a frame."""
         f, b = self.f, self.b
-        window = f.int(self.window)
+        window, to = f.int(self.window), self._offset(frame)
         inside = b.udiv(candidate, window), b.urem(candidate, window)
-        to = f.mul(f.add(f.mul(self.number, self.frames), frame), 3)
         values = [b.sub(of, self.here)]
         values += [b.sub(f.add(low, more), at) for low, more, at in zip(corner, inside, self.at, strict=True)]
         for i, value in enumerate(values):
             f.store(b.trunc(value, simd.INT32), self.offsets, f.add(to, i))
 
+    def written(self, frame: Any) -> tuple[Any, Any]:
+        """Return the place in a frame whose offset was written."""
+        f, to = self.f, self._offset(frame)
+        down, across = (f.b.sext(f.scalar(self.offsets, f.add(to, i)), simd.INT) for i in (1, 2))
+        return f.add(self.at[0], down), f.add(self.at[1], across)
 
-def _ratio(f: simd.Function, x: Any, y: Any) -> Any:
-    return f.b.fdiv(f.b.sitofp(x, ir.DoubleType()), f.b.sitofp(y, ir.DoubleType()))
+    def _offset(self, frame: Any) -> Any:
+        return self.f.mul(self.f.add(self.f.mul(self.number, self.frames), frame), 3)
 
 
 def _least(f: simd.Function, x: Any, y: Any) -> Any:
@@ -188,34 +206,50 @@ def _without(f: simd.Function, scores: list[Any], candidate: Any) -> list[Any]:
 def _build(window: int, temporal: bool) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("nearest", "float32", "pppi" + 9 * "l")
-    b, (_, _, worst, _, here, frames, _, rows, columns, *_) = f.b, f.arguments
+    rows, columns = f.arguments[7:9]
 
-    def one(y: Any, x: Any) -> None:
-        query = _Query(f, window, y, x)
-        limit = f.scalar(worst, query.number)
+    def row(y: Any) -> None:
+        # places are followed ahead of the search, which has too many steps for the processor to look beyond them
+        f.loop(columns, [], lambda x: _follow(_Query(f, window, y, x)))
+        f.loop(columns, [], lambda x: _search(_Query(f, window, y, x), temporal))
 
-        start = [b.sitofp(at, f.element) for at in query.at]
-
-        def look(n: Any, lost: Any, *led: Any) -> list[Any]:
-            ahead = b.sub(f.add(frames, -1), here)  # frames that are reached forward; then back, from the query again
-            back = b.zext(b.icmp_signed(">=", n, ahead), simd.INT)
-            again = b.icmp_signed("==", n, ahead)
-            place = [b.select(again, *pair) for pair in zip(start, led, strict=True)]
-            before = b.select(b.trunc(back, ir.IntType(1)), b.sub(f.add(here, ahead), n), f.add(here, n))
-            place = query.moved(back, before, place)
-            frame, corner = f.add(before, 1, b.mul(back, f.int(-2))), query.corner(place)
-            score, candidate = query.best(query.scores(frame, corner))
-            query.write(frame, frame, corner, candidate)
-            missed = b.zext(b.fcmp_unordered(">", score, limit), simd.INT)
-            return [b.or_(lost, b.shl(missed, frame)), *place]
-
-        lost, *_ = f.loop(f.add(frames, -1), [f.int(0), *start], look)
-        query.write(here, here, query.at, f.int(0))
-        with b.if_then(b.icmp_signed("!=", lost, f.int(0)), likely=False):
-            _replace(query, lost, temporal)
-
-    f.loop(rows, [], lambda y: f.loop(columns, [], lambda x: one(y, x)) and None)
+    f.loop(rows, [], row)
     return f.compile()
+
+
+def _follow(query: _Query) -> None:
+    """Write the offsets of the first candidates in all other frames."""
+    f, b, here = query.f, query.b, query.here
+    ahead = b.sub(f.add(query.frames, -1), here)  # so many frames are reached forward
+    for back, count in enumerate((ahead, here)):
+
+        def one(n: Any, *place: Any, back: int = back) -> list[Any]:
+            frame = b.sub(here, n) if back else f.add(here, n)
+            led = query.moved(back, frame, list(place))
+            other = f.add(frame, -1 if back else 1)
+            query.write(other, other, query.corner(led), f.int(0))
+            return led
+
+        f.loop(count, [b.sitofp(at, f.element) for at in query.at], one)
+
+
+def _search(query: _Query, temporal: bool) -> None:
+    """Write the offsets of the best candidates, given those of the first ones."""
+    f, b, here = query.f, query.b, query.here
+    query.read()
+    limit = f.scalar(f.arguments[2], query.number)
+
+    def one(n: Any, lost: Any) -> list[Any]:
+        frame = f.add(n, b.zext(b.icmp_signed(">=", n, here), simd.INT))
+        corner = query.written(frame)
+        score, candidate = query.best(query.scores(frame, corner))
+        query.write(frame, frame, corner, candidate)
+        return [b.or_(lost, b.shl(b.zext(b.fcmp_unordered(">", score, limit), simd.INT), frame))]
+
+    (lost,) = f.loop(f.add(query.frames, -1), [f.int(0)], one)
+    query.write(here, here, query.at, f.int(0))
+    with b.if_then(b.icmp_signed("!=", lost, f.int(0)), likely=False):
+        _replace(query, lost, temporal)
 
 
 def _replace(query: _Query, lost: Any, temporal: bool) -> None:
