@@ -73,21 +73,26 @@ def _weighed(f: simd.Function, weights: np.ndarray, values: list[Any]) -> Any:
     return total
 
 
-def _forth(f: simd.Function, values: list[Any]) -> list[Any]:
-    """Return the cosine transform across vectors."""
-    n, half, basis = len(values), len(values) // 2, dct(len(values))
+def _forth(f: simd.Function, values: list[Any], basis: np.ndarray | None = None) -> list[Any]:
+    """Return the cosine transform across vectors. `basis` is that part of a larger one which remains for sums."""
+    n, half = len(values), len(values) // 2
+    basis = dct(n) if basis is None else basis
     ends = [(values[i], values[n - 1 - i]) for i in range(half)]
     sums, differences = [f.plus(*pair) for pair in ends] + values[half : n - half], [f.minus(*pair) for pair in ends]
-    return [
-        _weighed(f, row[:half], differences) if k % 2 else _weighed(f, row[: n - half], sums)
-        for k, row in enumerate(basis)
-    ]
+    found: list[Any] = [None] * n
+    found[1::2] = [_weighed(f, row, differences) for row in basis[1::2, :half]]
+    rest = basis[::2, : n - half]
+    found[::2] = _forth(f, sums, rest) if n > 1 and n % 2 == 0 else [_weighed(f, row, sums) for row in rest]
+    return found
 
 
-def _back(f: simd.Function, values: list[Any]) -> list[Any]:
-    """Return the inverse cosine transform across vectors."""
-    n, half, basis = len(values), len(values) // 2, dct(len(values))
-    even = [_weighed(f, column, values[::2]) for column in basis[::2, : n - half].T]
+def _back(f: simd.Function, values: list[Any], basis: np.ndarray | None = None) -> list[Any]:
+    """Return the inverse cosine transform across vectors. `basis` is as for `_forth`."""
+    n, half = len(values), len(values) // 2
+    basis = dct(n) if basis is None else basis
+    rest = basis[::2, : n - half]
+    halves = n > 1 and n % 2 == 0
+    even = _back(f, values[::2], rest) if halves else [_weighed(f, column, values[::2]) for column in rest.T]
     odd = [_weighed(f, column, values[1::2]) for column in basis[1::2, :half].T]
     first = [f.plus(*pair) for pair in zip(even, odd, strict=False)]
     return first + even[half:] + [f.minus(*pair) for pair in zip(even, odd, strict=False)][::-1]
