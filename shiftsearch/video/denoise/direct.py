@@ -44,38 +44,29 @@ def add_groups(
 ) -> None:
     """Find and filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
     offsets = _found(seen, here, pass_, in_order)
-    work = partial(_filter, *_planes(frames, seen, pass_), lights, here, offsets, pass_, seen[here])
+    planes = _planes(frames, seen, pass_)
+    told = [_told(planes, lights, seen[here], pass_, plane, offsets.shape[:2]) for plane in range(len(planes[0][0]))]
+    width = planes[0][0].strides[1] // 4
+    work = partial(_filter, told, here, offsets, pass_, width)
     for bands in _apart(offsets, pass_):
         for _ in in_order(work, bands, 1):
             pass
 
 
-def _planes(frames: list[Frame], seen: list[Frame], pass_: Pass) -> tuple[list[Any], list[Any]]:
-    """Return what is read of the frames, and what is added to."""
+def _planes(frames: list[Frame], seen: list[Frame], pass_: Pass) -> list[list[Any]]:
+    """Return of all frames what is read, and what is added to."""
     noisy = [with_margins(np, frame.noisy) for frame in seen]
     guide = [with_margins(np, frame.guide) for frame in seen] if pass_.guided else noisy
-    return [noisy, guide], [[frame.sums for frame in frames], [frame.coverage for frame in frames]]
+    return [noisy, guide, [frame.sums for frame in frames], [frame.coverage for frame in frames]]
 
 
-def _filter(
-    read: list[Any],
-    added: list[Any],
-    lights: Lights,
-    here: int,
-    offsets: np.ndarray,
-    pass_: Pass,
-    frame: Frame,
-    band: Band,
-) -> None:
+def _filter(told: list[Any], here: int, offsets: np.ndarray, pass_: Pass, width: int, band: Band) -> None:
     """Filter the groups of a band of queries and add their estimates."""
     code, (first, end), (_, columns, n, _) = _code(), band, offsets.shape
     run, scratch = code.compiled(n, pass_.guided, pass_.temporal), code.scratch(n)
-    width = read[0][0].strides[1] // 4
-    numbers = here, len(lights), first * pass_.stride, end - first, columns, pass_.stride, width
-    for plane in range(len(read[0][0])):
-        tables = np.array([[frame[plane].ctypes.data for frame in table] for table in (*read, *added)])
-        scales, relative = _scales(frame, plane, pass_), _relative(frame, plane, pass_, offsets.shape[:2])
-        arrays = tables, _lit(lights, plane), scales, relative[first:end], scratch, offsets[first:end]
+    for tables, lit, scales, relative in told:
+        arrays = tables, lit, scales, relative[first:end], scratch, offsets[first:end]
+        numbers = here, len(lit), first * pass_.stride, end - first, columns, pass_.stride, width
         run(*(array.ctypes.data for array in arrays), *numbers)
 
 
@@ -91,6 +82,14 @@ def _nearest() -> Any:
 def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
     """Return the filter of a pass and its options."""
     return getattr(pass_.shrink, "func", pass_.shrink), getattr(pass_.shrink, "keywords", {})
+
+
+def _told(
+    planes: list[list[Any]], lights: Lights, frame: Frame, pass_: Pass, plane: int, grid: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """Return what the code is told of a plane: where it lies, its light, its noise, and how strong that is."""
+    tables = np.array([[each[plane].ctypes.data for each in table] for table in planes])
+    return tables, _lit(lights, plane), _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
 
 
 def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
