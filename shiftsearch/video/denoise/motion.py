@@ -19,6 +19,7 @@ from shiftsearch.video.noise import flattest_level
 from shiftsearch.video.pans import Shift, overlap, shift_between, shifted
 
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
+_APART = 4  # pixels between patches of DIS: as good here as less, in two thirds of the time
 _SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
 _ROWS = 64  # or more of a frame: so many show a change of light
 _FAR = 6  # pixels of the smaller plane: shorter shifts are no more to find than other motion
@@ -114,7 +115,7 @@ class Motion:
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
         level = min((before.noise.sigma[0] + after.noise.sigma[0]) / 4, _BLURRED)
-        ways = both_ways(self._op, xp, method, a, b, level)
+        ways = both_ways(self._op, xp, method, a, b, level, _APART)
         pairs = (a, b, (dx, dy)), (b, a, (-dx, -dy))
         return [self._beyond(xp, method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
 
@@ -123,7 +124,7 @@ class Motion:
         if max(map(abs, shift)) < _FAR:
             return _even(flow, a[0], b[0]) if xp is np else flow
         pan = np.array(shift, np.float32)[:, None, None]
-        beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level) + pan
+        beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level, _APART) + pan
         flows = np.stack([flow, beyond, np.broadcast_to(pan, flow.shape)])
         here, there = (_around(plane[0], _SMOOTH) for plane in (a, b))
         missed = np.stack([_around((here - warped(there, each)) ** 2, _AROUND) for each in flows])

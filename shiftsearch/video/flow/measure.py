@@ -20,6 +20,7 @@ from shiftsearch.video.types import METHOD, AnyFrames, Array, Method, Picture, S
 
 _MOST_BLUR = 16.0  # pixels
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # weights of R, G and B
+_APART = 3  # pixels
 _LEAST = 32  # pixels per side: OpenCV takes no smaller frames, so these are padded
 
 
@@ -201,11 +202,13 @@ def none(reference: Any, target: Any) -> Any:
     return pairwise("flow.none", lambda xp, a, b: xp.zeros((len(a), 2, *a.shape[2:]), np.float32), reference, target)
 
 
-def _dis(cv2: Any, a: Any, b: Any) -> Any:
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+def _dis(cv2: Any, a: Any, b: Any, apart: int) -> Any:
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setPatchStride(apart)
+    return search.calc(a, b, None)
 
 
-def _farneback(cv2: Any, a: Any, b: Any) -> Any:
+def _farneback(cv2: Any, a: Any, b: Any, apart: int) -> Any:
     return cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 7, 1.5, 0)
 
 
@@ -213,16 +216,23 @@ _OPENCV = {"dis": _dis, "farneback": _farneback}
 METHODS = ("auto", "match", *_OPENCV)
 
 
-def both_ways(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> tuple[Any, Any]:
+def both_ways(
+    op: str, xp: Any, method: str, reference: Any, target: Any, level: float, apart: int = _APART
+) -> tuple[Any, Any]:
     """Return the flow (2, H, W) from reference to target and back, as `measure` does; "match" finds one with the other."""
     if _chosen(xp, method) == "match":
         there, back = between(xp, reference, target, level)
         return there, back
-    return measure(op, xp, method, reference, target, level), measure(op, xp, method, target, reference, level)
+    pairs = (reference, target), (target, reference)
+    there, back = (measure(op, xp, method, *pair, level, apart) for pair in pairs)
+    return there, back
 
 
-def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: float) -> Any:
-    """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1 with noise of standard deviation `level`."""
+def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: float, apart: int = _APART) -> Any:
+    """Return the flow (2, H, W) between frames (C, H, W) on the scale 0..1 with noise of standard deviation `level`.
+
+    The patches that DIS compares are so many pixels apart.
+    """
     method = _chosen(xp, method)
     if method == "match":
         return between(xp, reference, target, level)[0]
@@ -233,7 +243,8 @@ def measure(op: str, xp: Any, method: str, reference: Any, target: Any, level: f
         )
     cv2 = _opencv(op)
     blur = min(max(1.0, level * 255 / 20), _MOST_BLUR) if level else 0.0
-    found = _OPENCV[method](cv2, *(_prepared(cv2, frame, blur) for frame in (reference, target)))
+    here, there = (_prepared(cv2, frame, blur) for frame in (reference, target))
+    found = _OPENCV[method](cv2, here, there, apart)
     return np.ascontiguousarray(found.transpose(2, 0, 1)[:, : reference.shape[1], : reference.shape[2]])
 
 
