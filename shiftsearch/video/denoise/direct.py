@@ -30,8 +30,8 @@ def covers(xp: Any, frames: list[Frame], pass_: Pass) -> bool:
     """Return whether this module finds and filters the groups of a pass."""
     if xp is not np or _rule(pass_)[0] not in (shrink.threshold, shrink.wiener) or pass_.find is not of_each_frame:
         return False
-    code, window_fits = _code(), pass_.window <= min(frames[0].searched.shape)
-    return pass_.patch == code.SIDE and pass_.depth == 1 and len(frames) <= code.MOST and window_fits
+    code, fits = _code(), pass_.patch <= min(frames[0].searched.shape)  # in smaller ones, mirrored patches are the same
+    return pass_.patch == code.SIDE and pass_.depth == 1 and len(frames) <= code.MOST and fits
 
 
 def add_groups(
@@ -88,7 +88,8 @@ def _told(
     planes: list[list[Any]], lights: Lights, frame: Frame, pass_: Pass, plane: int, grid: tuple[int, ...]
 ) -> tuple[np.ndarray, ...]:
     """Return what the code is told of a plane: where it lies, its light, its noise, and how strong that is."""
-    tables = np.array([[each[plane].ctypes.data for each in table] for table in planes])
+    begin = pass_.begin * sum(planes[0][0].strides[1:])
+    tables = np.array([[each[plane].ctypes.data + begin for each in table] for table in planes])
     return tables, _lit(lights, plane), _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
 
 
@@ -118,7 +119,7 @@ def _lit(lights: Lights, plane: int) -> np.ndarray:
 # --- places -------------------------------------------------------------------------------------------
 def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., Iterator[Any]]) -> np.ndarray:
     """Return the offsets (h, w, n, 3) of the groups of a frame, as `of_each_frame` finds them."""
-    planes = [with_margins(np, frame.searched[None]) for frame in frames]
+    planes = [with_margins(np, frame.seen_from(np, pass_.begin)[None]) for frame in frames]
     height, width = planes[0].shape[1:]
     rows, columns = query_grid(height, width, pass_.stride)
     limit, offsets = np.empty((rows, columns), np.float32), np.empty((rows, columns, len(frames), 3), np.int32)

@@ -45,7 +45,7 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
 
 def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return where the frames that a patch spans show the same thing, (h, w)."""
-    own, *later = (frame.searched for frame in frames[here : here + pass_.depth])
+    own, *later = (frame.seen_from(xp, pass_.begin) for frame in frames[here : here + pass_.depth])
     if not later:
         height, width = own.shape
         return xp.ones(query_grid(height, width, pass_.stride), bool)
@@ -84,7 +84,7 @@ def _match(
     xp: Any, frames: list[Frame], here: int, there: list[int], flow: Any, pass_: Pass, scores: Any, offsets: Any
 ) -> None:
     """Write the best of each frame `there` to scores (n, k, h, w) and offsets (n, k, h, w, 3)."""
-    own, *keys = (_spans(xp, frames[s : s + pass_.depth]) for s in [here, *there])
+    own, *keys = (_spans(xp, frames[s : s + pass_.depth], pass_.begin) for s in [here, *there])
     keys = keys[0][None] if len(keys) == 1 else xp.stack(keys)
     options: dict[str, Any] = {"window": pass_.window, "patch": pass_.patch, "stride": pass_.stride}
     best, found = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=scores.shape[1], **options)
@@ -93,9 +93,10 @@ def _match(
     offsets[..., 1:] = found[:, 0].transpose(0, 3, 1, 2, 4)
 
 
-def _spans(xp: Any, frames: list[Frame]) -> Any:
+def _spans(xp: Any, frames: list[Frame], begin: int) -> Any:
     """Return the planes to search in of neighbouring frames, (n, H, W)."""
-    return frames[0].searched[None] if len(frames) == 1 else xp.stack([frame.searched for frame in frames])
+    planes = [frame.seen_from(xp, begin) for frame in frames]
+    return planes[0][None] if len(planes) == 1 else xp.stack(planes)
 
 
 # --- where flow leads -------------------------------------------------------------------------------

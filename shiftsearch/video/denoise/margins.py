@@ -14,7 +14,7 @@ import numpy as np
 
 from shiftsearch._geometry import reflect
 
-MARGIN = 4  # pixels: half of a patch
+MARGIN = 6  # pixels: half of a patch, and what a pass may begin later
 
 
 def zeros_with_margins(xp: Any, shape: tuple[int, ...]) -> Any:

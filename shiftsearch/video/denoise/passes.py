@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import query_grid
-from shiftsearch.video.denoise.margins import weighed
+from shiftsearch._geometry import query_grid, reflect
+from shiftsearch.video.denoise.margins import weighed, with_margins
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
@@ -28,6 +28,7 @@ class Frame:
     alpha: Any  # planes that are not denoised
     guide: Any = None  # the result of the pass before
     searched: Any  # (H, W), where patches are compared
+    views: dict[int, Any]  # that plane from other corners on, kept for one pass
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
     light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
@@ -50,7 +51,7 @@ class Frame:
         self.weights, self.white, self.alpha = weights, white, alpha
         self.strength = (1.0,) * len(noisy)
         self.searched = self.compared(noisy)
-        self.ways, self._relative = {}, {}
+        self.views, self.ways, self._relative = {}, {}, {}
 
     @property
     def level(self) -> float:
@@ -79,13 +80,22 @@ class Frame:
             return planes[0]
         return weighed(planes, self.weights)
 
+    def seen_from(self, xp: Any, begin: int) -> Any:
+        """Return the plane to search in from row and column `begin` on, mirrored behind its end to the same size."""
+        if not begin:
+            return self.searched
+        if begin not in self.views:
+            rows, columns = (xp.asarray(reflect(np.arange(begin, begin + n), n)) for n in self.searched.shape)
+            self.views[begin] = with_margins(xp, self.searched[rows[:, None], columns][None])[0]
+        return self.views[begin]
+
     def lit(self, light: Light) -> Frame:
         """Return this frame in other light."""
         seen = copy(self)
         gain, offsets = light
         seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
         seen.searched = gain * self.searched + self.compared(offsets)
-        seen.noise, seen._relative = self.noise.scaled(gain, offsets[0]), {}
+        seen.noise, seen._relative, seen.views = self.noise.scaled(gain, offsets[0]), {}, {}
         return seen
 
 
@@ -121,6 +131,7 @@ class Pass:
     count: int = 0  # patches of a group, 0 for the number of frames
     patch: int = 8
     stride: int = 4
+    begin: int = 0  # row and column of the first query: patches of one pass lie across the edges of another's
     depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
     temporal: bool = False  # the patches of a group differ in their frames alone, and only what differs is filtered
     beside: Pass | None = None  # filters other groups of the same frames; the results of both are added up

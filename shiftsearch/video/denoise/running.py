@@ -58,6 +58,7 @@ class Running:
         self._done += 1
         frame.guide = _mean(xp, frame)
         frame.sums = frame.coverage = None
+        frame.views = {}
         if self._pass.searched:
             frame.searched = frame.compared(frame.guide)
         return frame
@@ -83,6 +84,7 @@ class Running:
             return
         offsets = pass_.find(xp, seen, here, pass_)
         offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
+        offsets[..., 1:] += pass_.begin
         for frame in frames:
             _begin(xp, frame)
         work = partial(filter_band, xp, seen, here, offsets, alike, pass_)
