@@ -51,9 +51,9 @@ def restored(xp: Any, result: Any, like: Any, white: float | None = None) -> Any
     colour, clip = layout("restored", "like", like.shape)
     kind = like.dtype.name
     scale = white or WHITE.get(kind, 1)
-    result = result if scale == 1 else result * scale
-    if kind in WHITE:
-        result = xp.rint(xp.fmin(xp.fmax(result, 0), scale))
+    result = result * scale if kind in WHITE or scale != 1 else result
+    if kind in WHITE:  # in place, as frames are large
+        result = xp.rint(xp.fmin(xp.fmax(result, 0, out=result), scale, out=result), out=result)
     with np.errstate(over="ignore"):  # float16 holds up to 65504
         result = result.transpose(0, 2, 3, 1).astype(kind, order="C")
     result = result if colour or result.shape[3] > 1 else result[..., 0]

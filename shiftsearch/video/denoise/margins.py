@@ -33,6 +33,19 @@ def with_margins(xp: Any, planes: Any) -> Any:
     return mirror(xp, new)
 
 
+def in_margins(xp: Any, channels: Any, basis: np.ndarray | None) -> Any:
+    """Return new planes (C, H, W) with margins: channels, or their sums with the weights of each row of a basis."""
+    new = zeros_with_margins(xp, channels.shape)
+    if basis is None:
+        new[...] = channels
+    else:
+        for weights, channel in zip(basis.T, channels, strict=True):
+            channel = xp.ascontiguousarray(channel)  # which may lie between the others
+            for weight, plane in zip(weights, new, strict=True):
+                plane += float(weight) * channel
+    return mirror(xp, new)
+
+
 def weighed(planes: Any, weights: Sequence[float]) -> Any:
     """Return the sum (H, W) of planes (C, H, W), each times a weight; with margins if they have them."""
     whole = isinstance(planes, np.ndarray) and _has_margins(planes)

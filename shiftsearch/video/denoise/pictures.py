@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch.video.denoise.margins import with_margins
+from shiftsearch.video.denoise.margins import in_margins
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.frames import coarsened, restored
@@ -28,17 +28,24 @@ def taken(
     planes after the first are coarser, they become a separate frame, with the first plane averaged to their size. A
     sigma of None is estimated, until the next frame tells more; `Noise` is that of all planes. Each plane has a strength, which is 1 if none is given.
     """
-    natives = [xp.where(xp.isfinite(a), xp.clip(a, -_FAR, _FAR), 0).astype(np.float32, copy=False) for a in natives]
+    natives = [_finite(xp, a).astype(np.float32, copy=False) for a in natives]
     frames = _planes(xp, natives, sigmas) if len(natives) > 1 else [_colours(xp, natives[0], sigmas[0])]
     for frame in frames:
         frame.strength = frame.strength if strengths is None else strengths[: len(frame.noisy)]
     return frames
 
 
+def _finite(xp: Any, array: Any) -> Any:
+    """Return values without those that are not finite, or the same array if there are none."""
+    if xp is np and array.min() >= -_FAR and array.max() <= _FAR:  # a GPU does not wait for the answer
+        return array
+    return xp.where(xp.isfinite(array), xp.clip(array, -_FAR, _FAR), 0)
+
+
 def _colours(xp: Any, channels: Any, sigma: Any) -> Frame:
     """Return channels as a frame of opponent colours, or of one grey plane."""
     colours = len(channels) - 1 + len(channels) % 2  # an even number of channels has alpha last
-    planes = with_margins(xp, _turned(xp, channels[:colours], _OPPONENT))
+    planes = in_margins(xp, channels[:colours], _OPPONENT if colours == 3 else None)
     known = noise_level(xp, planes[:1]) if sigma is None else sigma
     noise = known if isinstance(known, Noise) else Noise.white(_of_channels(known, colours))
     unknown, alpha = [sigma is None] * colours, channels[colours:].copy()  # a view would keep all channels
@@ -52,11 +59,11 @@ def _planes(xp: Any, natives: list[Any], sigmas: tuple[Any, ...]) -> list[Frame]
     levels = [noise_level(xp, a) if s is None else s for a, s in zip(natives, sigmas, strict=True)]
     noise = levels[0] if isinstance(levels[0], Noise) else Noise.white(levels)
     if others[0].shape == first.shape:
-        return [Frame(with_margins(xp, xp.concatenate(natives)), noise, unknown, (1, *[_BESIDE] * len(others)))]
+        return [Frame(in_margins(xp, xp.concatenate(natives), None), noise, unknown, (1, *[_BESIDE] * len(others)))]
     seen, factors = coarsened(xp, first, others[0].shape[1:])
     known = Noise.white([noise_level(xp, seen), *levels[1:]]) if sigmas[0] is None else noise.coarsened(factors)
-    coarse = Frame(with_margins(xp, xp.concatenate([seen, *others])), known, unknown, (1,) * len(natives))
-    return [Frame(with_margins(xp, first), noise.first(), unknown[:1]), coarse]
+    coarse = Frame(in_margins(xp, xp.concatenate([seen, *others]), None), known, unknown, (1,) * len(natives))
+    return [Frame(in_margins(xp, first, None), noise.first(), unknown[:1]), coarse]
 
 
 def _of_channels(sigma: Any, planes: int) -> list[float]:

@@ -200,6 +200,7 @@ class _Stages:
         for name, array in zip(("forward", "backward"), flow, strict=False):
             _check_flow(self._op, name, array, natives[0].shape[1:])
         picture = taken(xp, natives, self._spec.sigma, self._spec.strength)
+        del natives  # frames are large
         return self._given(xp, self._scene.push(xp, picture, flow), frame)
 
     def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
