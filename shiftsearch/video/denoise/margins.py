@@ -6,8 +6,10 @@ of other modules have no margins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ MARGIN = 6  # pixels: half of a patch, and what a pass may begin later
 
 def zeros_with_margins(xp: Any, shape: tuple[int, ...]) -> Any:
     """Return zeros (C, H, W)."""
-    around = 2 * MARGIN if xp is np else 0
-    whole = xp.zeros((shape[0], *(n + around for n in shape[1:])), np.float32)
-    return _inside(whole) if around else whole
+    if xp is not np:
+        return xp.zeros(shape, np.float32)
+    size = shape[0], *(n + 2 * MARGIN for n in shape[1:])
+    # memory of its own, given back at once: between smaller arrays, that of frames would leave gaps
+    return _inside(np.ndarray(size, np.float32, mmap(-1, 4 * math.prod(size))))
 
 
 def with_margins(xp: Any, planes: Any) -> Any:
