@@ -1,7 +1,8 @@
 """Vector code for groups of patches of 8 x 8 pixels: read, transformed to their cosine spectrum, shrunk, and added up.
 
 A group stays in the cache throughout: it is read from the frames and its estimates are added to theirs. Vectors run
-along the rows of one or two patches, then, transposed, along their columns, then across the patches of the group.
+along the rows of a patch, then, transposed, along its columns, then across the patches of the group. Where they are long
+enough, two groups lie side by side in them, half a row of queries apart: what one adds, the other does not read soon.
 Cosines are symmetric or antisymmetric, so sums and differences of the two ends halve the products.
 """
 
@@ -36,9 +37,9 @@ def compiled(n: int, guided: bool, temporal: bool) -> Callable[..., int]:
 
     - int64 (4, frames), addresses of the first pixels of planes: noisy, guide, sums, coverage
     - float32 (frames, 3): what an estimate is multiplied by, what is then added, and what its weight is multiplied by
-    - float32 (2, 64): level of the noise, or its variance if `guided`, and its power in weights, transposed spectra
+    - float32 (2, 64 for each group at once): level of the noise, or its variance if `guided`, and its power in weights
     - float32 (queries): the strength of the noise in each group
-    - float32 scratch memory, 2 * n * 64
+    - float32, memory as `scratch` gives it
     - int32 (queries, n, 3): offsets
     - the number of the queries' frame, of frames, the row of the first query, rows and columns of queries, the pixels
       between two of these, and between two rows of a plane
@@ -47,14 +48,19 @@ def compiled(n: int, guided: bool, temporal: bool) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal))
 
 
+def at_once() -> int:
+    """Return how many groups lie side by side."""
+    return min(2, simd.lanes("float32") // SIDE) or 1
+
+
 def scratch(n: int) -> np.ndarray:
     """Return the memory that groups of n patches need."""
-    return aligned(2 * n * SIDE**2, np.float32)
+    return aligned(2 * n * SIDE**2 * at_once(), np.float32)
 
 
 def turned(scale: np.ndarray) -> np.ndarray:
-    """Return numbers of the frequencies (64) as spectra lie in the code below."""
-    return scale.reshape(SIDE, SIDE).T.ravel()
+    """Return numbers of the frequencies (64) as spectra lie in the code below: transposed, and once for each group."""
+    return np.tile(scale.reshape(SIDE, SIDE).T, at_once()).ravel()
 
 
 # --- vector code ----------------------------------------------------------------------------------
@@ -109,34 +115,14 @@ def _turned(f: simd.Function, square: list[Any]) -> list[Any]:
     return square
 
 
-def _paired(f: simd.Function, vectors: list[Any]) -> list[Any]:
-    """Return (first halves, second halves) of each pair of vectors. This function is its own inverse."""
-    low = [*range(SIDE), *range(2 * SIDE, 3 * SIDE)]
-    high = [i + SIDE for i in low]
-    pairs = zip(vectors[::2], vectors[1::2], strict=True)
-    return [f.shuffle(x, y, half) for x, y in pairs for half in (low, high)]
+def _beside(f: simd.Function, vectors: list[Any]) -> Any:
+    """Return one vector of 8 lanes, or two side by side."""
+    return vectors[0] if len(vectors) == 1 else f.shuffle(vectors[0], vectors[1], range(2 * SIDE))
 
 
-def _halves(patches: int) -> list[range]:
-    """Return the lanes of each of the patches that lie side by side in a vector."""
-    return [range(SIDE * i, SIDE * (i + 1)) for i in range(patches)]
-
-
-def _loaded(f: simd.Function, memory: Any, at: Any, patches: int) -> list[Any]:
-    """Return the rows of one patch, or of two neighbours side by side."""
-    if patches == 1:
-        return [f.load(memory, f.add(at, row * SIDE), SIDE) for row in range(SIDE)]
-    two_rows = [f.load(memory, f.add(at, i * 2 * SIDE), 2 * SIDE) for i in range(SIDE)]
-    return _paired(f, [two_rows[i // 2 + i % 2 * (SIDE // 2)] for i in range(SIDE)])
-
-
-def _stored(f: simd.Function, vectors: list[Any], memory: Any, at: Any, patches: int) -> None:
-    """Store what `_loaded` loads."""
-    if patches == 2:
-        both = _paired(f, vectors)
-        vectors = both[::2] + both[1::2]
-    for i, vector in enumerate(vectors):
-        f.store(vector, memory, f.add(at, i * patches * SIDE))
+def _each(f: simd.Function, scalars: list[Any]) -> Any:
+    """Return a vector whose lanes have the number of their group."""
+    return f.splat(scalars[0]) if len(scalars) == 1 else _beside(f, [f.splat(x, SIDE) for x in scalars])
 
 
 class _Group:
@@ -161,19 +147,12 @@ class _Group:
         address = f.scalar(self.tables, f.add(f.mul(table, self.frames), frame))
         return f.b.inttoptr(address, f.element.as_pointer())
 
-    def rows(self, table: int, first: Any, patches: int) -> list[Any]:
-        """Return the rows of a patch, or of two side by side."""
+    def rows(self, table: int, patch: Any) -> list[Any]:
+        """Return the rows of a patch."""
         f = self.f
-        places = [self.place(f.add(first, i)) for i in range(patches)]
-        planes = [self.plane(table, frame) for frame, _ in places]
-        found = []
-        for row in range(SIDE):
-            each = [
-                f.load(plane, f.add(at, f.mul(row, self.width)), SIDE)
-                for plane, (_, at) in zip(planes, places, strict=True)
-            ]
-            found.append(each[0] if patches == 1 else f.shuffle(each[0], each[1], range(2 * SIDE)))
-        return found
+        frame, at = self.place(patch)
+        plane = self.plane(table, frame)
+        return [f.load(plane, f.add(at, f.mul(row, self.width)), SIDE) for row in range(SIDE)]
 
     def fetch(self, patch: Any, tables: list[int], x: Any) -> None:
         """Have the cache fetch what some patches further along the row add to this one: one of the lower rows each time."""
@@ -196,46 +175,37 @@ class _Group:
             f.store(f.plus(f.load(coverage, to, SIDE), covered), coverage, to)
 
 
-def _each_patch(f: simd.Function, n: int, body: Callable[[Any, int, Any], None]) -> None:
-    """Run `body(first, count, fresh)` for the n patches of a group, two at once if vectors are as long.
+def _forward(f: simd.Function, groups: list[_Group], table: int, to: int) -> None:
+    """Write the transforms of the patches of groups, along rows and columns, to scratch[to:]."""
+    long = SIDE * len(groups)
 
-    If n is odd, the last two are done together, though one of them is not `fresh`.
-    """
-    at_once = 2 if f.lanes >= 2 * SIDE and n > 1 else 1
+    def one(patch: Any) -> None:
+        rows = zip(*(group.rows(table, patch) for group in groups), strict=True)
+        vectors = _forth(f, _turned(f, _forth(f, [_beside(f, list(each)) for each in rows])))
+        for i, vector in enumerate(vectors):
+            f.store(vector, f.arguments[4], f.add(to, f.mul(patch, SIDE * long), i * long))
 
-    def some(patch: Any) -> None:
-        fresh = f.b.icmp_signed("<=", patch, f.int(n - at_once))
-        body(f.b.select(fresh, patch, f.int(n - at_once)), at_once, fresh)
-
-    f.loop(n, [], some, step=at_once)
-
-
-def _forward(f: simd.Function, group: _Group, table: int, to: int) -> None:
-    """Write the transforms of the patches of a group, along rows and columns, to scratch[to:]."""
-
-    def some(first: Any, count: int, fresh: Any) -> None:
-        vectors = _turned(f, _forth(f, group.rows(table, first, count)))
-        _stored(f, _forth(f, vectors), f.arguments[4], f.add(to, f.mul(first, SIDE**2)), count)
-
-    _each_patch(f, group.n, some)
+    f.loop(groups[0].n, [], one)
 
 
-def _backward(f: simd.Function, group: _Group, weight: Any) -> None:
+def _backward(f: simd.Function, groups: list[_Group], weights: list[Any]) -> None:
     """Add the patches whose transforms lie in scratch to the frames."""
+    long = SIDE * len(groups)
 
-    def some(first: Any, count: int, fresh: Any) -> None:
-        vectors = _turned(f, _back(f, _loaded(f, f.arguments[4], f.mul(first, SIDE**2), count)))
-        rows = _back(f, vectors)
-        for i, lanes in enumerate(_halves(count)):
-            w = f.b.select(fresh, weight, f.element(0.0)) if i < count - 1 else weight
-            group.add(f.add(first, i), w, rows if count == 1 else [f.shuffle(row, row, lanes) for row in rows])
+    def one(patch: Any) -> None:
+        first = f.mul(patch, SIDE * long)
+        vectors = [f.load(f.arguments[4], f.add(first, i * long), long) for i in range(SIDE)]
+        rows = _back(f, _turned(f, _back(f, vectors)))
+        for i, (group, weight) in enumerate(zip(groups, weights, strict=True)):
+            lanes = range(SIDE * i, SIDE * (i + 1))
+            group.add(patch, weight, rows if len(groups) == 1 else [f.shuffle(row, row, lanes) for row in rows])
 
-    _each_patch(f, group.n, some)
+    f.loop(groups[0].n, [], one)
 
 
-def _spectrum(f: simd.Function, n: int, scratch: Any, at: Any) -> list[Any]:
-    """Return the transform across the n patches of a group, of a vector of numbers of each, from scratch[at:]."""
-    return _forth(f, [f.load(scratch, f.add(at, i * SIDE**2)) for i in range(n)])
+def _spectrum(f: simd.Function, n: int, at: Any) -> list[Any]:
+    """Return the transform across the n patches of groups, of a vector of numbers of each, from scratch[at:]."""
+    return _forth(f, [f.load(f.arguments[4], f.add(at, i * SIDE**2 * at_once())) for i in range(n)])
 
 
 def _thresholded(
@@ -244,7 +214,9 @@ def _thresholded(
     """Return a spectrum without values that are not above `level`, and `total` plus the `power` of those left."""
     b, nothing = f.b, f.zeros()
     size = f._declare(f"llvm.fabs.v{f.lanes}f32", nothing.type, [nothing.type])
-    mean = b.insert_element(level, f.element(-1.0), simd.INT32(0))  # the mean is always kept
+    mean = level
+    for group in range(at_once()):
+        mean = b.insert_element(mean, f.element(-1.0), simd.INT32(SIDE * group))  # the mean is always kept
     kept = values[:temporal]  # across the patches
     for i, value in enumerate([nothing, *values[1:]] if temporal else values):
         limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
@@ -266,46 +238,59 @@ def _wiener(
     return values, f.fma(squares, power, total)
 
 
-def _weight(f: simd.Function, total: Any, more: int) -> Any:
-    """Return the weight of a group: 1 / the sum of the lanes and `more`."""
-    whole = f.tree(f.b.extract_element(total, simd.INT32(lane)) for lane in range(f.lanes))
-    whole = f.plus(whole, f.element(float(more)))
-    return f.b.fdiv(f.element(1.0), whole)
+def _weights(f: simd.Function, total: Any, more: int) -> list[Any]:
+    """Return the weight of each group: 1 / the sum of its lanes and `more`."""
+    lanes, found = [f.b.extract_element(total, simd.INT32(lane)) for lane in range(f.lanes)], []
+    for first in range(0, f.lanes, f.lanes // at_once()):
+        whole = f.plus(f.tree(lanes[first : first + f.lanes // at_once()]), f.element(float(more)))
+        found.append(f.b.fdiv(f.element(1.0), whole))
+    return found
 
 
 def _build(n: int, guided: bool, temporal: bool) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("filter", "float32", "pppppilllllll")
     _, _, scales, strengths, scratch, _, _, _, top, rows, columns, step, _ = f.arguments
-    pixels, lanes = SIDE**2, min(f.lanes, SIDE**2)
+    many, pixels = at_once(), SIDE**2 * at_once()
 
     def across(strength: Any, at: Any, total: Any) -> list[Any]:
-        values = _spectrum(f, n, scratch, at)
+        values = _spectrum(f, n, at)
         level, power = f.load(scales, at), f.load(scales, f.add(at, pixels))
-        level = f.b.fmul(level, f.splat(strength))
+        level = f.b.fmul(level, strength)
         if guided:
-            values, total = _wiener(
-                f, values, _spectrum(f, n, scratch, f.add(at, n * pixels)), level, power, total, temporal
-            )
+            values, total = _wiener(f, values, _spectrum(f, n, f.add(at, n * pixels)), level, power, total, temporal)
         else:
             values, total = _thresholded(f, values, level, power, at, total, temporal)
         for i, value in enumerate(_back(f, values)):
             f.store(value, scratch, f.add(at, i * pixels))
         return [total]
 
-    def one(y: Any, x: Any) -> None:
-        number = f.add(f.mul(y, columns), x)
-        first = f.add(top, f.mul(y, step), -_BEFORE), f.add(f.mul(x, step), -_BEFORE)
-        group = _Group(f, n, number, *first)
-        f.loop(n, [], lambda patch: group.fetch(patch, [0, 1, 2, 3] if guided else [0, 2, 3], x))
-        _forward(f, group, 0, 0)
-        if guided:
-            _forward(f, group, 1, n * pixels)
-        strength = f.scalar(strengths, number)
-        variance = f.b.fmul(strength, strength)
-        levels = functools.partial(across, variance if guided else strength)
-        (total,) = f.loop(pixels, [f.zeros()], levels, step=lanes)
-        _backward(f, group, f.b.fdiv(_weight(f, total, guided + pixels * temporal), variance))
+    apart = f.b.udiv(f.add(columns, many - 1), f.int(many))
 
-    f.loop(rows, [], lambda y: f.loop(columns, [], lambda x: one(y, x)) and None)
+    def some(y: Any, x: Any) -> None:
+        each = [f.add(x, f.mul(apart, i)) for i in range(many)]
+        there = [
+            f.b.icmp_signed("<", x, columns) for x in each
+        ]  # if columns are odd, one is done twice, once without weight
+        each = [f.least(x, f.add(columns, -1)) for x in each]
+        numbers = [f.add(f.mul(y, columns), x) for x in each]
+        first = f.add(top, f.mul(y, step), -_BEFORE)
+        groups = [
+            _Group(f, n, number, first, f.add(f.mul(x, step), -_BEFORE))
+            for number, x in zip(numbers, each, strict=True)
+        ]
+        for group in groups:
+            f.loop(n, [], lambda patch, group=group: group.fetch(patch, [0, 1, 2, 3] if guided else [0, 2, 3], x))
+        _forward(f, groups, 0, 0)
+        if guided:
+            _forward(f, groups, 1, n * pixels)
+        strength = [f.scalar(strengths, number) for number in numbers]
+        variance = [f.b.fmul(s, s) for s in strength]
+        levels = functools.partial(across, _each(f, variance if guided else strength))
+        (total,) = f.loop(pixels, [f.zeros()], levels, step=f.lanes)
+        weights = _weights(f, total, guided + SIDE**2 * temporal)
+        weights = [f.b.fdiv(*pair) for pair in zip(weights, variance, strict=True)]
+        _backward(f, groups, [f.b.select(*pair, f.element(0.0)) for pair in zip(there, weights, strict=True)])
+
+    f.loop(rows, [], lambda y: f.loop(apart, [], lambda x: some(y, x)) and None)
     return f.compile()
