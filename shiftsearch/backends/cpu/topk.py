@@ -11,6 +11,8 @@ from shiftsearch.backends.cpu.jit import helper, inline
 from shiftsearch.backends.cpu.memory import Pointer, get, put
 from shiftsearch.backends.cpu.topk_code import FEW
 
+_RANKED = 256  # keys: to compare each with all others takes less time than a heap, whose steps wait for each other
+
 
 class Codes(NamedTuple):
     """Addresses of the vector code."""
@@ -35,10 +37,11 @@ def find_smallest(keys: Pointer, n: int, k: int, codes: Codes, scratch: Scratch,
     if k == 1:
         code.smallest(codes.smallest, keys, kept, n)
         return
-    if k <= FEW and n < 2 * FEW:
+    if (k <= FEW and n < 2 * FEW) or (k > FEW and n <= min(8 * k, _RANKED)):
         code.ranks(codes.ranks, keys, order, n)
         for i in range(n):
-            put(kept, get(order, i), i)
+            if get(order, i) < k:
+                put(kept, get(order, i), i)
         return
     m = n
     if k <= FEW:

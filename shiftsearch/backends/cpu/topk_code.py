@@ -94,16 +94,23 @@ def build_ranks(dtype: str) -> int:
     b, infinite = f.b, _infinite(f)
 
     def block(i):
-        mine = _smaller(f, f.load(values, i, FEW), infinite)
+        mine, behind = _smaller(f, f.load(values, i, FEW), infinite), f.add(i, FEW)
         where = f.count_from(i, FEW)
 
-        def other(j, before):
-            value = _smaller(f, f.splat(f.scalar(values, j), FEW), infinite)
+        def tie(j, value):
             earlier = b.icmp_signed("<", f.splat(b.trunc(j, INT32), FEW), where)
-            tie = b.and_(b.fcmp_ordered("==", value, mine), earlier)
-            return [b.add(before, b.zext(b.or_(b.fcmp_ordered("<", value, mine), tie), before.type))]
+            return b.or_(b.fcmp_ordered("<", value, mine), b.and_(b.fcmp_ordered("==", value, mine), earlier))
 
-        (before,) = f.loop(n, [f.integers([0] * FEW)], other)
+        def count(first, end, before, comes_before):
+            def other(j, before):
+                value = _smaller(f, f.splat(f.scalar(values, j), FEW), infinite)
+                return [b.add(before, b.zext(comes_before(j, value), before.type))]
+
+            return f.loop(end, [before], other, start=first)[0]
+
+        before = count(0, i, f.integers([0] * FEW), lambda j, value: b.fcmp_ordered("<=", value, mine))
+        before = count(i, f.least(behind, n), before, tie)
+        before = count(behind, n, before, lambda j, value: b.fcmp_ordered("<", value, mine))
         f.store(before, ranks, i)
 
     f.loop(n, [], block, step=FEW)
