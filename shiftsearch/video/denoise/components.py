@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ _BLOCK = 4  # columns of vectors that are rotated at once
 _EXACT = 2e-7  # of the trace: smaller elements are rounding
 _SWEEPS = 100  # for a value: some two are enough, unless rounding keeps an element from its tolerance
 _TINY = 1e-30  # avoids divisions by 0
+_KEPT = threading.local()
 
 
 def largest(matrices: np.ndarray, least: float, exact: float) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +32,7 @@ def largest(matrices: np.ndarray, least: float, exact: float) -> tuple[np.ndarra
     """
     count, m, _ = matrices.shape
     lanes = simd.lanes("float32")
-    room = _Room(m, lanes)
+    room = _room(m, lanes)
     parts = [room.decomposed(matrices[first : first + lanes], least, exact) for first in range(0, count, lanes)]
     most = max(values.shape[1] for values, _ in parts)
     values, vectors = np.zeros((count, most), np.float32), np.zeros((count, m, most), np.float32)
@@ -38,6 +40,14 @@ def largest(matrices: np.ndarray, least: float, exact: float) -> tuple[np.ndarra
         those = slice(number * lanes, (number + 1) * lanes)
         values[those, : some.shape[1]], vectors[those, :, : some.shape[1]] = some, theirs
     return values, vectors
+
+
+def _room(m: int, lanes: int) -> _Room:
+    """Return memory of this thread, which is kept for the next groups."""
+    rooms: dict[Any, _Room] = vars(_KEPT)
+    if (m, lanes) not in rooms:
+        rooms[m, lanes] = _Room(m, lanes)
+    return rooms[m, lanes]
 
 
 class _Room:
@@ -62,9 +72,9 @@ class _Room:
         arrays["tolerance"][:count] = np.maximum(exact / trace, _EXACT)
         _decompose()(*(array.ctypes.data for array in arrays.values()), self._m, self._wide)
         values = arrays["values"][:, :count] * trace
-        order = np.argsort(-values, 0)[: max(1, int((values >= least).sum(0).max()))]
-        vectors = np.take_along_axis(arrays["vectors"][:, : self._m, :count], order[:, None], 0)
-        return np.take_along_axis(values, order, 0).T, vectors.transpose(2, 1, 0)
+        order = np.argsort(-values, 0)[: max(1, int((values >= least).sum(0).max()))].T
+        each = np.arange(count)[:, None]
+        return values.T[each, order], arrays["vectors"][order, : self._m, each].swapaxes(1, 2)
 
 
 @functools.cache
