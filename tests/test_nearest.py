@@ -35,7 +35,7 @@ def test_groups_are_those_of_match(kind, n, here, size, temporal, rng):
     frames = clip_with_flow(rng, kind, n, size)
     for one in qualities.passes_of("fast", temporal):
         assert direct.covers(np, frames, one)
-        wanted = groups.of_each_frame(np, frames, here, one).transpose(1, 2, 0, 3)
+        wanted = groups.of_each_frame(np, frames, here, one)
         found = direct._found(frames, here, one, lambda work, parts, each: map(work, parts))
         np.testing.assert_array_equal(found, wanted)
     assert n == 1 or (found[..., 0] != np.arange(n) - here).any() or kind == "none"

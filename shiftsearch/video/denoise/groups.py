@@ -15,32 +15,34 @@ _EACH = 48  # candidates of each frame among which large groups are chosen
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
-    """Return the offsets of the best patch of each frame, (n, h, w, 3), in order of time: what moves changes steadily.
+    """Return the offsets of the best patch of each frame, (h, w, n, 3), in order of time: what moves changes steadily.
 
     If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`, or, if
     only time counts, by the patch itself.
     """
     others = [s for s in range(len(frames) - pass_.depth + 1) if s != here]
-    _, (own,) = _candidates(xp, frames, here, [here], pass_, 1 if pass_.temporal else min(len(frames), pass_.window**2))
+    spares = 1 if pass_.temporal else min(len(frames), pass_.window**2)
+    own = _candidates(xp, frames, here, [here], pass_, spares)[1][:, :, 0]
     if not others:
-        return own[:1]
+        return own[:, :, :1]
     scores, found = _candidates(xp, frames, here, others, pass_, 1)
-    good = scores[:, 0] <= pass_.depth * worst(xp, frames[here], pass_)
-    rank = xp.minimum(xp.cumsum(~good, axis=0), len(own) - 1)
-    spare = own[rank, xp.arange(rank.shape[1])[:, None], xp.arange(rank.shape[2])]
-    found = xp.where(good[..., None], found[:, 0], spare)
-    return xp.concatenate([found[:here], own[:1], found[here:]])
+    limit = pass_.depth * xp.asarray(worst(xp, frames[here], pass_))[..., None]
+    good = scores[..., 0] <= limit
+    rank = xp.minimum(xp.cumsum(~good, axis=2), spares - 1)
+    spare = xp.take_along_axis(own, rank[..., None], axis=2)
+    found = xp.where(good[..., None], found[..., 0, :], spare)
+    return xp.concatenate([found[:, :, :here], own[:, :, :1], found[:, :, here:]], axis=2)
 
 
 def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
-    """Return the offsets of the best `what.count` patches of all frames, (n, h, w, 3)."""
+    """Return the offsets of the best `count` patches of all frames, (h, w, n, 3)."""
     each = min(pass_.count, _EACH, pass_.window**2)
     scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - pass_.depth + 1)), pass_, each)
-    scores, offsets = scores.reshape(-1, *scores.shape[2:]), offsets.reshape(-1, *offsets.shape[2:])
-    if len(scores) <= pass_.count:
+    scores, offsets = scores.reshape(*scores.shape[:2], -1), offsets.reshape(*offsets.shape[:2], -1, 3)
+    if scores.shape[2] <= pass_.count:
         return offsets
-    best = xp.argpartition(scores, pass_.count, axis=0)[: pass_.count]
-    return xp.take_along_axis(offsets, best[..., None], axis=0)
+    best = xp.argpartition(scores, pass_.count, axis=2)[:, :, : pass_.count]
+    return xp.take_along_axis(offsets, best[..., None], axis=2)
 
 
 def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
@@ -66,31 +68,31 @@ def worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
 def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_: Pass, topk: int) -> tuple[Any, Any]:
     """Return the best `topk` of each frame `there` for each query of frame `here`.
 
-    These are scores (n, k, h, w) and offsets (n, k, h, w, 3).
+    These are scores (h, w, n, k) and offsets (h, w, n, k, 3).
     """
     height, width = frames[here].searched.shape
     grid = query_grid(height, width, pass_.stride)
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
-    scores = xp.empty((len(there), topk, *grid), np.float32)
+    scores = xp.empty((*grid, len(there), topk), np.float32)
     offsets = xp.empty((*scores.shape, 3), xp.int32)
     at_once = 1 if xp is np else len(there)  # a GPU is filled by many frames, and main memory by few
     for first in range(0, len(there), at_once):
         some = slice(first, first + at_once)
-        _match(xp, frames, here, there[some], flow[some], pass_, scores[some], offsets[some])
+        _match(xp, frames, here, there[some], flow[some], pass_, scores[:, :, some], offsets[:, :, some])
     return scores, offsets
 
 
 def _match(
     xp: Any, frames: list[Frame], here: int, there: list[int], flow: Any, pass_: Pass, scores: Any, offsets: Any
 ) -> None:
-    """Write the best of each frame `there` to scores (n, k, h, w) and offsets (n, k, h, w, 3)."""
+    """Write the best of each frame `there` to scores (h, w, n, k) and offsets (h, w, n, k, 3)."""
     own, *keys = (_spans(xp, frames[s : s + pass_.depth], pass_.begin) for s in [here, *there])
     keys = keys[0][None] if len(keys) == 1 else xp.stack(keys)
     options: dict[str, Any] = {"window": pass_.window, "patch": pass_.patch, "stride": pass_.stride}
-    best, found = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=scores.shape[1], **options)
-    scores[...] = best[:, 0].transpose(0, 3, 1, 2)
-    offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None, None, None]
-    offsets[..., 1:] = found[:, 0].transpose(0, 3, 1, 2, 4)
+    best, found = match(xp.broadcast_to(own, keys.shape), keys, flow, topk=scores.shape[3], **options)
+    scores[...] = best[:, 0].transpose(1, 2, 0, 3)
+    offsets[..., 0] = (xp.asarray(there, xp.int32) - here)[:, None]
+    offsets[..., 1:] = found[:, 0].transpose(1, 2, 0, 3, 4)
 
 
 def _spans(xp: Any, frames: list[Frame], begin: int) -> Any:

@@ -123,7 +123,7 @@ class Pass:
     """How groups are found and how they are filtered."""
 
     shrink: Callable[..., tuple[Any, Any]]  # (xp, noisy, guide, sigma) of groups to estimates and weights, see `shrink`
-    find: Callable[..., Any]  # (xp, frames, here, this) to offsets (n, h, w, 3) of groups of n patches, see `groups`
+    find: Callable[..., Any]  # (xp, frames, here, this) to offsets (h, w, n, 3) of groups of n patches, see `groups`
     window: int
     guided: bool  # whether the filter uses the guide, or only the search does
     worst: float = math.inf  # largest mean square difference of patches of the same thing, in variances of the noise

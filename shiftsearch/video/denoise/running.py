@@ -83,7 +83,6 @@ class Running:
         if xp is np and not alike.any():
             return
         offsets = pass_.find(xp, seen, here, pass_)
-        offsets = xp.ascontiguousarray(offsets.transpose(1, 2, 0, 3))  # (h, w, n, 3)
         offsets[..., 1:] += pass_.begin
         for frame in frames:
             _begin(xp, frame)
