@@ -11,7 +11,8 @@ from shiftsearch.ops.match import match
 from shiftsearch.video.denoise.passes import Frame, Pass
 from shiftsearch.video.denoise.paths import flow_at
 
-_EACH = 48  # candidates of each frame among which large groups are chosen
+_ROWS = 8  # of queries, whose candidates are chosen at once in main memory
+MOST_EACH = 48  # candidates of each frame among which large groups are chosen
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
@@ -36,13 +37,30 @@ def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
 
 def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best `count` patches of all frames, (h, w, n, 3)."""
-    each = min(pass_.count, _EACH, pass_.window**2)
-    scores, offsets = _candidates(xp, frames, here, list(range(len(frames) - pass_.depth + 1)), pass_, each)
-    scores, offsets = scores.reshape(*scores.shape[:2], -1), offsets.reshape(*offsets.shape[:2], -1, 3)
-    if scores.shape[2] <= pass_.count:
-        return offsets
-    best = xp.argpartition(scores, pass_.count, axis=2)[:, :, : pass_.count]
-    return xp.take_along_axis(offsets, best[..., None], axis=2)
+    there = list(range(len(frames) - pass_.depth + 1))
+    each = min(pass_.count, MOST_EACH, pass_.window**2)
+    some, count = _at_once(xp, there), min(pass_.count, len(there) * each)
+    height, width = frames[here].searched.shape
+    grid = query_grid(height, width, pass_.stride)
+    flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
+    scores = xp.full((*grid, count + some * each), np.inf, np.float32)  # the best so far, and those of some frames
+    offsets = xp.zeros((*scores.shape, 3), xp.int32)
+    for first in range(0, len(there), some):
+        those, new = slice(first, first + some), (*grid, some, each)
+        found = scores[:, :, count:].reshape(new), offsets[:, :, count:].reshape(*new, 3)  # views
+        _match(xp, frames, here, there[those], flow[those], pass_, *found)
+        _move_best(xp, scores, offsets, count)
+    return xp.ascontiguousarray(offsets[:, :, :count])
+
+
+def _move_best(xp: Any, scores: Any, offsets: Any, count: int) -> None:
+    """Move the best `count` of the candidates (h, w, n) of each query to the front."""
+    rows = _ROWS if xp is np else len(scores)
+    for first in range(0, len(scores), rows):
+        some = slice(first, first + rows)
+        best = xp.argpartition(scores[some], count - 1, axis=2)[:, :, :count]
+        scores[some, :, :count] = xp.take_along_axis(scores[some], best, axis=2)
+        offsets[some, :, :count] = xp.take_along_axis(offsets[some], best[..., None], axis=2)
 
 
 def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
@@ -75,11 +93,15 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
     scores = xp.empty((*grid, len(there), topk), np.float32)
     offsets = xp.empty((*scores.shape, 3), xp.int32)
-    at_once = 1 if xp is np else len(there)  # a GPU is filled by many frames, and main memory by few
+    at_once = _at_once(xp, there)
     for first in range(0, len(there), at_once):
         some = slice(first, first + at_once)
         _match(xp, frames, here, there[some], flow[some], pass_, scores[:, :, some], offsets[:, :, some])
     return scores, offsets
+
+
+def _at_once(xp: Any, there: list[int]) -> int:
+    return 1 if xp is np else len(there)  # a GPU is filled by many frames, and main memory by few
 
 
 def _match(

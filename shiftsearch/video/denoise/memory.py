@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise.groups import MOST_EACH
 from shiftsearch.video.denoise.passes import Pass
 from shiftsearch.video.denoise.qualities import passes_of
 from shiftsearch.video.denoise.spec import DenoiseSpec
@@ -16,6 +17,7 @@ _NUMBER = 4  # bytes
 _LOOSE = 1.15  # margins, and memory that is free in pieces only
 _TURNED = 12  # numbers for each number of a frame, while frames are taken and given
 _MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
+_CANDIDATE = 5  # numbers: its score and offset, and what a search returns of some
 _BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
 
 
@@ -39,7 +41,13 @@ def held(spec: DenoiseSpec, frame: Planes) -> float:
     frames, numbers = 2 * spec.reach + 1, sum(planes)
     of_frames = sum(frames * numbers * (3 + (number > 0)) for number in range(len(passes)))  # noisy, sums, guide
     of_motion = (len(passes) * frames + 2) * _MOTION * planes[0]
-    return _LOOSE * _NUMBER * (of_frames + of_motion + _TURNED * numbers) + _of_bands(passes, planes)
+    of_candidates = max(_candidates(pass_) * planes[0] for pass_ in passes)
+    return _LOOSE * _NUMBER * (of_frames + of_motion + _TURNED * numbers + of_candidates) + _of_bands(passes, planes)
+
+
+def _candidates(pass_: Pass) -> float:
+    """Return the numbers that candidates for large groups take, for each pixel of a frame."""
+    return _CANDIDATE * (pass_.count + MOST_EACH) / pass_.stride**2 if pass_.count else 0.0
 
 
 def _planes(spec: DenoiseSpec, frame: Planes) -> list[int]:
