@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from shiftsearch.video.denoise import Noise, direct, groups, passes, qualities
+import shiftsearch as ss
+from shiftsearch.backends.cpu import simd
+from shiftsearch.video.denoise import Noise, direct, groups, memory, nearest, passes, qualities, spectra
 from shiftsearch.video.denoise.margins import with_margins, zeros_with_margins
 
 FLOWS = {
@@ -57,3 +61,39 @@ def test_margins_stay_with_the_planes_of_an_array_and_their_sums(rng):
     whole.base[...] = (planes.base * np.float32([1, 2, 3])[:, None, None]).sum(0)
     np.testing.assert_allclose(with_margins(np, frame.searched[None]).base, whole.base, rtol=1e-6)
     assert with_margins(np, frame.searched[None]).base is frame.searched.base
+
+
+@pytest.mark.full
+def test_candidates_of_large_groups_take_what_max_memory_counts(rng):
+    """However many frames they come from. What does not grow with the frame is counted elsewhere."""
+    one, peaks = qualities.PASSES["high"][2], []
+    for height in (96, 192):
+        frames = clip_with_flow(rng, "none", 13, (height, 128))
+        groups.of_all_frames(np, frames, 6, one)  # compiles
+        tracemalloc.start()
+        try:
+            groups.of_all_frames(np, frames, 6, one)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    counted = 4 * memory._candidates(one) * 96 * 128
+    assert 0.6 * counted < peaks[1] - peaks[0] <= counted
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("register", [16, 32, 64])
+def test_vectors_of_any_length_give_the_same(register, monkeypatch, rng):
+    """Groups lie side by side in long vectors, and alone in short ones, which any processor has."""
+    clip = rng.random((5, 21, 27, 3), np.float32)
+    known = ss.denoise(clip, 0.1, flow=None, radius=2)
+    if register > simd.register_bytes():
+        pytest.skip("this processor has none as long")
+    monkeypatch.setattr(simd, "register_bytes", lambda: register)
+    caches = spectra.compiled, nearest.compiled
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        np.testing.assert_allclose(ss.denoise(clip, 0.1, flow=None, radius=2), known, atol=1e-5)
+    finally:
+        for cache in caches:
+            cache.cache_clear()

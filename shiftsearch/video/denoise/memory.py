@@ -14,10 +14,10 @@ from shiftsearch.video.types import Planes
 
 _ROOM = 2**30  # bytes for computations, unless the caller has a limit
 _NUMBER = 4  # bytes
-_LOOSE = 1.15  # margins, and memory that is free in pieces only
-_TURNED = 12  # numbers for each number of a frame, while frames are taken and given
+_LOOSE = 1.08  # margins, and memory that is free in pieces only
+_TURNED = 8  # numbers for each number of a frame, while frames are taken and given
 _MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
-_CANDIDATE = 5  # numbers: its score and offset, and what a search returns of some
+_CANDIDATE = 7  # numbers: its score, its offset, and what a search returns of some
 _BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
 
 
