@@ -55,12 +55,15 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
 
 def _move_best(xp: Any, scores: Any, offsets: Any, count: int) -> None:
     """Move the best `count` of the candidates (h, w, n) of each query to the front."""
-    rows = _ROWS if xp is np else len(scores)
-    for first in range(0, len(scores), rows):
+    height, width, n = scores.shape
+    rows = _ROWS if xp is np else height
+    flat, places = scores.reshape(-1), offsets.reshape(-1, 3)
+    for first in range(0, height, rows):
         some = slice(first, first + rows)
         best = xp.argpartition(scores[some], count - 1, axis=2)[:, :, :count]
-        scores[some, :, :count] = xp.take_along_axis(scores[some], best, axis=2)
-        offsets[some, :, :count] = xp.take_along_axis(offsets[some], best[..., None], axis=2)
+        best += n * xp.arange(first * width, first * width + best[..., 0].size).reshape(-1, width, 1)
+        scores[some, :, :count] = flat.take(best)
+        offsets[some, :, :count] = places.take(best, axis=0)
 
 
 def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
