@@ -7,6 +7,7 @@ import pytest
 from test_denoise import psnr, scene, with_noise
 
 import shiftsearch as ss
+from shiftsearch.video.denoise import motion
 from shiftsearch.video.denoise.paths import warped
 from shiftsearch.video.pans import overlap, shift_between, shifted
 
@@ -23,6 +24,8 @@ def test_a_shift_is_found_under_noise_and_in_other_light(shift):
     dx, dy = shift
     a, b = (plane[:: -1 if dy > 0 else 1, :: -1 if dx > 0 else 1] for plane in (a, b))  # which way it goes
     assert shift_between(with_noise(a, 0.1), with_noise(0.5 * b + 0.2, 0.05, seed=2)) == shift
+    found = motion._pan(*map(np.float32, (with_noise(a, 0.1), with_noise(0.5 * b + 0.2, 0.05, seed=2))))
+    assert found == shift
     np.testing.assert_array_equal(*overlap(a, b, shift))
     inner = slice(abs(dy), 96 - abs(dy)), slice(abs(dx), 160 - abs(dx))
     np.testing.assert_array_equal(shifted(b, shift)[inner], a[inner])
@@ -31,6 +34,29 @@ def test_a_shift_is_found_under_noise_and_in_other_light(shift):
 def test_flat_frames_have_no_shift():
     assert shift_between(np.full((24, 32), 0.5), np.full((24, 32), 0.7)) == (0, 0)
     assert shift_between(np.ones((1, 1)), np.ones((1, 1))) == (0, 0)
+
+
+def dark(frames=6, height=64, width=96):
+    """Return a still clip of dark slopes, in which noise has more to show than the scene."""
+    y, x = np.mgrid[:height, :width]
+    return np.repeat((0.08 + 0.0006 * x + 0.0004 * y)[None], frames, 0)
+
+
+def test_in_noise_some_shift_is_best_and_none_is_taken():
+    a, b = np.float32(with_noise(dark(2), 0.1))
+    assert shift_between(a, b) != (0, 0)
+    assert motion._pan(a, b) == (0, 0)
+
+
+def test_flow_is_kept_where_things_move_alone(rng):
+    still, moved = (scene(1, 64, 100, seed=seed)[0] for seed in (3, 4))
+    pair = [np.hstack([still[:, :48], moved[:, dx : dx + 48]]) for dx in (0, 5)]
+    here, there = (np.float32(with_noise(plane, 0.05, seed)) for seed, plane in enumerate(pair))
+    flow = rng.normal(0, 0.3, (2, 64, 96)).astype(np.float32)  # errors of its own
+    flow[0, :, 48:] -= 5
+    found = motion._chosen([flow], [np.zeros((2, 1, 1), np.float32)], here, there)
+    assert (found[:, :, :40] == 0).mean() > 0.99
+    np.testing.assert_array_equal(found[:, 8:-8, 56:-8], flow[:, 8:-8, 56:-8])
 
 
 def test_a_plane_is_interpolated_where_flow_leads(rng):

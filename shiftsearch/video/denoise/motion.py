@@ -27,8 +27,8 @@ _STEADY = 0.8  # of what one shift for all misses: flow that is measured fits no
 _NEARLY = 0.95  # of what one motion for all of a frame misses: more is that of noise, which flow follows
 _QUIET = 2.5e-4  # of white squared: what flow misses where there is hardly noise that it could follow
 _SOME = 4  # every so many pixels tell the median of flow
-_SMOOTH = 5  # pixels a side, over whose means noise makes no difference
-_AROUND = 25  # pixels a side, in which flows are compared
+_STEP = 2  # pixels between places where flows are compared
+_AROUND = 7  # such places a side are compared together
 _FLASH = 0.1  # of white: if the light of most pixels changes more than this, motion is measured in equal light
 _LESS = 0.7  # of the variance
 _SEEN = 0.25  # of the noise: a smaller change of light makes no difference
@@ -37,6 +37,7 @@ _COPY = 0.01  # of the noise of a frame: its copy, as for another rate of frames
 _NOTHING = 1.2  # times the variance of the noise that is found: all of the frame looks like noise
 _BETTER = 0.5  # how far a change of light must bring frames together, else it is motion that was not found
 
+Pair = tuple[np.ndarray, np.ndarray]
 Picture = list[Frame]  # the parts of one picture that are filtered separately, see `pictures`
 
 
@@ -110,36 +111,72 @@ class Motion:
     def _measured(self, xp: Any, method: str, before: Frame, after: Frame) -> list[Any]:
         """Return the flow from one frame to the next, and back, in the same light."""
         a, b = before.small, after.small
-        dx, dy = shift_between(a[0], b[0]) if xp is np else (0, 0)
+        dx, dy = _pan(a[0], b[0]) if xp is np else (0, 0)
         light = of_quantiles(*(_quantiles(xp, part[None]) for part in overlap(a[0], b[0], (dx, dy))))
         if _change(xp, light, a) > _FLASH:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
         level = min((before.noise.sigma[0] + after.noise.sigma[0]) / 4, _BLURRED)
         ways = both_ways(self._op, xp, method, a, b, level, _APART)
-        pairs = (a, b, (dx, dy)), (b, a, (-dx, -dy))
-        return [self._beyond(xp, method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
+        if xp is not np:
+            return list(ways)
+        smooth = _smooth(a[0]), _smooth(b[0])
+        pairs = (a, b, (dx, dy), smooth), (b, a, (-dx, -dy), smooth[::-1])
+        return [self._beyond(method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
 
-    def _beyond(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, level: float, flow: Any) -> Any:
+    def _beyond(self, method: str, a: Any, b: Any, shift: Shift, smooth: Pair, level: float, flow: Any) -> Any:
         """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
         if max(map(abs, shift)) < _FAR:
-            return _even(flow, a[0], b[0]) if xp is np else flow
+            flow = _even(flow, a[0], b[0])
+            return _chosen([flow], [_median(flow), np.zeros((2, 1, 1), np.float32)], *smooth)
         pan = np.array(shift, np.float32)[:, None, None]
-        beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level, _APART) + pan
-        flows = np.stack([flow, beyond, np.broadcast_to(pan, flow.shape)])
-        here, there = (_around(plane[0], _SMOOTH) for plane in (a, b))
-        missed = np.stack([_around((here - warped(there, each)) ** 2, _AROUND) for each in flows])
-        missed[2] *= _STEADY
-        return np.take_along_axis(flows, missed.argmin(0)[None, None], 0)[0]
+        beyond = measure(self._op, np, method, a, shifted(b[0], shift)[None], level, _APART) + pan
+        return _chosen([flow, beyond], [pan], *smooth)
+
+
+def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
+    """Return the shift of most of a frame, or none if that misses as much: in noise alone, some shift is the best one."""
+    shift = shift_between(here, there)
+    if max(map(abs, shift)) < _FAR:
+        return shift
+    missed, still = (_coarse(x - y).var() for x, y in (overlap(here, there, shift), (here, there)))
+    return shift if missed < _STEADY * still else (0, 0)
 
 
 def _even(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Return the flow, or the median of it for all of the frame if that misses hardly more: it has no errors of its own."""
-    one = np.median(flow[:, ::_SOME, ::_SOME], axis=(1, 2)).astype(np.float32)[:, None, None]
+    one = _median(flow)
     here, there = (halved(np, halved(np, plane[None], 1), 2)[0] for plane in (here, there))
     height, width = here.shape
     ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, np.broadcast_to(one / 2, (2, height, width))
     missed, missed_by_one = (((here - warped(there, way)) ** 2).mean() for way in ways)
     return np.broadcast_to(one, flow.shape) if _NEARLY * missed_by_one < missed > _QUIET else flow
+
+
+def _chosen(flows: list[Any], steady: list[Any], here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return at each place the flow that misses least around it: one of those measured there, or of those for all places."""
+    every = np.stack([np.broadcast_to(flow, flows[0].shape) for flow in (*flows, *steady)])
+    some = np.s_[..., ::_STEP, ::_STEP]
+    missed = np.stack([_around((here[some] - warped(there, flow[some], _STEP)) ** 2, _AROUND) for flow in every])
+    missed[len(flows) :] *= _STEADY
+    best = missed.argmin(0).repeat(_STEP, 0).repeat(_STEP, 1)[: here.shape[0], : here.shape[1]]
+    return np.take_along_axis(every, best[None, None], 0)[0]
+
+
+def _median(flow: np.ndarray) -> np.ndarray:
+    return np.median(flow[:, ::_SOME, ::_SOME], axis=(1, 2)).astype(np.float32)[:, None, None]
+
+
+def _smooth(plane: np.ndarray) -> np.ndarray:
+    """Return the means of a plane over each pixel and its neighbours, in which there is less noise."""
+    for _ in range(2):
+        padded = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
+        plane = (padded[:-2] + padded[1:-1] + padded[2:]).T
+    return plane / np.float32(9)
+
+
+def _coarse(plane: np.ndarray) -> np.ndarray:
+    """Return a plane of a quarter of the resolution, if it is as large as that."""
+    return halved(np, halved(np, halved(np, halved(np, plane[None], 1), 2), 1), 2)[0]
 
 
 def _around(plane: np.ndarray, side: int) -> np.ndarray:

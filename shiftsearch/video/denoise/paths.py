@@ -28,12 +28,12 @@ def followed(xp: Any, planes: Any, flow: Any, step: int) -> Any:
     return planes[:, xp.clip(y + dy, 0, height - 1), xp.clip(x + dx, 0, width - 1)]
 
 
-def warped(plane: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Return a plane (H, W) of the frame that flow (2, H, W) leads to, interpolated between its four pixels."""
+def warped(plane: np.ndarray, flow: np.ndarray, step: int = 1) -> np.ndarray:
+    """Return a plane (H, W) where flow leads from every `step`-th pixel, interpolated between its four pixels."""
     height, width = plane.shape
     x, y = (
-        np.clip(np.arange(width) + flow[0], 0, width - 1),
-        np.clip(np.arange(height)[:, None] + flow[1], 0, height - 1),
+        np.clip(np.arange(0, width, step) + flow[0], 0, width - 1),
+        np.clip(np.arange(0, height, step)[:, None] + flow[1], 0, height - 1),
     )
     left, top = x.astype(np.int32), y.astype(np.int32)
     x, y = x - left, y - top
