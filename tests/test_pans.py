@@ -51,11 +51,11 @@ def test_in_noise_some_shift_is_best_and_none_is_taken():
 def test_flow_is_kept_where_things_move_alone(rng):
     still, moved = (scene(1, 64, 100, seed=seed)[0] for seed in (3, 4))
     pair = [np.hstack([still[:, :48], moved[:, dx : dx + 48]]) for dx in (0, 5)]
-    here, there = (np.float32(with_noise(plane, 0.05, seed)) for seed, plane in enumerate(pair))
+    here, there = (motion._smooth(with_noise(plane, 0.05, seed)) for seed, plane in enumerate(pair))
     flow = rng.normal(0, 0.3, (2, 64, 96)).astype(np.float32)  # errors of its own
     flow[0, :, 48:] -= 5
     found = motion._chosen([flow], [np.zeros((2, 1, 1), np.float32)], here, there)
-    assert (found[:, :, :40] == 0).mean() > 0.99
+    assert (found[:, :, :40] == 0).mean() > 0.9
     np.testing.assert_array_equal(found[:, 8:-8, 56:-8], flow[:, 8:-8, 56:-8])
 
 
