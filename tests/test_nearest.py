@@ -27,7 +27,7 @@ def clip_with_flow(rng, kind, n, size):
     still, frames = rng.random(size), []
     for _ in range(n):
         plane = (still + 0.3 * rng.standard_normal((1, *size))).astype(np.float32)
-        frames.append(passes.Frame(with_margins(np, plane), Noise.white([0.33]), [False]))
+        frames.append(passes.Frame(with_margins(np, plane), Noise.white([0.25]), [False]))
         frames[-1].forward, frames[-1].backward = (FLOWS[kind](rng, size) for _ in range(2))
     return frames
 

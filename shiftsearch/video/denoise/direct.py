@@ -98,7 +98,11 @@ def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
     rule, options = _rule(pass_)
     sigma, shape = frame.strength[plane] * frame.noise.sigma[plane], frame.noise.shapes[plane]
     shape = np.ones(pass_.patch**2) if shape is None else resized(shape, pass_.patch).ravel()
-    levels = options["factor"] * sigma * shape if rule is shrink.threshold else shrink.variance(sigma) * shape**2
+    levels = (
+        options["factor"] * sigma * shape
+        if rule is shrink.threshold
+        else options["share"] * shrink.variance(sigma) * shape**2
+    )
     return np.concatenate([_code().turned(scale) for scale in (levels, shape**2)], dtype=np.float32)
 
 

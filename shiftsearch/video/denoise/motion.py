@@ -119,7 +119,7 @@ class Motion:
         ways = both_ways(self._op, xp, method, a, b, level, _APART)
         if xp is not np:
             return list(ways)
-        smooth = _smooth(a[0]), _smooth(b[0])
+        smooth = _smooth(light.gain * before.small[0] + light.offsets[0]), _smooth(b[0])
         pairs = (a, b, (dx, dy), smooth), (b, a, (-dx, -dy), smooth[::-1])
         return [self._beyond(method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
 

@@ -36,14 +36,17 @@ def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, fact
     return (along_back @ spectrum) @ within_back, 1 / (keep * (shape * shape)).sum((-2, -1), dtype=np.float32)
 
 
-def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any) -> tuple[Any, Any]:
-    """Weight each frequency of a group by the share of it that is signal, estimated from the guide."""
+def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, share: float) -> tuple[Any, Any]:
+    """Weight each frequency of a group by the share of it that is signal, estimated from the guide.
+
+    The guide has lost some of the signal: only this `share` of the noise is set against it.
+    """
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
     along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
     gain = along @ (guide @ within)
     gain *= gain
     power = shape * shape
-    gain /= gain + variance(sigma) * power
+    gain /= gain + share * variance(sigma) * power
     spectrum = along @ (noisy @ within)
     spectrum *= gain
     gain *= gain
