@@ -27,7 +27,7 @@ def clip_with_flow(rng, kind, n, size):
     still, frames = rng.random(size), []
     for _ in range(n):
         plane = (still + 0.3 * rng.standard_normal((1, *size))).astype(np.float32)
-        frames.append(passes.Frame(with_margins(np, plane), Noise.white([0.25]), [False]))
+        frames.append(passes.Frame(with_margins(np, plane), Noise.white([0.22]), [False]))
         frames[-1].forward, frames[-1].backward = (FLOWS[kind](rng, size) for _ in range(2))
     return frames
 
@@ -36,13 +36,14 @@ def clip_with_flow(rng, kind, n, size):
 @pytest.mark.parametrize(("n", "here"), [(1, 0), (2, 1), (7, 3), (12, 11)])
 @pytest.mark.parametrize(("size", "temporal"), [((29, 38), False), ((8, 9), False), ((21, 9), True)])
 def test_groups_are_those_of_match(kind, n, here, size, temporal, rng):
-    frames = clip_with_flow(rng, kind, n, size)
+    frames, others = clip_with_flow(rng, kind, n, size), 0
     for one in qualities.passes_of("fast", temporal):
         assert direct.covers(np, frames, one)
         wanted = groups.of_each_frame(np, frames, here, one)
         found = direct._found(frames, here, one, lambda work, parts, each: map(work, parts))
         np.testing.assert_array_equal(found, wanted)
-    assert n == 1 or (found[..., 0] != np.arange(n) - here).any() or kind == "none"
+        others += np.count_nonzero(found[..., 0] != np.arange(n) - here)
+    assert n == 1 or others or kind == "none"
 
 
 def test_frames_smaller_than_a_patch_are_left_to_match(rng):
