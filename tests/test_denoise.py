@@ -208,6 +208,32 @@ def example(frames=11, quality="fast"):
     return (255 * with_noise(scene(frames, height, width, 3), 0.1).clip(0, 1)).astype(np.uint8)
 
 
+def test_candidates_that_are_as_good_are_taken_of_all_frames(rng):
+    scores = np.sort(rng.random((2, 3, 5, 48)), axis=3)  # five frames, the best of each first
+    least = np.float64([[0.3] * 3, [0.0] * 3])
+    found = scores.copy()
+    for frame in range(5):
+        groups._scatter(np, found[:, :, frame : frame + 1], 48 * frame, least)
+    np.testing.assert_array_equal(found[1], scores[1])
+    far = scores >= least[..., None, None]
+    np.testing.assert_array_equal(found[far], scores[far])
+    assert (scores[0] < 0.3).sum((1, 2)).min() > 60
+    some = np.argsort(found[0].reshape(3, -1), 1)[:, :60]
+    assert min((some // 48 == frame).sum(1).min() for frame in range(5)) >= 8
+
+
+@pytest.mark.full
+def test_errors_of_a_guide_do_not_choose_the_patches_of_flat_areas(monkeypatch):
+    y, x = np.mgrid[:48, :64]
+    clip = np.repeat((0.1 + 0.0005 * x + 0.0003 * y)[None], 8, 0)
+    noisy = with_noise(clip, 0.1)
+    found = psnr(ss.denoise(noisy, 0.1, quality="high", flow=None), clip)
+    *others, last = qualities.PASSES["high"]
+    last = replace(last, alike=0, beside=replace(last.beside, alike=0))
+    monkeypatch.setitem(qualities.PASSES, "high", (*others, last))
+    assert found > psnr(ss.denoise(noisy, 0.1, quality="high", flow=None), clip) + 1
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_stream_gives_the_same(quality):
     clip = example(8, quality)

@@ -13,6 +13,7 @@ from shiftsearch.video.denoise.paths import flow_at
 
 _ROWS = 8  # of queries, whose candidates are chosen at once in main memory
 MOST_EACH = 48  # candidates of each frame among which large groups are chosen
+_SPREAD = 0.618  # multiples of it, modulo 1, lie far apart: the golden ratio
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
@@ -43,12 +44,15 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     height, width = frames[here].searched.shape
     grid = query_grid(height, width, pass_.stride)
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
+    least = pass_.alike * pass_.depth * _noise(xp, frames[here], pass_)
     scores = xp.full((*grid, count + some * each), np.inf, np.float32)  # the best so far, and those of some frames
     offsets = xp.zeros((*scores.shape, 3), xp.int32)
     for first in range(0, len(there), some):
         those, new = slice(first, first + some), (*grid, some, each)
         found = scores[:, :, count:].reshape(new), offsets[:, :, count:].reshape(*new, 3)  # views
         _match(xp, frames, here, there[those], flow[those], pass_, *found)
+        if pass_.alike:
+            _scatter(xp, found[0], first * each, least)
         _move_best(xp, scores, offsets, count)
     return xp.ascontiguousarray(offsets[:, :, :count])
 
@@ -66,6 +70,18 @@ def _move_best(xp: Any, scores: Any, offsets: Any, count: int) -> None:
         offsets[some, :, :count] = places.take(best, axis=0)
 
 
+def _scatter(xp: Any, scores: Any, number: int, least: Any) -> None:
+    """Make all scores (h, w, n, k) below `least` as good, so that some of each frame come first.
+
+    What little they differ is error of the guide, which would choose those that have the same errors. `number` counts the
+    candidates before these.
+    """
+    least = xp.asarray(least)[..., None, None]
+    order = (number + xp.arange(scores[0, 0].size)) * _SPREAD % 1
+    order = order.reshape(scores.shape[2:]).astype(scores.dtype)
+    xp.copyto(scores, (order - 1) * least, where=scores < least)
+
+
 def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return where the frames that a patch spans show the same thing, (h, w)."""
     own, *later = (frame.seen_from(xp, pass_.begin) for frame in frames[here : here + pass_.depth])
@@ -81,9 +97,14 @@ def still(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
 
 def worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
     """Return the largest score of patches that show the same thing, a number or (h, w)."""
+    return pass_.worst * _noise(xp, frame, pass_)
+
+
+def _noise(xp: Any, frame: Frame, pass_: Pass) -> Any:
+    """Return the sum of squares of the noise of a patch in the plane that is searched, a number or (h, w)."""
     relative = frame.relative(xp, 0, pass_)
     level = frame.level * pass_.patch * (1 if relative is None else relative)
-    return pass_.worst * level * level
+    return level * level
 
 
 def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_: Pass, topk: int) -> tuple[Any, Any]:

@@ -127,6 +127,7 @@ class Pass:
     window: int
     guided: bool  # whether the filter uses the guide, or only the search does
     worst: float = math.inf  # largest mean square difference of patches of the same thing, in variances of the noise
+    alike: float = 0.0  # mean square difference of patches that are equally good, in variances of the noise
     searched: bool = True  # whether the next pass searches in the result of this one
     count: int = 0  # patches of a group, 0 for the number of frames
     patch: int = 8

@@ -24,7 +24,7 @@ _FIRST = Pass(
     stride=3,
 )
 _BAYES = partial(principal, least=1.5, gain=lambda v: v / (v + 1))
-_LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8)
+_LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8, alike=0.02)
 _HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, shrink=partial(_BAYES, depth=2), depth=2, worst=0.2)))
 
 PASSES: dict[str, tuple[Pass, ...]] = {"preview": _FAST[:1], "fast": _FAST, "high": _HIGH}
