@@ -48,9 +48,9 @@ CLIPS = {  # repository, file, first frame, scale
 
 
 # --- clips ------------------------------------------------------------------------------------------
-def file_of(folder: Path, repository: str, path: str) -> Path:
-    """Return a file of a repository, which is fetched if need be."""
-    file = folder / Path(path).name
+def file_of(folder: Path, repository: str, path: str, name: str | None = None) -> Path:
+    """Return a file of a repository, which is fetched if need be, and kept as `name`."""
+    file = folder / (name or Path(path).name)
     if not file.exists():
         copy = folder / repository.replace("/", "+")
         if not copy.exists():
