@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -89,6 +90,15 @@ def test_what_the_page_of_quality_says_is_in_the_results():
     coarse = [gain for (kind, _), gain in above.items() if kind in ("upscaled", "blurred", "film grain")]
     assert len(coarse) == 6
     assert f"{min(coarse):.1f} to {max(coarse):.1f} dB above" in said
+
+
+def test_what_the_page_of_quality_says_of_pairs_is_in_the_results():
+    said = " ".join(PAGES["docs/quality.md"].split())
+    won = [
+        "{} of {}".format(*tables.pairs_won(sigma, value)) for value, sigma in itertools.product(("dB", "EPE"), (15, 0))
+    ]
+    told = "not below its flow on {} pairs with noise 15, and on {} clean ones. Its EPE is not larger on {} with noise, and on {}"
+    assert told.format(*won) in said
 
 
 def test_marks_name_a_table_and_the_script_that_writes_it():

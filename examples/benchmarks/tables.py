@@ -82,6 +82,40 @@ def align(methods: Iterable[str] = ALIGN) -> str:
     return markdown(heads, ([ALIGN[name], *(f"{mean:.2f}" for mean in found)] for name, found in means.items()))
 
 
+def align_pairs() -> str:
+    """Return what each pair has with its flow and with `align`, given the same flow, and means of those unseen."""
+    rows = read("align_pairs")["rows"]
+    pairs = {row["pair"]: row["pair"] + "*" * row["seen"] for row in rows}
+    lines = [[name, *pair_cells([row for row in rows if row["pair"] == pair])] for pair, name in pairs.items()]
+    lines.append(["mean of those without a star", *pair_cells([row for row in rows if not row["seen"]])])
+    heads = [f"{what}, {kind}" for what in ("dB", "EPE") for kind in ("noise 15", "clean")]
+    return markdown(["DIS bilinear / bicubic / `align`; EPE of DIS / `align`", *heads], lines)
+
+
+def pairs_won(sigma: int, value: str, given: str = "DIS") -> tuple[int, int]:
+    """Return on how many pairs `align` is not worse than the flow that it is given, by dB or by EPE, and of how many."""
+    rows = [row["methods"] for row in read("align_pairs")["rows"] if row["sigma"] == sigma]
+    rows = [row for row in rows if value in row[f"{given}, bilinear"]]
+    if value == "EPE":
+        won = [row[f"align, given {given}"]["EPE"] <= row[f"{given}, bilinear"]["EPE"] for row in rows]
+    else:
+        theirs = [max(row[f"{given}, {how}"]["dB"] for how in ("bilinear", "bicubic")) for row in rows]
+        won = [row[f"align, given {given}"]["dB"] >= best for row, best in zip(rows, theirs, strict=True)]
+    return sum(won), len(won)
+
+
+def pair_cells(rows: list[Row]) -> list[str]:
+    """Return the numbers of pairs, or their means: dB and EPE, each with noise and without."""
+    names = "DIS, bilinear", "DIS, bicubic", "align, given DIS"
+    cells = []
+    for value, methods in (("dB", names), ("EPE", names[1:])):
+        for sigma in (15, 0):
+            here = [row["methods"] for row in rows if row["sigma"] == sigma and value in row["methods"][names[0]]]
+            digits = 2 if value == "dB" else 3
+            cells.append(" / ".join(f"{fmean(r[m][value] for r in here):.{digits}f}" for m in methods) if here else "")
+    return cells
+
+
 # --- denoising ------------------------------------------------------------------------------------
 def of(rows: list[Row], kind: str, sigma: int, method: str) -> dict[str, Row]:
     """Return what was measured with one method, by clip."""
@@ -217,6 +251,7 @@ def modelled() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "align": align,
+    "align pairs": align_pairs,
     "denoise by clip": lambda: by_clip("denoise"),
     "denoise means": denoise_means,
     "peers by clip": lambda: by_clip("denoise_peers"),
