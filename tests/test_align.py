@@ -10,7 +10,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
-from shiftsearch.video.align import choice, clips, pair, spec
+from shiftsearch.video.align import choice, clips, finer, pair, spec
 from shiftsearch.video.align.tiles import Box, tiles
 from shiftsearch.video.flow import arrays, pyramid
 
@@ -100,13 +100,14 @@ def test_search_under_noise_is_never_below_its_flow(wrong):
         assert error(searched, here) < 0.3 * error(followed, here)
 
 
-def test_without_contrast_noise_moves_nothing(rng):
+@pytest.mark.parametrize("sigma", [None, 0])
+def test_without_contrast_noise_moves_nothing(sigma, rng):
     flat = np.full((2, *SIZE, 3), 0.5, np.float32)
     flat += np.float32(15 / 255) * rng.standard_normal(flat.shape, np.float32)
-    _, kept = ss.align(*flat, flow=None, return_offsets=True)
-    _, moved = ss.align(*flat, flow=None, sigma=0, return_offsets=True)
-    assert (kept == 0).all(0).mean() > 0.6
-    assert (moved == 0).all(0).mean() < 0.2
+    _, kept = ss.align(*flat, flow=None, sigma=sigma, return_offsets=True)
+    _, found = ss.match(*np.moveaxis(flat, -1, 1), window=9, patch=3, topk=1)
+    assert (kept == 0).all(0).mean() > 0.95
+    assert (found == 0).all(-1).mean() < 0.2  # the search alone finds places anywhere
 
 
 def test_values_beyond_all_measure_are_no_error(rng):
@@ -215,7 +216,7 @@ def test_frames_are_not_written_and_results_are_our_own(rng):
 def test_arrays_on_a_device_stay_on_it(on_device, rng):
     clip, motion = rng.random((2, 40, 50, 3)), rng.normal(0, 2, (2, 40, 50))
     expected = [ss.align(clip[0], clip, motion, interp=i, return_offsets=True) for i in ("bicubic", "bilinear")]
-    for module in (clips, pair, spec, choice, arrays, pyramid):
+    for module in (clips, pair, spec, choice, finer, arrays, pyramid):
         on_device(module)
     for interp, wanted in zip(("bicubic", "bilinear"), expected, strict=True):
         given = map(on_device.put, (clip[0], clip, motion))

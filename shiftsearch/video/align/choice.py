@@ -6,6 +6,7 @@ anywhere. So every change must win by more than noise explains, and what is seen
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ _CERTAIN = 4.0  # standard deviations of what noise alone would gain
 _SHARE = 0.5  # of the difference is gone, or a place far from the flow is no better
 _EACH = 1.0  # times the penalty is the share of the difference that a pixel's way from the flow must take away
 _LEAST = 0.2  # of the difference may be left, however far the way is
+_SURE = 8.0  # times what noise alone would gain: such a place needs no others around it, if it also gains
+_UNUSUAL = 1.5  # times what the best places differ on average, for each pixel of the way
+_REACH = 3  # pixels each way where others may agree
+_ALIKE = 1.0  # pixels between places that agree
+_ENOUGH = 0.2  # of them must
 _APART = 2.0  # pixels between where the ways there and back of such flow end: else a pixel is hidden
 _COARSE = 4  # pixels a side of what is compared to find flow that is far off
 _SAMPLES = 64  # rows and columns that tell a change of light
@@ -52,7 +58,8 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
     beyond = (xp.abs(far - flow) > spec.window // 2).any(0)  # what a window reaches, the search finds more exactly
     better = seen & beyond & (theirs + certain < (1 - _SHARE) * cost)
     share = mean_around(xp, better * 1.0, _WIDE) / (mean_around(xp, seen * 1.0, _WIDE) + 1e-6)
-    flow = xp.where(xp.where(seen, better, share > 0.5), far, flow)  # what is hidden goes with what is around it
+    replaced = xp.where(seen, better, share > 0.5)  # what is hidden goes with what is around it
+    flow = xp.where(replaced, far, flow)
     return flow, seen & inside(xp, flow[None])[0]
 
 
@@ -70,23 +77,43 @@ def _noise_kept(xp: Any, flow: Any) -> Any:
     return each[0] * each[1]
 
 
-def kept(spec: AlignSpec, xp: Any, reference: Any, target: Any, begun: Any, found: Any, seen: Any, level: float) -> Any:
-    """Return the places (H, W, 2) that are kept of those that a search found, for those that it began at.
-
-    What is not seen in both frames stays. Places must be better by more, the farther they are.
-    """
+def costs(spec: AlignSpec, xp: Any, reference: Any, target: Any, places: tuple[Any, ...], level: float) -> Any:
+    """Return how much patches differ from those at each of the places (2, H, W), without the share that noise has in it."""
     values = len(reference) * spec.patch**2
-    offsets = xp.zeros((1, 1, 1, *begun.shape[:2], 2, 3), "float32")
-    offsets[0, 0, 0, ..., 1:] = xp.stack([begun, found], 2)
-    both = score(reference[None, None], target[None, None], offsets, patch=spec.patch)[0, 0, 0]
-    certain = _CERTAIN * level**2 * (2 * values) ** 0.5
-    cost, theirs = (
-        both[..., n] - level**2 * values * (1 + _noise_kept(xp, xp.moveaxis(places, -1, 0)))
-        for n, places in enumerate((begun, found))
-    )
-    far = ((found - begun) ** 2).sum(-1) ** 0.5
-    moves = seen & (theirs + certain < xp.maximum(1 - _EACH * spec.penalty * far, _LEAST) * cost)
-    return xp.where(moves[..., None], found, begun)
+    offsets = xp.zeros((1, 1, 1, *places[0].shape[1:], len(places), 3), "float32")
+    offsets[0, 0, 0, ..., 1:] = xp.moveaxis(xp.stack(places)[:, ::-1], (0, 1), (2, 3))
+    found = score(reference[None, None], target[None, None], offsets, patch=spec.patch)[0, 0, 0]
+    noise = xp.stack([1 + _noise_kept(xp, each) for each in places], -1)
+    return xp.moveaxis(found - level**2 * values * noise, -1, 0)
+
+
+def kept(spec: AlignSpec, xp: Any, begun: Any, found: Any, seen: Any, differ: Any, values: int, level: float) -> Any:
+    """Return the places (2, H, W) that are kept of those that a search found, for those that it began at.
+
+    What is not seen in both frames stays. Places must be better by more, the farther they are. They also need others
+    around them that are alike, or to be so much better that neither noise nor what differs in all of the frame explains it.
+    """
+    cost, theirs = differ
+    far = ((found - begun) ** 2).sum(0) ** 0.5
+    chance = level**2 * (2 * values) ** 0.5
+    least = _CERTAIN * chance + spec.penalty * values * (level * far) ** 2
+    better = seen & (theirs + least < xp.maximum(1 - _EACH * spec.penalty * far, _LEAST) * cost)
+    usual = max(float(xp.where(xp.isfinite(theirs), theirs, 0).mean()), 0.0)
+    surely = cost - theirs > xp.maximum(_SURE * chance, _UNUSUAL * usual * xp.maximum(far, 1))
+    found = xp.where(better, found, begun)
+    return xp.where(surely | _agreed(xp, found), found, begun)
+
+
+def _agreed(xp: Any, places: Any) -> Any:
+    """Return where enough of the places (2, H, W) around a pixel are like its own, (H, W)."""
+    _, height, width = places.shape
+    wide = xp.pad(places, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    alike: Any = 0
+    steps = range(0, 2 * _REACH + 1, 2)
+    for y, x in itertools.product(steps, steps):
+        apart = wide[:, y : y + height, x : x + width] - places
+        alike = alike + ((apart**2).sum(0) < _ALIKE**2)
+    return alike >= _ENOUGH * len(steps) ** 2
 
 
 def light(xp: Any, reference: Any, target: Any, flow: Any) -> Light | None:

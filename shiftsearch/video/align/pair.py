@@ -10,7 +10,8 @@ from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate
 from shiftsearch.ops.match import match
-from shiftsearch.video.align.choice import kept, light, start
+from shiftsearch.video.align.choice import costs, kept, light, start
+from shiftsearch.video.align.finer import after, before
 from shiftsearch.video.align.spec import AlignSpec
 from shiftsearch.video.align.tiles import Box, tiles
 from shiftsearch.video.flow.arrays import agreement, checked
@@ -72,22 +73,39 @@ def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -
     if level is None:
         level = float(np.hypot(noise_level(xp, reference), noise_level(xp, target)) / 2**0.5)
     size = target.shape[1:]
-    found, seen = _flow(spec, xp, reference, target, flow, level), xp.ones(size, bool)
+    found = _flow(spec, xp, reference, target, flow, level)
     if spec.window > 1:
         changed = light(xp, reference, target, found)
         if changed is not None:
             reference = changed.gain * reference + xp.asarray(changed.offsets, reference.dtype)[:, None, None]
             found = _flow(spec, xp, reference, target, flow, level)
-        if flow is not None:
-            found, seen = start(spec, xp, reference, target, found, level)
-            found = _on_grid(spec, xp, found, size)
-    flow = found
-    out, offsets = xp.empty_like(target), xp.empty((2, *size), "float32")
-    for keep, box in tiles(spec, xp, flow, len(target), Box(0, size[0], 0, size[1])):
-        found = _aligned_box(spec, xp, reference[box.of], target[box.of], flow[box.of], seen[box.of], level)
-        for whole, part in zip((out, offsets), found, strict=True):
-            whole[keep.of] = part[keep.within(box).of]
+        found = _searched(spec, xp, reference, target, found, level, led=flow is not None)
+    offsets = (found if spec.subpixel else xp.rint(found)).astype("float32")
+    out = xp.empty_like(target)
+    for keep, box in tiles(spec, xp, offsets, len(target), Box(0, size[0], 0, size[1])):
+        out[keep.of] = _interpolated(spec, xp, target[box.of], offsets[box.of])[keep.within(box).of]
     return out, offsets
+
+
+def _searched(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float, *, led: bool) -> Any:
+    """Return where (2, H, W) a search around flow finds the pixels. Without flow that leads it, it knows whole pixels."""
+    size, begun = target.shape[1:], flow
+    seen = xp.ones(size, bool)
+    if led:
+        flow, seen = start(spec, xp, reference, target, flow, level)
+        begun = _on_grid(spec, xp, before(xp, reference, target, flow, level), size)
+        flow = _on_grid(spec, xp, flow, size)
+    begun = (begun if spec.subpixel else xp.rint(begun)).astype("float32")
+    found, differ = xp.empty_like(begun), xp.empty_like(begun)
+    for keep, box in tiles(spec, xp, flow, len(target), Box(0, size[0], 0, size[1])):
+        frames = reference[box.of], target[box.of]
+        places = begun[box.of], _best(spec, xp, *frames, flow[box.of], level)
+        for whole, part in ((found, places[1]), (differ, costs(spec, xp, *frames, places, level))):
+            whole[keep.of] = part[keep.within(box).of]
+    found = kept(spec, xp, begun, found, seen, differ, len(target) * spec.patch**2, level)
+    if led and spec.subpixel:
+        found = _on_grid(spec, xp, after(xp, reference, target, begun, found, level), size)
+    return found
 
 
 def _flow(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
@@ -114,47 +132,39 @@ def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
     return xp.rint(xp.clip(flow, -_FAR, _FAR) * 2**16) / 2**16
 
 
-def _aligned_box(
-    spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, seen: Any, level: float
-) -> tuple[Any, Any]:
+def _best(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
+    """Return the best places (2, H, W) in the windows around flow."""
     values = len(reference) * spec.patch**2
-    scores, found = match(
+    _, found = match(
         reference,
         target,
         flow,
         window=spec.window,
         patch=spec.patch,
-        topk=min(2, spec.window**2),
-        anchor="flow",
+        topk=1,
         subpixel=spec.subpixel,
         penalty=min(spec.penalty * values * level**2, 1e6),
     )
-    leaves = scores[0, :, :, -1:] + 4 * level**2 * (2 * values) ** 0.5 < scores[0, :, :, :1]
-    begun = xp.moveaxis(flow if spec.subpixel else xp.rint(flow), 0, -1)[..., ::-1].astype("float32")  # dy, dx
-    offsets = begun
-    if spec.window > 1:
-        offsets = xp.where(leaves, found[0, :, :, -1].astype("float32"), begun)
-        offsets = kept(spec, xp, reference, target, begun, offsets, seen, level)
-    patch = spec.patch if spec.output == "patch" else 1
-    return _interpolated(xp, target, offsets, spec.interp, patch), xp.moveaxis(offsets, -1, 0)[::-1]
+    return xp.moveaxis(found[0, :, :, 0, ::-1], -1, 0).astype("float32")
 
 
-def _interpolated(xp: Any, target: Any, offsets: Any, interp: str, patch: int) -> Any:
-    """Return `target` (C, H, W) read at `offsets` (H, W, 2) from each pixel, as means of overlapping patches.
+def _interpolated(spec: AlignSpec, xp: Any, target: Any, offsets: Any) -> Any:
+    """Return `target` (C, H, W) read at `offsets` (2, H, W) from each pixel, as means of overlapping patches.
 
     `aggregate` reads a fractional place bilinearly; for cubic weights it gets 16 whole pixels around the place instead.
     """
-    taps = np.arange(-1, 3, dtype=np.int32) if interp == "bicubic" else np.zeros(1, np.int32)
-    around = xp.zeros((*offsets.shape[:2], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
+    cubic, patch = spec.interp == "bicubic", spec.patch if spec.output == "patch" else 1
+    taps = np.arange(-1, 3, dtype=np.int32) if cubic else np.zeros(1, np.int32)
+    around = xp.zeros((*offsets.shape[1:], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
     weights = xp.ones(around.shape[:-1], target.dtype)
     for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
-        at, steps = offsets[:, :, axis, None, None], xp.asarray(taps.reshape(shape))
-        if interp == "bicubic":
+        at, steps = offsets[1 - axis, :, :, None, None], xp.asarray(taps.reshape(shape))
+        if cubic:
             low = xp.floor(at)
             weights *= _cubic(xp, at - low - steps.astype("float32"))
             at = low.astype("int32")
         around[..., axis + 1] = at + steps
-    around, weights = (x.reshape(1, 1, *offsets.shape[:2], len(taps) ** 2, *x.shape[4:]) for x in (around, weights))
+    around, weights = (x.reshape(1, 1, *offsets.shape[1:], len(taps) ** 2, *x.shape[4:]) for x in (around, weights))
     return aggregate(target[None], weights, around, patch=patch)[0]
 
 

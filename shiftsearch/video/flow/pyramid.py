@@ -119,7 +119,7 @@ def _descended(xp: Any, grey: Any, flow: Any, noise: float, moves: int) -> Any:
     for _ in range(moves):
         moved = warped(xp, there[:, None], flow)[:, 0]
         apart = moved - grey
-        across, down = _slopes(xp, (moved + grey) / 2)
+        across, down = slopes(xp, (moved + grey) / 2)
         weight = inside(xp, flow) / (2 * noise**2 + _SAME**2 + apart**2)
         products = (across * across, across * down, down * down, across * apart, down * apart)
         xx, xy, yy, x, y = mean_around(xp, xp.stack([weight * product for product in products]), _AROUND)
@@ -148,7 +148,7 @@ def _moments(xp: Any, frames: Any, within: Any, count: Any) -> tuple[Any, Any]:
     return mean, xp.sqrt((within * (frames - mean) ** 2).sum((1, 2), keepdims=True) / count)
 
 
-def _slopes(xp: Any, frames: Any) -> tuple[Any, Any]:
+def slopes(xp: Any, frames: Any) -> tuple[Any, Any]:
     """Return the derivatives of frames (n, h, w) along x and y."""
     wide = xp.pad(frames, ((0, 0), (1, 1), (1, 1)), mode="edge")
     return (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2]) / 2, (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1]) / 2
