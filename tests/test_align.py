@@ -100,14 +100,13 @@ def test_search_under_noise_is_never_below_its_flow(wrong):
         assert error(searched, here) < 0.3 * error(followed, here)
 
 
-@pytest.mark.parametrize("sigma", [None, 0])
-def test_without_contrast_noise_moves_nothing(sigma, rng):
+def test_without_contrast_noise_moves_nothing(rng):
     flat = np.full((2, *SIZE, 3), 0.5, np.float32)
     flat += np.float32(15 / 255) * rng.standard_normal(flat.shape, np.float32)
-    _, kept = ss.align(*flat, flow=None, sigma=sigma, return_offsets=True)
-    _, found = ss.match(*np.moveaxis(flat, -1, 1), window=9, patch=3, topk=1)
-    assert (kept == 0).all(0).mean() > 0.95
-    assert (found == 0).all(-1).mean() < 0.2  # the search alone finds places anywhere
+    _, kept = ss.align(*flat, flow=None, return_offsets=True)
+    _, moved = ss.align(*flat, flow=None, sigma=0, return_offsets=True)
+    assert (kept == 0).all(0).mean() > 0.6
+    assert (moved == 0).all(0).mean() < 0.2
 
 
 def test_values_beyond_all_measure_are_no_error(rng):

@@ -8,14 +8,18 @@ the number N = channels * patch**2 of values that are compared:
     2. the best candidate is taken if its distance is smaller than that of the flow's own place by
        4 * sigma**2 * (2 * N)**0.5, which is twice the standard deviation that the distance of equal patches has
 
-Without noise both are 0. Wherever the frames come from,
+Without noise both are 0. Without flow, whole pixels are found. Wherever the frames come from,
 
-    3. a place must leave the smaller a share of the difference the farther it is: `penalty` less for each pixel
-    4. what is seen in only one of the frames, or leads out of them, stays where the flow leads
-    5. flow of less than half a pixel counts as none if the frames fit as well without it
-    6. flow that is farther off than the window reaches is replaced by that of a search from coarse to fine, if this takes
+    3. a place away from a given flow that no others around it agree with must be better by twice as much, and by far
+       more than the frames differ elsewhere
+    4. a place must leave the smaller a share of the difference the farther it is: `penalty` less for each pixel
+    5. what is seen in only one of the frames, or leads out of them, stays where the flow leads
+    6. flow of less than half a pixel counts as none if the frames fit as well without it
+    7. flow that is farther off than the window reaches is replaced by that of a search from coarse to fine, if this takes
        away half of the difference
-    7. a change of light of the whole frame is undone before frames are compared
+    8. a change of light of the whole frame is undone before frames are compared
+    9. least squares find fractions of pixels that the flow is off, before the search and after it, where they gain more
+       than noise explains
 """
 
 from shiftsearch.video.align.clips import align, align_clip

@@ -87,20 +87,25 @@ def costs(spec: AlignSpec, xp: Any, reference: Any, target: Any, places: tuple[A
     return xp.moveaxis(found - level**2 * values * noise, -1, 0)
 
 
-def kept(spec: AlignSpec, xp: Any, begun: Any, found: Any, seen: Any, differ: Any, values: int, level: float) -> Any:
+def kept(
+    spec: AlignSpec, xp: Any, begun: Any, found: Any, seen: Any, differ: Any, values: int, level: float, *, led: bool
+) -> Any:
     """Return the places (2, H, W) that are kept of those that a search found, for those that it began at.
 
-    What is not seen in both frames stays. Places must be better by more, the farther they are. They also need others
-    around them that are alike, or to be so much better that neither noise nor what differs in all of the frame explains it.
+    What is not seen in both frames stays. Places must be better by more, the farther they are. Those that leave a
+    flow that led there also need others around them that are alike, or to be so much better that neither noise nor what
+    differs in all of the frame explains it.
     """
     cost, theirs = differ
     far = ((found - begun) ** 2).sum(0) ** 0.5
     chance = level**2 * (2 * values) ** 0.5
     least = _CERTAIN * chance + spec.penalty * values * (level * far) ** 2
     better = seen & (theirs + least < xp.maximum(1 - _EACH * spec.penalty * far, _LEAST) * cost)
+    found = xp.where(better, found, begun)
+    if not led:
+        return found
     usual = max(float(xp.where(xp.isfinite(theirs), theirs, 0).mean()), 0.0)
     surely = cost - theirs > xp.maximum(_SURE * chance, _UNUSUAL * usual * xp.maximum(far, 1))
-    found = xp.where(better, found, begun)
     return xp.where(surely | _agreed(xp, found), found, begun)
 
 

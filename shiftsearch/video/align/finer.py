@@ -15,7 +15,9 @@ from shiftsearch.video.flow.pyramid import slopes
 
 _SAME = 0.01  # of white: a smaller difference is none
 _LONGEST = 0.5  # pixels: farther off, slopes say nothing
-_CHANCE = 2.75  # times what noise alone would gain on average: less is not told from it
+_FEW, _MANY = 8, 12  # pixels each way that move together before a search: more under noise
+_NOISY = 0.02  # of white
+_CHANCE = 1.5  # times what noise alone would gain on average: less is not told from it
 _WIDE = 12  # pixels each way that tell what is gained
 _SOFT = 0.375  # of the noise is left in a softened frame
 
@@ -23,8 +25,9 @@ _SOFT = 0.375  # of the noise is left in a softened frame
 def before(xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
     """Return flow before a search, one step nearer. What stands still stays."""
     here, there = (softened(xp, frame.mean(0)) for frame in (reference, target))
+    around = _MANY if level > _NOISY else _FEW
     level = _SOFT * level / len(reference) ** 0.5
-    return xp.where((flow == 0).all(0), flow, finer(xp, here, there, flow, level, around=8, likely=0.3))
+    return xp.where((flow == 0).all(0), flow, finer(xp, here, there, flow, level, around=around, likely=0.3))
 
 
 def after(xp: Any, reference: Any, target: Any, begun: Any, found: Any, level: float) -> Any:
