@@ -92,16 +92,13 @@ def align_pairs() -> str:
     return markdown(["DIS bilinear / bicubic / `align`; EPE of DIS / `align`", *heads], lines)
 
 
-def pairs_won(sigma: int, value: str, given: str = "DIS") -> tuple[int, int]:
-    """Return on how many pairs `align` is not worse than the flow that it is given, by dB or by EPE, and of how many."""
+def pairs_gained(sigma: int, value: str, given: str = "DIS") -> list[float]:
+    """Return for each pair how many dB `align` is above the flow that it is given, or how much smaller its EPE is."""
     rows = [row["methods"] for row in read("align_pairs")["rows"] if row["sigma"] == sigma]
-    rows = [row for row in rows if value in row[f"{given}, bilinear"]]
-    if value == "EPE":
-        won = [row[f"align, given {given}"]["EPE"] <= row[f"{given}, bilinear"]["EPE"] for row in rows]
-    else:
-        theirs = [max(row[f"{given}, {how}"]["dB"] for how in ("bilinear", "bicubic")) for row in rows]
-        won = [row[f"align, given {given}"]["dB"] >= best for row, best in zip(rows, theirs, strict=True)]
-    return sum(won), len(won)
+    ours, theirs = f"align, given {given}", [f"{given}, {how}" for how in ("bilinear", "bicubic")]
+    rows = [row for row in rows if value in row[ours]]
+    sign = 1 if value == "dB" else -1
+    return [sign * row[ours][value] - max(sign * row[name][value] for name in theirs) for row in rows]
 
 
 def pair_cells(rows: list[Row]) -> list[str]:
