@@ -44,6 +44,8 @@ def add_groups(
 ) -> None:
     """Find and filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
     offsets = _found(seen, here, pass_, in_order)
+    if pass_.begin:
+        _mirror_places(offsets, seen[here].searched.shape, pass_)
     planes = _planes(frames, seen, pass_)
     told = [_told(planes, lights, seen[here], pass_, plane, offsets.shape[:2]) for plane in range(len(planes[0][0]))]
     width = planes[0][0].strides[1] // 4
@@ -144,6 +146,15 @@ def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., 
     for _ in in_order(find, [(first, min(first + _ROWS, rows)) for first in range(0, rows, _ROWS)], 1):
         pass
     return offsets
+
+
+def _mirror_places(offsets: np.ndarray, size: tuple[int, int], pass_: Pass) -> None:
+    """Change offsets (h, w, n, 3) that lead out of the frame where queries begin later, as `gather` mirrors places."""
+    for axis, n in enumerate(size):
+        along = offsets[..., 1 + axis]
+        at = np.arange(along.shape[axis], dtype=np.int32) * pass_.stride + pass_.begin
+        at = at[:, None, None] if axis == 0 else at[:, None]
+        np.minimum(along, 2 * (n - 1 - at) - along, out=along)
 
 
 def _of_floats(flow: Any) -> Any:
