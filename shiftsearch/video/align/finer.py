@@ -17,7 +17,7 @@ _SAME = 0.01  # of white: a smaller difference is none
 _LONGEST = 0.5  # pixels: farther off, slopes say nothing
 _FEW, _MANY = 8, 12  # pixels each way that move together before a search: more under noise
 _NOISY = 0.02  # of white
-_CHANCE = 1.5  # times what noise alone would gain on average: less is not told from it
+_CHANCE = 1.75  # times what noise alone would gain on average: less is not told from it
 _WIDE = 12  # pixels each way that tell what is gained
 _SOFT = 0.375  # of the noise is left in a softened frame
 
