@@ -51,10 +51,10 @@ def test_in_noise_some_shift_is_best_and_none_is_taken():
 def test_flow_is_kept_where_things_move_alone(rng):
     still, moved = (scene(1, 64, 100, seed=seed)[0] for seed in (3, 4))
     pair = [np.hstack([still[:, :48], moved[:, dx : dx + 48]]) for dx in (0, 5)]
-    here, there = (motion._smooth(with_noise(plane, 0.05, seed)) for seed, plane in enumerate(pair))
+    here, there = (motion._smooth(np, with_noise(plane, 0.05, seed)) for seed, plane in enumerate(pair))
     flow = rng.normal(0, 0.3, (2, 64, 96)).astype(np.float32)  # errors of its own
     flow[0, :, 48:] -= 5
-    found = motion._chosen([flow], [np.zeros((2, 1, 1), np.float32)], here, there)
+    found = motion._chosen(np, [flow], [np.zeros((2, 1, 1), np.float32)], here, there)
     assert (found[:, :, :40] == 0).mean() > 0.9
     assert (found == flow)[:, 8:-8, 56:-8].mean() > 0.9
 
@@ -63,7 +63,7 @@ def test_a_plane_is_interpolated_where_flow_leads(rng):
     y, x = np.mgrid[:12, :14].astype(float)
     flow = rng.uniform(-2, 2, (2, 12, 14))
     wanted = 3 * np.clip(x + flow[0], 0, 13) - np.clip(y + flow[1], 0, 11)
-    np.testing.assert_allclose(warped(3 * x - y, flow), wanted)
+    np.testing.assert_allclose(warped(np, 3 * x - y, flow), wanted)
 
 
 @pytest.mark.parametrize("pan", [(30, 0), (60, 0), (-60, 0), (0, 36)])

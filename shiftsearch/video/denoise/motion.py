@@ -37,7 +37,7 @@ _COPY = 0.01  # of the noise of a frame: its copy, as for another rate of frames
 _NOTHING = 1.2  # times the variance of the noise that is found: all of the frame looks like noise
 _BETTER = 0.5  # how far a change of light must bring frames together, else it is motion that was not found
 
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[Any, Any]
 Picture = list[Frame]  # the parts of one picture that are filtered separately, see `pictures`
 
 
@@ -117,20 +117,18 @@ class Motion:
             a = xp.clip(light.gain * a + light.offsets[0], 0, 1)
         level = min((before.noise.sigma[0] + after.noise.sigma[0]) / 4, _BLURRED)
         ways = both_ways(self._op, xp, method, a, b, level, _APART)
-        if xp is not np:
-            return list(ways)
-        smooth = _smooth(light.gain * before.small[0] + light.offsets[0]), _smooth(b[0])
+        smooth = _smooth(xp, light.gain * before.small[0] + light.offsets[0]), _smooth(xp, b[0])
         pairs = (a, b, (dx, dy), smooth), (b, a, (-dx, -dy), smooth[::-1])
-        return [self._beyond(method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
+        return [self._beyond(xp, method, *pair, level, way) for pair, way in zip(pairs, ways, strict=True)]
 
-    def _beyond(self, method: str, a: Any, b: Any, shift: Shift, smooth: Pair, level: float, flow: Any) -> Any:
+    def _beyond(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, smooth: Pair, level: float, flow: Any) -> Any:
         """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
         if max(map(abs, shift)) < _FAR:
-            flow = _even(flow, a[0], b[0])
-            return _chosen([flow], [_median(flow), np.zeros((2, 1, 1), np.float32)], *smooth)
+            flow = _even(xp, flow, a[0], b[0])
+            return _chosen(xp, [flow], [_median(xp, flow), xp.zeros((2, 1, 1), np.float32)], *smooth)
         pan = np.array(shift, np.float32)[:, None, None]
-        beyond = measure(self._op, np, method, a, shifted(b[0], shift)[None], level, _APART) + pan
-        return _chosen([flow, beyond], [pan], *smooth)
+        beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level, _APART) + pan
+        return _chosen(xp, [flow, beyond], [pan], *smooth)
 
 
 def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
@@ -142,34 +140,36 @@ def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
     return shift if missed < _STEADY * still else (0, 0)
 
 
-def _even(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _even(xp: Any, flow: Any, here: Any, there: Any) -> Any:
     """Return the flow, or the median of it for all of the frame if that misses hardly more: it has no errors of its own."""
-    one = _median(flow)
-    here, there = (halved(np, halved(np, plane[None], 1), 2)[0] for plane in (here, there))
+    one = _median(xp, flow)
+    here, there = (halved(xp, halved(xp, plane[None], 1), 2)[0] for plane in (here, there))
     height, width = here.shape
-    ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, np.broadcast_to(one / 2, (2, height, width))
-    missed, missed_by_one = (((here - warped(there, way)) ** 2).mean() for way in ways)
-    return np.broadcast_to(one, flow.shape) if _NEARLY * missed_by_one < missed > _QUIET else flow
+    ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, xp.broadcast_to(one / 2, (2, height, width))
+    missed, missed_by_one = (((here - warped(xp, there, way)) ** 2).mean() for way in ways)
+    return xp.where((missed > _NEARLY * missed_by_one) & (missed > _QUIET), one, flow)
 
 
-def _chosen(flows: list[Any], steady: list[Any], here: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _chosen(xp: Any, flows: list[Any], steady: list[Any], here: Any, there: Any) -> Any:
     """Return at each place the flow that misses least around it: one of those measured there, or of those for all places."""
-    every = np.stack([np.broadcast_to(flow, flows[0].shape) for flow in (*flows, *steady)])
+    every = xp.stack([xp.broadcast_to(flow, flows[0].shape) for flow in (*flows, *steady)])
     some = np.s_[..., ::_STEP, ::_STEP]
-    missed = np.stack([_around((here[some] - warped(there, flow[some], _STEP)) ** 2, _AROUND) for flow in every])
+    missed = xp.stack(
+        [_around(xp, (here[some] - warped(xp, there, flow[some], _STEP)) ** 2, _AROUND) for flow in every]
+    )
     missed[len(flows) :] *= _STEADY
     best = missed.argmin(0).repeat(_STEP, 0).repeat(_STEP, 1)[: here.shape[0], : here.shape[1]]
-    return np.take_along_axis(every, best[None, None], 0)[0]
+    return xp.take_along_axis(every, best[None, None], 0)[0]
 
 
-def _median(flow: np.ndarray) -> np.ndarray:
-    return np.median(flow[:, ::_SOME, ::_SOME], axis=(1, 2)).astype(np.float32)[:, None, None]
+def _median(xp: Any, flow: Any) -> Any:
+    return xp.median(flow[:, ::_SOME, ::_SOME], axis=(1, 2)).astype(np.float32)[:, None, None]
 
 
-def _smooth(plane: np.ndarray) -> np.ndarray:
+def _smooth(xp: Any, plane: Any) -> Any:
     """Return the means of a plane over each pixel and its neighbours, in which there is less noise."""
     for _ in range(2):
-        padded = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
+        padded = xp.pad(plane, ((1, 1), (0, 0)), mode="edge")
         plane = (padded[:-2] + padded[1:-1] + padded[2:]).T
     return plane / np.float32(9)
 
@@ -179,10 +179,10 @@ def _coarse(plane: np.ndarray) -> np.ndarray:
     return halved(np, halved(np, halved(np, halved(np, plane[None], 1), 2), 1), 2)[0]
 
 
-def _around(plane: np.ndarray, side: int) -> np.ndarray:
+def _around(xp: Any, plane: Any, side: int) -> Any:
     """Return the means of a plane (H, W) over the squares around each pixel."""
     for _ in range(2):
-        padded = np.pad(plane, ((side // 2 + 1, side // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
+        padded = xp.pad(plane, ((side // 2 + 1, side // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
         plane = (padded[side:] - padded[:-side]).T
     return plane / side**2
 

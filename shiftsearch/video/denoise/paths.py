@@ -28,15 +28,15 @@ def followed(xp: Any, planes: Any, flow: Any, step: int) -> Any:
     return planes[:, xp.clip(y + dy, 0, height - 1), xp.clip(x + dx, 0, width - 1)]
 
 
-def warped(plane: np.ndarray, flow: np.ndarray, step: int = 1) -> np.ndarray:
+def warped(xp: Any, plane: Any, flow: Any, step: int = 1) -> Any:
     """Return a plane (H, W) where flow leads from every `step`-th pixel, interpolated between its four pixels."""
     height, width = plane.shape
     x, y = (
-        np.clip(np.arange(0, width, step) + flow[0], 0, width - 1),
-        np.clip(np.arange(0, height, step)[:, None] + flow[1], 0, height - 1),
+        xp.clip(xp.arange(0, width, step) + flow[0], 0, width - 1),
+        xp.clip(xp.arange(0, height, step)[:, None] + flow[1], 0, height - 1),
     )
     left, top = x.astype(np.int32), y.astype(np.int32)
     x, y = x - left, y - top
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    right, bottom = xp.minimum(left + 1, width - 1), xp.minimum(top + 1, height - 1)
     upper, lower = ((1 - x) * plane[row, left] + x * plane[row, right] for row in (top, bottom))
     return (1 - y) * upper + y * lower
