@@ -25,7 +25,7 @@ def test_a_shift_is_found_under_noise_and_in_other_light(shift):
     a, b = (plane[:: -1 if dy > 0 else 1, :: -1 if dx > 0 else 1] for plane in (a, b))  # which way it goes
     assert shift_between(with_noise(a, 0.1), with_noise(0.5 * b + 0.2, 0.05, seed=2)) == shift
     found = motion._pan(*map(np.float32, (with_noise(a, 0.1), with_noise(0.5 * b + 0.2, 0.05, seed=2))))
-    assert found == shift
+    assert found == (shift if max(map(abs, shift)) >= 6 else (0, 0))  # flow finds short ones
     np.testing.assert_array_equal(*overlap(a, b, shift))
     inner = slice(abs(dy), 96 - abs(dy)), slice(abs(dx), 160 - abs(dx))
     np.testing.assert_array_equal(shifted(b, shift)[inner], a[inner])

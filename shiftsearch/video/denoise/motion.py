@@ -123,7 +123,7 @@ class Motion:
 
     def _beyond(self, xp: Any, method: str, a: Any, b: Any, shift: Shift, smooth: Pair, level: float, flow: Any) -> Any:
         """Return the flow between planes (1, h, w), of which most is shifted if it is a pan."""
-        if max(map(abs, shift)) < _FAR:
+        if shift == (0, 0):
             flow = _even(xp, flow, a[0], b[0])
             return _chosen(xp, [flow], [_median(xp, flow), xp.zeros((2, 1, 1), np.float32)], *smooth)
         pan = np.array(shift, np.float32)[:, None, None]
@@ -132,10 +132,10 @@ class Motion:
 
 
 def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
-    """Return the shift of most of a frame, or none if that misses as much: in noise alone, some shift is the best one."""
+    """Return the shift of most of a frame, or none if it is short or misses as much: in noise, some shift is the best."""
     shift = shift_between(here, there)
     if max(map(abs, shift)) < _FAR:
-        return shift
+        return 0, 0
     missed, still = (_coarse(x - y).var() for x, y in (overlap(here, there, shift), (here, there)))
     return shift if missed < _STEADY * still else (0, 0)
 
