@@ -79,7 +79,7 @@ def denoise(
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> still = rng.random((8, 12)).repeat(8, 0).repeat(8, 1)
+        >>> still = rng.random((6, 9)).repeat(11, 0).repeat(11, 1)
         >>> clip = np.stack([np.roll(still, t, axis=1) for t in range(5)])
         >>> noisy = clip + 0.1 * rng.standard_normal(clip.shape)
         >>> denoised = denoise(noisy, sigma=0.1, flow=None)
