@@ -15,7 +15,7 @@ from shiftsearch._types import Native
 from shiftsearch.errors import ShiftsearchError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 # --- options --------------------------------------------------------------------------------------

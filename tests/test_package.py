@@ -61,10 +61,8 @@ def metadata(built) -> email.message.Message:
 
 @pytest.fixture(scope="module")
 def project() -> dict:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        tomllib = pytest.importorskip("tomli")
+    import tomllib
+
     return tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
 
 

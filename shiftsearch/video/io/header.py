@@ -106,7 +106,7 @@ def _apart(container: Any, tracks: Tracks, head: Any, chapters: bool) -> list[st
 
 def check_progressive(path: Path, tracks: Tracks, head: Any) -> None:
     """Raise an error if frames are interlaced."""
-    order = getattr(tracks.video.codec_context, "field_order", 0)  # PyAV 18 has it; 2 and more are interlaced
+    order = tracks.video.codec_context.field_order  # 2 and more are interlaced
     if head.interlaced_frame or order > 1:
         raise ShiftsearchError(
             f"{path}: is interlaced, expected progressive frames: deinterlace it first, for example with ffmpeg -i in "

@@ -54,7 +54,7 @@ def keep_places(target: Target, like: Reader) -> list[str]:
     siting = like.siting or ("left" if target.y4m is not None and like.header.codec in SITED_LEFT else None)
     if siting is not None and {target.encoder.name, target.kind} & NOTE_SITING:
         options["chroma_sample_location"] = siting
-    order = getattr(like.stream.codec_context, "field_order", 0)  # PyAV 18 has it
+    order = like.stream.codec_context.field_order
     if target.y4m is not None and order in _ORDERS:
         options["field_order"] = _ORDERS[order]
     target.stream.codec_context.options = {**target.stream.codec_context.options, **options}
