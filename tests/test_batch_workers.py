@@ -15,6 +15,7 @@ import batches
 import pytest
 from batches import HOME, alone, assert_same, children, done, driven, films, here, runs, wait_for, writing
 
+from shiftsearch.batch import processes
 from shiftsearch.batch.cluster import Cluster
 from shiftsearch.batch.processes import Processes
 from shiftsearch.batch.schedule import Task, run
@@ -177,6 +178,31 @@ def test_a_driver_that_is_killed_leaves_no_worker_and_goes_on_where_it_was(tmp_p
     assert (code, ran) == (0, ["compute"] * (10 - there) + ["join"])
     assert_same(tmp_path / "out" / "a.mkv", alone(source / "a.mp4", tmp_path / "one.mkv", "denoise", *WORK))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mkv", "a.mkv.batch.json"]
+
+
+def test_ctrl_c_waits_until_a_worker_is_known(monkeypatch, request):
+    """Half of a process would complain, and nothing would end it."""
+    started = []
+
+    class Interrupted:
+        connection = "its"
+
+        def __init__(self, environment):
+            signal.raise_signal(signal.SIGINT)
+            started.append(self)
+
+        def send(self, task):
+            self.task = task
+
+    monkeypatch.setattr(processes, "_Process", Interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run, it may be ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    pool, task = Processes([{}]), Task((0,), batches.who, ())
+    with pytest.raises(KeyboardInterrupt):
+        pool.start(task)
+    assert pool._busy == {"its": (task, started[0])}
+    assert started[0].task is task
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.full

@@ -269,9 +269,8 @@ def _build(n: int, guided: bool, temporal: bool) -> int:
 
     def some(y: Any, x: Any) -> None:
         each = [f.add(x, f.mul(apart, i)) for i in range(many)]
-        there = [
-            f.b.icmp_signed("<", x, columns) for x in each
-        ]  # if columns are odd, one is done twice, once without weight
+        # if columns are odd, one is done twice, once without weight
+        there = [f.b.icmp_signed("<", x, columns) for x in each]
         each = [f.least(x, f.add(columns, -1)) for x in each]
         numbers = [f.add(f.mul(y, columns), x) for x in each]
         first = f.add(top, f.mul(y, step), -_BEFORE)
