@@ -193,6 +193,18 @@ def test_huge_arrays(tmp_path):
         emulator.launch_text(kernel.replace("WIDE", "int"), "read", 1, 1, arguments)
 
 
+def test_what_is_undefined_only_once_is_seen():
+    """What is undefined is named by a second launch, which finds nothing where the first one has changed its arrays."""
+    kernel = """extern "C" __global__ void once(int* y, int most) {
+        const int first = y[0];
+        y[0] = 0;
+        y[0] = first ? most + first : 5; }"""
+    y = np.ones(1, np.int32)
+    with pytest.raises(EmulatorError, match=r"^once: block 0, thread 0: undefined behaviour, at \S+:4$"):
+        Emulator("ubsan", guard=None).launch_text(kernel, "once", 1, 1, [y, np.int32(2**31 - 1)])
+    assert y[0] == 5
+
+
 def test_launches_by_several_threads():
     together = threading.Barrier(4)
     bug = next(bug for bug in BUGS if bug.name == "write_after_read")

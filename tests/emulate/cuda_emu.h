@@ -3,7 +3,6 @@
 // What NVRTC does not know, such as INFINITY, is not known here either. Conversions do what PTX does where C++ says
 // nothing. Every collective knows the line that called it.
 #pragma once
-#include <math.h>
 #include <string.h>
 
 #include <cstdio>
@@ -12,11 +11,6 @@
 
 #include "machine.h"
 
-#undef INFINITY
-#undef NAN
-#undef HUGE_VAL
-#undef HUGE_VALF
-#undef M_PI
 #undef NULL
 #define NULL 0  // without a header
 
@@ -247,6 +241,37 @@ inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 3
 inline int __clzll(long long x) { return x ? __builtin_clzll(static_cast<unsigned long long>(x)) : 64; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+
+// ---- Functions of numbers: those of <math.h> are so many that reading them takes longer than compiling some kernels ----
+
+#define EMU_OF_ONE(NAME) \
+    extern "C" double NAME(double) noexcept; \
+    extern "C" float NAME##f(float) noexcept; \
+    inline float NAME(float x) { return NAME##f(x); }
+EMU_OF_ONE(ceil)
+EMU_OF_ONE(exp)
+EMU_OF_ONE(fabs)
+EMU_OF_ONE(floor)
+EMU_OF_ONE(log)
+EMU_OF_ONE(rint)
+EMU_OF_ONE(sqrt)
+EMU_OF_ONE(trunc)
+
+#define EMU_OF_TWO(NAME) \
+    extern "C" double NAME(double, double) noexcept; \
+    extern "C" float NAME##f(float, float) noexcept; \
+    inline float NAME(float x, float y) { return NAME##f(x, y); }
+EMU_OF_TWO(fmax)
+EMU_OF_TWO(fmin)
+EMU_OF_TWO(fmod)
+
+extern "C" double fma(double, double, double) noexcept;
+extern "C" float fmaf(float, float, float) noexcept;
+inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
+extern "C" int abs(int) noexcept;
+template <class T> bool isfinite(T x) { return __builtin_isfinite(x); }
+template <class T> bool isinf(T x) { return __builtin_isinf(x); }
+template <class T> bool isnan(T x) { return __builtin_isnan(x); }
 
 // ---- Arithmetic that names its rounding: g++ is told to contract nothing ----
 

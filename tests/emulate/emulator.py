@@ -39,8 +39,11 @@ _UBSAN = [
     "-fno-sanitize=vptr,pointer-overflow",
     "-fno-sanitize-recover=all",
 ]
+_TRAPS = "-fsanitize-undefined-trap-on-error"  # compiles in four fifths of the time, and says nothing but where
 # -Og compiles in three quarters of the time of -O1, which is most of what a small launch takes
-_MODES = {"fast": ["-Og"], "ubsan": ["-Og", *_UBSAN], "tsan": ["-Og", "-fsanitize=thread"]}
+_MODES = {"fast": ["-Og"], "ubsan": ["-Og", *_UBSAN, _TRAPS], "tsan": ["-Og", "-fsanitize=thread"]}
+_EXPLAINS = "ubsan that explains"
+_BUILDS = {**_MODES, _EXPLAINS: ["-Og", *_UBSAN]}
 _TSAN_OPTIONS = "exitcode=0 suppress_equal_stacks=0 suppress_equal_addresses=0 report_signal_unsafe=0"
 _STATIC_SHARED = 48 << 10  # also dynamic shared memory, for a launch that does not opt in to more
 _SPARE_BUFFERS = 64
@@ -51,6 +54,10 @@ _lock = threading.RLock()  # of the machine, which is one
 
 class EmulatorError(RuntimeError):
     """A fault of a kernel or of its launch."""
+
+
+class _Trapped(EmulatorError):
+    """Undefined behaviour, of which only the place is known."""
 
 
 @functools.cache
@@ -120,6 +127,13 @@ class Emulator:
         if function.bound and threads > function.bound:
             raise EmulatorError(f"{function.name}: {threads} threads, its __launch_bounds__ are {function.bound}")
         function.check(values)
+        try:
+            self._run_once(function, blocks, threads, values, shared)
+        except _Trapped:
+            self._run_once(function.that_explains(), blocks, threads, values, shared)
+            raise
+
+    def _run_once(self, function: _Function, blocks: int, threads: int, values: tuple | list, shared: int) -> None:
         with _lock, _Arguments(function, values, self.guard) as passed:
             asked = _Launch(
                 blocks, threads, self.last, shared, self.seed, int(self.seconds * 1000), self.guard != "start"
@@ -128,7 +142,8 @@ class Emulator:
             if self.mode == "tsan":
                 _raise_races(function.name)
             if failure:
-                raise EmulatorError(f"{function.name}: {_explain(failure[0], function, passed)}")
+                error = _Trapped if failure[0].trapped else EmulatorError
+                raise error(f"{function.name}: {_explain(failure[0], function, passed)}")
             if strayed := passed.strayed():
                 raise EmulatorError(f"{function.name}: write just outside of {strayed[0]}")
             passed.take_back()
@@ -156,14 +171,15 @@ class _Failure(ctypes.Structure):
         ("instruction", ctypes.c_ulonglong),
         ("address", ctypes.c_void_p),
         ("writes", ctypes.c_int),
+        ("trapped", ctypes.c_int),
     )
 
 
 class _Function:
-    """A kernel in a loaded library."""
+    """A kernel of a text, in a loaded library."""
 
-    def __init__(self, library: ctypes.CDLL, path: Path, name: str):
-        self.path, self.name = path, name
+    def __init__(self, library: ctypes.CDLL, path: Path, text: str, name: str):
+        self.path, self.text, self.name = path, text, name
         self.run = library[f"emu_launch_{name}"]
         self.run.restype = ctypes.POINTER(_Failure)
         describe = library[f"emu_signature_{name}"]
@@ -171,6 +187,12 @@ class _Function:
         self.parameters = [(word[0], word[1:]) for word in describe().decode().split()]
         self.bound = ctypes.c_uint.in_dll(library, f"emu_bound_{name}").value
         self.names = [f"argument {i}" for i in range(len(self.parameters))]
+
+    def that_explains(self) -> _Function:
+        """Return the same, but that it says what was undefined."""
+        explains = _load(_EXPLAINS, self.text)[self.name]
+        explains.names = self.names
+        return explains
 
     def check(self, values: tuple | list) -> None:
         """Refuse arguments that do not have the types of the C++ signature: a launch itself would take anything."""
@@ -406,12 +428,12 @@ def _load(mode: str, text: str) -> dict[str, _Function]:
     with _lock:
         source = _translate(text)
         machine, prelude = _machine(), _prelude(mode)
-        command = [_COMPILER, *_FLAGS, *_MODES[mode], f"-I{prelude}", f"-I{_HERE / 'include'}", "-I", str(_HERE)]
+        command = [_COMPILER, *_FLAGS, *_BUILDS[mode], f"-I{prelude}", f"-I{_HERE / 'include'}", "-I", str(_HERE)]
         # Without g++'s own libraries the sanitizers' are left out too: machine.cpp and LD_PRELOAD have their functions.
         command += ["-shared", "-nostdlib", "-Wl,-rpath,$ORIGIN", "-x", "c++", "-", "-x", "none", str(machine)]
         path = _build(mode, ".so", [*command, "-lm", "-lc", "-lgcc"], source)
         library = ctypes.CDLL(str(path))
-        return {name: _Function(library, path, name) for _, name in _KERNEL.findall(source)}
+        return {name: _Function(library, path, text, name) for _, name in _KERNEL.findall(source)}
 
 
 @functools.cache
@@ -424,7 +446,7 @@ def _machine() -> Path:
 @functools.cache
 def _prelude(mode: str) -> Path:
     """Return a folder with cuda_emu.h, compiled: with it, a kernel takes a third of the time."""
-    command = [_COMPILER, *_FLAGS, *_MODES[mode], "-x", "c++-header", str(_HERE / "cuda_emu.h")]
+    command = [_COMPILER, *_FLAGS, *_BUILDS[mode], "-x", "c++-header", str(_HERE / "cuda_emu.h")]
     return _build(f"{mode}-prelude", "", command, file="cuda_emu.h.gch").parent
 
 

@@ -249,7 +249,8 @@ void note(int written, const char* format, va_list arguments) {
     vsnprintf(failure.message + written, sizeof failure.message - written, format, arguments);
 }
 
-struct sigaction action_before_segv, action_before_bus, action_before_timer;
+constexpr int FAULTS[] = {SIGSEGV, SIGBUS, SIGILL};
+struct sigaction actions_before[3], action_before_timer;
 pid_t launching_thread;  // of the process: signals of others are not ours
 bool fault_unaddressed;
 
@@ -282,6 +283,12 @@ void report_fault() {
     fail("%s outside of any array at %p", deed, static_cast<const void*>(address));
 }
 
+// A check of the compiler's met one of its traps, which do not say what they found.
+void report_trap() {
+    failure.trapped = 1;
+    fail("undefined behaviour");
+}
+
 void report_time() { fail("no end after %llu ms: an endless loop?", launch->limit_ms); }
 
 // Has the interrupted thread call `report` next. Its own stack may be what is full: it starts anew at the top.
@@ -297,10 +304,13 @@ void divert(ucontext_t* context, void (*report)()) {
 
 void on_fault(int signal, siginfo_t* info, void* context) {
     if (!kernel_interrupted()) {  // not of a kernel: once more, for whom it concerns
-        sigaction(signal, signal == SIGSEGV ? &action_before_segv : &action_before_bus, nullptr);
+        for (int i = 0; i < 3; ++i) {
+            if (FAULTS[i] == signal) sigaction(signal, &actions_before[i], nullptr);
+        }
         return;
     }
     auto* user = static_cast<ucontext_t*>(context);
+    if (signal == SIGILL) return divert(user, report_trap);
     failure.address = info->si_addr;
     failure.writes = user->uc_mcontext.gregs[REG_ERR] >> 1 & 1;
     fault_unaddressed = info->si_code == SI_KERNEL;
@@ -329,8 +339,7 @@ public:
         struct sigaction action{};
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         action.sa_sigaction = on_fault;
-        sigaction(SIGSEGV, &action, &action_before_segv);
-        sigaction(SIGBUS, &action, &action_before_bus);
+        for (int i = 0; i < 3; ++i) sigaction(FAULTS[i], &action, &actions_before[i]);
         action.sa_sigaction = on_timer;
         action.sa_flags |= SA_RESTART;
         sigaction(SIGVTALRM, &action, &action_before_timer);
@@ -347,8 +356,7 @@ public:
     ~Watch() {
         if (timed) timer_delete(timer);
         sigaction(SIGVTALRM, &action_before_timer, nullptr);
-        sigaction(SIGBUS, &action_before_bus, nullptr);
-        sigaction(SIGSEGV, &action_before_segv, nullptr);
+        for (int i = 0; i < 3; ++i) sigaction(FAULTS[i], &actions_before[i], nullptr);
         sigaltstack(&stack_before, nullptr);
         launching_thread = 0;
     }

@@ -43,7 +43,7 @@ struct Failure {
     char message[1024];
     unsigned long long instruction;
     const void* address;
-    int writes;
+    int writes, trapped;
 };
 
 struct Thread {
