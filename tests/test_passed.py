@@ -15,7 +15,7 @@ import shiftsearch as ss
 from shiftsearch import definition
 from shiftsearch._op import OPS
 from shiftsearch.backends.cpu import jit
-from shiftsearch.backends.cuda import Cuda, attend_best, search, search_tiles
+from shiftsearch.backends.cuda import Cuda, attend_best, attend_some, search, search_tiles
 
 on_kernels = pytest.mark.skipif(emulate.available() is not None, reason=str(emulate.available()))
 _NUMBERS = [n / 8 for n in range(1, 11)]  # of which sums are exact
@@ -95,8 +95,8 @@ def test_kernels_are_passed_numbers(op, number, options, kernels, monkeypatch):
     """Ten penalties, or a few scales, share the programs and plans of the first."""
     options = {**_RANKED, **options}
     monkeypatch.setattr(search_tiles, "_FEWEST", 1 if options.pop("tiles", False) else 10**9)
-    for way in (search, attend_best):
-        way._plan.cache_clear()
+    for plan in (search.plan_of_search, attend_some._plan, attend_best._plan):
+        plan.cache_clear()
     backend, arrays, known, places = Cuda(_Noting()), _arrays_of(op, 4), set(), set()
     for value in _NUMBERS if op == "search" else _NUMBERS[:3]:
         spec = OPS[op].specify(**options, **{number: value})

@@ -151,7 +151,7 @@ def searched(monkeypatch):
     """Search data by a form, with `least` pixels of a frame for tiles; give scores, offsets and the device."""
 
     def run(form, arrays, least: int = 0, fault: tuple[str, str] = ("", "")):
-        search._plan.cache_clear()
+        search.plan_of_search.cache_clear()
         monkeypatch.setattr(search_tiles, "_FEWEST", least)
         device, spec = _Device(fault), form.spec
         q, k, flow = (a.view(OnDevice) for a in arrays)
@@ -159,7 +159,7 @@ def searched(monkeypatch):
         return scores.get(), offsets.get(), device
 
     yield run
-    search._plan.cache_clear()
+    search.plan_of_search.cache_clear()
 
 
 _DIRECTLY = 10**9
@@ -296,9 +296,9 @@ def _check_with_fault(data, searched, fault):
 def _is_blended(**options) -> bool:
     spec = SEARCH.specify(**{"subpixel": True, **options})
     video = (1, 3, 16, 64, 64)
-    layout = search._Layout(video, video, (16,) * 5, (16,) * 5, True)
+    layout = search.Layout(video, video, (16,) * 5, (16,) * 5, True)
     around = (1, 1, 3, 2, 2, 64, 64)
-    plan = search._plan(spec, spec.patches(), layout, np.float32, around, np.dtype(np.float32), False, _MEMORY)
+    plan = search.plan_of_search(spec, spec.patches(), layout, np.float32, around, np.dtype(np.float32), False, _MEMORY)
     return plan.on_tiles is not None and plan.on_tiles.program.kernel is search_subpixel.BLENDS
 
 

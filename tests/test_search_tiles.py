@@ -143,7 +143,7 @@ def searched(monkeypatch):
     """Run a case, with `least` pixels of a frame for tiles; give its scores, offsets and marks of tiles."""
 
     def run(case, least: int = 0, memory: int = 0, fault: tuple[str, str] = ("", "")):
-        search._plan.cache_clear()
+        search.plan_of_search.cache_clear()
         monkeypatch.setattr(search_tiles, "_FEWEST", least)
         device, spec = _Device(0 if least else memory or case.memory, fault), case.spec
         q, k, flow = (a.view(OnDevice) for a in case.arrays())
@@ -151,7 +151,7 @@ def searched(monkeypatch):
         return scores.get(), offsets.get(), device.left
 
     yield run
-    search._plan.cache_clear()
+    search.plan_of_search.cache_clear()
 
 
 DIRECTLY = 10**9
@@ -252,8 +252,10 @@ def test_race_is_seen(searched):
 def plan_of(spec, size, dtype, memory=LARGE):
     """Return how videos of a size are searched on tiles, if they are."""
     around = (1, 1, size[1], 2, 2, *size[3:])
-    layout = search._Layout(size, size, (16,) * 5, (16,) * 5, True)
-    return search._plan(spec, spec.patches(), layout, dtype, around, np.dtype(np.float32), False, memory).on_tiles
+    layout = search.Layout(size, size, (16,) * 5, (16,) * 5, True)
+    return search.plan_of_search(
+        spec, spec.patches(), layout, dtype, around, np.dtype(np.float32), False, memory
+    ).on_tiles
 
 
 def _is_on_tiles(spec, channels=16, dtype=np.float32, size=(64, 64), memory=LARGE) -> bool:

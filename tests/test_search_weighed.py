@@ -10,7 +10,7 @@ from quick import shown_by
 from test_search_tiles import DIRECTLY, SMALL, Case, case, same_bits, under_tsan
 
 from shiftsearch import definition
-from shiftsearch.backends.cuda import Cuda, kernels, search, search_tiles
+from shiftsearch.backends.cuda import kernels, search, search_tiles
 from shiftsearch.ops.attend import ATTEND
 
 pytestmark = [
@@ -60,7 +60,7 @@ def weighed(monkeypatch):
     """Run a case, with `least` pixels of a frame for tiles; give weights, offsets and what was launched."""
 
     def run(case, least: int = 0, fault: tuple[str, str] = ("", "")):
-        search._plan.cache_clear()
+        search.plan_of_search.cache_clear()
         monkeypatch.setattr(search_tiles, "_FEWEST", least)
         device, spec = _Device(0 if least else case.memory, fault), _attends(case)
         q, k, flow = (a.view(OnDevice) for a in case.arrays())
@@ -68,11 +68,11 @@ def weighed(monkeypatch):
         factor = spec.factor(case.size[2])
         sums = np.zeros((*case.arrays()[0].shape[:1], spec.heads, case.size[1], *case.size[3:], 2), np.float32)
         sums = sums.view(OnDevice)
-        found = Cuda(device).search_and_weigh(q, k, spec, spec.patches(), factor, scales=scales, flow=flow, sums=sums)
+        found = search.search_and_weigh(device, q, k, spec, factor, scales=scales, flow=flow, sums=sums)
         return *(array.get() for array in (*found, sums)), device.launched
 
     yield run
-    search._plan.cache_clear()
+    search.plan_of_search.cache_clear()
 
 
 @pytest.mark.parametrize("name", shown_by(list(CASES), 1))
@@ -91,10 +91,9 @@ def test_weights_have_the_bits_of_the_direct_form(name, weighed):
     if not case.strange:
         q, k, flow = (a.astype(float) for a in case.arrays())
         spec, scales = _attends(case), np.linspace(0.5, 2, case.spec.heads)
-        wanted = definition.search_and_weigh(
-            q, k, spec, spec.patches(), spec.factor(case.size[2]), scales=scales, flow=flow
-        )
-        np.testing.assert_allclose(on_tiles[0], wanted[0], atol=1e-5)
+        scores, _, _ = definition.search(q, k, spec, spec.patches(), flow=flow)
+        wanted = definition.weigh(scores, spec, spec.factor(case.size[2]), scales=scales)
+        np.testing.assert_allclose(on_tiles[0], wanted, atol=1e-5)
 
 
 # by the case that catches them

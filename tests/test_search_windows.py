@@ -75,11 +75,11 @@ NAMED = {case.name: case for case in CASES}
 
 def searched(case, memory: int = LARGE, fault: tuple[str, str] = _NOTHING):
     """Search a case, with so much shared memory; give scores, offsets and the kernels that were launched."""
-    search._plan.cache_clear()
+    search.plan_of_search.cache_clear()
     device, spec = _Device(memory, fault), case.spec
     q, k, flow = (a.view(OnDevice) for a in case.arrays())
     scores, offsets, _ = Cuda(device).search(q, k, spec, spec.patches(), flow=flow)
-    search._plan.cache_clear()
+    search.plan_of_search.cache_clear()
     return scores.get(), offsets.get(), device.launched
 
 
@@ -141,8 +141,10 @@ def test_race_is_seen():
 # --- which searches are staged ----------------------------------------------------------------------
 def plan_of(spec, size, dtype=np.float32, memory=LARGE, seeds: bool = False):
     around = (1, 1, size[1], *size[3:], 2, 3) if seeds else (1, 1, size[1], 2 * spec.radius, 2, *size[3:])
-    layout = search._Layout(size, size, (16,) * 5, (16,) * 5, False)
-    return search._plan(spec, spec.patches(), layout, dtype, around, np.dtype(np.float32), seeds, memory).one_by_one
+    layout = search.Layout(size, size, (16,) * 5, (16,) * 5, False)
+    return search.plan_of_search(
+        spec, spec.patches(), layout, dtype, around, np.dtype(np.float32), seeds, memory
+    ).one_by_one
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])

@@ -13,7 +13,7 @@ from device_arrays import Namespace
 
 from shiftsearch import definition
 from shiftsearch._geometry import Patches, patch_offsets, query_grid, reflect
-from shiftsearch.backends.cuda import Cuda, tiles
+from shiftsearch.backends.cuda import Cuda, form, tiles
 from shiftsearch.backends.cuda.call import Call
 from shiftsearch.backends.cuda.landing import sort_by_landing
 
@@ -78,7 +78,8 @@ def _laid_out(monkeypatch, steps: int, channels: int, dense: bool) -> None:
         return tuple({**found, **wanted}.items())
 
     monkeypatch.setattr(tiles, "_layout", layout)
-    monkeypatch.setattr(tiles, "_plan", tiles._plan.__wrapped__)  # it remembers others
+    for module, name in ((tiles, "plan"), (form, "plans_of_sum")):  # they remember others
+        monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
 
 
 @pytest.mark.full

@@ -12,7 +12,7 @@ from shiftsearch._types import Native
 from shiftsearch.definition.form import aggregate, aggregate_and_scatter, scatter, score
 from shiftsearch.definition.places import silent
 from shiftsearch.definition.search import search
-from shiftsearch.definition.weigh import FAR, by_factors_of, factors_of, logits_of
+from shiftsearch.definition.weigh import FAR, by_factors_of, factors_of, logits_of, weigh
 
 
 class _Attention(NamedTuple):
@@ -86,6 +86,21 @@ def _attention(q: Native, k: Native, spec: Any, factors: Native, flow: Native) -
 
 def _of_values(spec: Any) -> Any:
     return replace(spec.patches(), metric="dot")
+
+
+# --- some -------------------------------------------------------------------------------------------
+@primitive
+def attend_some(
+    q: Native, k: Native, v: Native, spec: Any, factor: float, *, scales: Native = None, flow: Native = None
+) -> tuple[Native, Native, Native]:
+    """Return what each query gets from what `search` finds, and its weights and offsets, (B, G, T, h, w, K) and more.
+
+    Where patches of values overlap, this is their mean.
+    """
+    scores, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
+    weights = weigh(scores, spec, factor, scales=scales)
+    p = spec.of_values().patches()
+    return aggregate(None, v, weights, offsets, p, size=v.shape[1:], averaged=p.patch > 1), weights, offsets
 
 
 # --- the best ---------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import numpy as np
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.definition.places import silent
-from shiftsearch.definition.search import search
 
 FAR = 1e30  # the size of the largest logit
 
@@ -25,15 +24,6 @@ def weigh(scores: Native, spec: Any, factor: float, *, scales: Native = None) ->
     logits = logits_of(scores, spec, factors_of(spec, factor, scales))
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
-
-
-@primitive
-def search_and_weigh(
-    q: Native, k: Native, spec: Any, p: Any, factor: float, *, scales: Native = None, flow: Native = None
-) -> tuple[Native, Native]:
-    """Return the weights and offsets of what is found, (B, G, T, h, w, K) and (B, G, T, h, w, K, 3)."""
-    scores, offsets, _ = search(q, k, spec, p, flow=flow)
-    return weigh(scores, spec, factor, scales=scales), offsets
 
 
 @primitive

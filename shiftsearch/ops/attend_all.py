@@ -16,7 +16,7 @@ import numpy as np
 
 from shiftsearch._geometry import MOST, Patches, frame_order, query_grid, reflect, window_offset
 from shiftsearch._types import Native
-from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum, wide
+from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, wide
 from shiftsearch.ops.form import differentiate, pairs
 from shiftsearch.ops.form import multiply_adds as of_form
 from shiftsearch.ops.window import to_flow
@@ -107,7 +107,7 @@ def forward(backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Nati
         scores = backend.score(q, k, some.offsets, some.of(spec.patches()))
         weights = softmax.weigh(_counted(xp, spec, scores, some.counts))
         p = some.of(spec.of_values().patches())
-        out = out + weighted_sum(backend, p, values, weights, some.offsets)
+        out = out + backend.aggregate(None, values, weights, some.offsets, p, size=values.shape[1:])
     return averaged(xp, spec, out).astype(v.dtype, copy=False)
 
 

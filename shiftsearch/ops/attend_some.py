@@ -6,7 +6,7 @@ from collections.abc import Set
 from typing import Any
 
 from shiftsearch._types import Native
-from shiftsearch.ops.attention import AttendSpec, Softmax, averaged, weighted_sum
+from shiftsearch.ops.attention import AttendSpec, Softmax, averaged
 from shiftsearch.ops.form import differentiate, pairs
 from shiftsearch.ops.form import multiply_adds as of_form
 from shiftsearch.ops.search import SEARCH
@@ -15,8 +15,7 @@ from shiftsearch.ops.search import SEARCH
 def forward(
     backend: Any, spec: AttendSpec, softmax: Softmax, q: Native, k: Native, v: Native, flow: Native
 ) -> dict[str, Native]:
-    weights, offsets = softmax.search(q, k, flow)
-    out = weighted_sum(backend, spec.of_values().patches(), v, weights, offsets, averaged=True)
+    out, weights, offsets = backend.attend_some(q, k, v, spec, softmax.factor, scales=softmax.scales, flow=flow)
     return {"out": out, "weights": weights, "offsets": offsets}
 
 

@@ -61,8 +61,9 @@ class AttendSpec(SearchSpec):
 
         Patches overlap: they are summed by another primitive. So are whole places that may not exist.
         """
-        small = max(C, V) // self.heads <= _MOST_CHANNELS and T * H * W < 2**31
-        if self.patch > 1 or not small or (self.all_in_one and self.subpixel):
+        if self.patch > 1 or (self.all_in_one and self.subpixel):
+            return False
+        if max(C, V) // self.heads > _MOST_CHANNELS or T * H * W >= 2**31:
             return False
         exists = self.subpixel or self.border == "zeros" or self.stays_inside(H, W)
         return exists and (self.all_in_one or self.kept(self.search_slots()) <= _MOST_KEPT)
@@ -105,11 +106,6 @@ class Softmax(NamedTuple):
         """Return the weights of these scores, perhaps in their place."""
         return self.backend.weigh(scores, self.spec, self.factor, scales=self.scales)
 
-    def search(self, q: Native, k: Native, flow: Native) -> tuple[Native, Native]:
-        """Return weights and offsets of what the search finds."""
-        spec = self.spec
-        return self.backend.search_and_weigh(q, k, spec, spec.patches(), self.factor, scales=self.scales, flow=flow)
-
     def differentiate(self, weights: Native, by_weights: Native, scores: Native = None) -> tuple[Native, Native]:
         """Return the gradients of scores, perhaps in place of that of the weights, and of the scales, if scores are given."""
         by_scores, by_factors = self.backend.weigh_backward(
@@ -126,13 +122,6 @@ def wide(array: Native) -> Native:
 def wide_of(array: Native) -> Any:
     """Return the dtype of that."""
     return np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
-
-
-def weighted_sum(
-    backend: Any, p: Any, v: Native, weights: Native, offsets: Native, *, averaged: bool = False
-) -> Native:
-    """Return the sum of the patches of v at these places, of which overlapping ones are perhaps averaged."""
-    return backend.aggregate(None, v, weights, offsets, p, size=v.shape[1:], averaged=averaged and p.patch > 1)
 
 
 def averaged(xp: Any, spec: AttendSpec, sums: Native) -> Native:

@@ -10,7 +10,24 @@ from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cpu.places import aggregate, aggregate_and_scatter, scatter, score
 from shiftsearch.backends.cpu.search import search
-from shiftsearch.backends.cpu.weigh import FAR, by_factors_of, factors_of, logits_of, slopes_of, weigh_and_sum
+from shiftsearch.backends.cpu.weigh import FAR, by_factors_of, factors_of, logits_of, slopes_of, weigh, weigh_and_sum
+
+
+@primitive
+def attend_some(
+    q: Native,
+    k: Native,
+    v: Native,
+    spec: Any,
+    factor: float,
+    *,
+    scales: Native | None = None,
+    flow: Native | None = None,
+) -> tuple[Native, Native, Native]:
+    scores, offsets, _ = search(q, k, spec, spec.patches(), flow=flow)
+    weights = weigh(scores, spec, factor, scales=scales)
+    p = spec.of_values().patches()
+    return aggregate(None, v, weights, offsets, p, size=v.shape[1:], averaged=p.patch > 1), weights, offsets
 
 
 @primitive

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import Patches
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cpu.search import search
 
 FAR = 1e30  # the size of the largest logit
 
@@ -18,21 +16,6 @@ FAR = 1e30  # the size of the largest logit
 def weigh(scores: Native, spec: Any, factor: float, *, scales: Native | None = None) -> Native:
     weights, _ = weigh_and_sum(scores, spec, factors_of(factor, scales))
     return weights
-
-
-@primitive
-def search_and_weigh(
-    q: Native,
-    k: Native,
-    spec: Any,
-    p: Patches,
-    factor: float,
-    *,
-    scales: Native | None = None,
-    flow: Native | None = None,
-) -> tuple[Native, Native]:
-    scores, offsets, _ = search(q, k, spec, p, flow=flow)
-    return weigh(scores, spec, factor, scales=scales), offsets
 
 
 @primitive

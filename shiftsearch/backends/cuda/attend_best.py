@@ -29,7 +29,7 @@ from shiftsearch.backends.cuda.call import (
 from shiftsearch.backends.cuda.cells import begin_and_sort
 from shiftsearch.backends.cuda.form import aggregate
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
-from shiftsearch.backends.cuda.search import constants_of_search, near
+from shiftsearch.backends.cuda.search import around_of, constants_of_search, near
 from shiftsearch.backends.cuda.search_tiles import plan as plan_of_tiles
 from shiftsearch.backends.cuda.weigh import by_factors_of
 from shiftsearch.errors import ShiftsearchError
@@ -125,7 +125,7 @@ def attend_best(
     flow: Native | None = None,
 ) -> tuple[Native, Native, Native, Native, Native]:
     xp, heads, wide = device.xp, spec.heads, sums(k.dtype)
-    around = _no_flow(xp, spec, k) if flow is None else xp.ascontiguousarray(flow)
+    around = around_of(xp, k, spec.stride, flow)
     q, k, v = (near(xp, video) for video in (q, k, v))
     vectors = in_vectors(device, heads, q) and in_vectors(device, heads, k)
     layout = _Layout(q.shape, v.shape, (q.strides, k.strides, v.strides), vectors, in_vectors(device, heads, v))
@@ -164,7 +164,7 @@ def _composed(
 ) -> tuple[Native, ...]:
     """Search and sum one after the other."""
     weighing = {"scales": scales, "flow": flow, "sums": found["sums"]}
-    weights, offsets = search.search_and_weigh(device, q, k, spec, spec.patches(), factor, **weighing)
+    weights, offsets = search.search_and_weigh(device, q, k, spec, factor, **weighing)
     out = aggregate(device, None, v, weights, offsets, spec.of_values().patches(), size=v.shape[1:])
     if spec.kept_places:
         plan.number.launch(device, {"offsets": offsets, "places": found["places"]})
@@ -225,11 +225,6 @@ def _on_tiles(
         return plan_of_tiles(POINTS, {**found, "APART": apart, "FOUND": search_points.found_at(found)}, numbers)
     found = None if spec.subpixel else search_tiles.constants(spec, p, dtype, known, video, memory)
     return plan_of_tiles(TILES, {**found, "FOUND": search_tiles.found_at(found)}, numbers) if found else None
-
-
-def _no_flow(xp: Any, spec: Any, k: Native) -> Native:
-    B, T, _, H, W = k.shape
-    return xp.empty((B, 1, T, 0, 2, *query_grid(H, W, spec.stride)), np.float32)
 
 
 # --- backward ---------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ class Call:
         """What the shapes and dtypes of the arrays say, and how the videos lie in memory."""
         if self._options is None:
             heads = self._given[1][1]
-            q, k = _lies(self.device, heads, self.arrays["q"]), _lies(self.device, heads, self.arrays["k"])
-            self._options = _options(*self._given, q, k)
+            q, k = lies_of(self.device, heads, self.arrays["q"]), lies_of(self.device, heads, self.arrays["k"])
+            self._options = options_of(*self._given, q, k)
         return self._options
 
     def with_channels_last(self) -> Call:
@@ -107,7 +107,7 @@ class Options:
 
 
 @lru_cache(MOST_PLANS)
-def _options(p: Patches, scores, q, k, dtype, offsets, patches: bool, q_lies, k_lies) -> Options:
+def options_of(p: Patches, scores, q, k, dtype, offsets, patches: bool, q_lies, k_lies) -> Options:
     stacked, whole = q is not None and len(q) == 6, offsets.kind == "i"
     sizes = sizes_of(p, scores, q, k) | strides_of(dtype.itemsize, q_lies.strides, k_lies.strides)
     constants = {
@@ -161,18 +161,18 @@ def _channels_last(xp, video):
     return xp.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 
-class _Lies(NamedTuple):
+class Lies(NamedTuple):
     """How a video lies in memory: its strides in bytes, and whether it is read 16 bytes at a time."""
 
     strides: tuple[int, ...]
     in_vectors: bool
 
 
-_NOWHERE = _Lies((0,) * 5, True)  # a video that is not there
+NOWHERE = Lies((0,) * 5, True)  # a video that is not there
 
 
-def _lies(device, heads: int, video) -> _Lies:
-    return _NOWHERE if video is None else _Lies(video.strides, in_vectors(device, heads, video))
+def lies_of(device, heads: int, video) -> Lies:
+    return NOWHERE if video is None else Lies(video.strides, in_vectors(device, heads, video))
 
 
 def in_vectors(device, heads: int, video) -> bool:

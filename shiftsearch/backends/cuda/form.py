@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from shiftsearch._geometry import Patches
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cuda import tiles
-from shiftsearch.backends.cuda.call import PLACES, STACKED, Call
-from shiftsearch.backends.cuda.kernels import Kernel, each_with
+from shiftsearch.backends.cuda.call import MOST_PLANS, PLACES, STACKED, Call, Options, for_video
+from shiftsearch.backends.cuda.kernels import Kernel, Plan, each_with
 from shiftsearch.backends.cuda.patches import collect
 
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1)
@@ -43,12 +44,22 @@ def aggregate(
     shape = (k.shape[0], *each, *size) if q is None else q.shape
     call = Call(device, p, offsets, k.dtype, q=q, k=k, weights=weights, q_shape=shape)
     out = call.arrays["out"] = device.xp.empty(shape, k.dtype)
-    mean = ("MEAN", int(averaged))
-    summed = tiles.aggregate(call, (mean,))
-    if not summed:
+    on_tiles, rest = plans_of_sum(call.options, shape, averaged, device.most_shared)
+    if on_tiles is None:
         call.with_channels_last()
-    call.run_for_video(AGGREGATE, (("REPAIR", summed), mean))
+        _, rest = plans_of_sum(call.options, shape, averaged, device.most_shared)
+    tiles.launch(on_tiles, device, call.arrays)
+    rest.launch(device, call.arrays)
     return out
+
+
+@lru_cache(MOST_PLANS)
+def plans_of_sum(options: Options, shape: tuple[int, ...], averaged: bool, memory: int) -> tuple[Plan | None, Plan]:
+    """Return how a video of this shape is summed on tiles, if it can be, and how what they leave is."""
+    mean, candidates = ("MEAN", int(averaged)), 1 if options.stacked else options.sizes["K"]
+    on_tiles = tiles.plan(options, tiles.AGGREGATE_TILES, candidates, (mean,), shape, memory)
+    summed = on_tiles.program.constants["CHANNELS"] if on_tiles else 0
+    return on_tiles, for_video(AGGREGATE, options, shape, (("REPAIR", summed), mean))
 
 
 @primitive

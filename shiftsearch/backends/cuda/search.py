@@ -73,25 +73,24 @@ def search(
     return _search(device, q, k, spec, p, flow, seeds)
 
 
-@primitive
 def search_and_weigh(
     device: Any,
     q: Native,
     k: Native,
     spec: Any,
-    p: Patches,
     factor: float,
     *,
     scales: Native | None = None,
     flow: Native | None = None,
     sums: Native | None = None,
 ) -> tuple[Native, Native]:
-    """Also write to `sums` the largest logit, and the sum of all exp(logit - largest)."""
-    weights, offsets, _ = _search(device, q, k, spec, p, flow, None, _Weighing(factor, scales, sums))
+    """Return weights and offsets. Also write to `sums` the largest logit, and the sum of all exp(logit - largest)."""
+    weighing = Weighing(factor, scales, sums)
+    weights, offsets, _ = _search(device, q, k, spec, spec.patches(), flow, None, weighing)
     return weights, offsets
 
 
-class _Weighing(NamedTuple):
+class Weighing(NamedTuple):
     """How scores become weights, if there is a factor, and where sums are kept."""
 
     factor: float | None = None
@@ -99,7 +98,7 @@ class _Weighing(NamedTuple):
     sums: Native | None = None
 
 
-_NOT_WEIGHED = _Weighing()
+_NOT_WEIGHED = Weighing()
 
 
 def _search(
@@ -110,19 +109,28 @@ def _search(
     p: Patches,
     flow: Native | None,
     seeds: Native | None,
-    weighing: _Weighing = _NOT_WEIGHED,
+    weighing: Weighing = _NOT_WEIGHED,
+) -> tuple[Native, Native, Native | None]:
+    xp = device.xp
+    around = around_of(xp, k, p.stride, flow) if seeds is None else xp.ascontiguousarray(seeds)
+    q, k = near(xp, q), near(xp, k)
+    vectors = in_vectors(device, spec.heads, q) and in_vectors(device, spec.heads, k)
+    layout = Layout(q.shape, k.shape, q.strides, k.strides, vectors)
+    weighed, known = weighing.factor is not None, spec.planned
+    plan = plan_of_search(
+        known, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, weighed
+    )
+    return launch(device, plan, q, k, around, spec, weighing)
+
+
+def launch(
+    device: Any, plan: PlanOfSearch, q: Native, k: Native, around: Native, spec: Any, weighing: Weighing
 ) -> tuple[Native, Native, Native | None]:
     """Return scores, or weights, offsets and seeds."""
     xp = device.xp
-    around = _around(xp, k, p, flow, seeds)
-    q, k = near(xp, q), near(xp, k)
-    vectors = in_vectors(device, spec.heads, q) and in_vectors(device, spec.heads, k)
-    layout = _Layout(q.shape, k.shape, q.strides, k.strides, vectors)
-    weighed, known = weighing.factor is not None, spec.planned
-    plan = _plan(known, p, layout, k.dtype, around.shape, around.dtype, seeds is not None, device.most_shared, weighed)
     scores = xp.empty(plan.shape, sums(k.dtype))
     offsets = xp.empty((*plan.shape, 3), scores.dtype if spec.subpixel else np.int32)
-    seed = None if seeds is None else xp.empty(plan.shape, np.int32)
+    seed = xp.empty(plan.shape, np.int32) if plan.seeds else None
     buffers = xp.empty(plan.spare, np.uint8) if plan.spare else None
     wild = xp.zeros(1 + plan.on_tiles.blocks, np.int32) if plan.on_tiles else None
     arrays = {
@@ -149,7 +157,7 @@ def _search(
     return scores, offsets, seed
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How q and k lie in memory."""
 
     q: tuple[int, ...]
@@ -160,7 +168,7 @@ class _Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Plan:
+class PlanOfSearch:
     """How a search is launched, the shape of its scores, and the bytes of buffers that it needs."""
 
     spread: Plan | None  # first, if it is subtracted on tiles
@@ -168,12 +176,13 @@ class _Plan:
     one_by_one: Plan
     shape: tuple[int, ...]
     spare: int
+    seeds: bool  # whether it says around which seed each was found
 
 
 @lru_cache(MOST_PLANS)
-def _plan(
-    spec, p: Patches, layout: _Layout, dtype, around, of_around, seeds: bool, memory: int, weighed: bool = False
-) -> _Plan:
+def plan_of_search(
+    spec, p: Patches, layout: Layout, dtype, around, of_around, seeds: bool, memory: int, weighed: bool = False
+) -> PlanOfSearch:
     windows = around[-2] if seeds else spec.search_slots()
     B, _, _, H, W = layout.k
     queries = (B, spec.heads, layout.q[1], *query_grid(H, W, p.stride))
@@ -191,7 +200,7 @@ def _plan(
     staged = search_windows.constants(constants, sizes["F"], sums(dtype).itemsize, memory)
     program = Program(search_windows.WINDOWS, staged) if staged else Program(SEARCH, constants)
     blocks, spare = _blocks(constants, 1 if staged else _WARPS, count)
-    return _Plan(spread, on_tiles, Plan(program, blocks, sizes), shape, spare)
+    return PlanOfSearch(spread, on_tiles, Plan(program, blocks, sizes), shape, spare, seeds)
 
 
 def plan_on_tiles(sizes: dict[str, int], *search: Any) -> Plan | None:
@@ -211,12 +220,12 @@ def near(xp, video):
     return video if apart < 2**31 else xp.ascontiguousarray(video)
 
 
-def _around(xp, k, p: Patches, flow, seeds):
-    """Return what the windows lie around: flow or seeds, or flow that leads to no frame."""
-    if flow is None and seeds is None:
-        B, T, _, H, W = k.shape
-        return xp.zeros((B, 1, T, 0, 2, *query_grid(H, W, p.stride)), np.float32)
-    return xp.ascontiguousarray(seeds if flow is None else flow)
+def around_of(xp, k, stride: int, flow):
+    """Return the flow that windows lie around, or flow that leads to no frame."""
+    if flow is not None:
+        return xp.ascontiguousarray(flow)
+    B, T, _, H, W = k.shape
+    return xp.zeros((B, 1, T, 0, 2, *query_grid(H, W, stride)), np.float32)
 
 
 def _blocks(constants: Constants, at_once: int, queries: int) -> tuple[int, int]:

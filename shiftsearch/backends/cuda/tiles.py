@@ -70,30 +70,26 @@ SCATTER_TILES = Kernel(
 )
 
 
-def aggregate(call: Call, constants: Pairs) -> int:
-    return _run(call, AGGREGATE_TILES, 1 if call.options.stacked else call.options.sizes["K"], constants)
-
-
 def scatter(call: Call, landed: Pairs) -> int:
-    return _run(call, SCATTER_TILES, 0, landed)
+    """Scatter on tiles, and return the channels of a tile, 0 if that cannot be done."""
+    found = plan(call.options, SCATTER_TILES, 0, landed, call.arrays["out"].shape, call.device.most_shared)
+    return launch(found, call.device, call.arrays)
 
 
-def _run(call: Call, kernel: Kernel, candidates: int, constants: Pairs) -> int:
-    """Launch a kernel that has a block for each tile of `out`, and return the channels of a tile, 0 if it cannot do that.
+def launch(plan: Plan | None, device: Any, arrays: dict[str, Any]) -> int:
+    """Launch a kernel that has a block for each tile of `out`, and return the channels of a tile, 0 without a plan.
 
-    It adds which tiles are `finite`.
+    It adds to the arrays which tiles are `finite`.
     """
-    shape = call.arrays["out"].shape
-    plan = _plan(call.options, kernel, candidates, constants, shape, call.device.most_shared)
     if plan is None:
         return 0
-    call.arrays["finite"] = call.device.xp.empty(plan.blocks, np.int32)
-    plan.launch(call.device, call.arrays)
+    arrays["finite"] = device.xp.empty(plan.blocks, np.int32)
+    plan.launch(device, arrays)
     return plan.program.constants["CHANNELS"]
 
 
 @lru_cache(MOST_PLANS)
-def _plan(
+def plan(
     options: Options, kernel: Kernel, candidates: int, constants: Pairs, shape: tuple[int, ...], memory: int
 ) -> Plan | None:
     """Return how a video of this shape is summed on tiles, or None."""
