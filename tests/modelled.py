@@ -16,21 +16,18 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import nvrtc
 import sass
 from owners import OWNERS, WITHIN, Role, Trips
 
-from shiftsearch import backends
 from shiftsearch._op import OPS
 from shiftsearch.backends.cuda import Cuda, kernels
 
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 
 import gpu_goals
-from gpu_cases import Case, align, nbytes, prepare
+from gpu_cases import Case, nbytes, prepare
 from gpu_goals import Goal
 from gpu_warm import Recorder
 
@@ -252,7 +249,10 @@ def _modelled(goal: Goal) -> dict[str, Any]:
     if goal.measure == "memory":
         return {"value": memory(goal.case)}
     if goal.measure == "align":
-        return {"value": seconds_to_align(goal.case)}
+        import modelled_video  # which needs this module
+
+        parts = modelled_video.align(goal.case).seconds
+        return {"value": sum(parts.values()), "s": parts}
     if goal.measure == "twice the pixels":
         once, twice = (_milliseconds(replace(goal.case, height=n * goal.case.height)) for n in (1, 2))
         return {"value": twice / once}
@@ -266,26 +266,6 @@ def _modelled(goal: Goal) -> dict[str, Any]:
 
 def _milliseconds(case: Case) -> float:
     return sum(model(*launch, case).ms for launch in launches(case))
-
-
-_SMALLER = 4  # sides of a frame that is aligned in place of a whole one
-_ALIGNED = {"window": 9, "patch": 3, "topk": 2, "radius": 0, "heads": 1}
-_INTERPOLATED = {**_ALIGNED, "topk": 16, "window": 12}  # cubic: of as many places around those that were found
-
-
-def seconds_to_align(case: Case) -> float:
-    """Return what kernels take: the array code between them is not modelled."""
-    recorder = Recorder()
-    height, width = case.height // _SMALLER, case.width // _SMALLER
-    with mock.patch.object(backends, "cpu", Cuda(recorder), create=True):  # of arrays in main memory
-        align(np, replace(case, frames=2, height=height, width=width))()
-    searched = replace(case, frames=1, height=height, width=width, channels=3, options=_ALIGNED, flow="fraction")
-    interpolated = replace(searched, options=_INTERPOLATED)
-    found = [
-        model(program, blocks, searched if program.kernel.name.startswith("search") else interpolated)
-        for program, blocks in recorder.launches
-    ]
-    return sum(each.ms for each in found) / 1e3 * _SMALLER**2 * (case.frames - 1)
 
 
 def memory(case: Case) -> float:
@@ -305,7 +285,8 @@ def print_goals(goals: dict[str, dict[str, Any]]) -> None:
     for goal in GOALS:
         if found := goals.get(goal.name):
             parts = found.get("launches", [])
-            shown = ", ".join(f"{part['kernel']} {part['issue']:.3g} {part['cache']:.3g}" for part in parts)
+            shown = [f"{part['kernel']} {part['issue']:.3g} {part['cache']:.3g}" for part in parts]
+            shown = ", ".join([*shown, *(f"{name} {s:.3g} s" for name, s in found.get("s", {}).items())])
             print(f"{goal.name:40} {goal.must:7g} {found['value']:8.3g}  {shown}".rstrip())
 
 
