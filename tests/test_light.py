@@ -86,6 +86,26 @@ def test_frames_in_other_light_are_denoised_with_the_others(rng, colour, flow):
     assert psnr(whole[[2, 4]], lit[[2, 4]]) > psnr(constant[[2, 4]], clip[[2, 4]]) - 0.1
 
 
+FADE = np.linspace(1, 0.2, 7)
+
+
+def fine(rng, colour):
+    """Return a clip (7, 64, 80) or (7, 64, 80, 3) of fine texture, which fades to a fifth."""
+    still = rng.random((32, 40, 3) if colour else (32, 40)).repeat(2, 0).repeat(2, 1)
+    return still * FADE.reshape(-1, *[1] * still.ndim)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_dim_frames_of_a_fade_do_not_spoil_the_bright_ones(rng, colour):
+    """In the light of a bright frame, the noise of a dim one is five times as strong. So it tells little."""
+    faded = fine(rng, colour)
+    bright = faded[:1].repeat(7, 0)
+    found, constant = (ss.denoise(with_noise(clip, 0.08), 0.08, flow=None) for clip in (faded, bright))
+    less = 10 * np.log10(7 / (FADE**2).sum())  # the best mean of all frames is that much noisier in a fade
+    assert psnr(found[:1], faded[:1]) > psnr(constant[:1], bright[:1]) - less - 0.5
+    assert psnr(found[-1:], faded[-1:]) > psnr(constant[-1:], bright[-1:]) + 2
+
+
 def test_planes_of_their_own_size_change_their_light_too(rng):
     clip = flash(scene(rng, 7, 64, 80))
     frames = [(frame[..., 0], frame[::2, ::2, 1], frame[::2, ::2, 2]) for frame in with_noise(clip, 0.08)]

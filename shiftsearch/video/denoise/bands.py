@@ -15,7 +15,7 @@ from shiftsearch.ops.fold import fold
 from shiftsearch.ops.gather import gather
 from shiftsearch.video.denoise.model import resized
 from shiftsearch.video.denoise.passes import Frame, Pass
-from shiftsearch.video.denoise.shrink import differences
+from shiftsearch.video.denoise.shrink import differences, evened
 
 _BAND = {"numpy": 1 << 20, "cupy": 1 << 28}  # pixels of a band's patches: enough to be worth a call
 _AT_ONCE = {"numpy": 2048, "cupy": 1 << 22}  # patches filtered at once: enough to fit the cache, or to fill the device
@@ -43,7 +43,8 @@ def filter_band(
     band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
     guide = band.groups(xp, "guide")[0] if pass_.guided else noisy
-    weights = _shrink(xp, noisy, guide, frames[here], pass_, part, still[part].ravel())
+    noisier = _noisier(xp, frames, here, offsets[part]) if any(frame.noisier != 1 for frame in frames) else None
+    weights = _shrink(xp, noisy, guide, frames[here], pass_, part, still[part].ravel(), noisier)
     all_weights = xp.zeros((len(noisy), *band.offsets.shape[2:4], 1), weights.dtype)
     all_weights[:, band.queries[1], band.queries[2]] = weights.reshape(-1, *shape[2:4], 1) * still[part][..., None]
     all_weights = xp.broadcast_to(all_weights[:, None], band.offsets.shape[:-1])
@@ -95,7 +96,15 @@ class _Band:
         return patches.reshape(channels, -1, n, pass_.depth * pass_.patch**2), patches.shape
 
 
-def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part, counts: Any) -> Any:
+def _noisier(xp: Any, frames: list[Frame], here: int, offsets: Any) -> Any:
+    """Return how much noisier than all each patch of groups (q, n) is."""
+    each = xp.asarray([frame.noisier for frame in frames], np.float32)
+    return each[here + offsets[..., 0]].reshape(-1, offsets.shape[2])
+
+
+def _shrink(
+    xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part, counts: Any, noisier: Any | None
+) -> Any:
     """Replace the groups `noisy` by their estimates and return weights (channels, q). Not all of them `counts` (q)."""
     weights = xp.zeros(noisy.shape[:2], noisy.dtype)
     some = max(_LANES, _AT_ONCE[xp.__name__] // noisy.shape[2] // _LANES * _LANES)
@@ -111,7 +120,8 @@ def _shrink(xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Pa
             if scale is not None:  # the noise of all groups becomes the same
                 each = scale[which]
                 groups = tuple(group / each[:, None, None] for group in groups)
-            found, weight = shrink(xp, *groups, sigma, shape)
+            evenly = shrink if noisier is None else partial(evened, noisier=noisier[which], shrink=shrink)
+            found, weight = evenly(xp, *groups, sigma, shape)
             if scale is not None:
                 found, weight = found * each[:, None, None], weight / (each * each)
             noisy[few], weights[few] = found, weight

@@ -47,7 +47,7 @@ def add_groups(
     if pass_.begin:
         _mirror_places(offsets, seen[here].searched.shape, pass_)
     planes = _planes(frames, seen, pass_)
-    told = [_told(planes, lights, seen[here], pass_, plane, offsets.shape[:2]) for plane in range(len(planes[0][0]))]
+    told = [_told(planes, lights, seen, here, pass_, plane, offsets.shape[:2]) for plane in range(len(planes[0][0]))]
     width = planes[0][0].strides[1] // 4
     work = partial(_filter, told, here, offsets, pass_, width)
     for bands in _apart(offsets, pass_):
@@ -65,7 +65,8 @@ def _planes(frames: list[Frame], seen: list[Frame], pass_: Pass) -> list[list[An
 def _filter(told: list[Any], here: int, offsets: np.ndarray, pass_: Pass, width: int, band: Band) -> None:
     """Filter the groups of a band of queries and add their estimates."""
     code, (first, end), (_, columns, n, _) = _code(), band, offsets.shape
-    run, scratch = code.compiled(n, pass_.guided, pass_.temporal), code.scratch(n)
+    uneven = any(light[3] != 1 for light in told[0][1])
+    run, scratch = code.compiled(n, pass_.guided, pass_.temporal, uneven), code.scratch(n)
     for tables, lit, scales, relative in told:
         arrays = tables, lit, scales, relative[first:end], scratch, offsets[first:end]
         numbers = here, len(lit), first * pass_.stride, end - first, columns, pass_.stride, width
@@ -87,12 +88,19 @@ def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
 
 
 def _told(
-    planes: list[list[Any]], lights: Lights, frame: Frame, pass_: Pass, plane: int, grid: tuple[int, ...]
+    planes: list[list[Any]],
+    lights: Lights,
+    seen: list[Frame],
+    here: int,
+    pass_: Pass,
+    plane: int,
+    grid: tuple[int, ...],
 ) -> tuple[np.ndarray, ...]:
     """Return what the code is told of a plane: where it lies, its light, its noise, and how strong that is."""
     begin = pass_.begin * sum(planes[0][0].strides[1:])
     tables = np.array([[each[plane].ctypes.data + begin for each in table] for table in planes])
-    return tables, _lit(lights, plane), _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
+    frame = seen[here]
+    return tables, _lit(lights, seen, plane), _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
 
 
 def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
@@ -113,11 +121,13 @@ def _relative(frame: Frame, plane: int, pass_: Pass, grid: tuple[int, ...]) -> n
     return np.ones(grid, np.float32) if found is None else np.ascontiguousarray(found, np.float32)
 
 
-def _lit(lights: Lights, plane: int) -> np.ndarray:
-    """Return for each frame what brings estimates to its light: a factor, an offset, and the factor of weights."""
+def _lit(lights: Lights, seen: list[Frame], plane: int) -> np.ndarray:
+    """Return for each frame what brings estimates to its light, a factor, an offset, and the factor of weights; its noise."""
     found = [
-        (1, 0, 1) if light is None else (light.gain, -light.gain * light.offsets[plane], light.gain**2)
-        for light in lights
+        (1, 0, 1, frame.noisier)
+        if light is None
+        else (light.gain, -light.gain * light.offsets[plane], light.gain**2, frame.noisier)
+        for light, frame in zip(lights, seen, strict=True)
     ]
     return np.array(found, np.float32)
 

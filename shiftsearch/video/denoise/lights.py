@@ -32,8 +32,11 @@ def seen_in(frames: list[Frame], lights: Lights, here: int) -> list[Frame]:
     """Return frames in the light of frame `here`, whose noise becomes the mean of theirs."""
     if lights == [None] * len(frames):
         return frames
-    seen = [frame if light is None else frame.lit(light) for frame, light in zip(frames, lights, strict=True)]
-    seen[here] = copy(seen[here])
+    seen = [copy(frame) if light is None else frame.lit(light) for frame, light in zip(frames, lights, strict=True)]
+    gains = [1.0 if light is None else light.gain for light in lights]
+    mean = math.hypot(*gains) / math.sqrt(len(gains))
+    for frame, gain in zip(seen, gains, strict=True):
+        frame.noisier = gain / mean
     planes = zip(*(frame.noise.sigma for frame in seen), strict=True)
     sigma = tuple(math.sqrt(sum(s * s for s in plane) / len(seen)) for plane in planes)
     seen[here].noise = replace(seen[here].noise, sigma=sigma)

@@ -21,7 +21,8 @@ from shiftsearch.video.pans import Shift, overlap, shift_between, shifted
 _BLURRED = 0.2  # noise above this is not blurred more before motion is measured
 _APART = 4  # pixels between patches of DIS: as good here as less, in two thirds of the time
 _SQUARE = 8  # pixels a side of squares, in whose means there is hardly noise
-_ROWS = 64  # or more of a frame: so many show a change of light
+_FINE = 4  # the same for a fit, which allows for noise: there is more contrast in smaller ones
+_ROWS = 128  # or more of a frame: so many show a change of light
 _FAR = 6  # pixels of the smaller plane: shorter shifts are no more to find than other motion
 _STEADY = 0.8  # of what one shift for all misses: flow that is measured fits noise, too
 _NEARLY = 0.95  # of what one motion for all of a frame misses: more is that of noise, which flow follows
@@ -233,10 +234,9 @@ def _light(xp: Any, before: Frame, after: Frame) -> Light | None:
     """Return the light that brings `before` to the next frame, or None if there is no change that matters."""
     step = max(1, min(before.noisy.shape[1:]) // _ROWS)
     moved = followed(xp, after.noisy, before.forward, step)
-    pair = _means(xp, before.noisy[:, ::step, ::step]), _means(xp, moved)
-    a, b = (xp.asnumpy(x) if xp is not np else x for x in pair)
-    a, b = (x.reshape(len(x), -1).astype(float) for x in (a, b))
-    light = of_places(a, b)
+    pair = before.noisy[:, ::step, ::step], moved
+    light = of_places(*(_listed(xp, _means(xp, planes, _FINE)) for planes in pair))
+    a, b = (_listed(xp, _means(xp, planes)) for planes in pair)
     least = max(_SEEN * before.level, _LEAST * before.white)
     lit = light.gain * a + np.array(light.offsets)[:, None]
     if np.sqrt(((lit - a) ** 2).sum(0).mean()) < least:
@@ -248,9 +248,15 @@ def _change(xp: Any, light: Light, plane: Any) -> float:
     return float(abs((light.gain - 1) * plane + light.offsets[0]).mean())
 
 
-def _means(xp: Any, planes: Any) -> Any:
+def _listed(xp: Any, planes: Any) -> np.ndarray:
+    """Return the values of planes (C, n) in main memory, in double precision."""
+    found = planes if xp is np else xp.asnumpy(planes)
+    return found.reshape(len(found), -1).astype(float)
+
+
+def _means(xp: Any, planes: Any, square: int = _SQUARE) -> Any:
     """Return the means of squares of planes (C, H, W)."""
     channels, height, width = planes.shape
-    h, w = (min(_SQUARE, n) for n in (height, width))
+    h, w = (min(square, n) for n in (height, width))
     whole = planes[:, : height // h * h, : width // w * w]
     return whole.reshape(channels, height // h, h, width // w, w).mean((2, 4))

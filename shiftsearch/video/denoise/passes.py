@@ -31,6 +31,7 @@ class Frame:
     views: dict[int, Any]  # that plane from other corners on, kept for one pass
     forward: Any = None  # flow to the next frame
     backward: Any = None  # flow to the one before
+    noisier: float = 1.0  # its noise, in that of the frames that it is seen with: light makes noise stronger and weaker
     light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights

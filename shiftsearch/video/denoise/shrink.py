@@ -129,6 +129,29 @@ def differences(
     return found + mean, 1 / (1 / weights + noisy.shape[-1])
 
 
+def evened(
+    xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, noisier: Any, shrink: Callable[..., tuple[Any, Any]]
+) -> tuple[Any, Any]:
+    """Filter a group whose patches are `noisier` (q, n) than sigma tells, with all noise made equal.
+
+    Each patch is divided by its noise, and the group rotated so that patches of the same thing are equal again. So each
+    counts as much as it tells.
+    """
+    noisier = noisier[..., None]
+    n, own = noisier.shape[1], 1 / noisier
+    size = xp.sqrt((own * own).sum(1, keepdims=True))
+    same, own = n**-0.5, own / size  # what patches of the same thing become, and what they are
+    both = 1 + same * own.sum(1, keepdims=True)
+
+    def rotated(groups: Any, before: Any, after: Any) -> Any:
+        from_, to = ((way * groups).sum(1, keepdims=True) for way in (before, after))
+        rest = (from_ + to) / both
+        return groups + after * (2 * from_ - rest) - before * rest
+
+    found, weights = shrink(xp, *(rotated(groups / noisier, own, same) for groups in (noisy, guide)), sigma, shape)
+    return rotated(found, same, own) * noisier, weights * (size[:, 0, 0] ** 2 / n)
+
+
 def _whitening(xp: Any, depth: int, shape: Any) -> tuple[Any, Any]:
     """Return the matrix (pixels, pixels) that makes noise of patches that span `depth` frames white, and its inverse.
 

@@ -28,15 +28,17 @@ _Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
 @functools.cache
-def compiled(n: int, guided: bool, temporal: bool) -> Callable[..., int]:
+def compiled(n: int, guided: bool, temporal: bool, uneven: bool) -> Callable[..., int]:
     """Return a function that filters groups of n patches, by thresholds or, if `guided`, by Wiener filters.
 
-    If `temporal`, the mean of the patches is left as it is, and only what differs from it is filtered.
+    If `temporal`, the mean of the patches is left as it is, and only what differs from it is filtered. If `uneven`, some
+    frames are noisier than others, see `shrink.evened`.
 
     Its arguments are addresses of arrays, and then whole numbers:
 
     - int64 (4, frames), addresses of the first pixels of planes: noisy, guide, sums, coverage
-    - float32 (frames, 3): what an estimate is multiplied by, what is then added, and what its weight is multiplied by
+    - float32 (frames, 4): what an estimate is multiplied by, what is then added, what its weight is multiplied by, and how
+      much noisier the frame is than all
     - float32 (2, 64 for each group at once): level of the noise, or its variance if `guided`, and its power in weights
     - float32 (queries): the strength of the noise in each group
     - float32, memory as `scratch` gives it
@@ -45,7 +47,7 @@ def compiled(n: int, guided: bool, temporal: bool) -> Callable[..., int]:
       between two of these, and between two rows of a plane
     """
     kinds = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal, uneven))
 
 
 def at_once() -> int:
@@ -162,17 +164,59 @@ class _Group:
         for table in tables:
             f.prefetch(self.plane(table, frame), f.add(at, f.mul(row, self.width), _AHEAD))
 
+    def noisier(self, patch: int) -> Any:
+        """Return how much noisier than all a patch is."""
+        f = self.f
+        frame, _ = self.place(f.int(patch))
+        return f.scalar(self.lights, f.add(f.mul(frame, 4), 3))
+
     def add(self, patch: Any, weight: Any, rows: list[Any]) -> None:
         """Add the estimates of a patch to the sums of its frame, and their weights to the coverage."""
         f = self.f
         frame, at = self.place(patch)
-        gain, offset, of_weight = (f.scalar(self.lights, f.add(f.mul(frame, 3), i)) for i in range(3))
+        gain, offset, of_weight = (f.scalar(self.lights, f.add(f.mul(frame, 4), i)) for i in range(3))
         by, more, covered = (f.splat(f.b.fmul(weight, x), SIDE) for x in (gain, offset, of_weight))
         sums, coverage = self.plane(2, frame), self.plane(3, frame)
         for number, row in enumerate(rows):
             to = f.add(at, f.mul(number, self.width))
             f.store(f.plus(f.load(sums, to, SIDE), f.fma(row, by, more)), sums, to)
             f.store(f.plus(f.load(coverage, to, SIDE), covered), coverage, to)
+
+
+class _Evened:
+    """What makes the noise of the patches of groups equal, see `shrink.evened`."""
+
+    def __init__(self, f: simd.Function, groups: list[_Group]):
+        self.f, n = f, groups[0].n
+        self.noisier = [_each(f, [group.noisier(patch) for group in groups]) for patch in range(n)]
+        own = [f.b.fdiv(f.full(1.0), noisier) for noisier in self.noisier]
+        self.power = self._dot(own, own)
+        size = f.b.call(f._declare(f"llvm.sqrt.v{f.lanes}f32", own[0].type, [own[0].type]), [self.power])
+        self.by, self.own = own, [f.b.fdiv(each, size) for each in own]
+        self.same = [f.full(n**-0.5)] * n
+        self.both = f.plus(f.full(1.0), self._dot(self.own, self.same))
+
+    def forth(self, values: list[Any]) -> list[Any]:
+        """Return patches of equal noise."""
+        return self._rotated([self.f.b.fmul(*pair) for pair in zip(values, self.by, strict=True)], self.own, self.same)
+
+    def back(self, values: list[Any]) -> list[Any]:
+        """Return patches that are as noisy as they were."""
+        rotated = self._rotated(values, self.same, self.own)
+        return [self.f.b.fmul(*pair) for pair in zip(rotated, self.noisier, strict=True)]
+
+    def _dot(self, a: list[Any], b: list[Any]) -> Any:
+        total = self.f.zeros()
+        for pair in zip(a, b, strict=True):
+            total = self.f.fma(*pair, total)
+        return total
+
+    def _rotated(self, values: list[Any], before: list[Any], after: list[Any]) -> list[Any]:
+        f = self.f
+        from_, to = self._dot(before, values), self._dot(after, values)
+        rest = f.b.fdiv(f.plus(from_, to), self.both)
+        twice, less = f.minus(f.plus(from_, from_), rest), f.minus(f.zeros(), rest)
+        return [f.fma(a, twice, f.fma(b, less, x)) for x, b, a in zip(values, before, after, strict=True)]
 
 
 def _forward(f: simd.Function, groups: list[_Group], table: int, to: int) -> None:
@@ -203,9 +247,10 @@ def _backward(f: simd.Function, groups: list[_Group], weights: list[Any]) -> Non
     f.loop(groups[0].n, [], one)
 
 
-def _spectrum(f: simd.Function, n: int, at: Any) -> list[Any]:
+def _spectrum(f: simd.Function, n: int, at: Any, evened: _Evened | None) -> list[Any]:
     """Return the transform across the n patches of groups, of a vector of numbers of each, from scratch[at:]."""
-    return _forth(f, [f.load(f.arguments[4], f.add(at, i * SIDE**2 * at_once())) for i in range(n)])
+    values = [f.load(f.arguments[4], f.add(at, i * SIDE**2 * at_once())) for i in range(n)]
+    return _forth(f, evened.forth(values) if evened else values)
 
 
 def _thresholded(
@@ -247,21 +292,23 @@ def _weights(f: simd.Function, total: Any, more: int) -> list[Any]:
     return found
 
 
-def _build(n: int, guided: bool, temporal: bool) -> int:
+def _build(n: int, guided: bool, temporal: bool, uneven: bool) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("filter", "float32", "pppppilllllll")
     _, _, scales, strengths, scratch, _, _, _, top, rows, columns, step, _ = f.arguments
     many, pixels = at_once(), SIDE**2 * at_once()
 
-    def across(strength: Any, at: Any, total: Any) -> list[Any]:
-        values = _spectrum(f, n, at)
+    def across(strength: Any, evened: _Evened | None, at: Any, total: Any) -> list[Any]:
+        values = _spectrum(f, n, at, evened)
         level, power = f.load(scales, at), f.load(scales, f.add(at, pixels))
         level = f.b.fmul(level, strength)
         if guided:
-            values, total = _wiener(f, values, _spectrum(f, n, f.add(at, n * pixels)), level, power, total, temporal)
+            guides = _spectrum(f, n, f.add(at, n * pixels), evened)
+            values, total = _wiener(f, values, guides, level, power, total, temporal)
         else:
             values, total = _thresholded(f, values, level, power, at, total, temporal)
-        for i, value in enumerate(_back(f, values)):
+        values = _back(f, values)
+        for i, value in enumerate(evened.back(values) if evened else values):
             f.store(value, scratch, f.add(at, i * pixels))
         return [total]
 
@@ -285,10 +332,14 @@ def _build(n: int, guided: bool, temporal: bool) -> int:
             _forward(f, groups, 1, n * pixels)
         strength = [f.scalar(strengths, number) for number in numbers]
         variance = [f.b.fmul(s, s) for s in strength]
-        levels = functools.partial(across, _each(f, variance if guided else strength))
+        evened = _Evened(f, groups) if uneven else None
+        levels = functools.partial(across, _each(f, variance if guided else strength), evened)
         (total,) = f.loop(pixels, [f.zeros()], levels, step=f.lanes)
         weights = _weights(f, total, guided + SIDE**2 * temporal)
         weights = [f.b.fdiv(*pair) for pair in zip(weights, variance, strict=True)]
+        if evened:
+            powers = [f.b.extract_element(evened.power, simd.INT32(SIDE * i)) for i in range(many)]
+            weights = [f.b.fmul(w, f.b.fmul(p, f.element(1 / n))) for w, p in zip(weights, powers, strict=True)]
         _backward(f, groups, [f.b.select(*pair, f.element(0.0)) for pair in zip(there, weights, strict=True)])
 
     f.loop(rows, [], lambda y: f.loop(apart, [], lambda x: some(y, x)) and None)
