@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -50,22 +51,27 @@ def of_quantiles(before: list[float], after: list[float]) -> Light:
 def of_places(before: np.ndarray, after: np.ndarray) -> Light:
     """Return the light that brings values (C, n) to values of the same places, most of which show the same thing.
 
-    The gain is that of the first plane; each plane has its own offset.
+    All planes have one gain; each has its own offset.
     """
     kept = np.ones(before.shape[1], bool)
     light = same(len(before))
     for _ in range(_ROUNDS):
-        gain = _line(before[0, kept], after[0, kept]).gain
+        gain = _gain(*(planes[:, kept] for planes in (before, after)))
         rest = after - gain * before
         light = Light(gain, tuple(float(offset) for offset in np.median(rest[:, kept], axis=1)))
-        distance = abs(rest[0] - light.offsets[0])
+        distance = np.sqrt(((rest.T - light.offsets) ** 2).sum(1))
         kept = distance <= _FAR * np.median(distance) + 1e-12
     return light
 
 
 def _line(a: np.ndarray, b: np.ndarray) -> Light:
-    """Return the line through points that have errors in both coordinates."""
-    both = max(float(((a - a.mean()) * (b - b.mean())).mean()), _TINY)
-    tilt = (b.var() - a.var()) / (2 * both)
-    gain = min(max(float(tilt + np.hypot(tilt, 1)), RANGE[0]), RANGE[1])
+    """Return the line through points."""
+    gain = _gain(a[None], b[None])
     return Light(gain, (float(b.mean() - gain * a.mean()),))
+
+
+def _gain(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the tilt of lines through points of planes (C, n) that have errors in both coordinates."""
+    a, b = (planes - planes.mean(1, keepdims=True) for planes in (a, b))
+    tilt = float((b * b).sum() - (a * a).sum()) / (2 * max(float((a * b).sum()), _TINY))
+    return min(max(tilt + math.hypot(tilt, 1), RANGE[0]), RANGE[1])
