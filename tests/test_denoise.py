@@ -334,8 +334,8 @@ def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
     for vectors in (covers, lambda *_: False):
         monkeypatch.setattr(direct, "covers", vectors)
         results.append(ss.denoise(clip, noise, radius=n // 2, flow=None, temporal_only=temporal))
-    np.testing.assert_allclose(*results, atol=1e-3)
-    assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.9  # a frequency is kept or not by a hair
+    np.testing.assert_allclose(*results, atol=2e-4)
+    assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.99  # a frequency is kept or not by a hair
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 36])
