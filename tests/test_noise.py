@@ -77,6 +77,24 @@ def test_texture_that_repeats_is_no_noise():
     assert abs(found(with_noise(0.5 + clip, 0.016), flow)[0] - 0.016) < 0.003
 
 
+def test_texture_where_flow_errs_by_a_fraction_is_no_noise(rng):
+    """All that it shows is finer than a third of the sampling rate."""
+    f = np.hypot(np.fft.fftfreq(72)[:, None], np.fft.fftfreq(88))
+    spectrum = np.fft.fft2(rng.standard_normal((72, 88))) * (f < 0.35)
+    shift = np.exp(2j * np.pi * (0.4 * np.fft.fftfreq(72)[:, None] - 0.3 * np.fft.fftfreq(88)))
+    clip = np.stack([np.fft.ifft2(spectrum * by).real for by in (1, shift)]) / 20
+    flow = np.broadcast_to(np.float32([0.3 + 0.15, -0.4 - 0.1])[:, None, None], (2, 72, 88))
+    assert found(0.5 + clip, flow)[0] < 0.03 * clip.std()
+    assert abs(found(with_noise(0.5 + clip, 0.008), flow)[0] - 0.008) < 0.001
+
+
+def test_noise_is_found_where_most_of_a_frame_has_lost_its_motion():
+    """More than half of it shows something else, so that these places differ many times as much."""
+    clip = scene(2).copy()
+    clip[1, :, 40:] = scene(1, seed=5)[0, :, 40:]
+    assert abs(found(with_noise(clip, 0.04))[0] - 0.04) < 0.1 * 0.04
+
+
 def test_what_has_lost_its_motion_is_no_noise():
     """An eighth of the frame shows something else in the next one."""
     clip = scene(2).copy()
@@ -122,6 +140,17 @@ def test_noise_of_photons_goes_better_than_by_hand(quality):
     noisy = photons(clip)
     by_hand = [ss.denoise(noisy, sigma, quality=quality, flow=flow) for sigma in (0.08, 0.1, 0.12)]
     assert psnr(ss.denoise(noisy, quality=quality, flow=flow), clip) > max(psnr(r, clip) for r in by_hand)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.008])
+def test_fine_texture_with_little_noise_stays(sigma, rng):
+    pytest.importorskip("cv2")
+    fy, fx = np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)
+    spectrum = np.fft.fft2(rng.standard_normal((128, 128))) * (np.hypot(fy, fx) < 0.4)
+    clip = [np.fft.ifft2(spectrum * np.exp(2j * np.pi * t * (0.6 * fy + 1.3 * fx))).real[:96, :96] for t in range(5)]
+    clip = 0.5 + np.stack(clip) / 8
+    noisy = with_noise(clip, sigma)
+    assert psnr(ss.denoise(noisy), clip) > psnr(noisy, clip)
 
 
 def test_grain_that_flow_would_follow_goes(rng):

@@ -18,11 +18,19 @@ from shiftsearch.video.denoise.paths import flow_at
 
 _APART = 4  # pixels between patches, or more in large frames
 _MOST = 3000  # patches
-_REACH = 3  # pixels around a patch, from which it is interpolated
-_STEPS = 8  # of a pixel
+_REACH = 5  # pixels around a patch, from which it is interpolated
+_STEPS = 32  # of a pixel
 _SHADES = 6  # groups of patches of like brightness, each of which counts as much
 _FLATTEST = 0.25, 0.8  # share of each group that counts, if there is hardly noise, and if there is much
 _MUCH = 0.04  # of white
+_CLEAR = 0.15  # of the power of sums, in differences: where these have more, noise hides errors of flow
+_LESS = 0.7  # of the variance that is found: less than by chance, so that it was errors of flow
+_QUIET = 0.016  # of white: so little noise does not mislead
+_MANY = (
+    8.0  # times the variance that a quarter of the patches stays below: those that differ more have lost their motion
+)
+_TOGETHER = 5  # patches a side, whose flow errs alike
+_ERROR = 0.2  # pixels that flow errs
 _BEST = 0.4, 0.95  # of these, for the same two: the others have lost their motion
 _LOST = 1.2, 1.03  # what the best lack in variance
 # Power of sums in that of differences: up to the first it may be noise, from the second it is not.
@@ -44,6 +52,14 @@ class Found(NamedTuple):
     of_shades: np.ndarray  # (C, K), where the first plane has them
 
 
+class _Plane(NamedTuple):
+    """The same of one plane."""
+
+    variances: np.ndarray  # (8, 8)
+    of_shades: np.ndarray  # (K,)
+    share: float  # of each group of patches that counted
+
+
 def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Found | None:
     """Return what a frame (C, H, W) tells of its noise, or None if it is too small.
 
@@ -55,23 +71,20 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
     apart = max(_APART, int(np.sqrt(size[0] * size[1] / _MOST)))
     at = xp.stack(xp.meshgrid(*(xp.arange(0, n - SIDE + 1, apart) for n in size), indexing="ij")).reshape(2, -1)
     led = flow_at(xp, flow, at[::-1, :, None] + (SIDE - 1) / 2, size)[::-1, :, 0]
-    whole = xp.rint(led).astype(np.int32)
-    # the transforms that also move a patch by the rest, down and to the right
-    moves = xp.asarray(_moves())[xp.rint((led - whole) * _STEPS).astype(int) + _STEPS // 2]
-    kept = (moves**2).sum(3)  # of the variance of noise
-    scale = 1 / (1 + kept[0][:, :, None] * kept[1][:, None])
-    basis = xp.asarray(dct(SIDE))
-    groups: list[Any] = []
-    share = _FLATTEST[0]
-    found = []
-    for a, b, level in zip(before, after, levels, strict=True):
-        here = basis @ _patches(xp, a, at, 0) @ basis.T
-        there = moves[0] @ _patches(xp, b, at + whole, _REACH) @ moves[1].swapaxes(1, 2)
-        differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
-        groups = groups or _shades(xp, here[:, 0, 0] / SIDE)
-        *of_plane, share = _of_plane(xp, differ, joint, [group for _, group in groups], level * level, share)
-        found.append(of_plane)
-    variances, of_shades = (np.stack(part) for part in zip(*found, strict=True))
+    first, *others = zip(before, after, levels, strict=True)
+    groups = _shades(xp, _spectra(xp, before[0], at)[:, 0, 0] / SIDE)
+    powers = _powers(xp, *first[:2], at, led)
+    if _contrast(powers[0]).sum() < _CLEAR * _contrast(powers[1]).sum():
+        better = led + _finer(xp, *first[:2], at, led, tuple(-(-(n - SIDE + 1) // apart) for n in size))
+        again = _powers(xp, *first[:2], at, better)
+        now, then = (_of_plane(xp, *each, groups, first[2], _FLATTEST[0]).variances.mean() for each in (powers, again))
+        if then < max(_LESS * now, _QUIET**2):
+            powers, led = again, better
+    groups = [(shade, _not_lost(xp, powers[0], group)) for shade, group in groups]
+    found = [_of_plane(xp, *powers, groups, first[2], _FLATTEST[0])]
+    for a, b, level in others:
+        found.append(_of_plane(xp, *_powers(xp, a, b, at, led), groups, level, found[-1].share))
+    variances, of_shades, _ = (np.stack(part) for part in zip(*found, strict=True))
     return Found(variances, np.array([shade for shade, _ in groups]), of_shades)
 
 
@@ -79,11 +92,73 @@ def of_flat(xp: Any, planes: Any) -> Found:
     """Return the noise of planes (C, H, W) that show nothing else, of 8 x 8 pixels at least."""
     size = planes.shape[1:]
     at = xp.stack(xp.meshgrid(*(xp.arange(0, n - SIDE + 1, _APART) for n in size), indexing="ij")).reshape(2, -1)
-    basis = xp.asarray(dct(SIDE))
-    spectra = [basis @ _patches(xp, plane, at, 0) @ basis.T for plane in planes]
+    spectra = [_spectra(xp, plane, at) for plane in planes]
     variances = np.stack([_host(xp, (spectrum.astype(np.float64) ** 2).mean(0)) for spectrum in spectra])
     variances[:, 0, 0] = np.maximum(variances[:, 0, 1], variances[:, 1, 0])  # the rest is what the planes show
     return Found(variances, np.array([float(planes[0].mean())]), variances.mean((1, 2))[:, None])
+
+
+def _spectra(xp: Any, plane: Any, at: Any) -> Any:
+    """Return the cosine transforms (n, 8, 8) of patches of a plane."""
+    basis = xp.asarray(dct(SIDE))
+    return basis @ _patches(xp, plane, at, 0) @ basis.T
+
+
+def _powers(xp: Any, before: Any, after: Any, at: Any, led: Any) -> tuple[Any, Any]:
+    """Return the powers (n, 8, 8) of differences and sums of patches and those to which shifts (2, n) lead."""
+    whole, down, across = _ways(xp, led, _moves())
+    kept = [(way**2).sum(2) for way in (down, across)]  # of the variance of noise
+    scale = 1 / (1 + kept[0][:, :, None] * kept[1][:, None])
+    here = _spectra(xp, before, at)
+    there = down @ _patches(xp, after, at + whole, _REACH) @ across.swapaxes(1, 2)
+    differ, joint = ((x * x).astype(np.float64) * scale for x in (here - there, here + there))
+    return differ, joint
+
+
+def _contrast(powers: Any) -> Any:
+    """Return the power of each patch without that of its mean."""
+    return powers.sum((1, 2)) - powers[:, 0, 0]
+
+
+def _not_lost(xp: Any, differ: Any, group: Any) -> Any:
+    """Return the patches of a group whose motion was found: those that do not differ many times as much as others."""
+    sums = differ[group].sum((1, 2))
+    return group[sums <= _MANY * xp.quantile(sums, 0.25)]
+
+
+def _finer(xp: Any, before: Any, after: Any, at: Any, led: Any, grid: tuple[int, ...]) -> Any:
+    """Return what shifts (2, n) of the patches of a grid lack, in pixels, by least squares around each of them."""
+    whole, down, across = _ways(xp, led, _moves())
+    _, steeper, wider = _ways(xp, led, _slopes())
+    there, across, wider = _patches(xp, after, at + whole, _REACH), across.swapaxes(1, 2), wider.swapaxes(1, 2)
+    missed, y, x = _spectra(xp, before, at) - down @ there @ across, steeper @ there @ across, down @ there @ wider
+    missed[:, 0, 0] = 0  # means also change with the light
+    products = (y, y), (y, x), (x, x), (y, missed), (x, missed), (missed, missed)
+    sums = ((a * b).sum((1, 2)).reshape(grid) for a, b in products)
+    yy, yx, xx, ym, xm, mm = (around(xp, each, _TOGETHER).ravel() for each in sums)
+    prior = mm / (SIDE * _ERROR) ** 2 + _TINY
+    yy, xx = yy + prior, xx + prior
+    return xp.clip(xp.stack([xx * ym - yx * xm, yy * xm - yx * ym]) / (yy * xx - yx * yx), -0.5, 0.5)
+
+
+def around(xp: Any, plane: Any, side: int) -> Any:
+    """Return the means of a plane (H, W) over the squares around each pixel."""
+    for _ in range(2):
+        padded = xp.pad(plane, ((side // 2 + 1, side // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
+        plane = (padded[side:] - padded[:-side]).T
+    return plane / side**2
+
+
+def _ways(xp: Any, led: Any, transforms: np.ndarray) -> tuple[Any, Any, Any]:
+    """Return the whole pixels of shifts (2, n), and the transforms down and across for the rest."""
+    whole = xp.rint(led).astype(np.int32)
+    return whole, *xp.asarray(transforms)[xp.rint((led - whole) * _STEPS).astype(int) + _STEPS // 2]
+
+
+@cache
+def _slopes() -> np.ndarray:
+    """Return by how much these transforms change with the shift, for a pixel."""
+    return np.gradient(_moves(), 1 / _STEPS, axis=0).astype(np.float32)
 
 
 @cache
@@ -102,17 +177,16 @@ def _patches(xp: Any, plane: Any, at: Any, around: int) -> Any:
     return plane[y[:, :, None], x[:, None]]
 
 
-def _of_plane(
-    xp: Any, differ: Any, joint: Any, groups: list[Any], most: float, share: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the variances (8, 8) of one plane, and those of its shades, from powers (n, 8, 8) of differences and sums.
+def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]], level: float, share: float) -> _Plane:
+    """Return what one plane tells, from powers (n, 8, 8) of differences and sums.
 
-    Of each group, a share of the patches counts, the last of the planes before, or more. It is returned, too.
+    Of each group, a share of the patches counts, that of the plane before, or more.
     """
-    contrast = joint.sum((1, 2)) - joint[:, 0, 0]
+    most = level * level
+    contrast = _contrast(joint)
     # Among much noise, flow that errs makes no difference, and codecs take most noise from flat patches.
     for last in (False, True):
-        pairs = [_flattest(xp, differ, joint, contrast, group, share) for group in groups]
+        pairs = [_flattest(xp, differ, joint, contrast, group, share) for _, group in groups]
         noise, all_, sizes = (np.stack(part) for part in zip(*pairs, strict=True))
         if not last:
             share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, share, _FLATTEST[1]))
@@ -125,7 +199,7 @@ def _of_plane(
     texture[0, 0] = 0  # means always have much in common
     noise = more * noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
-    return noise, of_shades, share
+    return _Plane(noise, of_shades, share)
 
 
 def _more(tails: np.ndarray, noise: np.ndarray, share: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shiftsearch.errors import warn
-from shiftsearch.video.denoise.estimate import Found, differences
+from shiftsearch.video.denoise.estimate import Found, around, differences
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.paths import followed, warped
@@ -155,9 +155,7 @@ def _chosen(xp: Any, flows: list[Any], steady: list[Any], here: Any, there: Any)
     """Return at each place the flow that misses least around it: one of those measured there, or of those for all places."""
     every = xp.stack([xp.broadcast_to(flow, flows[0].shape) for flow in (*flows, *steady)])
     some = np.s_[..., ::_STEP, ::_STEP]
-    missed = xp.stack(
-        [_around(xp, (here[some] - warped(xp, there, flow[some], _STEP)) ** 2, _AROUND) for flow in every]
-    )
+    missed = xp.stack([around(xp, (here[some] - warped(xp, there, flow[some], _STEP)) ** 2, _AROUND) for flow in every])
     missed[len(flows) :] *= _STEADY
     best = missed.argmin(0).repeat(_STEP, 0).repeat(_STEP, 1)[: here.shape[0], : here.shape[1]]
     return xp.take_along_axis(every, best[None, None], 0)[0]
@@ -178,14 +176,6 @@ def _smooth(xp: Any, plane: Any) -> Any:
 def _coarse(plane: np.ndarray) -> np.ndarray:
     """Return a plane of a quarter of the resolution, if it is as large as that."""
     return halved(np, halved(np, halved(np, halved(np, plane[None], 1), 2), 1), 2)[0]
-
-
-def _around(xp: Any, plane: Any, side: int) -> Any:
-    """Return the means of a plane (H, W) over the squares around each pixel."""
-    for _ in range(2):
-        padded = xp.pad(plane, ((side // 2 + 1, side // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
-        plane = (padded[side:] - padded[:-side]).T
-    return plane / side**2
 
 
 def _small(xp: Any, frame: Frame) -> Any:
