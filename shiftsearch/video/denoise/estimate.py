@@ -26,9 +26,7 @@ _MUCH = 0.04  # of white
 _CLEAR = 0.15  # of the power of sums, in differences: where these have more, noise hides errors of flow
 _LESS = 0.7  # of the variance that is found: less than by chance, so that it was errors of flow
 _QUIET = 0.016  # of white: so little noise does not mislead
-_MANY = (
-    8.0  # times the variance that a quarter of the patches stays below: those that differ more have lost their motion
-)
+_MANY = 8.0  # times what a quarter of the patches stays below: those that differ more have lost their motion
 _TOGETHER = 5  # patches a side, whose flow errs alike
 _ERROR = 0.2  # pixels that flow errs
 _BEST = 0.4, 0.95  # of these, for the same two: the others have lost their motion
