@@ -112,6 +112,43 @@ def test_a_forked_child_computes_the_same():
         assert all(map(same, children, expected))
 
 
+_FORK = """
+import multiprocessing, threading, numpy as np, shiftsearch
+from numba.core import event
+
+class Begins(event.Listener):
+    def on_start(self, _):
+        begun.set()
+    def on_end(self, _):
+        pass
+
+def compute(dtype):
+    frame, here = np.ones((1, 2, 7, 9), dtype), np.zeros((1, 1, 7, 9, 1, 3), np.int32)
+    assert (shiftsearch.gather(frame, here, patch=3) == 1).all()
+
+begun = threading.Event()
+with event.install_listener("numba:compile", Begins()):
+    thread = threading.Thread(target=compute, args=(np.float32,))
+    thread.start()
+    begun.wait()
+    child = multiprocessing.get_context("fork").Process(target=compute, args=(np.float64,))
+    child.start()
+child.join(60)
+child.kill()
+thread.join()
+print(child.exitcode)
+"""
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
+def test_a_child_that_is_forked_while_a_kernel_is_compiled_compiles_its_own(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", _FORK]
+    where = Path(ss.__file__).parent.parent
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "0\n", done.stderr
+
+
 # --- the cache of compiled kernels --------------------------------------------------------------------
 # two kernels that compile in a second each
 _PROGRAM = """

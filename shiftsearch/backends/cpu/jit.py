@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,21 @@ from shiftsearch.backends.cpu.pool import aside
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 _LOCK = threading.Lock()
 _LOG = logging.getLogger("shiftsearch")
+
+
+def _compile_no_more() -> None:
+    _LOCK.acquire()
+    global_compiler_lock.acquire()
+
+
+def _compile_again() -> None:
+    global_compiler_lock.release()
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for what is being compiled: the child would wait for ever, as it has not the thread that does it.
+    os.register_at_fork(before=_compile_no_more, after_in_parent=_compile_again, after_in_child=_compile_again)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", covariant=True)
