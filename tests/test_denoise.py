@@ -222,6 +222,29 @@ def test_candidates_that_are_as_good_are_taken_of_all_frames(rng):
     assert min((some // 48 == frame).sum(1).min() for frame in range(5)) >= 8
 
 
+def test_patches_are_as_good_up_to_errors_of_the_plane_that_is_searched(rng):
+    last = qualities.PASSES["high"][-1]
+    frame = passes.Frame(rng.random((1, 64, 80), np.float32), Noise.white([0.1]), [False])
+    frame.guide = frame.noisy + np.where(
+        np.arange(80) < 16, np.float32(0.5), np.float32(0.02)
+    )  # not the same on the left
+    found = groups._equal(np, frame, last), groups._equal(np, frame, replace(last, depth=2))
+    np.testing.assert_allclose(found, [last.alike * 256 * 0.02**2, last.alike * 512 * 0.02**2], rtol=1e-3)
+    frame.noise = Noise.white([0])
+    assert groups._equal(np, frame, last) == 0
+
+
+@pytest.mark.parametrize("pass_", qualities.PASSES["high"])
+def test_means_are_those_of_the_patches_that_are_filtered(rng, pass_):
+    plane = rng.random((41, 53), np.float32)
+    found = passes.of_patches(np, plane, pass_)
+    rows, columns = (np.arange(0, n, pass_.stride) + pass_.begin - pass_.patch // 2 for n in plane.shape)
+    for n, y in enumerate(rows):
+        for m, x in enumerate(columns):
+            inside = plane[max(y, 0) : y + pass_.patch, max(x, 0) : x + pass_.patch]
+            np.testing.assert_allclose(found[n, m], inside.mean(), rtol=1e-5)
+
+
 @pytest.mark.full
 def test_errors_of_a_guide_do_not_choose_the_patches_of_flat_areas(monkeypatch):
     y, x = np.mgrid[:48, :64]
@@ -327,7 +350,7 @@ def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
     """Array operations do the same, on a GPU and for groups of many patches: in odd sizes, any noise and changing light."""
     frames = scene(n, 13, 18, 3) * np.where(np.arange(n) % 4 == 1, 1.4, 1)[:, None, None, None]
     clip = (frames + 0.02 * rng.standard_normal(frames.shape)).astype(np.float32)
-    shapes, strengths = tuple(0.2 + rng.random((3, 8, 8))), tuple(0.5 + rng.random((3, 4)))
+    strengths, shapes = tuple(0.5 + rng.random((3, 4))), tuple(0.2 + rng.random((3, 8, 8)))
     noise = Noise((0.02, 0.03, 0.01), shapes, np.linspace(0, 2, 4), strengths)
     monkeypatch.setitem(qualities.PASSES, "fast", qualities.PASSES["fast"][:passes])
     results, covers = [], direct.covers

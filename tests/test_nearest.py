@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,23 @@ def test_groups_are_those_of_match(kind, n, here, size, temporal, rng):
         np.testing.assert_array_equal(found, wanted)
         others += np.count_nonzero(found[..., 0] != np.arange(n) - here)
     assert n == 1 or others or kind == "none"
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_patches_of_the_same_frame_that_are_much_nearer_are_taken(n, rng):
+    y, x = np.mgrid[:48, :60]
+    shade = np.sin(x / 3) * np.sin(y / 3) * np.where(y < 24, 0.6, 0.01)
+    planes = [((1 + t % 2) * shade + 0.01 * rng.standard_normal(x.shape)).astype(np.float32) for t in range(n)]
+    frames = [passes.Frame(with_margins(np, plane[None]), Noise.white([0.3]), [False]) for plane in planes]
+    one = qualities.PASSES["fast"][1]
+    found = direct._found(frames, n // 2, one, lambda work, parts, each: map(work, parts))
+    np.testing.assert_array_equal(found, groups.of_each_frame(np, frames, n // 2, one))
+    others = replace(one, close=one.worst)
+    kept = direct._found(frames, n // 2, others, lambda work, parts, each: map(work, parts))
+    np.testing.assert_array_equal(kept, groups.of_each_frame(np, frames, n // 2, others))
+    changed = (found != kept).any((2, 3))
+    assert changed[:5].mean() > 0.3
+    assert not changed[8:].any()  # where the frame is flat
 
 
 def test_frames_smaller_than_a_patch_are_left_to_match(rng):

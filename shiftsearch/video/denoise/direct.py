@@ -146,7 +146,7 @@ def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., 
         np.array([[_flow(flow, (height, width)) for flow in way] for way in flows]),
     )
     numbers = columns, pass_.stride, planes[0].strides[1] // 4, height, width
-    run = _nearest().compiled(pass_.window, pass_.temporal)
+    run = _nearest().compiled(pass_.window, pass_.temporal, pass_.close / pass_.worst)
 
     def find(band: Band) -> None:
         first, end = band

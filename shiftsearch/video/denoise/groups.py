@@ -8,32 +8,45 @@ import numpy as np
 
 from shiftsearch._geometry import query_grid
 from shiftsearch.ops.match import match
-from shiftsearch.video.denoise.passes import Frame, Pass
+from shiftsearch.video.denoise.passes import Frame, Pass, of_patches
 from shiftsearch.video.denoise.paths import flow_at
 
 _ROWS = 8  # of queries, whose candidates are chosen at once in main memory
 MOST_EACH = 48  # candidates of each frame among which large groups are chosen
+NEARER = 2.0  # so many times as near are patches of a frame that take the place of those of others
+SPARES = 3  # patches of a frame that have to be nearer
+FLAT = (
+    0.1  # of the score of those that are close: these show something flat, lie over each other, and share their noise
+)
 _SPREAD = 0.618  # multiples of it, modulo 1, lie far apart: the golden ratio
 
 
 def of_each_frame(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best patch of each frame, (h, w, n, 3), in order of time: what moves changes steadily.
 
-    If the best patch of a frame does not show the same thing, it is replaced by the next best of frame `here`, or, if
-    only time counts, by the patch itself.
+    If the best patch of a frame does not show the same thing, or some of frame `here` are much nearer, it is replaced by
+    the next best of these, or, if only time counts, by the patch itself.
     """
     others = [s for s in range(len(frames) - pass_.depth + 1) if s != here]
-    spares = 1 if pass_.temporal else min(len(frames), pass_.window**2)
-    own = _candidates(xp, frames, here, [here], pass_, spares)[1][:, :, 0]
+    spares = 1 if pass_.temporal else min(max(len(frames), SPARES + 1), pass_.window**2)
+    near, own = (part[:, :, 0] for part in _candidates(xp, frames, here, [here], pass_, spares))
     if not others:
         return own[:, :, :1]
     scores, found = _candidates(xp, frames, here, others, pass_, 1)
-    limit = pass_.depth * xp.asarray(worst(xp, frames[here], pass_))[..., None]
+    limit = xp.asarray(worst(xp, frames[here], pass_))[..., None]
+    if not pass_.temporal and pass_.close < pass_.worst:
+        limit = _lowered(xp, limit, near[..., SPARES : SPARES + 1], pass_)
     good = scores[..., 0] <= limit
     rank = xp.minimum(xp.cumsum(~good, axis=2), spares - 1)
     spare = xp.take_along_axis(own, rank[..., None], axis=2)
     found = xp.where(good[..., None], found[..., 0, :], spare)
     return xp.concatenate([found[:, :, :here], own[:, :, :1], found[:, :, here:]], axis=2)
+
+
+def _lowered(xp: Any, limit: Any, own: Any, pass_: Pass) -> Any:
+    """Return the largest scores of patches of other frames, given those (h, w, 1) of patches of the same frame."""
+    close = limit * (pass_.close / pass_.worst)
+    return xp.where(own < FLAT * close, limit, xp.fmin(limit, xp.fmax(close, NEARER * own)))
 
 
 def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
@@ -44,14 +57,14 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     height, width = frames[here].searched.shape
     grid = query_grid(height, width, pass_.stride)
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
-    least = pass_.alike * pass_.depth * _noise(xp, frames[here], pass_)
+    least = _equal(xp, frames[here], pass_) if pass_.alike else None
     scores = xp.full((*grid, count + some * each), np.inf, np.float32)  # the best so far, and those of some frames
     offsets = xp.zeros((*scores.shape, 3), xp.int32)
     for first in range(0, len(there), some):
         those, new = slice(first, first + some), (*grid, some, each)
         found = scores[:, :, count:].reshape(new), offsets[:, :, count:].reshape(*new, 3)  # views
         _match(xp, frames, here, there[those], flow[those], pass_, *found)
-        if pass_.alike:
+        if least is not None:
             _scatter(xp, found[0], first * each, least)
         _move_best(xp, scores, offsets, count)
     return xp.ascontiguousarray(offsets[:, :, :count])
@@ -73,8 +86,8 @@ def _move_best(xp: Any, scores: Any, offsets: Any, count: int) -> None:
 def _scatter(xp: Any, scores: Any, number: int, least: Any) -> None:
     """Make all scores (h, w, n, k) below `least` as good, so that some of each frame come first.
 
-    What little they differ is error of the guide, which would choose those that have the same errors. `number` counts the
-    candidates before these.
+    What little they differ is error of what is searched, which would choose those that have the same errors. `number`
+    counts the candidates before these.
     """
     least = xp.asarray(least)[..., None, None]
     order = (number + xp.arange(scores[0, 0].size)) * _SPREAD % 1
@@ -105,6 +118,18 @@ def _noise(xp: Any, frame: Frame, pass_: Pass) -> Any:
     relative = frame.relative(xp, 0, pass_)
     level = frame.level * pass_.patch * (1 if relative is None else relative)
     return level * level
+
+
+def _equal(xp: Any, frame: Frame, pass_: Pass) -> Any:
+    """Return the score up to which patches are as good as each other, a number or (h, w).
+
+    It follows from the errors of the plane that is searched. They are about as large as what it differs from the guide,
+    another result for the frame, in the patch that is the median of all.
+    """
+    apart = frame.compared(frame.guide) - frame.searched
+    noise = _noise(xp, frame, pass_)
+    share = xp.median(pass_.patch**2 * of_patches(xp, apart * apart, pass_) / noise) if frame.level else 0
+    return pass_.alike * pass_.depth * share * noise
 
 
 def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_: Pass, topk: int) -> tuple[Any, Any]:

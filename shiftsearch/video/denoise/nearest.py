@@ -14,19 +14,22 @@ from typing import Any
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
+from shiftsearch.video.denoise.groups import FLAT, NEARER, SPARES
 
 SIDE = 8  # of a patch, and lanes of a vector
 _BEFORE = SIDE // 2  # pixels of a patch before its place
 ENTRY = 8  # numbers that describe a flow
 _TAKEN = float("inf")  # score of a candidate that is no longer one
 _FAR = 2.0**20  # pixels: flow that leads further is none
+_MOST = 17  # frames
 
 
 @functools.cache
-def compiled(window: int, temporal: bool) -> Callable[..., int]:
+def compiled(window: int, temporal: bool, close: float) -> Callable[..., int]:
     """Return a function that writes the offsets of the best patch of each frame, for some rows of queries.
 
-    If `temporal`, the patch itself takes the place of those that do not show the same thing.
+    If `temporal`, the patch itself takes the place of those that do not show the same thing. Patches whose score is up to
+    `close` times the largest are not set against those of the query's frame.
 
     Its arguments are addresses of arrays, and then whole numbers:
 
@@ -40,7 +43,7 @@ def compiled(window: int, temporal: bool) -> Callable[..., int]:
       between two queries, and between two rows of a plane, the rows and columns of a plane
     """
     kinds = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 9
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(window, temporal))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(window, temporal, close))
 
 
 class _Query:
@@ -98,6 +101,17 @@ class _Query:
             centre = self._inside(f.add(own, b.fptosi(by, simd.INT)), n)
             found.append(f.most(f.least(f.add(centre, -(self.window // 2)), f.add(n, -self.window)), 0))
         return found[0], found[1]
+
+    def beside(self) -> tuple[tuple[Any, Any], Any]:
+        """Return the first candidate of the window around the query, and the number of the query itself."""
+        f, b = self.f, self.b
+        corner = self.corner([b.sitofp(at, f.element) for at in self.at])
+        down, across = (b.sub(at, low) for at, low in zip(self.at, corner, strict=True))
+        return corner, f.add(f.mul(down, self.window), across)
+
+    def other(self, n: Any) -> Any:
+        """Return the n-th frame of those that are not the query's."""
+        return self.f.add(n, self.b.zext(self.b.icmp_signed(">=", n, self.here), simd.INT))
 
     def _inside(self, at: Any, n: Any) -> Any:
         """Return a place along an axis of n pixels, mirrored where it is outside."""
@@ -203,15 +217,16 @@ def _without(f: simd.Function, scores: list[Any], candidate: Any) -> list[Any]:
     ]
 
 
-def _build(window: int, temporal: bool) -> int:
+def _build(window: int, temporal: bool, close: float) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("nearest", "float32", "pppi" + 9 * "l")
     rows, columns = f.arguments[7:9]
+    kept = f.b.alloca(f.element, _MOST)
 
     def row(y: Any) -> None:
         # places are followed ahead of the search, which has too many steps for the processor to look beyond them
         f.loop(columns, [], lambda x: _follow(_Query(f, window, y, x)))
-        f.loop(columns, [], lambda x: _search(_Query(f, window, y, x), temporal))
+        f.loop(columns, [], lambda x: _search(_Query(f, window, y, x), kept, temporal, close))
 
     f.loop(rows, [], row)
     return f.compile()
@@ -233,32 +248,56 @@ def _follow(query: _Query) -> None:
         f.loop(count, [b.sitofp(at, f.element) for at in query.at], one)
 
 
-def _search(query: _Query, temporal: bool) -> None:
-    """Write the offsets of the best candidates, given those of the first ones."""
+def _search(query: _Query, kept: Any, temporal: bool, close: float) -> None:
+    """Write the offsets of the best candidates, given those of the first ones. `kept` is memory for their scores."""
     f, b, here = query.f, query.b, query.here
     query.read()
     limit = f.scalar(f.arguments[2], query.number)
+    near = b.fmul(limit, f.element(close))
 
-    def one(n: Any, lost: Any) -> list[Any]:
-        frame = f.add(n, b.zext(b.icmp_signed(">=", n, here), simd.INT))
+    def one(n: Any, most: Any) -> list[Any]:
+        frame = query.other(n)
         corner = query.written(frame)
         score, candidate = query.best(query.scores(frame, corner))
         query.write(frame, frame, corner, candidate)
-        return [b.or_(lost, b.shl(b.zext(b.fcmp_unordered(">", score, limit), simd.INT), frame))]
+        f.store(score, kept, n)
+        return [b.select(b.fcmp_unordered("<", most, score), score, most)]
 
-    (lost,) = f.loop(f.add(query.frames, -1), [f.int(0)], one)
+    others = f.add(query.frames, -1)
+    (most,) = f.loop(others, [f.element(0.0)], one)
     query.write(here, here, query.at, f.int(0))
-    with b.if_then(b.icmp_signed("!=", lost, f.int(0)), likely=False):
+    if not temporal and close < 1:
+        apart = b.zext(b.fcmp_unordered(">", most, near), simd.INT)
+        (limit,) = f.loop(apart, [limit], lambda _, limit: [_lowered(query, limit, near)])  # once or never
+
+    def above(n: Any, lost: Any) -> list[Any]:
+        more = b.fcmp_unordered(">", f.scalar(kept, n), limit)
+        return [b.or_(lost, b.shl(b.zext(more, simd.INT), query.other(n)))]
+
+    with b.if_then(b.fcmp_unordered(">", most, limit), likely=False):
+        (lost,) = f.loop(others, [f.int(0)], above)
         _replace(query, lost, temporal)
+
+
+def _lowered(query: _Query, limit: Any, near: Any) -> Any:
+    """Return the limit as `groups.of_each_frame` lowers it where patches of the frame of the query are nearer."""
+    f, b = query.f, query.b
+    corner, itself = query.beside()
+    scores, score = _without(f, query.scores(query.here, corner), itself), near
+    for _ in range(SPARES):
+        score, candidate = query.best(scores)
+        scores = _without(f, scores, candidate)
+    flat = b.fcmp_ordered("<", score, b.fmul(near, f.element(FLAT)))
+    score = b.fmul(score, f.element(NEARER))
+    score = b.select(b.fcmp_ordered(">", score, near), score, near)
+    lower = b.fcmp_ordered("<", score, limit)
+    return b.select(b.and_(lower, b.not_(flat)), score, limit)
 
 
 def _replace(query: _Query, lost: Any, temporal: bool) -> None:
     """Write offsets in the frame of the query for those frames whose bits are set in `lost`: the next best ones, in turn."""
     f, b, here = query.f, query.b, query.here
-    corner = query.at if temporal else query.corner([b.sitofp(at, f.element) for at in query.at])
-    itself = f.add(
-        *(f.mul(b.sub(at, low), by) for at, low, by in zip(query.at, corner, (query.window, 1), strict=True))
-    )
+    corner, itself = (query.at, f.int(0)) if temporal else query.beside()
     scores = [] if temporal else _without(f, query.scores(here, corner), itself)
 
     def one(_: Any, lost: Any, last: Any, *scores: Any) -> list[Any]:

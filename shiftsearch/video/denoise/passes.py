@@ -36,7 +36,7 @@ class Frame:
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
     sums: Any = None  # of estimates times weights
     coverage: Any = None  # sum of weights
-    _relative: dict[tuple[int, int, int], Any]  # kept for all bands
+    _relative: dict[tuple[int, ...], Any]  # kept for all bands
     small: Any = None  # a smaller plane, on which motion is measured
 
     def __init__(
@@ -61,18 +61,18 @@ class Frame:
 
     def relative(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         """Return the relative strength of a plane's noise in each patch of a pass, (h, w), or None if it is 1."""
-        key = plane, pass_.patch, pass_.stride
+        key = plane, pass_.patch, pass_.stride, pass_.begin
         if key not in self._relative:  # what is put there is whole: threads share a frame
-            self._relative[key] = self._of_patches(xp, plane, pass_)
+            self._relative[key] = self._of_noise(xp, plane, pass_)
         return self._relative[key]
 
-    def _of_patches(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
+    def _of_noise(self, xp: Any, plane: int, pass_: Pass) -> Any | None:
         noise = self.noise
         if noise.map is not None:
-            return _means(xp, xp.asarray(noise.map), pass_).astype(np.float32)
+            return of_patches(xp, xp.asarray(noise.map), pass_).astype(np.float32)
         if noise.strengths[plane] is None:
             return None
-        means = _means(xp, self.noisy[0], pass_)
+        means = of_patches(xp, self.noisy[0], pass_)
         return xp.interp(means, *map(xp.asarray, (noise.shades, noise.strengths[plane]))).astype(np.float32)
 
     def compared(self, planes: Any) -> Any:
@@ -100,13 +100,14 @@ class Frame:
         return seen
 
 
-def _means(xp: Any, plane: Any, pass_: Pass) -> Any:
+def of_patches(xp: Any, plane: Any, pass_: Pass) -> Any:
     """Return the means (h, w) of the patches of a pass, of what lies in the frame."""
     for _ in range(2):
         count = len(plane)
         sums = xp.concatenate([xp.zeros_like(plane[:1], np.float64), xp.cumsum(plane, 0, np.float64)])
-        first = xp.arange(query_grid(count, count, pass_.stride)[0]) * pass_.stride
+        first = xp.arange(query_grid(count, count, pass_.stride)[0]) * pass_.stride + pass_.begin - pass_.patch // 2
         last = xp.minimum(first + pass_.patch, count)
+        first = xp.maximum(first, 0)
         plane = ((sums[last] - sums[first]) / (last - first)[:, None]).T
     return plane
 
@@ -128,7 +129,8 @@ class Pass:
     window: int
     guided: bool  # whether the filter uses the guide, or only the search does
     worst: float = math.inf  # largest mean square difference of patches of the same thing, in variances of the noise
-    alike: float = 0.0  # mean square difference of patches that are equally good, in variances of the noise
+    close: float = math.inf  # up to this difference, patches of other frames are not set against those of this one
+    alike: float = 0.0  # square difference of patches that are as good, in that of guide and searched plane
     searched: bool = True  # whether the next pass searches in the result of this one
     count: int = 0  # patches of a group, 0 for the number of frames
     patch: int = 8

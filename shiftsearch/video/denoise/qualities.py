@@ -11,7 +11,7 @@ from shiftsearch.video.denoise.shrink import principal, threshold, wiener
 
 _FAST = (
     Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=3.5),
-    Pass(partial(wiener, share=0.8), of_each_frame, window=5, guided=True, worst=4.0, begin=2),
+    Pass(partial(wiener, share=0.8), of_each_frame, window=5, guided=True, worst=4.0, close=0.25, begin=2),
 )
 _FIRST = Pass(
     partial(principal, least=2.7, gain=lambda v: 1 - 1 / v),
@@ -24,7 +24,7 @@ _FIRST = Pass(
     stride=3,
 )
 _BAYES = partial(principal, least=1.5, gain=lambda v: v / (v + 1))
-_LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8, alike=0.02)
+_LAST = Pass(_BAYES, of_all_frames, window=11, guided=True, count=64, patch=16, stride=8, alike=1.5)
 _HIGH = (*_FAST, _FIRST, replace(_LAST, beside=replace(_LAST, shrink=partial(_BAYES, depth=2), depth=2, worst=0.2)))
 
 PASSES: dict[str, tuple[Pass, ...]] = {"preview": _FAST[:1], "fast": _FAST, "high": _HIGH}
