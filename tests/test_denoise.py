@@ -225,9 +225,7 @@ def test_candidates_that_are_as_good_are_taken_of_all_frames(rng):
 def test_patches_are_as_good_up_to_errors_of_the_plane_that_is_searched(rng):
     last = qualities.PASSES["high"][-1]
     frame = passes.Frame(rng.random((1, 64, 80), np.float32), Noise.white([0.1]), [False])
-    frame.guide = frame.noisy + np.where(
-        np.arange(80) < 16, np.float32(0.5), np.float32(0.02)
-    )  # not the same on the left
+    frame.guide = frame.noisy + np.float32(np.where(np.arange(80) < 16, 0.5, 0.02))  # not the same on the left
     found = groups._equal(np, frame, last), groups._equal(np, frame, replace(last, depth=2))
     np.testing.assert_allclose(found, [last.alike * 256 * 0.02**2, last.alike * 512 * 0.02**2], rtol=1e-3)
     frame.noise = Noise.white([0])
@@ -350,7 +348,7 @@ def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
     """Array operations do the same, on a GPU and for groups of many patches: in odd sizes, any noise and changing light."""
     frames = scene(n, 13, 18, 3) * np.where(np.arange(n) % 4 == 1, 1.4, 1)[:, None, None, None]
     clip = (frames + 0.02 * rng.standard_normal(frames.shape)).astype(np.float32)
-    strengths, shapes = tuple(0.5 + rng.random((3, 4))), tuple(0.2 + rng.random((3, 8, 8)))
+    shapes, strengths = tuple(0.2 + rng.random((3, 8, 8))), tuple(0.5 + rng.random((3, 4)))
     noise = Noise((0.02, 0.03, 0.01), shapes, np.linspace(0, 2, 4), strengths)
     monkeypatch.setitem(qualities.PASSES, "fast", qualities.PASSES["fast"][:passes])
     results, covers = [], direct.covers
@@ -358,7 +356,7 @@ def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
         monkeypatch.setattr(direct, "covers", vectors)
         results.append(ss.denoise(clip, noise, radius=n // 2, flow=None, temporal_only=temporal))
     np.testing.assert_allclose(*results, atol=2e-4)
-    assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.99  # a frequency is kept or not by a hair
+    assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.995  # a frequency is kept or not by a hair
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 36])

@@ -15,9 +15,7 @@ _ROWS = 8  # of queries, whose candidates are chosen at once in main memory
 MOST_EACH = 48  # candidates of each frame among which large groups are chosen
 NEARER = 2.0  # so many times as near are patches of a frame that take the place of those of others
 SPARES = 3  # patches of a frame that have to be nearer
-FLAT = (
-    0.1  # of the score of those that are close: these show something flat, lie over each other, and share their noise
-)
+FLAT = 0.1  # of the score of those that are close: less is flat, where patches lie over each other and share noise
 _SPREAD = 0.618  # multiples of it, modulo 1, lie far apart: the golden ratio
 
 
