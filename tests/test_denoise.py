@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +24,10 @@ from shiftsearch.video.denoise import (
     memory,
     passes,
     qualities,
+    running,
     shrink,
     spec,
+    streams,
 )
 
 QUALITIES = "fast", "high"
@@ -306,6 +309,24 @@ def test_max_memory_counts_the_frames_that_are_held():
     """Measured in a process of its own. The frames do take most of what is said, so that the limit is no guess."""
     done = subprocess.run([sys.executable, "-c", _PEAK], check=True, stdout=subprocess.PIPE, text=True)
     assert 0.6 < float(done.stdout) <= 1
+
+
+def test_frames_that_are_ready_are_not_kept_while_the_next_are_computed(monkeypatch):
+    ready, kept, given, ask = [], [], streams.given, running.Running._ask
+
+    def noted(xp, picture, *options):
+        ready.extend(map(weakref.ref, picture))
+        return given(xp, picture, *options)
+
+    def counted(self, *options):
+        kept.append(sum(frame() is not None for frame in ready))
+        return ask(self, *options)
+
+    monkeypatch.setattr(streams, "given", noted)
+    monkeypatch.setattr(running.Running, "_ask", counted)
+    list(ss.denoise_stream(iter(example(12)), 25, radius=1))
+    assert len(ready) == 12
+    assert not any(kept)
 
 
 @pytest.mark.full

@@ -39,7 +39,12 @@ def planar(op: str, name: str, array: Any, white: float | None = None) -> Any:
     kind = array.dtype.name
     native = array.astype("float64" if kind == "float64" else "float32", copy=False)
     scale = white or WHITE.get(kind, 1)
-    return native if scale == 1 else native / scale
+    if scale == 1:
+        return native
+    if native is array:
+        return native / scale
+    native /= scale  # in place, as frames are large
+    return native
 
 
 def restored(xp: Any, result: Any, like: Any, white: float | None = None) -> Any:

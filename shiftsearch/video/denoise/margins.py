@@ -23,9 +23,21 @@ def zeros_with_margins(xp: Any, shape: tuple[int, ...]) -> Any:
     """Return zeros (C, H, W)."""
     if xp is not np:
         return xp.zeros(shape, np.float32)
-    size = shape[0], *(n + 2 * MARGIN for n in shape[1:])
-    # memory of its own, given back at once: between smaller arrays, that of frames would leave gaps
-    return _inside(np.ndarray(size, np.float32, mmap(-1, 4 * math.prod(size))))
+    return _inside(_zeros((shape[0], *(n + 2 * MARGIN for n in shape[1:]))))
+
+
+def _zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Return zeros in memory of their own, given back at once: between smaller arrays, that of frames would leave gaps."""
+    return np.ndarray(shape, np.float32, mmap(-1, 4 * math.prod(shape)))
+
+
+def apart(xp: Any, array: Any) -> Any:
+    """Return a copy of an array that is kept as long as its frame, in memory of its own."""
+    if xp is not np:
+        return array
+    copy = _zeros(array.shape)
+    copy[...] = array
+    return copy
 
 
 def with_margins(xp: Any, planes: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from shiftsearch.errors import warn
 from shiftsearch.video.denoise.estimate import Found, around, differences
+from shiftsearch.video.denoise.margins import apart
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.paths import followed, warped
@@ -158,7 +159,7 @@ def _chosen(xp: Any, flows: list[Any], steady: list[Any], here: Any, there: Any)
     missed = xp.stack([around(xp, (here[some] - warped(xp, there, flow[some], _STEP)) ** 2, _AROUND) for flow in every])
     missed[len(flows) :] *= _STEADY
     best = missed.argmin(0).repeat(_STEP, 0).repeat(_STEP, 1)[: here.shape[0], : here.shape[1]]
-    return xp.take_along_axis(every, best[None, None], 0)[0]
+    return apart(xp, xp.take_along_axis(every, best[None, None], 0)[0])
 
 
 def _median(xp: Any, flow: Any) -> Any:

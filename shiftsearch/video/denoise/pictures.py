@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -79,26 +80,28 @@ def noise_of(picture: Sequence[Frame]) -> Noise:
     return Noise.joined(fine, coarse[0]) if coarse else fine
 
 
-def given(
-    xp: Any, pictures: list[tuple[Frame, ...]], likes: tuple[Any, ...], mix: float, white: float | None
-) -> tuple[Any, ...]:
-    """Return the arrays of all pictures, one picture after another, each in the layout of its array of `likes`.
-
-    `mix` is the share of the noise that stays.
-    """
-    found = []
-    for picture in pictures:
-        first, *others = (f.guide + mix * (f.noisy - f.guide) if mix else f.guide for f in picture)
-        if len(likes) == 1:
-            planes = [xp.concatenate([_turned(xp, first, _OPPONENT.T), picture[0].alpha])]
-        else:
-            planes = [plane[None] for frame in (first, *(other[1:] for other in others)) for plane in frame]
-        found += [restored(xp, plane[None], like, white) for plane, like in zip(planes, likes, strict=True)]
-    return tuple(found)
+def given(xp: Any, picture: tuple[Frame, ...], likes: tuple[Any, ...], mix: float, white: float | None) -> list[Any]:
+    """Return the arrays of a picture, each in the layout of its array of `likes`. `mix` is the share of the noise that stays."""
+    first, *others = (f.guide + mix * (f.noisy - f.guide) if mix else f.guide for f in picture)
+    if len(likes) == 1:
+        return [_whole(xp, chain(_turned(first, _OPPONENT.T), picture[0].alpha), likes[0], white)]
+    planes = [plane for frame in (first, *(other[1:] for other in others)) for plane in frame]
+    return [_whole(xp, [plane], like, white) for plane, like in zip(planes, likes, strict=True)]
 
 
-def _turned(xp: Any, planes: Any, basis: np.ndarray) -> Any:
-    """Return three channels in an orthonormal basis, in which their noise is the same; others are unchanged."""
+def _whole(xp: Any, planes: Iterable[Any], like: Any, white: float | None) -> Any:
+    """Return planes as an array in the layout of another one, one after the other: these are large."""
+    whole = xp.empty(like.shape, like.dtype)
+    channels = xp.moveaxis(whole, -1, 0) if whole.ndim == 3 else whole[None]
+    for channel, plane in zip(channels, planes, strict=True):
+        channel[...] = restored(xp, plane[None, None], channel, white)
+    return whole
+
+
+def _turned(planes: Any, basis: np.ndarray) -> Iterator[Any]:
+    """Yield three channels in an orthonormal basis, in which their noise is the same; others are unchanged."""
     if len(planes) != 3:
-        return planes
-    return xp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in basis])
+        yield from planes
+        return
+    for row in basis:
+        yield sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,25 +21,39 @@ class Scene:
         passes = passes_of(spec.quality, spec.temporal_only)
         self._chains = [[Running(pass_, spec.reach, in_order) for pass_ in passes] for _ in range(frames)]
 
-    def push(self, xp: Any, picture: Picture, flow: Any) -> list[tuple[Frame, ...]]:
-        """Take the next picture and return those that are ready. `flow` is as for `Motion.push`."""
+    def push(self, xp: Any, picture: Picture, flow: Any) -> Iterator[tuple[Frame, ...]]:
+        """Take the next picture and yield those that are ready. `flow` is as for `Motion.push`."""
         return self._passed(xp, self._motion.push(xp, picture, flow))
 
-    def finish(self, xp: Any) -> list[tuple[Frame, ...]]:
-        """Return the remaining pictures."""
-        ready = self._passed(xp, self._motion.finish())
-        return ready + list(zip(*(_finished(xp, chain) for chain in self._chains), strict=True))
+    def finish(self, xp: Any) -> Iterator[tuple[Frame, ...]]:
+        """Yield the remaining pictures."""
+        yield from self._passed(xp, self._motion.finish())
+        yield from _together([_finished(xp, chain) for chain in self._chains])
 
-    def _passed(self, xp: Any, pictures: Iterable[Picture]) -> list[tuple[Frame, ...]]:
-        ways = [zip(self._chains, picture, strict=True) for picture in pictures]
-        return [ready for way in ways for ready in zip(*(_through(xp, chain, [f]) for chain, f in way), strict=True)]
-
-
-def _through(xp: Any, stages: Iterable[Running], frames: Iterable[Frame]) -> list[Frame]:
-    for stage in stages:
-        frames = [ready for frame in frames for ready in stage.push(xp, frame)]
-    return list(frames)
+    def _passed(self, xp: Any, pictures: Iterable[Picture]) -> Iterator[tuple[Frame, ...]]:
+        for picture in pictures:
+            yield from _together([_through(xp, *way) for way in zip(self._chains, picture, strict=True)])
 
 
-def _finished(xp: Any, stages: list[Running]) -> list[Frame]:
-    return [ready for n, stage in enumerate(stages, 1) for ready in _through(xp, stages[n:], stage.finish(xp))]
+# Frames are large: what is yielded is not kept while the next one is computed.
+def _together(ways: list[Iterator[Frame]]) -> Iterator[tuple[Frame, ...]]:
+    """Yield the next frames of all ways, which have the same number."""
+    while frames := [frame for way in ways for frame in itertools.islice(way, 1)]:
+        yield tuple(frames)
+        del frames
+
+
+def _through(xp: Any, stages: list[Running], frame: Frame) -> Iterator[Frame]:
+    if not stages:
+        yield frame
+        return
+    for ready in stages[0].push(xp, frame):
+        yield from _through(xp, stages[1:], ready)
+        del ready
+
+
+def _finished(xp: Any, stages: list[Running]) -> Iterator[Frame]:
+    for n, stage in enumerate(stages, 1):
+        for ready in stage.finish(xp):
+            yield from _through(xp, stages[n:], ready)
+            del ready

@@ -206,11 +206,14 @@ class _Stages:
     def _finish(self, xp: Any, *frame: Any) -> tuple[Any, ...]:
         return self._given(xp, self._scene.finish(xp), frame)
 
-    def _given(self, xp: Any, pictures: list[tuple[Frame, ...]], frame: Any) -> tuple[Any, ...]:
-        if self._noted is not None:
-            for picture in pictures:
+    def _given(self, xp: Any, pictures: Iterable[tuple[Frame, ...]], frame: Any) -> tuple[Any, ...]:
+        found: list[Any] = []
+        for picture in pictures:
+            if self._noted is not None:
                 self._noted(list(noise_of(picture).sigma[: len(self._names)]))
-        return given(xp, pictures, frame, self._spec.mix, self._spec.white)
+            found += given(xp, picture, frame, self._spec.mix, self._spec.white)
+            del picture  # frames are large, and the next ones are yet to be computed
+        return tuple(found)
 
     def _named(self, frame: Planes) -> dict[str, Any]:
         return dict(zip(self._names, frame, strict=True))
