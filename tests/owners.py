@@ -512,4 +512,5 @@ OWNERS = {
     "scatter": Owner(_pixels, load=8, planar=8),
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
     **dict.fromkeys(("begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
+    "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines
 }

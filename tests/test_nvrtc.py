@@ -36,6 +36,7 @@ _USEFUL = {  # share of arithmetic in the busiest loop, where loads or another p
     "slope": 0.4,
     "attend_slopes": 0.3,
     "attend_landed": 0.2,
+    "settle": 0.35,
     "chain_flow": 0.01,
     "chain_flow_backward": 0.03,
     # tensor cores have multiplied: what is left is to find the few that are scored

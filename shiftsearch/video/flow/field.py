@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from shiftsearch import _arrays
 from shiftsearch.video.frames import halved
 
 _KNOWN = 0.05  # mean weight of a square that tells what is found there
@@ -23,52 +24,14 @@ class Data(NamedTuple):
     y: Any
 
 
-def settled(xp: Any, flow: Any, data: Data, stiff: float, steps: int) -> Any:
+def settled(flow: Any, data: Data, stiff: float, steps: int) -> Any:
     """Return the flow (n, 2, h, w) that fits the data, and follows its neighbours where these say little.
 
     It is the smallest of the sum over pixels of what `Data` says, and over neighbours of
 
         stiff * log(1 + (flow - flow')**2)
     """
-    for step in range(steps):
-        if step % _RENEWED == 0:
-            bonds = _bonds(flow, stiff)
-            held = _sum_of(xp, bonds, flow) + _HELD
-            xx, yy = data.xx + held, data.yy + held
-            scale = 1 / xp.maximum(xx * yy - data.xy**2, _HELD**2)
-        pull = _pull(xp, bonds, flow)
-        x, y = data.x + pull[:, 0] + held * flow[:, 0], data.y + pull[:, 1] + held * flow[:, 1]
-        flow = xp.stack([(yy * x - data.xy * y) * scale, (xx * y - data.xy * x) * scale], 1)
-    return flow
-
-
-def _bonds(flow: Any, stiff: float) -> tuple[Any, Any]:
-    """Return how strongly each pixel pulls at its neighbour to the right, and at that below."""
-    steps = flow[..., 1:] - flow[..., :-1], flow[..., 1:, :] - flow[..., :-1, :]
-    across, down = (stiff / (1 + (step**2).sum(1, keepdims=True)) for step in steps)
-    return across, down
-
-
-def _pull(xp: Any, bonds: tuple[Any, Any], flow: Any) -> Any:
-    """Return the sum of bond * (neighbour - pixel)."""
-    pull = xp.zeros_like(flow)
-    across, down = bonds[0] * (flow[..., 1:] - flow[..., :-1]), bonds[1] * (flow[..., 1:, :] - flow[..., :-1, :])
-    pull[..., :-1] += across
-    pull[..., 1:] -= across
-    pull[..., :-1, :] += down
-    pull[..., 1:, :] -= down
-    return pull
-
-
-def _sum_of(xp: Any, bonds: tuple[Any, Any], flow: Any) -> Any:
-    """Return the sum of the bonds of each pixel, (n, h, w)."""
-    total = xp.zeros_like(flow[:, 0])
-    across, down = (bond[:, 0] for bond in bonds)
-    total[..., :-1] += across
-    total[..., 1:] += across
-    total[..., :-1, :] += down
-    total[..., 1:, :] += down
-    return total
+    return _arrays.computed("settle", flow, *data, stiff=stiff, held=_HELD, steps=steps, renewed=_RENEWED)
 
 
 def filled(xp: Any, found: Any, weight: Any) -> Any:

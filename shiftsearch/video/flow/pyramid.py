@@ -94,7 +94,7 @@ def _searched(xp: Any, grey: Any, start: Any, noise: float, *, slide: bool) -> A
     weight = xp.maximum(certain - _CHANCE, 0) * agreement(xp, found, found[::-1])[:, None]
     (x, y), (by_x, by_y) = ((one[:, 0], one[:, 1]) for one in (weight * found, weight))
     data = Data(by_x, xp.zeros_like(by_x), by_y, x, y)
-    return settled(xp, filled(xp, found, weight), data, _STIFF, _STEPS)
+    return settled(filled(xp, found, weight), data, _STIFF, _STEPS)
 
 
 def _even_light(xp: Any, grey: Any, noise: float) -> Any:
@@ -126,7 +126,7 @@ def _descended(xp: Any, grey: Any, flow: Any, noise: float, moves: int) -> Any:
         before = flow
         dx, dy = flow[:, 0], flow[:, 1]
         data = Data(xx, xy, yy, xx * dx + xy * dy - x, xy * dx + yy * dy - y)
-        flow = settled(xp, flow, data, _PULL, _SHORT)
+        flow = settled(flow, data, _PULL, _SHORT)
         flow = before + xp.clip(flow - before, -_LONGEST, _LONGEST)
     return flow
 
