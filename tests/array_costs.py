@@ -25,6 +25,7 @@ from shiftsearch.backends import cpu, cuda
 LAUNCH = 5e-6  # seconds of an operation, however small: what CuPy needs to start it
 WAIT = 2e-5  # seconds until the host has a number that it asks for, and goes on
 BANDWIDTH = 3e12  # bytes a second: nine tenths of what an H100's memory has
+_CALL = 2  # launches that last as long as Python does in a call of ours: host.py measures it
 _PASSES = {"sort": 8, "argsort": 8, "partition": 8, "median": 8, "quantile": 8, "unique": 8}  # of a radix sort
 _EACH = ("stack", "concatenate")  # one launch for each of their arrays
 _BORDERS = 5  # launches of pad: the middle, and what lies around it
@@ -67,6 +68,7 @@ def counted(device: Any) -> Iterator[list[Operation]]:
 def _found(launched: Any, on_cpu: Any, *arguments: Any, **options: Any) -> Any:
     """Launch a primitive on a device that computes nothing, and return what the CPU finds."""
     launched(*arguments, **options)
+    count("call", launches=_CALL)
     return _marked(on_cpu(*(_plain(x) for x in arguments), **{name: _plain(x) for name, x in options.items()}))
 
 

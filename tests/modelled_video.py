@@ -28,7 +28,6 @@ from gpu_cases import align as call_of_align
 from gpu_warm import Recorder
 
 HEIGHT, WIDTH = 1080, 1920
-_KERNEL = 2 * LAUNCH  # seconds of a launch of ours, however small: host.py says what Python takes for a call
 _WARM, _MORE = 7, 2  # frames until a clip is as everywhere, and of which one is the mean
 _SHOWN = 12  # of what takes most
 _WINDOW = 12  # pixels between which places lie that were found in a window of 9, and what is read around them
@@ -57,6 +56,10 @@ class Device(Recorder):
 
 def _case_of(c: dict[str, Any], sizes: dict[str, int], before: Case | None) -> Case:
     """Return the case of a launch. Those without sizes, such as of a sort, go on with what was launched before."""
+    if "by" in sizes:  # of means around pixels
+        return Case(options={"window": sizes["by"]})
+    if "channels" in sizes:  # of warps
+        return Case(channels=sizes["channels"])
     if "F" not in sizes:
         return before or Case()
     pixels = sizes["kH"] * sizes["kW"]
@@ -73,7 +76,7 @@ def cost(device: Device, operations: list[Operation], share: float = 1) -> Cost:
     each: Counter[str] = Counter()
     kinds = dict.fromkeys(("kernels", "array code", "waits"), 0.0)
     for launched in device.launches:
-        seconds = share * max(_KERNEL, model(*launched).ms / 1e3)
+        seconds = share * max(LAUNCH, model(*launched).ms / 1e3)
         each[launched[0].kernel.name] += seconds
         kinds["kernels"] += seconds
     for operation in operations:

@@ -484,6 +484,16 @@ def _weigh(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({"int e = lane": (-(-case.search["topk"] // c["LANES"]), 0)})]
 
 
+def _warp(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [Role({"int c = 0; c < s.channels": (case.channels, 0)})]
+
+
+def _mean_down(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    middle = 2 * case.search["window"] + 2 - c["RUN"]
+    runs = {"int row = warp * SS_ROWS": (8 / c["RUN"], 0), "int row = max(first": (middle, 0)}
+    return [Role({**runs, "int i = warp; i < SS_SIDE": (8, 0)})]
+
+
 def _no_loops(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({})]
 
@@ -512,5 +522,7 @@ OWNERS = {
     "scatter": Owner(_pixels, load=8, planar=8),
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
     **dict.fromkeys(("begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
+    "warp": Owner(_warp, load=4, planar=4),
+    "mean_down": Owner(_mean_down, load=2, planar=2),
     "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines
 }

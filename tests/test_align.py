@@ -10,6 +10,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
+from shiftsearch._geometry import reflect
 from shiftsearch.video.align import choice, clips, finer, pair, spec
 from shiftsearch.video.align.tiles import Box, tiles
 from shiftsearch.video.flow import arrays, pyramid
@@ -307,6 +308,20 @@ def test_tiles_are_as_small_as_max_memory_requires():
             seen[keep.of] += 1
         assert (seen == 1).all()
     assert len(found) > 1
+
+
+@pytest.mark.parametrize("far", [5, 30, 90])
+def test_a_tile_has_all_pixels_that_flow_leads_it_to(far, rng):
+    size, keep = (96, 80), Box(80, 88, 0, 8)
+    options = spec.spec_of("align", None, window=1, patch=1, max_memory="1GiB")
+    for _ in range(50):
+        flow = rng.normal(0, far, (2, 1, 1)) + rng.normal(0, 0.1, (2, *size))
+        ((_, box),) = tiles(options, np, flow, 1, keep)
+        for axis, n, (first, end) in ((1, 96, (box.top, box.bottom)), (0, 80, (box.left, box.right))):
+            at = np.indices(size)[1 - axis] + flow[axis]
+            at = reflect(at[keep.of], n)
+            assert at.min() >= first
+            assert at.max() <= end - 1
 
 
 def clip_with_a_cut(frames=4):

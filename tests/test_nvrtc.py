@@ -37,6 +37,8 @@ _USEFUL = {  # share of arithmetic in the busiest loop, where loads or another p
     "attend_slopes": 0.3,
     "attend_landed": 0.2,
     "settle": 0.35,
+    "warp": 0.25,
+    "mean_down": 0.1,
     "chain_flow": 0.01,
     "chain_flow_backward": 0.03,
     # tensor cores have multiplied: what is left is to find the few that are scored

@@ -29,9 +29,8 @@ def test_no_kernel_has_a_race(file, kinds):
 
 
 def test_no_tile_has_a_race():
-    _has_no_race(
-        ("search_tiles", "search_points", "search_subpixel", "search_windows", "search_weighed", "attend_best"), "race"
-    )
+    searches = ("search_tiles", "search_points", "search_subpixel", "search_windows", "search_weighed")
+    _has_no_race((*searches, "attend_best", "warp"), "race")
 
 
 def _has_no_race(names: Sequence[str], chosen: str) -> None:

@@ -21,13 +21,17 @@ class _Device(emulate.Emulator):
 
     xp = Namespace()
 
-    def __init__(self, fault: tuple[str, str] = ("", "")):
+    def __init__(self, fault: tuple[str, str]):
         super().__init__(seed=1)
         self.fault = fault
 
     def launch(self, program, blocks, values, *, shared=0):
         text = program.text.replace(*self.fault) if self.fault[0] else program.text
         self.launch_text(text, program.kernel.name, blocks, program.threads, values, shared=shared)
+
+
+def device(fault: tuple[str, str] = ("", "")) -> emulate.Emulator:
+    return _Device(fault)
 
 
 def _field(n: int, h: int, w: int) -> list[np.ndarray]:
@@ -41,8 +45,8 @@ def _field(n: int, h: int, w: int) -> list[np.ndarray]:
 
 
 def _on_kernels(field: list[np.ndarray], fault: tuple[str, str] = ("", "")) -> np.ndarray:
-    device = _Device(fault)
-    return Cuda(device).settle(*(device.xp.asarray(each) for each in field), **OPTIONS).get()
+    there = device(fault)
+    return Cuda(there).settle(*(there.xp.asarray(each) for each in field), **OPTIONS).get()
 
 
 def _sum(flow, before, xx, xy, yy, x, y, stiff, held):
@@ -83,7 +87,7 @@ def test_the_cpu_does_what_the_definition_says(size, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_kernels_do_what_the_definition_says(size, dtype):
-    field = [each.astype(dtype) for each in _field(*size)]
+    field = [np.asfortranarray(each.astype(dtype)) for each in _field(*size)]
     kept = field[0].copy()
     found = _on_kernels(field)
     assert found.dtype == dtype

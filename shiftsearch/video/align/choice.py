@@ -48,7 +48,7 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
     near = (xp.abs(flow) < 0.5).all(0)
     theirs = _difference(xp, reference, target, xp.zeros_like(flow), level)
     gains = xp.where(near, cost - theirs, 0)
-    near &= (theirs <= cost + certain) & (mean_around(xp, gains, _WIDE) > 0)
+    near &= (theirs <= cost + certain) & (mean_around(gains, _WIDE) > 0)
     if float(gains.sum()) > 0:
         flow, cost = xp.where(near, 0, flow), xp.where(near, theirs, cost)
     both = between(xp, reference, target, level, _COARSE)
@@ -57,7 +57,7 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
     seen = agreement(xp, both, both[::-1], _APART)[0]
     beyond = (xp.abs(far - flow) > spec.window // 2).any(0)  # what a window reaches, the search finds more exactly
     better = seen & beyond & (theirs + certain < (1 - _SHARE) * cost)
-    share = mean_around(xp, better * 1.0, _WIDE) / (mean_around(xp, seen * 1.0, _WIDE) + 1e-6)
+    share = mean_around(better * 1.0, _WIDE) / (mean_around(seen * 1.0, _WIDE) + 1e-6)
     replaced = xp.where(seen, better, share > 0.5)  # what is hidden goes with what is around it
     flow = xp.where(replaced, far, flow)
     return flow, seen & inside(xp, flow[None])[0]
@@ -65,9 +65,9 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
 
 def _difference(xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
     """Return the mean squared difference around each pixel (H, W), without the share that noise has in it."""
-    moved = warped(xp, target[None], flow[None].astype("float32"))[0]
+    moved = warped(target[None], flow[None].astype("float32"))[0]
     squared = ((moved - reference) ** 2).mean(0)
-    return mean_around(xp, squared - level**2 * (1 + _noise_kept(xp, flow)), _AROUND)
+    return mean_around(squared - level**2 * (1 + _noise_kept(xp, flow)), _AROUND)
 
 
 def _noise_kept(xp: Any, flow: Any) -> Any:
@@ -113,18 +113,18 @@ def _agreed(xp: Any, places: Any) -> Any:
     """Return where enough of the places (2, H, W) around a pixel are like its own, (H, W)."""
     _, height, width = places.shape
     wide = xp.pad(places, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
-    alike: Any = 0
+    alike = xp.zeros((height, width), "uint8")
     steps = range(0, 2 * _REACH + 1, 2)
     for y, x in itertools.product(steps, steps):
         apart = wide[:, y : y + height, x : x + width] - places
-        alike = alike + ((apart**2).sum(0) < _ALIKE**2)
+        alike += (apart**2).sum(0) < _ALIKE**2
     return alike >= _ENOUGH * len(steps) ** 2
 
 
 def light(xp: Any, reference: Any, target: Any, flow: Any) -> Light | None:
     """Return the light that brings the reference to that of the target, or None if there is no change that matters."""
     step = max(1, min(reference.shape[1:]) // _SAMPLES)
-    moved = warped(xp, target[None], flow[None].astype("float32"))[0]
+    moved = warped(target[None], flow[None].astype("float32"))[0]
     pair = (x[:, ::step, ::step].reshape(len(x), -1) for x in (reference, moved))
     a, b = (np.array(x.tolist()) for x in pair)
     known = np.isfinite(a).all(0) & np.isfinite(b).all(0)

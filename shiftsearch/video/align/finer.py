@@ -56,12 +56,12 @@ def finer(xp: Any, reference: Any, target: Any, flow: Any, level: float, *, arou
         around: pixels each way that move together. They may differ by the same amount, such as by their light
         likely: pixels that the flow is off: the step is shorter where this is likelier than the difference to be noise
     """
-    moved = warped(xp, target[None, None], flow[None].astype("float32"))[0, 0]
+    moved = warped(target[None, None], flow[None].astype("float32"))[0, 0]
     apart = moved - reference
     across, down = slopes(xp, (moved + reference)[None] / 2)
     weight, across, down = 1 / (2 * level**2 + _SAME**2 + apart**2), across[0], down[0]
-    terms = (1, across, down, apart, across**2, across * down, down**2, across * apart, down * apart)
-    means = mean_around(xp, xp.stack([weight * term for term in terms]), around)
+    products = across**2, across * down, down**2, across * apart, down * apart
+    means = mean_around(weight * xp.stack([xp.ones_like(apart), across, down, apart, *products]), around)
     whole, a, b, c, xx, xy, yy, x, y = means
     values = (2 * around + 1) ** 2
     held = 1 / (likely**2 * values)
@@ -71,7 +71,7 @@ def finer(xp: Any, reference: Any, target: Any, flow: Any, level: float, *, arou
     dx, dy = (xy * y - yy * x) * scale, (xy * x - xx * y) * scale
     gained, freedom = -(x * dx + y * dy), 2 - held * (xx + yy) * scale
     by_chance = _CHANCE * 2 * level**2 * whole * freedom / values
-    gained, by_chance = mean_around(xp, xp.stack([gained, by_chance]), _WIDE)
+    gained, by_chance = mean_around(xp.stack([gained, by_chance]), _WIDE)
     step = xp.stack([dx, dy])
     step = xp.where((abs(step) <= _LONGEST).all(0), step, 0)
     return flow + step * xp.clip(1 - by_chance / xp.maximum(gained, 1e-12), 0, 1)

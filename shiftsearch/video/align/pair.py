@@ -126,10 +126,12 @@ def _on_grid(spec: AlignSpec, xp: Any, flow: Any, size: tuple[int, int]) -> Any:
     (h, w), (H, W) = flow.shape[-2:], size
     if flow.ndim != 3 or h > H or w > W:
         raise ShiftsearchError(f"{spec.caller}: flow has shape {tuple(flow.shape)}, expected (2, {H}, {W}) or coarser")
-    rows, columns = ((np.arange(n) * 2 + 1) * m // (2 * n) for n, m in ((H, h), (W, w)))
-    flow = flow.astype("float64")[:, xp.asarray(rows)][:, :, xp.asarray(columns)]
-    flow = xp.where(xp.isfinite(flow), flow, 0) * xp.asarray([W / w, H / h])[:, None, None]
-    return xp.rint(xp.clip(flow, -_FAR, _FAR) * 2**16) / 2**16
+    flow = flow.astype("float64", copy=False)
+    if (h, w) != (H, W):
+        rows, columns = ((np.arange(n) * 2 + 1) * m // (2 * n) for n, m in ((H, h), (W, w)))
+        flow = flow[:, xp.asarray(rows)][:, :, xp.asarray(columns)] * xp.asarray([W / w, H / h])[:, None, None]
+    flow = xp.clip(xp.where(xp.isfinite(flow), flow, 0), -_FAR, _FAR)
+    return xp.rint(flow * 2**16) / 2**16
 
 
 def _best(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -79,12 +80,23 @@ def tiles(spec: AlignSpec, xp: Any, flow: Any, channels: int, keep: Box) -> Iter
 
 
 def _reached(xp: Any, flow: Any, queries: Box) -> Box:
-    """Return the pixels that the flow leads these queries to, mirrored into the frame."""
-    ends = []
-    for axis, n, first, last in ((1, flow.shape[1], *queries[:2]), (0, flow.shape[2], *queries[2:])):
+    """Return pixels with all those that the flow leads these queries to, mirrored into the frame."""
+    found: list[Any] = []
+    for axis, first, last in ((1, *queries[:2]), (0, *queries[2:])):
         at = xp.arange(first, last, dtype="float64")
         at = flow[axis][queries.of] + (at[:, None] if axis else at)
-        folded = xp.abs(at) % (2 * max(n - 1, 1))
-        folded = xp.minimum(folded, 2 * max(n - 1, 1) - folded)
-        ends += [int(xp.floor(folded.min())), min(n, int(xp.ceil(folded.max())) + 1)]
-    return Box(*ends)
+        found += [at.min(), at.max()]
+    ends = xp.stack(found).reshape(2, 2).tolist()  # a GPU is waited for once
+    (top, bottom), (left, right) = (
+        _mirrored(low, high, n) for (low, high), n in zip(ends, flow.shape[1:], strict=True)
+    )
+    return Box(top, bottom, left, right)
+
+
+def _mirrored(low: float, high: float, n: int) -> tuple[int, int]:
+    """Return the first of n pixels that the mirror images of a range may lie at, and the end."""
+    last = n - 1
+    if low < -last or high > 2 * last:
+        return 0, n
+    first = 0 if low < 0 else min(low, last, 2 * last - high)
+    return math.floor(first), n if high > last else math.ceil(max(high, -low)) + 1

@@ -77,7 +77,7 @@ def _undone(xp: Any, there: Any, first: Any, second: Any) -> Any:
     """Return whether flow is undone by the first of two rather than by the second."""
     if not there.shape == first.shape == second.shape:
         return False
-    apart = [((there + warped(xp, back[None], there[None])[0]) ** 2).mean() for back in (first, second)]
+    apart = [((there + warped(back[None], there[None])[0]) ** 2).mean() for back in (first, second)]
     return apart[0] < apart[1]
 
 

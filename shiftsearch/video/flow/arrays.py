@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch import _arrays
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.forms import unpacked
@@ -52,39 +53,9 @@ def pairwise(op: str, function: Callable[..., Any], reference: Any, target: Any,
     return transform(op, natively, DTYPES, reference=reference, target=target, **others)
 
 
-def warped(xp: Any, target: Any, flow: Any) -> Any:
-    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border.
-
-    It is plain array code: nothing is compiled for it.
-    """
-    T, C, H, W = target.shape
-    pixels = target.swapaxes(0, 1).reshape(C, -1)
-    (left, right, across), (top, bottom, down) = (
-        _between(xp, flow[:, channel], at, n)
-        for channel, at, n in ((0, xp.arange(W), W), (1, xp.arange(H)[:, None], H))
-    )
-    first = (H * W * xp.arange(T))[:, None, None]
-
-    def row(y: Any) -> Any:
-        begin = first + W * y
-        near, far = pixels.take(begin + left, axis=1), pixels.take(begin + right, axis=1)
-        return near + across * (far - near)
-
-    upper = row(top)
-    return (upper + down * (row(bottom) - upper)).swapaxes(0, 1)
-
-
-def _between(xp: Any, flow: Any, at: Any, n: int) -> tuple[Any, Any, Any]:
-    """Return the two pixels of an axis that flow from pixels `at` leads between, mirrored, and how far from the first."""
-    flow = xp.clip(flow, -2.0 * n, 2.0 * n)  # farther it is mirrored once more, to no use
-    whole = xp.floor(flow)
-    first = at + whole.astype(int)
-    return *(_mirrored(xp, first + step, n) for step in (0, 1)), flow - whole
-
-
-def _mirrored(xp: Any, at: Any, n: int) -> Any:
-    last = n - 1
-    return xp.clip(last - abs(last - abs(at)), 0, last)
+def warped(target: Any, flow: Any) -> Any:
+    """Return target[y + dy, x + dx] of (T, C, H, W): bilinear, mirrored beyond the border."""
+    return _arrays.computed("warp", target, flow)
 
 
 def inside(xp: Any, flow: Any) -> Any:
@@ -99,5 +70,5 @@ def agreement(xp: Any, there: Any, back: Any, tolerance: float = 1.0) -> Any:
     known = xp.isfinite(there).all(1)
     there = finite(xp, there)
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = ((there + warped(xp, back, there)) ** 2).sum(1)
+        apart = ((there + warped(back, there)) ** 2).sum(1)
         return known & inside(xp, there) & (apart <= tolerance**2)

@@ -180,7 +180,7 @@ def _difference(xp: Any, reference: Any, target: Any, flow: Any) -> tuple[float,
 
     If there are next to no such pixels, the difference is that of the whole frame.
     """
-    squared = ((warped(xp, target, flow) - reference) ** 2).mean(1)
+    squared = ((warped(target, flow) - reference) ** 2).mean(1)
     within = inside(xp, flow)
     share = float(within.mean())
     return float(squared[within].mean() if share > _FEW else squared.mean()), share

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from shiftsearch import _arrays
 from shiftsearch.video.frames import halved
 
@@ -36,9 +34,9 @@ def settled(flow: Any, data: Data, stiff: float, steps: int) -> Any:
 
 def filled(xp: Any, found: Any, weight: Any) -> Any:
     """Return found (n, 2, h, w) where there is weight, else the mean of what lies around, from as near as possible."""
-    levels = [(weight * found, weight)]
-    while max(levels[-1][0].shape[2:]) > 1:
-        levels.append((_halved(xp, levels[-1][0]), _halved(xp, levels[-1][1])))
+    levels = [xp.stack([weight * found, xp.broadcast_to(weight, found.shape)])]
+    while max(levels[-1].shape[3:]) > 1:
+        levels.append(halved(xp, halved(xp, levels[-1], 3), 4))
     whole: Any = None
     for total, share in reversed(levels):
         mean = total / xp.maximum(share, 1e-12)
@@ -49,34 +47,7 @@ def filled(xp: Any, found: Any, weight: Any) -> Any:
     return xp.where(weight > 0, found, whole)
 
 
-def _halved(xp: Any, planes: Any) -> Any:
-    return halved(xp, halved(xp, planes, 2), 3)
-
-
-def mean_around(xp: Any, frames: Any, by: int) -> Any:
+def mean_around(frames: Any, by: int) -> Any:
     """Return means of (2 * by + 1)**2 pixels of frames (..., h, w), fewer at the border."""
-    for axis in (-2, -1):
-        n, around = frames.shape[axis], [(0, 0)] * frames.ndim
-        around[axis] = (by, by)
-        first, last = np.maximum(np.arange(n) - by, 0), np.minimum(np.arange(n) + by, n - 1)
-        count = (last - first + 1).astype("float32").reshape((-1, 1) if axis == -2 else (-1,))
-        frames = _sums(xp.pad(frames, around), 2 * by + 1, axis) / xp.asarray(count)
-    return frames
-
-
-def _sums(frames: Any, count: int, axis: int) -> Any:
-    """Return the sums of `count` neighbours along an axis, from sums of 1, 2, 4, 8 of them."""
-
-    def part(of: Any, first: int, length: int) -> Any:
-        return of[..., first : first + length, :] if axis == -2 else of[..., first : first + length]
-
-    length, start, size = frames.shape[axis] - count + 1, 0, 1
-    total: Any = 0
-    while True:
-        if count & size:
-            total = total + part(frames, start, length)
-            start += size
-        if 2 * size > count:
-            return total
-        left = frames.shape[axis] - size
-        frames, size = part(frames, 0, left) + part(frames, size, left), 2 * size
+    *others, h, w = frames.shape
+    return _arrays.computed("mean_around", frames.reshape(-1, h, w), by).reshape(*others, h, w)

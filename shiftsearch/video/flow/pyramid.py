@@ -99,8 +99,8 @@ def _searched(xp: Any, grey: Any, start: Any, noise: float, *, slide: bool) -> A
 
 def _even_light(xp: Any, grey: Any, noise: float) -> Any:
     """Return frames (2, h, w) without their local mean, in local standard deviations: light does not matter then."""
-    mean = mean_around(xp, grey, _LOCAL)
-    spread = mean_around(xp, (grey - mean) ** 2, _LOCAL)
+    mean = mean_around(grey, _LOCAL)
+    spread = mean_around((grey - mean) ** 2, _LOCAL)
     return (grey - mean) / xp.sqrt(spread + (2 * noise) ** 2 + 1e-5)
 
 
@@ -117,12 +117,12 @@ def _descended(xp: Any, grey: Any, flow: Any, noise: float, moves: int) -> Any:
     """Return the flow (2, 2, h, w) at which the frames (2, h, w), moved `moves` times, differ least."""
     there = _in_its_light(xp, grey, flow)
     for _ in range(moves):
-        moved = warped(xp, there[:, None], flow)[:, 0]
+        moved = warped(there[:, None], flow)[:, 0]
         apart = moved - grey
         across, down = slopes(xp, (moved + grey) / 2)
         weight = inside(xp, flow) / (2 * noise**2 + _SAME**2 + apart**2)
         products = (across * across, across * down, down * down, across * apart, down * apart)
-        xx, xy, yy, x, y = mean_around(xp, xp.stack([weight * product for product in products]), _AROUND)
+        xx, xy, yy, x, y = mean_around(weight * xp.stack(products), _AROUND)
         before = flow
         dx, dy = flow[:, 0], flow[:, 1]
         data = Data(xx, xy, yy, xx * dx + xy * dy - x, xy * dx + yy * dy - y)
@@ -136,7 +136,7 @@ def _in_its_light(xp: Any, grey: Any, flow: Any) -> Any:
     there, within = grey[::-1], inside(xp, flow)
     count = xp.maximum(within.sum((1, 2), keepdims=True), 1)
     (mean, spread), (its_mean, its_spread) = (
-        _moments(xp, frames, within, count) for frames in (grey, warped(xp, there[:, None], flow)[:, 0])
+        _moments(xp, frames, within, count) for frames in (grey, warped(there[:, None], flow)[:, 0])
     )
     lit = mean + (there - its_mean) * (spread / (its_spread + 1e-6))
     return xp.where(abs(lit - there).mean((1, 2), keepdims=True) > _SEEN, lit, there).astype("float32")
