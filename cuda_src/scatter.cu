@@ -53,6 +53,8 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
     const int corners = SS_WHOLE ? 1 : 4, margin = SS_ZEROS ? SS_REACH : 0;  // mirrored places lie in the frame
     const int kinds_y = kinds_of_images(p.y, s.kH, SS_ZEROS, SS_REACH);
     const int kinds_x = kinds_of_images(p.x, s.kW, SS_ZEROS, SS_REACH);
+    const int shift = kinds_y + kinds_x - 2;  // there are one or two of each
+    const bool inside = !SS_ZEROS && shift == 0 && s.kH > 1 && s.kW > 1;  // it is the only pixel that is shown there
     const Plane k_frame = plane_of_k(k, p.video, p.g, p.t, s, m);
     const bool reads_k = SS_L2 && !SS_PATCHES;
     const Values there = reads_k && SS_WHOLE ? values_at(k_frame, k_frame.at(p.y, p.x), p.f) : no_values();
@@ -60,13 +62,15 @@ scatter(const SS_SCALAR* q, const SS_SCALAR* k, const SS_SCALAR* patches, const 
     Values sum = no_values();
     SS_ACC covered = 0;
     // each pixel of a patch, each corner of its sample, straight or mirrored
-    for (int i = 0; i < SS_PATCH * SS_PATCH * corners * 4; ++i) {
-        const int corner = i / 4 % corners, a = i / 4 / corners / SS_PATCH, b = i / 4 / corners % SS_PATCH;
+    for (int i = 0; i < SS_PATCH * SS_PATCH * corners << shift; ++i) {
+        const int n = i >> shift, mirrored_y = i & (kinds_y - 1), mirrored_x = i >> (kinds_y - 1) & (kinds_x - 1);
+        const int corner = n % corners, a = n / corners / SS_PATCH, b = n / corners % SS_PATCH;
         const int dy = patch_offset(a) + corner / 2, dx = patch_offset(b) + corner % 2;
-        int v, u;
-        if (i % 2 >= kinds_y || i / 2 % 2 >= kinds_x) continue;
-        if (!image(p.y, s.kH, SS_ZEROS, i % 2, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
-        if (!image(p.x, s.kW, SS_ZEROS, i / 2 % 2, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
+        int v = p.y, u = p.x;
+        if (!inside) {
+            if (!image(p.y, s.kH, SS_ZEROS, mirrored_y, dy - margin, s.kH - 1 + margin + dy, &v)) continue;
+            if (!image(p.x, s.kW, SS_ZEROS, mirrored_x, dx - margin, s.kW - 1 + margin + dx, &u)) continue;
+        }
         const long long cell = cell_at(frame, v - dy, u - dx, s);
         for (int at = begin_of(ends, counts, cell); at < ends[cell]; ++at) {
             const int c = order[at];

@@ -404,7 +404,7 @@ def _tiles(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
 
 
 def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
-    """A thread asks all pixels of a patch, of whose four mirror images one is in the frame, for those who lie there."""
+    """A thread asks all pixels of a patch for those who lie there, and `aggregate` all four mirror images of each."""
     if c["REPAIR"]:  # all is well: it only looks
         return [Role({})]
     corners = 1 if c["WHOLE"] else 4
@@ -412,9 +412,9 @@ def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     trips = {
         "SS_PATCH * SS_PATCH * 4": (4 * c["PATCH"] ** 2, 0),
         "int n = first": (kept, 0),
-        "int at = begin_of": (kept, 0),
+        "int at = begin_of": (case.search["topk"], 0),
     }
-    return [Role({**trips, "corners * 4": (4 * corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
+    return [Role({**trips, "corners << shift": (corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
 
 
 def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
