@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import gc
 import json
 import subprocess
 import sys
@@ -100,14 +99,12 @@ def test_a_call_that_was_planned_runs_few_functions(monkeypatch):
     with host.idle() as of_ops:
         for name, call in of_ops.items():
             call()
-            gc.disable()  # a library may be called back when garbage is collected
             sys.setprofile(lambda frame, event, _: found.update([name] * (event == "call")))  # noqa: B023
             call()
             sys.setprofile(None)
-            gc.enable()
     assert found["aggregate"] > 20
-    more = ("scatter", "fold", "attend")  # two sort, and one searches and sums
-    assert not {name: count for name, count in found.items() if count > (105 if name in more else 75)}
+    more = ("scatter", "fold", "attend")  # two sort, and one searches and sums; where torch is, arrays are looked at twice
+    assert not {name: count for name, count in found.items() if count > (110 if name in more else 75)}
 
 
 @pytest.mark.full
