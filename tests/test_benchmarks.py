@@ -103,7 +103,7 @@ def test_a_call_that_was_planned_runs_few_functions(monkeypatch):
             call()
             sys.setprofile(None)
     assert found["aggregate"] > 20
-    more = ("scatter", "fold", "attend")  # two sort, and one searches and sums; where torch is, arrays are looked at twice
+    more = ("scatter", "fold", "attend")  # two sort, and one searches and sums; where torch is, it looks at arrays, too
     assert not {name: count for name, count in found.items() if count > (110 if name in more else 75)}
 
 
