@@ -28,6 +28,7 @@ _LESS = 0.7  # of the variance that is found: less than by chance, so that it wa
 _QUIET = 0.016  # of white: so little noise does not mislead
 _MANY = 8.0  # times what a quarter of the patches stays below: those that differ more have lost their motion
 _TOGETHER = 5  # patches a side, whose flow errs alike
+_TIMES = 2  # that it is mended
 _ERROR = 0.2  # pixels that flow errs
 _BEST = 0.4, 0.95  # of these, for the same two: the others have lost their motion
 _LOST = 1.2, 1.03  # what the best lack in variance
@@ -71,13 +72,7 @@ def differences(xp: Any, before: Any, after: Any, flow: Any, levels: Any) -> Fou
     led = flow_at(xp, flow, at[::-1, :, None] + (SIDE - 1) / 2, size)[::-1, :, 0]
     first, *others = zip(before, after, levels, strict=True)
     groups = _shades(xp, _spectra(xp, before[0], at)[:, 0, 0] / SIDE)
-    powers = _powers(xp, *first[:2], at, led)
-    if _contrast(powers[0]).sum() < _CLEAR * _contrast(powers[1]).sum():
-        better = led + _finer(xp, *first[:2], at, led, tuple(-(-(n - SIDE + 1) // apart) for n in size))
-        again = _powers(xp, *first[:2], at, better)
-        now, then = (_of_plane(xp, *each, groups, first[2], _FLATTEST[0]).variances.mean() for each in (powers, again))
-        if then < max(_LESS * now, _QUIET**2):
-            powers, led = again, better
+    powers, led = _mended(xp, *first, at, led, groups, tuple(-(-(n - SIDE + 1) // apart) for n in size))
     groups = [(shade, _not_lost(xp, powers[0], group)) for shade, group in groups]
     found = [_of_plane(xp, *powers, groups, first[2], _FLATTEST[0])]
     for a, b, level in others:
@@ -116,6 +111,21 @@ def _powers(xp: Any, before: Any, after: Any, at: Any, led: Any) -> tuple[Any, A
 def _contrast(powers: Any) -> Any:
     """Return the power of each patch without that of its mean."""
     return powers.sum((1, 2)) - powers[:, 0, 0]
+
+
+def _mended(
+    xp: Any, before: Any, after: Any, level: float, at: Any, led: Any, groups: list[Any], grid: tuple[int, ...]
+) -> tuple[tuple[Any, Any], Any]:
+    """Return the powers of patches and shifts to others (2, n), mended if that explains what noise would not."""
+    powers = _powers(xp, before, after, at, led)
+    if _contrast(powers[0]).sum() >= _CLEAR * _contrast(powers[1]).sum():
+        return powers, led
+    better = led
+    for _ in range(_TIMES):
+        better = better + _finer(xp, before, after, at, better, grid)
+    again = _powers(xp, before, after, at, better)
+    now, then = (_of_plane(xp, *each, groups, level, _FLATTEST[0]).variances.mean() for each in (powers, again))
+    return (again, better) if then < max(_LESS * now, _QUIET**2) else (powers, led)
 
 
 def _not_lost(xp: Any, differ: Any, group: Any) -> Any:
