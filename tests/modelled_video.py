@@ -2,11 +2,12 @@
 
 One comes after the other here, each kernel and each operation with what a launch takes at least. Nothing is measured.
 
-`python tests/modelled_video.py` prints the frames a second of "fast", and what costs most.
+`python tests/modelled_video.py [--whole]` prints the frames a second of "fast", and what costs most.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -138,8 +139,11 @@ def _extended(small: float, half: float) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--whole", action="store_true", help="run frames of full size, for minutes, not smaller ones")
+    run = denoise if parser.parse_args().whole else at_full_size
     for name, colours in (("grey", 1), ("colour", 3)):
-        found = at_full_size("fast", colours)
+        found = run("fast", colours)
         total = sum(found.seconds.values())
         print(f'"fast", {WIDTH} x {HEIGHT}, {name}: {1 / total:.1f} frames a second; {found}')
         for where, seconds in found.most[:_SHOWN]:
