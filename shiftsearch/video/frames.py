@@ -84,11 +84,11 @@ def doubt_layout(op: str, name: str, shape: tuple[int, ...]) -> None:
 def halved(xp: Any, planes: Any, axis: int) -> Any:
     """Return the means of pairs of neighbours along an axis; an odd last element is unchanged."""
     before = (slice(None),) * axis
-    found, second = xp.array(planes[(*before, slice(0, None, 2))]), planes[(*before, slice(1, None, 2))]
-    pairs = found[(*before, slice(second.shape[axis]))]
-    pairs += second
-    pairs /= 2
-    return found
+    first, second = (planes[(*before, slice(at, None, 2))] for at in (0, 1))
+    if first.shape == second.shape:
+        return (first + second) / 2
+    pairs = (first[(*before, slice(-1))] + second) / 2
+    return xp.concatenate([pairs, first[(*before, slice(-1, None))]], axis)
 
 
 def coarsened(xp: Any, planes: Any, size: tuple[int, ...]) -> tuple[Any, list[int]]:

@@ -41,10 +41,15 @@ def filled(xp: Any, found: Any, weight: Any) -> Any:
     for total, share in reversed(levels):
         mean = total / xp.maximum(share, 1e-12)
         if whole is not None:
-            wide = whole.repeat(2, 2).repeat(2, 3)[:, :, : mean.shape[2], : mean.shape[3]]
-            mean = xp.where(share > _KNOWN, mean, wide)
+            mean = xp.where(share > _KNOWN, mean, _doubled(xp, whole)[:, :, : mean.shape[2], : mean.shape[3]])
         whole = mean
     return xp.where(weight > 0, found, whole)
+
+
+def _doubled(xp: Any, planes: Any) -> Any:
+    """Return planes (n, C, h, w) with four pixels for each."""
+    n, channels, h, w = planes.shape
+    return xp.broadcast_to(planes[:, :, :, None, :, None], (n, channels, h, 2, w, 2)).reshape(n, channels, 2 * h, 2 * w)
 
 
 def mean_around(frames: Any, by: int) -> Any:
