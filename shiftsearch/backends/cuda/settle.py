@@ -34,11 +34,8 @@ def settle(
     data = {"xx": xx, "xy": xy, "yy": yy, "x": x, "y": y}
     arrays = {name: xp.ascontiguousarray(each.astype(dtype, copy=False)) for name, each in data.items()}
     arrays |= {"stiff": dtype.type(stiff), "held": dtype.type(held)}
-    plan, now, spare = (
-        _plan(flow.shape, dtype),
-        xp.ascontiguousarray(flow),
-        [xp.empty(flow.shape, dtype) for _ in range(3)],
-    )
+    plan, now = _plan(flow.shape, dtype), xp.ascontiguousarray(flow)
+    spare = [xp.empty(flow.shape, dtype) for _ in range(3)]
     for step in range(steps):
         if step % renewed == 0:
             bonded = now
