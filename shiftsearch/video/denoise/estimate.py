@@ -40,6 +40,10 @@ _CODED = (
     0.4,
     0.6,
 )  # share of the patches that counts, from which on this is done: below, what differs may be lost texture
+_STRONGER = 3.0  # variance of noise in one shade, in that of others
+_PHOTONS = 1.2  # the same for noise of photons, of which variances grow with brightness
+_DARK = 16.0  # shades below white divided by this count as much
+_STILL = 1e-3  # of the largest variance: less is no noise
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -196,6 +200,8 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]],
     for last in (False, True):
         pairs = [_flattest(xp, differ, joint, contrast, group, share) for _, group in groups]
         noise, all_, sizes = (np.stack(part) for part in zip(*pairs, strict=True))
+        lawful = _lawful(np.array([shade for shade, _ in groups]), noise.mean((1, 2)))
+        noise, sizes = lawful[:, None, None] * noise, np.sqrt(lawful)[:, None, None] * sizes
         if not last:
             share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, share, _FLATTEST[1]))
     of_shades = (noise.sum((1, 2)) - noise[:, 0, 0]) / (SIDE * SIDE - 1)
@@ -208,6 +214,19 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]],
     noise = more * noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
     return _Plane(noise, of_shades, share)
+
+
+def _lawful(shades: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return the share of the variances of groups that may be noise: of what differs more, the rest is lost texture.
+
+    Groups in which next to nothing differs are black bars, clipped or copied.
+    """
+    some = np.flatnonzero(noise > _STILL * noise.max())
+    if not len(some):
+        return np.ones(len(noise))
+    middle = some[np.argsort(noise[some])[(len(some) - 1) // 2]]
+    most = np.maximum(_STRONGER, _PHOTONS * shades / max(shades[middle], shades.max() / _DARK, _TINY)) * noise[middle]
+    return np.minimum(1, most / np.maximum(noise, _TINY))
 
 
 def _more(tails: np.ndarray, noise: np.ndarray, share: float) -> np.ndarray:
