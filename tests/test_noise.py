@@ -103,6 +103,22 @@ def test_what_has_lost_its_motion_is_no_noise():
     assert abs(found(with_noise(clip, 0.016))[0] - 0.016) < 0.003
 
 
+def test_foliage_that_twinkles_is_no_noise_of_bright_places(rng):
+    """Nothing repeats in the bright third of the frame, whose contrast is 15 times that of the noise elsewhere."""
+    clip = 0.2 + 0.2 * scene(2)
+    clip[:, :, 54:] = 0.7 + 0.12 * rng.standard_normal(clip[:, :, 54:].shape)
+    assert found(with_noise(clip, 0.008))[0] < 0.015
+
+
+def test_black_bars_hide_no_noise():
+    """They are half of the frame, and some of them do not quite repeat."""
+    noisy = with_noise(scene(2), 0.04)
+    noisy[:, :16] = 0
+    noisy[:, -16:] = 0.0005 * np.random.default_rng(0).standard_normal(noisy[:, -16:].shape)
+    level = differences(np, *np.float32(noisy[:, None]), FLOW[0], [1.0]).of_shades[0]
+    assert abs(np.sqrt(level[3:].mean()) - 0.04) < 0.1 * 0.04
+
+
 def test_noise_of_colour_that_is_gone_from_most_flat_places_is_taken_for_more():
     """As codecs leave it: all of it in some squares, nothing in others. By its mean it would be a third."""
     rng = np.random.default_rng(0)
