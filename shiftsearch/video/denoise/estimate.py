@@ -211,9 +211,18 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]],
     common = np.maximum(all_, _TINY) / np.maximum(noise, _TINY)
     texture = np.interp(common, _TEXTURE, (0, 1))
     texture[0, 0] = 0  # means always have much in common
-    noise = more * noise * (np.minimum(noise, most) / np.maximum(noise, _TINY)) ** texture
-    noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
+    noise = _without_texture(more * noise, texture, most)
     return _Plane(noise, of_shades, share)
+
+
+def _without_texture(noise: np.ndarray, texture: np.ndarray, most: float) -> np.ndarray:
+    """Return variances (8, 8) of noise, which at frequencies of texture are at most those at higher ones, or `most`."""
+    noise = np.pad(noise, (0, 1))
+    for y, x in np.argwhere(noise[:SIDE, :SIDE] >= 0)[::-1]:
+        higher = max(noise[y + 1, x], noise[y, x + 1], noise[y + 1, x + 1], most)
+        noise[y, x] *= (min(noise[y, x], higher) / max(noise[y, x], _TINY)) ** texture[y, x]
+    noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
+    return noise[:SIDE, :SIDE]
 
 
 def _lawful(shades: np.ndarray, noise: np.ndarray) -> np.ndarray:
