@@ -23,10 +23,10 @@ def blurred(frames, seed=1):
     return (white[:, 1:, 1:] + white[:, :-1, 1:] + white[:, 1:, :-1] + white[:, :-1, :-1]) / 2
 
 
-def found(clip, flow=FLOW[0]):
-    """Return what two frames tell of their noise: standard deviation and shape."""
+def found(clip, flow=FLOW[0], level=1.0):
+    """Return what two frames tell of their noise: standard deviation and shape. `level` is that of a single frame."""
     a, b = np.float32(clip[:2, None])
-    return level_and_shape(differences(np, a, b, flow, [1.0]).variances[0])
+    return level_and_shape(differences(np, a, b, flow, [level]).variances[0])
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.05, 0.1])
@@ -44,6 +44,18 @@ def test_correlated_noise_has_the_spectrum_of_its_blur():
     wanted = np.sqrt(np.outer(response, response))
     np.testing.assert_allclose(shape[1:5, 1:5], wanted[1:5, 1:5], rtol=0.25)
     assert shape[7, 7] < 0.3
+
+
+def test_low_frequencies_of_noise_are_found_under_texture_that_hides_them(rng):
+    """Texture has a hundred times the power of the noise there. It moves by whole pixels."""
+    f = np.hypot(np.fft.fftfreq(176)[:, None], np.fft.fftfreq(208))
+    spectrum = np.fft.fft2(rng.standard_normal((176, 208))) * (f < 0.1) / (f + 0.02)
+    texture = np.fft.ifft2(spectrum).real
+    clip = np.stack([texture[t : t + 144, 2 * t : 2 * t + 176] for t in (0, 1)]) / texture.std() * 0.5
+    flow = np.broadcast_to(np.float32([-2, -1])[:, None, None], (2, 144, 176))
+    level, shape = found(clip + 0.05 * blurred(clip), flow, 0.01)
+    wanted = 2 * 0.05 * np.cos(np.pi / 16)
+    np.testing.assert_allclose(level * np.array([shape[0, 1], shape[1, 0], shape[1, 1]]), wanted, rtol=0.25)
 
 
 def photons(clip, seed=1):
@@ -209,6 +221,20 @@ def test_chunks_find_the_same_noise():
     chunks = ss.chunks(15, 8, ss.denoise_overlap(radius=1))
     parts = [ss.denoise(noisy[c.read], radius=1, flow=tuple(way[c.read] for way in flow))[c.keep] for c in chunks]
     np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(noisy, radius=1, flow=flow))
+
+
+def test_little_noise_counts_for_more_than_it_is():
+    """With less of it, more of what patches differ by is motion; with next to none, it may be all that was found."""
+    firm = Pass(lambda *_: None, lambda *_: None, window=1, guided=False, firm=True)
+
+    def counts(level, pass_=firm, planes=1):
+        noise = Noise.white([np.sqrt(planes) * level] * planes)
+        return pass_.firmness(Frame(np.zeros((planes, 8, 8), np.float32), noise, [False], white=np.sqrt(planes)))
+
+    assert [counts(level) for level in (0, 0.001, 0.02, 0.1, 1)] == [1, 1, 1.12, 1, 1]
+    assert 1 < counts(0.05) < counts(0.03) < 1.12
+    assert counts(0.05, planes=3) == pytest.approx(counts(0.05))
+    assert counts(0.02, Pass(lambda *_: None, lambda *_: None, window=1, guided=False)) == 1
 
 
 # --- noise that is known ----------------------------------------------------------------------------

@@ -15,6 +15,9 @@ from shiftsearch.video.denoise.margins import weighed, with_margins
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
+_LEVELS, _FIRM = (0.004, 0.012, 0.024, 0.08), (1.0, 1.12, 1.12, 1.0)  # noise of white, and how many times it counts
+_TINY = 1e-30
+
 
 class Frame:
     """A frame and what the passes compute of it. Planes are (C, H, W)."""
@@ -139,3 +142,13 @@ class Pass:
     depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
     temporal: bool = False  # the patches of a group differ in their frames alone, and only what differs is filtered
     beside: Pass | None = None  # filters other groups of the same frames; the results of both are added up
+    firm: bool = False  # whether noise is taken for more where there is little, see `firmness`
+
+    def firmness(self, frame: Frame) -> float:
+        """Return how many times the noise of a frame counts.
+
+        The less there is, the more of what patches of the same thing differ by is motion that was not found exactly. If
+        there is hardly any, what is found may be that alone.
+        """
+        level = frame.noise.sigma[0] / frame.white
+        return float(np.interp(np.log(max(level, _TINY)), np.log(_LEVELS), _FIRM)) if self.firm else 1.0

@@ -10,8 +10,8 @@ from shiftsearch.video.denoise.passes import Pass
 from shiftsearch.video.denoise.shrink import principal, threshold, wiener
 
 _FAST = (
-    Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=3.5),
-    Pass(partial(wiener, share=0.8), of_each_frame, window=5, guided=True, worst=4.0, close=0.25, begin=2),
+    Pass(partial(threshold, factor=2.85), of_each_frame, window=3, guided=False, worst=3.5, firm=True),
+    Pass(partial(wiener, share=0.8), of_each_frame, window=5, guided=True, worst=4.0, close=0.25, begin=2, firm=True),
 )
 _FIRST = Pass(
     partial(principal, least=2.7, gain=lambda v: 1 - 1 / v),
