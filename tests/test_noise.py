@@ -231,10 +231,10 @@ def test_little_noise_counts_for_more_than_it_is():
         noise = Noise.white([np.sqrt(planes) * level] * planes)
         return pass_.firmness(Frame(np.zeros((planes, 8, 8), np.float32), noise, [False], white=np.sqrt(planes)))
 
-    assert [counts(level) for level in (0, 0.001, 0.02, 0.1, 1)] == [1, 1, 1.12, 1, 1]
-    assert 1 < counts(0.05) < counts(0.03) < 1.12
-    assert counts(0.05, planes=3) == pytest.approx(counts(0.05))
-    assert counts(0.02, Pass(lambda *_: None, lambda *_: None, window=1, guided=False)) == 1
+    assert [counts(level) for level in (0, 0.001, 0.015, 0.1, 1)] == [1, 1, 1.1, 1, 1]
+    assert 1 < counts(0.03) < counts(0.025) < 1.1
+    assert counts(0.03, planes=3) == pytest.approx(counts(0.03))
+    assert counts(0.015, Pass(lambda *_: None, lambda *_: None, window=1, guided=False)) == 1
 
 
 # --- noise that is known ----------------------------------------------------------------------------

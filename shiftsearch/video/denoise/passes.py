@@ -15,7 +15,7 @@ from shiftsearch.video.denoise.margins import weighed, with_margins
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
-_LEVELS, _FIRM = (0.004, 0.012, 0.024, 0.08), (1.0, 1.12, 1.12, 1.0)  # noise of white, and how many times it counts
+_LEVELS, _FIRM = (0.004, 0.01, 0.02, 0.04), (1.0, 1.1, 1.1, 1.0)  # noise of white, and how many times it counts
 _TINY = 1e-30
 
 
