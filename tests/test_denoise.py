@@ -14,6 +14,7 @@ import pytest
 
 import shiftsearch as ss
 from shiftsearch import ShiftsearchError
+from shiftsearch.backends.cpu import simd
 from shiftsearch.video.denoise import (
     Noise,
     bands,
@@ -26,6 +27,7 @@ from shiftsearch.video.denoise import (
     qualities,
     running,
     shrink,
+    spare,
     spec,
     streams,
 )
@@ -311,6 +313,22 @@ def test_max_memory_counts_the_frames_that_are_held():
     assert 0.6 < float(done.stdout) <= 1
 
 
+def test_memory_of_frames_is_used_again_and_given_back(rng):
+    with spare.reused():
+        first = spare.zeros((4, 5))
+        address, part = first.ctypes.data, first[1:]
+        first[...] = 1
+        del first
+        assert spare.zeros((4, 5)).ctypes.data != address
+        del part
+        again = spare.zeros((4, 5))
+        assert again.ctypes.data == address
+        assert not again.any()
+    memory = weakref.ref(again.base)
+    del again
+    assert memory() is None
+
+
 def test_frames_that_are_ready_are_not_kept_while_the_next_are_computed(monkeypatch):
     ready, kept, given, ask = [], [], streams.given, running.Running._ask
 
@@ -372,12 +390,25 @@ def test_vector_code_equals_array_code(n, passes, temporal, monkeypatch, rng):
     shapes, strengths = tuple(0.2 + rng.random((3, 8, 8))), tuple(0.5 + rng.random((3, 4)))
     noise = Noise((0.02, 0.03, 0.01), shapes, np.linspace(0, 2, 4), strengths)
     monkeypatch.setitem(qualities.PASSES, "fast", qualities.PASSES["fast"][:passes])
+    monkeypatch.setattr(simd, "has_halves", lambda: False)
     results, covers = [], direct.covers
     for vectors in (covers, lambda *_: False):
         monkeypatch.setattr(direct, "covers", vectors)
         results.append(ss.denoise(clip, noise, radius=n // 2, flow=None, temporal_only=temporal))
     np.testing.assert_allclose(*results, atol=2e-4)
     assert (abs(results[0] - results[1]) < 1e-5).mean() > 0.995  # a frequency is kept or not by a hair
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1])
+def test_sums_in_half_precision_err_by_little_of_the_noise(unit, monkeypatch):
+    """However little there is: half precision has few small numbers."""
+    clip, found = unit * np.float32(with_noise(scene(7, 40, 52), 0.1)), []
+    for halves in (True, False):
+        monkeypatch.setattr(simd, "has_halves", lambda halves=halves: halves)
+        found.append(ss.denoise(clip, 0.1 * unit, quality="preview", flow=None, white=1) / unit)
+    apart = abs(found[0] - found[1])
+    assert 0 < apart.max() < 1e-3
+    assert np.sqrt((apart**2).mean()) < 1e-4
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 36])
@@ -641,8 +672,8 @@ def test_errors_of_streams_do_too(arguments, named):
 def test_mix_is_the_share_of_the_grain_that_stays():
     noisy, flow = with_noise(scene(5), 0.1), motion(5)
     clean, half, whole = (ss.denoise(noisy, 0.1, flow=flow, mix=mix) for mix in (0, 0.5, 1))
-    np.testing.assert_allclose(half, (clean + noisy) / 2, atol=1e-6)
-    np.testing.assert_allclose(whole, noisy, atol=1e-6)
+    np.testing.assert_allclose(half, (clean + noisy) / 2, atol=2**-12)  # the noise is held in half precision
+    np.testing.assert_allclose(whole, noisy, atol=2**-12)
 
 
 def test_strength_is_that_of_so_many_times_the_noise():
@@ -683,8 +714,8 @@ def test_time_alone_averages_what_stands_still():
 def test_white_may_be_any_value():
     noisy, flow = with_noise(scene(5), 0.05).clip(0, 1), motion(5)
     wanted = ss.denoise(np.float32(noisy), 0.05, flow=flow)
-    of_255 = ss.denoise(np.float32(255 * noisy), 0.05 * 255, flow=flow, white=255)
-    np.testing.assert_allclose(of_255 / 255, wanted, atol=1e-5)
+    of_256 = ss.denoise(256 * np.float32(noisy), 0.05 * 256, flow=flow, white=256)
+    np.testing.assert_array_equal(of_256 / 256, wanted)
     ten_bits = np.rint(1023 * noisy).astype(np.uint16)
     found = ss.denoise(ten_bits, 0.05 * 255, flow=flow, white=1023)
     assert found.dtype == np.uint16

@@ -8,6 +8,7 @@ from test_chunks import texture_and_grain
 from test_denoise import motion, psnr, scene, with_noise
 
 import shiftsearch as ss
+from shiftsearch.backends.cpu import simd
 from shiftsearch.video.denoise import denoise_planes
 from shiftsearch.video.denoise.estimate import differences, of_flat
 from shiftsearch.video.denoise.model import Noise, level_and_shape, resized, strength_of_shades
@@ -334,7 +335,8 @@ def test_a_box_lies_in_every_plane():
     np.testing.assert_allclose(ten.sigma, noise.sigma, rtol=0.02)
 
 
-def test_strength_may_differ_by_channel():
+def test_strength_may_differ_by_channel(monkeypatch):
+    monkeypatch.setattr(simd, "has_halves", lambda: False)
     clip, flow = np.stack([scene(5)] * 3, -1), motion(5)
     noisy = clip + np.array([0.02, 0.05, 0.15]) * np.random.default_rng(1).standard_normal(clip.shape)
     same, each = (ss.denoise(noisy, s, flow=flow) for s in (0.0917, (0.02, 0.05, 0.15)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -138,6 +139,21 @@ child.kill()
 thread.join()
 print(child.exitcode)
 """
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_shares_no_frames_of_a_stream(rng, monkeypatch):
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "1")
+    scene = 100 * rng.random((1, 6, 8)).repeat(8, 1).repeat(8, 2)
+    clip = (scene + rng.normal(80, 20, (20, 48, 64))).clip(0, 255).astype(np.uint8)
+    stream, wanted = (ss.denoise_stream(iter(clip), 25, radius=1, flow=None) for _ in range(2))
+    found = list(itertools.islice(stream, 3))
+    child = multiprocessing.get_context("fork").Process(target=list, args=(stream,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal([*found, *stream], list(wanted))
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")

@@ -23,6 +23,8 @@ INT: ir.IntType = ir.IntType(64)
 INT32: ir.IntType = ir.IntType(32)
 Integer: TypeAlias = "int | ir.Value"  # known when the code is built, or only when it runs
 Count = int  # under another name, as `int` is a method of `Function`
+INT16: ir.IntType = ir.IntType(16)
+HALF: ir.HalfType = ir.HalfType()
 _ELEMENTS = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
 
 
@@ -57,6 +59,12 @@ def registers() -> int:
 
 def has_compress() -> bool:
     return register_bytes() == 64
+
+
+def has_halves() -> bool:
+    """Return whether this processor converts numbers of half precision: old ones of x86 do not."""
+    features = _features()
+    return features.get("f16c", "sse2" not in features)
 
 
 def lanes(dtype: str) -> int:
@@ -174,7 +182,7 @@ class Function:
 
     def load(self, pointer: ir.Value, index: Integer, n: Count | None = None) -> ir.Value:
         kind = ir.VectorType(pointer.type.pointee, n or self.lanes)
-        return self.b.load(self._at(pointer, index, kind), align=self.bytes)
+        return self.b.load(self._at(pointer, index, kind), align=self._bytes(kind))
 
     def shifted(self, pointer: ir.Value, index: Integer, count: Count, n: Count) -> list[ir.Value]:
         """Return the vectors of n numbers from pointer[index], from pointer[index + 1], ...: `count` of them, at most n + 1."""
@@ -185,7 +193,29 @@ class Function:
         return [self.shuffle(here, behind, range(i, i + n)) for i in range(count)]
 
     def store(self, value: ir.Value, pointer: ir.Value, index: Integer) -> None:
-        self.b.store(value, self._at(pointer, index, value.type), align=4)
+        self.b.store(value, self._at(pointer, index, value.type), align=min(self._bytes(value.type), 4))
+
+    def _bytes(self, kind: ir.Type) -> Count:
+        return 2 if getattr(kind, "element", kind) in (HALF, INT16) else self.bytes
+
+    def widened(self, x: ir.Value) -> ir.Value:
+        """Return numbers of 16 bits, whole or of half precision, as numbers of the function; such numbers stay."""
+        kind = getattr(x.type, "element", x.type)
+        if kind == self.element:
+            return x
+        convert = self.b.fpext if kind == HALF else self.b.sitofp
+        return convert(x, self._like(x, self.element))
+
+    def narrowed(self, x: ir.Value, kind: ir.Type) -> ir.Value:
+        """Return numbers of the function as numbers of another kind, see `widened`. Fractions are cut off whole ones."""
+        if kind == self.element:
+            return x
+        convert = self.b.fptrunc if kind == HALF else self.b.fptosi
+        return convert(x, self._like(x, kind))
+
+    @staticmethod
+    def _like(x: ir.Value, kind: ir.Type) -> ir.Type:
+        return ir.VectorType(kind, x.type.count) if isinstance(x.type, ir.VectorType) else kind
 
     def prefetch(self, pointer: ir.Value, index: Integer) -> None:
         """Have memory fetched into the cache, which need not exist."""

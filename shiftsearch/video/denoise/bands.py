@@ -38,7 +38,8 @@ def filter_band(
 ) -> tuple[tuple[int, int], Any, Any]:
     """Filter the groups of a band and return the rows (top, bottom) that they reach, with the sums for these rows.
 
-    These are sums (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S spans of frames.
+    These are sums of the noise that is removed (S, depth, C, bottom - top, W) and coverage (S, C, bottom - top, W) of the S
+    spans of frames.
     """
     band = _Band.of(xp, frames, here, offsets, pass_, part)
     noisy, shape = band.groups(xp, "noisy")
@@ -105,7 +106,7 @@ def _noisier(xp: Any, frames: list[Frame], here: int, offsets: Any) -> Any:
 def _shrink(
     xp: Any, noisy: Any, guide: Any, frame: Frame, pass_: Pass, part: Part, counts: Any, noisier: Any | None
 ) -> Any:
-    """Replace the groups `noisy` by their estimates and return weights (channels, q). Not all of them `counts` (q)."""
+    """Replace the groups `noisy` by the noise that is removed, and return weights (channels, q). Not all `counts` (q)."""
     weights = xp.zeros(noisy.shape[:2], noisy.dtype)
     some = max(_LANES, _AT_ONCE[xp.__name__] // noisy.shape[2] // _LANES * _LANES)
     shrink = partial(differences, shrink=pass_.shrink) if pass_.temporal else pass_.shrink
@@ -125,7 +126,8 @@ def _shrink(
             found, weight = evenly(xp, *groups, sigma, shape)
             if scale is not None:
                 found, weight = found * each[:, None, None], weight / (each * each)
-            noisy[few], weights[few] = found, weight
+            noisy[few] -= found
+            weights[few] = weight
     return weights
 
 

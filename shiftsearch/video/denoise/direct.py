@@ -7,17 +7,19 @@ the offsets and not on threads.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shiftsearch._geometry import query_grid
 from shiftsearch.video.denoise import shrink
 from shiftsearch.video.denoise.groups import of_each_frame, worst
 from shiftsearch.video.denoise.lights import Lights
-from shiftsearch.video.denoise.margins import with_margins
+from shiftsearch.video.denoise.margins import fold_margins, has_halves, mirror, with_margins, zeros_with_margins
 from shiftsearch.video.denoise.model import resized
 from shiftsearch.video.denoise.passes import Frame, Pass
 
@@ -26,12 +28,12 @@ _ROWS = 8  # of queries in a band
 Band = tuple[int, int]  # the first row of queries, and the one behind the last
 
 
-def covers(xp: Any, frames: list[Frame], pass_: Pass) -> bool:
-    """Return whether this module finds and filters the groups of a pass."""
+def covers(xp: Any, size: tuple[int, ...], count: int, pass_: Pass) -> bool:
+    """Return whether this module finds and filters the groups of a pass, in frames of (H, W), among so many at most."""
     if xp is not np or _rule(pass_)[0] not in (shrink.threshold, shrink.wiener) or pass_.find is not of_each_frame:
         return False
-    code, fits = _code(), pass_.patch <= min(frames[0].searched.shape)  # in smaller ones, mirrored patches are the same
-    return pass_.patch == code.SIDE and pass_.depth == 1 and len(frames) <= code.MOST and fits
+    code, fits = _code(), pass_.patch <= min(size)  # in smaller ones, mirrored patches are the same
+    return pass_.patch == code.SIDE and pass_.depth == 1 and count <= code.MOST and fits
 
 
 def add_groups(
@@ -43,39 +45,84 @@ def add_groups(
     in_order: Callable[..., Iterator[Any]],
 ) -> None:
     """Find and filter the groups of a frame, seen in its light, and add the estimates to the sums of all frames."""
+    for frame in frames:
+        _begin(frame)
     offsets = _found(seen, here, pass_, in_order)
     if pass_.begin:
-        _mirror_places(offsets, seen[here].searched.shape, pass_)
+        _mirror_places(offsets, seen[here].shape[1:], pass_)
     planes = _planes(frames, seen, pass_)
-    told = [_told(planes, lights, seen, here, pass_, plane, offsets.shape[:2]) for plane in range(len(planes[0][0]))]
-    width = planes[0][0].strides[1] // 4
-    work = partial(_filter, told, here, offsets, pass_, width)
+    of_planes = range(len(planes[0][0]))
+    lit = [_lit(frames, lights, seen, plane) for plane in of_planes]
+    told = [_told(planes, lit[plane], seen[here], pass_, plane, offsets.shape[:2]) for plane in of_planes]
+    uneven = any(frame.noisier != 1 for frame in seen)
+    run = _code().compiled(len(frames), pass_.guided, pass_.temporal, uneven, _parted(seen), kept())
+    work = partial(_filter, run, told, here, offsets, pass_.stride, planes[0][0].base.shape[2])
     for bands in _apart(offsets, pass_):
         for _ in in_order(work, bands, 1):
             pass
 
 
+def kept() -> npt.DTypeLike:
+    """Return the kind of numbers in which noise is added up. It is small: in half precision, it errs hardly."""
+    return np.float16 if has_halves() else np.float32
+
+
+def mean(frame: Frame) -> Any:
+    """Return a frame without the mean of the noise that is removed from its patches, with margins."""
+    code, coverage, noisy = _whole(), zeros_with_margins(np, frame.shape), with_margins(np, frame.noisy)
+    for weights, covered in zip(frame.weighed.base, coverage.base, strict=True):
+        code.cover(weights, covered)
+    for planes in (coverage, frame.sums):
+        fold_margins(np, planes)
+    for level, *planes in zip(frame.noise.sigma, noisy.base, frame.sums.base, coverage.base, strict=True):
+        code.settle(*planes, _unit(level))
+    return mirror(np, coverage)
+
+
+def _begin(frame: Frame) -> None:
+    """Give a frame memory for what is added to it, if it has none: it gets it late, when the first group adds to it."""
+    if frame.sums is None:
+        frame.sums, frame.weighed = (zeros_with_margins(np, frame.shape, kept()) for _ in range(2))
+
+
+def _unit(level: float) -> float:
+    """Return the unit in which noise is added up, a power of 2: half precision has few small numbers."""
+    return 2.0 ** math.frexp(level)[1]
+
+
 def _planes(frames: list[Frame], seen: list[Frame], pass_: Pass) -> list[list[Any]]:
     """Return of all frames what is read, and what is added to."""
-    noisy = [with_margins(np, frame.noisy) for frame in seen]
-    guide = [with_margins(np, frame.guide) for frame in seen] if pass_.guided else noisy
-    return [noisy, guide, [frame.sums for frame in frames], [frame.coverage for frame in frames]]
+    if not pass_.guided:
+        guide = rest = [with_margins(np, frame.noisy) for frame in seen]
+    elif _parted(seen):
+        guide, rest = zip(*(frame.parts for frame in seen), strict=True)
+    else:
+        guide = [with_margins(np, frame.guide) for frame in seen]
+        rest = [with_margins(np, frame.noisy - its) for frame, its in zip(seen, guide, strict=True)]
+    return [guide, rest, [frame.sums for frame in frames], [frame.weighed for frame in frames]]
 
 
-def _filter(told: list[Any], here: int, offsets: np.ndarray, pass_: Pass, width: int, band: Band) -> None:
-    """Filter the groups of a band of queries and add their estimates."""
-    code, (first, end), (_, columns, n, _) = _code(), band, offsets.shape
-    uneven = any(light[3] != 1 for light in told[0][1])
-    run, scratch = code.compiled(n, pass_.guided, pass_.temporal, uneven), code.scratch(n)
+def _parted(frames: list[Frame]) -> bool:
+    return all(frame.parts for frame in frames)
+
+
+def _filter(run: Any, told: list[Any], here: int, offsets: np.ndarray, stride: int, width: int, band: Band) -> None:
+    """Filter the groups of a band of queries and add the noise that is removed."""
+    (first, end), (_, columns, n, _) = band, offsets.shape
+    scratch = _code().scratch(n)
     for tables, lit, scales, relative in told:
         arrays = tables, lit, scales, relative[first:end], scratch, offsets[first:end]
-        numbers = here, len(lit), first * pass_.stride, end - first, columns, pass_.stride, width
+        numbers = here, len(lit), first * stride, end - first, columns, stride, width
         run(*(array.ctypes.data for array in arrays), *numbers)
 
 
 # --- what the code is told ----------------------------------------------------------------------------
 def _code() -> Any:
     return importlib.import_module("shiftsearch.video.denoise.spectra")  # loads numba
+
+
+def _whole() -> Any:
+    return importlib.import_module("shiftsearch.video.denoise.halves")
 
 
 def _nearest() -> Any:
@@ -88,19 +135,13 @@ def _rule(pass_: Pass) -> tuple[Any, dict[str, float]]:
 
 
 def _told(
-    planes: list[list[Any]],
-    lights: Lights,
-    seen: list[Frame],
-    here: int,
-    pass_: Pass,
-    plane: int,
-    grid: tuple[int, ...],
+    planes: list[list[Any]], lit: np.ndarray, frame: Frame, pass_: Pass, plane: int, grid: tuple[int, ...]
 ) -> tuple[np.ndarray, ...]:
     """Return what the code is told of a plane: where it lies, its light, its noise, and how strong that is."""
-    begin = pass_.begin * sum(planes[0][0].strides[1:])
-    tables = np.array([[each[plane].ctypes.data + begin for each in table] for table in planes])
-    frame = seen[here]
-    return tables, _lit(lights, seen, plane), _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
+    tables = [
+        [each[plane].ctypes.data + pass_.begin * sum(each.strides[1:]) for each in of_frames] for of_frames in planes
+    ]
+    return np.array(tables), lit, _scales(frame, plane, pass_), _relative(frame, plane, pass_, grid)
 
 
 def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
@@ -121,13 +162,12 @@ def _relative(frame: Frame, plane: int, pass_: Pass, grid: tuple[int, ...]) -> n
     return np.ones(grid, np.float32) if found is None else np.ascontiguousarray(found, np.float32)
 
 
-def _lit(lights: Lights, seen: list[Frame], plane: int) -> np.ndarray:
-    """Return for each frame what brings estimates to its light, a factor, an offset, and the factor of weights; its noise."""
+def _lit(frames: list[Frame], lights: Lights, seen: list[Frame], plane: int) -> np.ndarray:
+    """Return for each frame what brings noise to its light and unit, a factor, and that of weights; and its noise."""
+    gains = [1 if light is None else light.gain for light in lights]
     found = [
-        (1, 0, 1, frame.noisier)
-        if light is None
-        else (light.gain, -light.gain * light.offsets[plane], light.gain**2, frame.noisier)
-        for light, frame in zip(lights, seen, strict=True)
+        (gain / _unit(own.noise.sigma[plane]), gain**2, frame.noisier)
+        for gain, own, frame in zip(gains, frames, seen, strict=True)
     ]
     return np.array(found, np.float32)
 
@@ -140,13 +180,16 @@ def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., 
     rows, columns = query_grid(height, width, pass_.stride)
     limit, offsets = np.empty((rows, columns), np.float32), np.empty((rows, columns, len(frames), 3), np.int32)
     limit[...] = worst(np, frames[here], pass_)
-    flows = [[_of_floats(frame.forward) for frame in frames], [_of_floats(frame.backward) for frame in frames]]
+    every = [flow for frame in frames for flow in (frame.forward, frame.backward) if flow is not None]
+    halves = all(flow.dtype == np.float16 for flow in every)
+    kind = np.float16 if halves else np.float32
+    flows = [_of_kind(kind, frame.forward) for frame in frames], [_of_kind(kind, frame.backward) for frame in frames]
     tables = (
         np.array([plane.ctypes.data for plane in planes]),
         np.array([[_flow(flow, (height, width)) for flow in way] for way in flows]),
     )
     numbers = columns, pass_.stride, planes[0].strides[1] // 4, height, width
-    run = _nearest().compiled(pass_.window, pass_.temporal, pass_.close / pass_.worst)
+    run = _nearest().compiled(pass_.window, pass_.temporal, pass_.close / pass_.worst, halves)
 
     def find(band: Band) -> None:
         first, end = band
@@ -158,7 +201,7 @@ def _found(frames: list[Frame], here: int, pass_: Pass, in_order: Callable[..., 
     return offsets
 
 
-def _mirror_places(offsets: np.ndarray, size: tuple[int, int], pass_: Pass) -> None:
+def _mirror_places(offsets: np.ndarray, size: tuple[int, ...], pass_: Pass) -> None:
     """Change offsets (h, w, n, 3) that lead out of the frame where queries begin later, as `gather` mirrors places."""
     for axis, n in enumerate(size):
         along = offsets[..., 1 + axis]
@@ -167,8 +210,9 @@ def _mirror_places(offsets: np.ndarray, size: tuple[int, int], pass_: Pass) -> N
         np.minimum(along, 2 * (n - 1 - at) - along, out=along)
 
 
-def _of_floats(flow: Any) -> Any:
-    return None if flow is None else flow.astype(np.float32, copy=any(stride % 4 for stride in flow.strides))
+def _of_kind(kind: npt.DTypeLike, flow: Any) -> Any:
+    odd = flow is not None and any(stride % flow.itemsize for stride in flow.strides)
+    return None if flow is None else flow.astype(kind, copy=odd)
 
 
 def _flow(flow: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray:
@@ -176,7 +220,7 @@ def _flow(flow: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray:
     entry = np.zeros(_nearest().ENTRY, np.int64)
     if flow is not None:
         counts = np.array(flow.shape[1:])
-        entry[:6] = flow.ctypes.data, *(stride // 4 for stride in flow.strides), *counts
+        entry[:6] = flow.ctypes.data, *(stride // flow.itemsize for stride in flow.strides), *counts
         entry[6:].view(np.float32)[...] = *(counts / size), *(size / counts)
     return entry
 

@@ -43,8 +43,6 @@ def seen_in(frames: list[Frame], lights: Lights, here: int) -> list[Frame]:
     return seen
 
 
-def unlit(xp: Any, sums: Any, coverage: Any, light: Light) -> tuple[Any, Any]:
-    """Return sums of estimates times weights, and of the weights, in the light that a frame came from."""
-    gain, offsets = light
-    own = [gain * (plane - offset * c) for plane, offset, c in zip(sums, offsets, coverage, strict=True)]
-    return xp.stack(own), gain * gain * coverage
+def unlit(sums: Any, coverage: Any, light: Light) -> tuple[Any, Any]:
+    """Return sums of noise times weights, and of the weights, in the light that a frame came from."""
+    return light.gain * sums, light.gain**2 * coverage

@@ -6,36 +6,33 @@ of other modules have no margins.
 
 from __future__ import annotations
 
-import math
+import importlib
 from collections.abc import Sequence
 from functools import cache
-from mmap import mmap
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from shiftsearch._geometry import reflect
+from shiftsearch.video.denoise import spare
 
 MARGIN = 6  # pixels: half of a patch, and what a pass may begin later
 
 
-def zeros_with_margins(xp: Any, shape: tuple[int, ...]) -> Any:
+def zeros_with_margins(xp: Any, shape: tuple[int, ...], kind: npt.DTypeLike = np.float32) -> Any:
     """Return zeros (C, H, W)."""
     if xp is not np:
-        return xp.zeros(shape, np.float32)
-    return _inside(_zeros((shape[0], *(n + 2 * MARGIN for n in shape[1:]))))
+        return xp.zeros(shape, kind)
+    return _inside(spare.zeros((shape[0], *(n + 2 * MARGIN for n in shape[1:])), kind))
 
 
-def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """Return zeros in memory of their own, given back at once: between smaller arrays, that of frames would leave gaps."""
-    return np.ndarray(shape, np.float32, mmap(-1, 4 * math.prod(shape)))
-
-
-def apart(xp: Any, array: Any) -> Any:
+def apart(xp: Any, array: Any, kind: npt.DTypeLike) -> Any:
     """Return a copy of an array that is kept as long as its frame, in memory of its own."""
     if xp is not np:
         return array
-    copy = _zeros(array.shape)
+    copy = spare.zeros(array.shape, kind)
     copy[...] = array
     return copy
 
@@ -70,6 +67,41 @@ def weighed(planes: Any, weights: Sequence[float]) -> Any:
     return _inside(total)[0] if whole else total
 
 
+def begun_later(xp: Any, plane: Any, begin: int) -> Any:
+    """Return a plane (H, W) from row and column `begin` on, mirrored behind its end to the same size, with margins."""
+    if isinstance(plane, np.ndarray) and _has_margins(plane[None]):
+        later = zeros_with_margins(np, (1, *plane.shape))
+        later[0] = as_strided(plane[begin:, begin:], plane.shape, plane.strides)  # ends in the margin
+        return mirror(np, later)[0]
+    rows, columns = (xp.asarray(reflect(np.arange(begin, begin + n), n)) for n in plane.shape)
+    return with_margins(xp, plane[rows[:, None], columns][None])[0]
+
+
+# --- of 16 bits -----------------------------------------------------------------------------------
+def has_halves() -> bool:
+    """Return whether vector code reads and writes half precision here."""
+    return importlib.import_module("shiftsearch.backends.cpu.simd").has_halves()
+
+
+def parted(noisy: np.ndarray, guide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return planes as two of 16 bits, the guide and the rest, which together are as good as they are."""
+    whole, rest = (zeros_with_margins(np, noisy.shape, kind) for kind in (np.int16, np.float16))
+    _code().part(*(with_margins(np, planes).base for planes in (noisy, guide)), whole.base, rest.base)
+    return whole, rest
+
+
+def joined(*parts: np.ndarray) -> np.ndarray:
+    """Return the sum of such parts."""
+    planes = zeros_with_margins(np, parts[0].shape)
+    _code().join([part.base for part in parts], planes.base)
+    return planes
+
+
+def _code() -> Any:
+    return importlib.import_module("shiftsearch.video.denoise.halves")  # loads numba
+
+
+# --- mirrored -------------------------------------------------------------------------------------
 def mirror(xp: Any, planes: Any) -> Any:
     """Fill the margins of planes, and return these."""
     for whole, to, of in _mirrored(planes) if xp is np else ():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
+from shiftsearch._homes import Cpu, home_of
 from shiftsearch.errors import ShiftsearchError
+from shiftsearch.video.denoise import direct
 from shiftsearch.video.denoise.groups import MOST_EACH
 from shiftsearch.video.denoise.passes import Pass
 from shiftsearch.video.denoise.qualities import passes_of
@@ -15,7 +19,7 @@ from shiftsearch.video.types import Planes
 _ROOM = 2**30  # bytes for computations, unless the caller has a limit
 _NUMBER = 4  # bytes
 _LOOSE = 1.08  # margins, and memory that is free in pieces only
-_TURNED = 8  # numbers for each number of a frame, while frames are taken and given
+_TURNED = 10  # numbers for each number of a frame, while frames are taken and given
 _MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
 _CANDIDATE = 7  # numbers: its score, its offset, and what a search returns of some
 _BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
@@ -39,10 +43,20 @@ def held(spec: DenoiseSpec, frame: Planes) -> float:
     """Return the bytes of the frames that a result depends on, and of the least computation."""
     passes, planes = passes_of(spec.quality, spec.temporal_only), _planes(spec, frame)
     frames, numbers = 2 * spec.reach + 1, sum(planes)
-    of_frames = sum(frames * numbers * (3 + (number > 0)) for number in range(len(passes)))  # noisy, sums, guide
+    of_frames = frames * numbers * sum(_of_frame(spec, frame, pass_) for pass_ in passes)
     of_motion = (len(passes) * frames + 2) * _MOTION * planes[0]
     of_candidates = max(_candidates(pass_) * planes[0] for pass_ in passes)
     return _LOOSE * _NUMBER * (of_frames + of_motion + _TURNED * numbers + of_candidates) + _of_bands(passes, planes)
+
+
+def _of_frame(spec: DenoiseSpec, frame: Planes, pass_: Pass) -> float:
+    """Return the numbers that a frame takes in a pass for each of its own: noisy and guide, sums and coverage."""
+    xp = np if isinstance(home_of(spec.caller, {"frames": frame[0]}), Cpu) else None
+    if not direct.covers(xp, frame[0].shape[:2], 2 * spec.reach + 1, pass_):
+        return 4
+    kept = np.dtype(direct.kept()).itemsize / _NUMBER
+    parted = kept < 1 and "int" in str(frame[0].dtype)  # floats may be too large
+    return 2 * kept + (2 if pass_.guided and not parted else 1)
 
 
 def _candidates(pass_: Pass) -> float:

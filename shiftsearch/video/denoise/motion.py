@@ -69,6 +69,10 @@ class Motion:
             for one, other in zip(before, picture, strict=True):
                 one.forward, other.backward = flow or (None, None)
                 found.append(_compared(xp, one, other))
+            if self._method is not None:  # half precision tells pixels apart in any frame
+                flow = [apart(xp, way, np.float16) for way in flow]
+            for one, other in zip(before, picture, strict=True):
+                one.forward, other.backward = flow or (None, None)
             self._know(before, found)
             yield before
 
@@ -159,7 +163,7 @@ def _chosen(xp: Any, flows: list[Any], steady: list[Any], here: Any, there: Any)
     missed = xp.stack([around(xp, (here[some] - warped(xp, there, flow[some], _STEP)) ** 2, _AROUND) for flow in every])
     missed[len(flows) :] *= _STEADY
     best = missed.argmin(0).repeat(_STEP, 0).repeat(_STEP, 1)[: here.shape[0], : here.shape[1]]
-    return apart(xp, xp.take_along_axis(every, best[None, None], 0)[0])
+    return xp.take_along_axis(every, best[None, None], 0)[0]
 
 
 def _median(xp: Any, flow: Any) -> Any:

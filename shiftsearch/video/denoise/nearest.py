@@ -25,11 +25,11 @@ _MOST = 17  # frames
 
 
 @functools.cache
-def compiled(window: int, temporal: bool, close: float) -> Callable[..., int]:
+def compiled(window: int, temporal: bool, close: float, halves: bool) -> Callable[..., int]:
     """Return a function that writes the offsets of the best patch of each frame, for some rows of queries.
 
     If `temporal`, the patch itself takes the place of those that do not show the same thing. Patches whose score is up to
-    `close` times the largest are not set against those of the query's frame.
+    `close` times the largest are not set against those of the query's frame. Flow is of half precision, if `halves`.
 
     Its arguments are addresses of arrays, and then whole numbers:
 
@@ -43,7 +43,7 @@ def compiled(window: int, temporal: bool, close: float) -> Callable[..., int]:
       between two queries, and between two rows of a plane, the rows and columns of a plane
     """
     kinds = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 9
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(window, temporal, close))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(window, temporal, close, halves))
 
 
 class _Query:
@@ -70,7 +70,7 @@ class _Query:
         """Return where the patch at a place begins."""
         return self.f.add(self.f.mul(self.f.add(y, -_BEFORE), self.width), x, -_BEFORE)
 
-    def moved(self, back: Any, frame: Any, place: list[Any]) -> list[Any]:
+    def moved(self, back: Any, frame: Any, place: list[Any], kind: Any) -> list[Any]:
         """Return where flow leads from a place (y, x) of a frame, as `paths.flow_at` reads it."""
         f, b = self.f, self.b
         entry = f.mul(f.add(f.mul(back, self.frames), frame), ENTRY)
@@ -82,10 +82,11 @@ class _Query:
             scaled = b.fmul(b.fadd(at, f.element(0.5)), f.scalar(ratios, axis))
             inside = f.most(f.least(b.fptosi(self._one("floor", scaled), simd.INT), f.add(count, -1)), 0)
             cell = f.add(cell, f.mul(inside, stride))
-        flow = b.select(missing, f.arguments[2], b.inttoptr(address, f.element.as_pointer()))  # some memory, if none
+        some = b.bitcast(f.arguments[2], kind.as_pointer())  # if there is none
+        flow = b.select(missing, some, b.inttoptr(address, kind.as_pointer()))
         for axis, at in enumerate(place):
             index = b.select(missing, f.int(0), f.add(cell, f.mul(channel, 1 - axis)))
-            by = b.fmul(f.scalar(flow, index), f.scalar(ratios, 2 + axis))
+            by = b.fmul(f.widened(f.scalar(flow, index)), f.scalar(ratios, 2 + axis))
             known = b.fcmp_ordered("<", self._one("fabs", by), f.element(_FAR))  # is not NaN
             found.append(b.fadd(at, b.select(b.and_(known, b.not_(missing)), by, f.element(0.0))))
         return found
@@ -217,7 +218,7 @@ def _without(f: simd.Function, scores: list[Any], candidate: Any) -> list[Any]:
     ]
 
 
-def _build(window: int, temporal: bool, close: float) -> int:
+def _build(window: int, temporal: bool, close: float, halves: bool) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("nearest", "float32", "pppi" + 9 * "l")
     rows, columns = f.arguments[7:9]
@@ -225,22 +226,22 @@ def _build(window: int, temporal: bool, close: float) -> int:
 
     def row(y: Any) -> None:
         # places are followed ahead of the search, which has too many steps for the processor to look beyond them
-        f.loop(columns, [], lambda x: _follow(_Query(f, window, y, x)))
+        f.loop(columns, [], lambda x: _follow(_Query(f, window, y, x), halves))
         f.loop(columns, [], lambda x: _search(_Query(f, window, y, x), kept, temporal, close))
 
     f.loop(rows, [], row)
     return f.compile()
 
 
-def _follow(query: _Query) -> None:
-    """Write the offsets of the first candidates in all other frames."""
+def _follow(query: _Query, halves: bool) -> None:
+    """Write the offsets of the first candidates in all other frames. Flow may be of half precision."""
     f, b, here = query.f, query.b, query.here
     ahead = b.sub(f.add(query.frames, -1), here)  # so many frames are reached forward
     for back, count in enumerate((ahead, here)):
 
         def one(n: Any, *place: Any, back: int = back) -> list[Any]:
             frame = b.sub(here, n) if back else f.add(here, n)
-            led = query.moved(back, frame, list(place))
+            led = query.moved(back, frame, list(place), simd.HALF if halves else f.element)
             other = f.add(frame, -1 if back else 1)
             query.write(other, other, query.corner(led), f.int(0))
             return led

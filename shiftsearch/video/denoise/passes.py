@@ -10,26 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch._geometry import query_grid, reflect
-from shiftsearch.video.denoise.margins import weighed, with_margins
+from shiftsearch._geometry import query_grid
+from shiftsearch.video.denoise.margins import begun_later, has_halves, joined, parted, weighed
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
 _LEVELS, _FIRM = (0.004, 0.01, 0.02, 0.04), (1.0, 1.1, 1.1, 1.0)  # noise of white, and how many times it counts
 _TINY = 1e-30
+_LARGE = 2.0  # whole numbers of 16 bits reach so far
 
 
 class Frame:
     """A frame and what the passes compute of it. Planes are (C, H, W)."""
 
-    noisy: Any
+    shape: tuple[int, ...]
     noise: Noise
     unknown: Sequence[bool]  # whether the noise of each plane has yet to be found along the motion
     weights: Sequence[float]  # of the planes in the plane that is searched, or 1 for the first plane alone
     strength: Sequence[float]  # of each plane: so many times the noise is removed
     white: float  # in the first plane
     alpha: Any  # planes that are not denoised
-    guide: Any = None  # the result of the pass before
+    parts: tuple[Any, Any] | None = (
+        None  # the guide, and what is left of `noisy` without it, in 16 bits, in their place
+    )
     searched: Any  # (H, W), where patches are compared
     views: dict[int, Any]  # that plane from other corners on, kept for one pass
     forward: Any = None  # flow to the next frame
@@ -37,8 +40,11 @@ class Frame:
     noisier: float = 1.0  # its noise, in that of the frames that it is seen with: light makes noise stronger and weaker
     light: Light | None = None  # what brings the frame before to the brightness of this one; None for no change
     ways: dict[tuple[int, int, int], dict[int, Any]]  # flow from the queries to other frames, kept for the next pass
-    sums: Any = None  # of estimates times weights
-    coverage: Any = None  # sum of weights
+    sums: Any = None  # of the noise that is removed, times weights
+    coverage: Any = None  # sum of weights, at each pixel
+    weighed: Any = None  # or sum of weights of the patches that begin there, see `direct`
+    _noisy: Any
+    _guide: Any = None
     _relative: dict[tuple[int, ...], Any]  # kept for all bands
     small: Any = None  # a smaller plane, on which motion is measured
 
@@ -51,11 +57,37 @@ class Frame:
         white: float = 1.0,
         alpha: Any = None,
     ):
-        self.noisy, self.noise, self.unknown = noisy, noise, unknown
+        self.noisy, self.shape, self.noise, self.unknown = noisy, noisy.shape, noise, unknown
         self.weights, self.white, self.alpha = weights, white, alpha
         self.strength = (1.0,) * len(noisy)
         self.searched = self.compared(noisy)
         self.views, self.ways, self._relative = {}, {}, {}
+
+    @property
+    def noisy(self) -> Any:
+        """The planes as they came."""
+        return joined(*self.parts) if self.parts else self._noisy
+
+    @noisy.setter
+    def noisy(self, planes: Any) -> None:
+        self._noisy = planes
+
+    @property
+    def guide(self) -> Any:
+        """The result of the pass before."""
+        return joined(self.parts[0]) if self.parts else self._guide
+
+    @guide.setter
+    def guide(self, planes: Any) -> None:
+        self._guide = planes
+
+    def narrow(self, begin: int) -> None:
+        """Hold planes in 16 bits, unless they have numbers beyond, for a pass that searches from `begin` on."""
+        noisy = self._noisy
+        if has_halves() and noisy.min() > -_LARGE and noisy.max() < _LARGE:
+            self.seen_from(np, begin)
+            self.parts = parted(noisy, self._guide)
+            self._noisy = self._guide = self.searched = None
 
     @property
     def level(self) -> float:
@@ -86,19 +118,17 @@ class Frame:
 
     def seen_from(self, xp: Any, begin: int) -> Any:
         """Return the plane to search in from row and column `begin` on, mirrored behind its end to the same size."""
-        if not begin:
-            return self.searched
         if begin not in self.views:
-            rows, columns = (xp.asarray(reflect(np.arange(begin, begin + n), n)) for n in self.searched.shape)
-            self.views[begin] = with_margins(xp, self.searched[rows[:, None], columns][None])[0]
+            self.views[begin] = begun_later(xp, self.searched, begin) if begin else self.searched
         return self.views[begin]
 
     def lit(self, light: Light) -> Frame:
         """Return this frame in other light."""
-        seen = copy(self)
-        gain, offsets = light
+        seen, (gain, offsets) = copy(self), light
+        searched = self.compared(self.guide) if self.searched is None else self.searched
+        seen.parts = None
         seen.noisy, seen.guide = (_lit(planes, gain, offsets) for planes in (self.noisy, self.guide))
-        seen.searched = gain * self.searched + self.compared(offsets)
+        seen.searched = gain * searched + self.compared(offsets)
         seen.noise, seen._relative, seen.views = self.noise.scaled(gain, offsets[0]), {}, {}
         return seen
 

@@ -28,15 +28,17 @@ class Running:
     """A pass and the frames that it holds. `in_order` runs the work on bands, see `Threads`."""
 
     def __init__(self, pass_: Pass, radius: int, in_order: Callable[..., Iterator[Any]]):
-        self._pass, self._radius, self._in_order = pass_, radius, in_order
+        self._pass, self._radius, self._ahead, self._in_order = pass_, radius, 2 * radius + 1, in_order
         self._held: dict[int, Frame] = {}
         self._arrived = self._asked = self._done = 0  # frames added, filtered and returned
 
     def push(self, xp: Any, frame: Frame) -> Iterator[Frame]:
         """Take the next frame of the scene and yield those that are ready."""
+        if self._pass.guided and direct.covers(xp, frame.shape[1:], self._ahead, self._pass):
+            frame.narrow(self._pass.begin)
         self._held[self._arrived] = frame
         self._arrived += 1
-        ahead = 2 * self._radius + 1
+        ahead = self._ahead
         # the last frames of a scene are searched 2 * radius frames back: those from here on may be among them
         while self._done + ahead < self._arrived:  # before more memory is taken
             yield self._ready(xp)
@@ -46,7 +48,7 @@ class Running:
 
     def finish(self, xp: Any) -> Iterator[Frame]:
         """Yield the remaining frames at the end of the scene."""
-        ahead = 2 * self._radius + 1
+        ahead = self._ahead
         while self._asked < self._arrived:
             first = max(min(self._asked - self._radius, self._arrived - ahead), 0)
             self._ask(xp, range(first, min(first + ahead, self._arrived)))
@@ -56,8 +58,9 @@ class Running:
     def _ready(self, xp: Any) -> Frame:
         frame = self._held.pop(self._done)
         self._done += 1
+        frame.noisy, frame.parts = frame.noisy, None
         frame.guide = _mean(xp, frame)
-        frame.sums = frame.coverage = None
+        frame.sums = frame.coverage = frame.weighed = None
         frame.views = {}
         if self._pass.searched:
             frame.searched = frame.compared(frame.guide)
@@ -74,9 +77,7 @@ class Running:
 
     def _add(self, xp: Any, frames: list[Frame], lights: Lights, here: int, pass_: Pass) -> None:
         seen = seen_in(frames, lights, here)
-        if direct.covers(xp, seen, pass_):
-            for frame in frames:
-                _begin(xp, frame)
+        if direct.covers(xp, frames[here].shape[1:], self._ahead, pass_):
             direct.add_groups(frames, seen, lights, here, pass_, self._in_order)
             return
         alike = still(xp, seen, here, pass_)
@@ -95,7 +96,7 @@ class Running:
                 for first, c in enumerate(coverage):
                     those = slice(first, first + pass_.depth)
                     for frame, light, s in zip(frames[those], lights[those], sums[first], strict=True):
-                        own, its = (s, c) if light is None else unlit(xp, s, c, light)
+                        own, its = (s, c) if light is None else unlit(s, c, light)
                         frame.sums[:, top:bottom] += own
                         frame.coverage[:, top:bottom] += its
 
@@ -107,12 +108,15 @@ def _begin(xp: Any, frame: Frame) -> None:
 
 
 def _mean(xp: Any, frame: Frame) -> Any:
-    """Return the mean of the estimates of a frame. It takes the place of their sums."""
+    """Return a frame without the mean of the noise that is removed from its patches."""
     if frame.sums is None:
         return frame.noisy
+    if frame.weighed is not None:
+        return direct.mean(frame)
     mean, coverage = fold_margins(xp, frame.sums), fold_margins(xp, frame.coverage)
-    hit = coverage > 0  # everywhere, except where a value is NaN
-    xp.copyto(coverage, 1, where=~hit)
+    known = coverage > 0  # everywhere, except where a value is NaN
+    xp.copyto(coverage, 1, where=~known)
     mean /= coverage
-    xp.copyto(mean, frame.noisy, where=~hit)
+    xp.subtract(frame.noisy, mean, out=mean)
+    xp.copyto(mean, frame.noisy, where=~known)
     return mirror(xp, mean)

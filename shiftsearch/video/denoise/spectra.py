@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 
 from shiftsearch.backends.cpu import simd
 from shiftsearch.backends.cpu.memory import aligned
 from shiftsearch.video.denoise.cosines import dct
+from shiftsearch.video.denoise.halves import SIDE, of_kind, single
 
-SIDE = 8  # of a patch
 MOST = 17  # patches of a group: code grows with the square of it
 _AHEAD = 48  # pixels: memory is slow, and the processor does not foresee so many rows of so many frames
 _BEFORE = SIDE // 2  # pixels of a patch before its place
@@ -28,7 +29,9 @@ _Transform = Callable[[simd.Function, list[Any]], list[Any]]
 
 
 @functools.cache
-def compiled(n: int, guided: bool, temporal: bool, uneven: bool) -> Callable[..., int]:
+def compiled(
+    n: int, guided: bool, temporal: bool, uneven: bool, parted: bool, kept: npt.DTypeLike
+) -> Callable[..., int]:
     """Return a function that filters groups of n patches, by thresholds or, if `guided`, by Wiener filters.
 
     If `temporal`, the mean of the patches is left as it is, and only what differs from it is filtered. If `uneven`, some
@@ -36,9 +39,11 @@ def compiled(n: int, guided: bool, temporal: bool, uneven: bool) -> Callable[...
 
     Its arguments are addresses of arrays, and then whole numbers:
 
-    - int64 (4, frames), addresses of the first pixels of planes: noisy, guide, sums, coverage
-    - float32 (frames, 4): what an estimate is multiplied by, what is then added, what its weight is multiplied by, and how
-      much noisier the frame is than all
+    - int64 (4, frames), addresses of the first pixels of planes: the guide, and noisy, or if `guided` what is left of it
+      without the guide, both as `halves.part` writes them if `parted`; and those of kind `kept` that are added to, the sums
+      of the noise that is removed, and the weights of patches at their places
+    - float32 (frames, 3): what noise is multiplied by before it is added, what its weight is multiplied by, and how much
+      noisier the frame is than all
     - float32 (2, 64 for each group at once): level of the noise, or its variance if `guided`, and its power in weights
     - float32 (queries): the strength of the noise in each group
     - float32, memory as `scratch` gives it
@@ -47,7 +52,7 @@ def compiled(n: int, guided: bool, temporal: bool, uneven: bool) -> Callable[...
       between two of these, and between two rows of a plane
     """
     kinds = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 7
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal, uneven))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(_build(n, guided, temporal, uneven, parted, kept))
 
 
 def at_once() -> int:
@@ -130,9 +135,9 @@ def _each(f: simd.Function, scalars: list[Any]) -> Any:
 class _Group:
     """A group of patches in frames, and the code that reads and adds to them."""
 
-    def __init__(self, f: simd.Function, n: int, number: Any, top: Any, left: Any):
+    def __init__(self, f: simd.Function, n: int, kinds: list[ir.Type], number: Any, top: Any, left: Any):
         tables, self.lights, *_, offsets, here, self.frames, _, _, _, _, self.width = f.arguments
-        self.f, self.n, self.here = f, n, here
+        self.f, self.n, self.here, self.kinds = f, n, here, kinds  # of planes
         self.tables = f.b.bitcast(tables, simd.INT.as_pointer())
         self.offsets = f.b.gep(offsets, [f.mul(number, 3 * n)])
         self.first = f.add(f.mul(top, self.width), left)  # where a patch with offset 0 begins
@@ -147,14 +152,14 @@ class _Group:
         """Return the memory of a plane."""
         f = self.f
         address = f.scalar(self.tables, f.add(f.mul(table, self.frames), frame))
-        return f.b.inttoptr(address, f.element.as_pointer())
+        return f.b.inttoptr(address, self.kinds[table].as_pointer())
 
     def rows(self, table: int, patch: Any) -> list[Any]:
         """Return the rows of a patch."""
         f = self.f
         frame, at = self.place(patch)
         plane = self.plane(table, frame)
-        return [f.load(plane, f.add(at, f.mul(row, self.width)), SIDE) for row in range(SIDE)]
+        return [single(f, f.load(plane, f.add(at, f.mul(row, self.width)), SIDE)) for row in range(SIDE)]
 
     def fetch(self, patch: Any, tables: list[int], x: Any) -> None:
         """Have the cache fetch what some patches further along the row add to this one: one of the lower rows each time."""
@@ -163,24 +168,29 @@ class _Group:
         row = f.add(f.b.and_(x, f.int(SIDE // 2 - 1)), SIDE // 2)  # the upper rows were used for the queries above
         for table in tables:
             f.prefetch(self.plane(table, frame), f.add(at, f.mul(row, self.width), _AHEAD))
+        f.prefetch(self.plane(3, frame), f.add(at, _AHEAD))
+
+    def _of_frame(self, frame: Any, number: int) -> Any:
+        return self.f.scalar(self.lights, self.f.add(self.f.mul(frame, 3), number))
 
     def noisier(self, patch: int) -> Any:
         """Return how much noisier than all a patch is."""
-        f = self.f
-        frame, _ = self.place(f.int(patch))
-        return f.scalar(self.lights, f.add(f.mul(frame, 4), 3))
+        frame, _ = self.place(self.f.int(patch))
+        return self._of_frame(frame, 2)
 
     def add(self, patch: Any, weight: Any, rows: list[Any]) -> None:
-        """Add the estimates of a patch to the sums of its frame, and their weights to the coverage."""
+        """Add the noise that is removed from a patch to the sums of its frame, and its weight at its place."""
         f = self.f
         frame, at = self.place(patch)
-        gain, offset, of_weight = (f.scalar(self.lights, f.add(f.mul(frame, 4), i)) for i in range(3))
-        by, more, covered = (f.splat(f.b.fmul(weight, x), SIDE) for x in (gain, offset, of_weight))
-        sums, coverage = self.plane(2, frame), self.plane(3, frame)
+        by, of_weight = (f.b.fmul(weight, self._of_frame(frame, i)) for i in range(2))
+        sums, weights, kind = self.plane(2, frame), self.plane(3, frame), self.kinds[3]
+        more = f.plus(f.widened(f.scalar(weights, at)), of_weight)
+        f.b.store(f.narrowed(more, kind), f.b.gep(weights, [at]))
+        by = f.splat(by, SIDE)
         for number, row in enumerate(rows):
             to = f.add(at, f.mul(number, self.width))
-            f.store(f.plus(f.load(sums, to, SIDE), f.fma(row, by, more)), sums, to)
-            f.store(f.plus(f.load(coverage, to, SIDE), covered), coverage, to)
+            more = f.fma(row, by, f.widened(f.load(sums, to, SIDE)))
+            f.store(f.narrowed(more, kind), sums, to)
 
 
 class _Evened:
@@ -256,30 +266,30 @@ def _spectrum(f: simd.Function, n: int, at: Any, evened: _Evened | None) -> list
 def _thresholded(
     f: simd.Function, values: list[Any], level: Any, power: Any, at: Any, total: Any, temporal: bool
 ) -> tuple[list[Any], Any]:
-    """Return a spectrum without values that are not above `level`, and `total` plus the `power` of those left."""
+    """Return the values of a spectrum that are not above `level`, and `total` plus the `power` of the others."""
     b, nothing = f.b, f.zeros()
     size = f._declare(f"llvm.fabs.v{f.lanes}f32", nothing.type, [nothing.type])
     mean = level
     for group in range(at_once()):
         mean = b.insert_element(mean, f.element(-1.0), simd.INT32(SIDE * group))  # the mean is always kept
-    kept = values[:temporal]  # across the patches
-    for i, value in enumerate([nothing, *values[1:]] if temporal else values):
+    for i, value in enumerate([nothing, *values[1:]] if temporal else values):  # the mean across the patches stays
         limit = b.select(b.icmp_signed("==", at, f.int(0)), mean, level) if i == 0 else level
         stands_out = b.fcmp_ordered(">", b.call(size, [value]), limit)
         total = f.plus(total, b.select(stands_out, power, nothing))
-        values[i] = b.select(stands_out, value, nothing)
-    return kept + values[len(kept) :], total
+        values[i] = b.select(stands_out, nothing, value)
+    return values, total
 
 
 def _wiener(
     f: simd.Function, values: list[Any], guides: list[Any], level: Any, power: Any, total: Any, temporal: bool
 ) -> tuple[list[Any], Any]:
-    """Return a spectrum times the gains that the spectrum of a guide gives, and `total` plus `power` of their squares."""
-    squares = f.zeros()
+    """Return what the gains that the spectrum of a guide gives take from one, and `total` plus `power` of their squares."""
+    squares, one = f.zeros(), f.full(1.0)
+    values[:temporal] = [f.zeros()] * temporal  # the mean across the patches stays
     for i, value in list(enumerate(guides))[temporal:]:
-        square = f.b.fmul(value, value)
-        gain = f.b.fdiv(square, f.plus(square, level))
-        values[i], squares = f.b.fmul(values[i], gain), f.fma(gain, gain, squares)
+        lost = f.b.fdiv(level, f.fma(value, value, level))
+        gain = f.minus(one, lost)
+        values[i], squares = f.b.fmul(values[i], lost), f.fma(gain, gain, squares)
     return values, f.fma(squares, power, total)
 
 
@@ -292,11 +302,12 @@ def _weights(f: simd.Function, total: Any, more: int) -> list[Any]:
     return found
 
 
-def _build(n: int, guided: bool, temporal: bool, uneven: bool) -> int:
+def _build(n: int, guided: bool, temporal: bool, uneven: bool, parted: bool, kept: npt.DTypeLike) -> int:
     """Compile what `compiled` returns."""
     f = simd.Function("filter", "float32", "pppppilllllll")
     _, _, scales, strengths, scratch, _, _, _, top, rows, columns, step, _ = f.arguments
-    many, pixels = at_once(), SIDE**2 * at_once()
+    many, pixels, read = at_once(), SIDE**2 * at_once(), (np.int16, np.float16) if parted else (np.float32, np.float32)
+    kinds = [of_kind(f, kind) for kind in (*read, kept, kept)]
 
     def across(strength: Any, evened: _Evened | None, at: Any, total: Any) -> list[Any]:
         values = _spectrum(f, n, at, evened)
@@ -304,6 +315,7 @@ def _build(n: int, guided: bool, temporal: bool, uneven: bool) -> int:
         level = f.b.fmul(level, strength)
         if guided:
             guides = _spectrum(f, n, f.add(at, n * pixels), evened)
+            values = [f.plus(*pair) for pair in zip(values, guides, strict=True)]
             values, total = _wiener(f, values, guides, level, power, total, temporal)
         else:
             values, total = _thresholded(f, values, level, power, at, total, temporal)
@@ -322,14 +334,14 @@ def _build(n: int, guided: bool, temporal: bool, uneven: bool) -> int:
         numbers = [f.add(f.mul(y, columns), x) for x in each]
         first = f.add(top, f.mul(y, step), -_BEFORE)
         groups = [
-            _Group(f, n, number, first, f.add(f.mul(x, step), -_BEFORE))
+            _Group(f, n, kinds, number, first, f.add(f.mul(x, step), -_BEFORE))
             for number, x in zip(numbers, each, strict=True)
         ]
         for group in groups:
-            f.loop(n, [], lambda patch, group=group: group.fetch(patch, [0, 1, 2, 3] if guided else [0, 2, 3], x))
-        _forward(f, groups, 0, 0)
+            f.loop(n, [], lambda patch, group=group: group.fetch(patch, [0, 1, 2] if guided else [1, 2], x))
+        _forward(f, groups, 1, 0)
         if guided:
-            _forward(f, groups, 1, n * pixels)
+            _forward(f, groups, 0, n * pixels)
         strength = [f.scalar(strengths, number) for number in numbers]
         variance = [f.b.fmul(s, s) for s in strength]
         evened = _Evened(f, groups) if uneven else None

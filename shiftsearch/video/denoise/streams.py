@@ -13,6 +13,7 @@ from shiftsearch.video.denoise.pairs import as_numbered
 from shiftsearch.video.denoise.passes import Frame
 from shiftsearch.video.denoise.pictures import given, noise_of, taken
 from shiftsearch.video.denoise.scene import Scene
+from shiftsearch.video.denoise.spare import reused
 from shiftsearch.video.denoise.spec import DenoiseSpec, method_of, pair_of, spec_of
 from shiftsearch.video.denoise.threads import Threads
 from shiftsearch.video.device import Place, on_device
@@ -151,7 +152,7 @@ def denoised(
     method = method_of(spec.caller, flow)
     frames = scaled(spec.caller, frames, spec.white)
     stages: _Stages | None = None
-    with Threads() as pool:
+    with Threads() as pool, reused():
         for number, (frame, begins) in enumerate(with_scenes(spec.caller, frames, lambda frame: frame[0], spec.white)):
             if stages is None or begins:
                 if stages is not None:
