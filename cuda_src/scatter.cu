@@ -1,7 +1,8 @@
 // out (B, kT, G * F, kH, kW) = dS/dk of form.cuh. With the product this adds the patches of q at their places, and k
 // is not read. `fold` is scatter of patches: with SS_PATCHES the numbers of patches (B, G, T, h, w, K, F, SS_PATCH,
 // SS_PATCH), times weights if SS_WEIGHTED, are added in place of the derivatives, and with SS_COVERS `coverage` (B,
-// kT, G, kH, kW) is how much weight arrives at each pixel of a head. Other arrays: video.cuh.
+// kT, G, kH, kW) is how much weight arrives at each pixel of a head: at whole places fold.cu is faster. Other arrays:
+// video.cuh.
 //
 // Adding from many threads to one pixel would need atomics, and give sums that differ from run to run. Instead the
 // kept candidates are sorted by the cell that they land at (landing.cu), and each pixel collects: one thread per pixel

@@ -64,7 +64,8 @@ def _case_of(c: dict[str, Any], sizes: dict[str, int], before: Case | None) -> C
     if "F" not in sizes:
         return before or Case()
     pixels = sizes["kH"] * sizes["kW"]
-    landed = sizes["K"] * sizes["h"] * sizes["w"] / pixels  # at each pixel, where kernels know their REACH
+    candidates = sizes["T"] * sizes["h"] * sizes["w"] * sizes["K"]
+    landed = candidates / (sizes["kT"] * pixels)  # at each pixel, where kernels know their REACH
     window = c.get("WINDOW_X", _WINDOW)
     kept = landed if "REACH" in c else sizes["K"] or window**2
     options = {"patch": c["PATCH"], "window": window, "radius": 0, "heads": 1, "topk": kept}

@@ -409,12 +409,26 @@ def _pixels(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
         return [Role({})]
     corners = 1 if c["WHOLE"] else 4
     kept = case.search["topk"] / 4
+    landed = _busiest(case.search["topk"])  # a warp waits for the pixel at which most candidates land
     trips = {
         "SS_PATCH * SS_PATCH * 4": (4 * c["PATCH"] ** 2, 0),
         "int n = first": (kept, 0),
-        "int at = begin_of": (case.search["topk"], 0),
+        "int at = begin_of": (landed, 0),
     }
     return [Role({**trips, "corners << shift": (corners * c["PATCH"] ** 2, 0)}, lines=("sum.of[c] +=",))]
+
+
+def _fold(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    """A warp asks for the candidates of all cells around its square, 32 at a time, and adds each to all of its pixels."""
+    side, kept = 8 + c["PATCH"] - 1, case.search["topk"]
+    turns = -(-(side**2) // 32)
+    trips = {
+        "int kind = 0": ((1 + 16 / case.height) * (1 + 16 / case.width), 0),  # squares at borders go around again
+        "int first = 0; first < SS_CELLS": (turns, 0),
+        "unsigned some = __ballot_sync": (side**2 * min(kept, 1) / turns, 0),
+        "int at = __shfl_sync": (max(kept, 1), 0),
+    }
+    return [Role(trips, lines=("+= weight * load(number",))]
 
 
 def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
@@ -520,6 +534,7 @@ OWNERS = {
     "scatter_tiles": Owner(_tiles, load=16, planar=2),
     "aggregate": Owner(_pixels, load=8, planar=8),
     "scatter": Owner(_pixels, load=8, planar=8),
+    "fold": Owner(_fold, load=4, planar=4),  # of a patch, a warp reads rows behind one another
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
     **dict.fromkeys(("begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
     "warp": Owner(_warp, load=4, planar=4),

@@ -32,6 +32,7 @@ _USEFUL = {  # share of arithmetic in the busiest loop, where loads or another p
     "attend_best": 0.07,
     "aggregate": 0.09,
     "scatter": 0.09,
+    "fold": 0.08,
     "gather": 0.4,
     "slope": 0.4,
     "attend_slopes": 0.3,

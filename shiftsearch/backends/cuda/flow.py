@@ -11,8 +11,8 @@ from shiftsearch._geometry import Patches, query_grid
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
 from shiftsearch.backends.cuda.call import MOST_PLANS, numbers
+from shiftsearch.backends.cuda.fold import fold
 from shiftsearch.backends.cuda.kernels import Constants, Kernel, Plan, Program
-from shiftsearch.backends.cuda.patches import fold
 
 _CHAINS: tuple[Constants, ...] = ({"RADIUS": 2, "STRIDE": 1},)
 CHAIN_FLOW = Kernel("chain_flow", "chain_flow.cu", registers=88, instances=_CHAINS)

@@ -27,41 +27,6 @@ def gather(device: Any, v: Native, offsets: Native, p: Patches) -> Native:
     return patches
 
 
-@primitive
-def fold(
-    device: Any,
-    patches: Native,
-    weights: Native | None,
-    offsets: Native,
-    p: Patches,
-    *,
-    size: tuple[int, int, int],
-) -> Native:
-    """Scatter patches that are given."""
-    return collect(_of_patches(device, patches, weights, offsets, p, size))
-
-
-@primitive
-def fold_and_cover(
-    device: Any,
-    patches: Native,
-    weights: Native | None,
-    offsets: Native,
-    p: Patches,
-    *,
-    size: tuple[int, int, int],
-) -> tuple[Native, Native]:
-    call, (T, H, W) = _of_patches(device, patches, weights, offsets, p, size), size
-    coverage = device.xp.empty((call.options.sizes["B"], T, call.options.sizes["G"], H, W), call.sums)
-    return collect(call, coverage), coverage
-
-
-def _of_patches(device: Any, patches: Native, weights: Native | None, offsets: Native, p: Patches, size) -> Call:
-    T, H, W = size
-    shape = (offsets.shape[0], T, offsets.shape[1] * patches.shape[-3], H, W)
-    return Call(device, p, offsets, patches.dtype, weights=weights, patches=patches, k_shape=shape)
-
-
 def collect(call: Call, coverage: Native = None) -> Native:
     """Sort the candidates by where they land, and let each pixel collect what lands on it: see scatter.cu."""
     s = call.options.sizes
