@@ -431,6 +431,10 @@ def _fold(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role(trips, lines=("+= weight * load(number",))]
 
 
+def _gather(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [Role({"int row = 0": (c["PATCH"], 0), "int f = 0": (case.channels / c["CHANNELS"], 0)})]
+
+
 def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     kept = case.search["topk"]
     return [Role({"int i = 1; i < count": (kept, 0), "to > 0 && numbers": (kept / 4, 0)})]
@@ -536,7 +540,8 @@ OWNERS = {
     "scatter": Owner(_pixels, load=8, planar=8),
     "fold": Owner(_fold, load=4, planar=4),  # of a patch, a warp reads rows behind one another
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
-    **dict.fromkeys(("begin_cells", "gather"), Owner(_no_loops, load=4, planar=4)),
+    "begin_cells": Owner(_no_loops, load=4, planar=4),
+    "gather": Owner(_gather, load=4, planar=4),
     "warp": Owner(_warp, load=4, planar=4),
     "mean_down": Owner(_mean_down, load=2, planar=2),
     "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines

@@ -77,7 +77,7 @@ class Call:
         """Copy videos so that the channels of a pixel are adjacent, unless they are already."""
         for video in "qk":
             given = self.arrays[video]
-            found = _channels_last(self.device.xp, given)
+            found = _channels_last(self.device.xp, self._given[1][1], given)
             if found is not given:
                 self.arrays[video], self._options = found, None
         return self
@@ -154,9 +154,9 @@ def channels_at_a_time(channels: int, most: int = 8) -> int:
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
-def _channels_last(xp, video):
-    """Return a video with adjacent channels: the same one, or a copy."""
-    if video is None or video.shape[2] == 1 or video.strides[2] == video.dtype.itemsize:
+def _channels_last(xp, heads: int, video):
+    """Return a video with adjacent channels of each head: the same one, or a copy."""
+    if video is None or video.shape[2] == heads or video.strides[2] == video.dtype.itemsize:
         return video
     return xp.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 

@@ -14,7 +14,7 @@ from shiftsearch.backends.cuda.landing import LANDS, sort_by_landing
 
 _OF_FORM, _OF_PATCHES = each_with((*PLACES, STACKED), PATCHES=0), each_with(PLACES, PATCHES=1, REPAIR=0, COVERS=1)
 _SCATTERED = each_with((*_OF_FORM, *_OF_PATCHES), **LANDS)
-GATHER = Kernel("gather", "gather.cu", registers=104, instances=PLACES)
+GATHER = Kernel("gather", "gather.cu", registers=112, instances=PLACES)
 SCATTER = Kernel("scatter", "scatter.cu", registers=192, instances=_SCATTERED)
 
 
@@ -23,7 +23,7 @@ def gather(device: Any, v: Native, offsets: Native, p: Patches) -> Native:
     call = Call(device, p, offsets, v.dtype, k=v).with_channels_last()
     patches = device.xp.empty((*offsets.shape[:-1], call.options.sizes["F"], p.patch, p.patch), v.dtype)
     call.arrays["patches"] = patches
-    call.run_for_each(GATHER, p.patch**2)
+    call.run_for_each(GATHER, p.patch)
     return patches
 
 
