@@ -435,6 +435,18 @@ def _gather(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({"int row = 0": (c["PATCH"], 0), "int f = 0": (case.channels / c["CHANNELS"], 0)})]
 
 
+def _shrink(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    pixels, lines = (-(-c["GROUPS"] * n // 128) for n in (c["PATCH"] ** 2, c["COUNT"] * c["PATCH"]))
+    trips = {
+        "i < min(SS_GROUPS, left) * SS_PIXELS": (pixels, 0),
+        "i < lines; i += SS_THREADS": (lines, 0),
+        "int group = threadIdx.x / 32": (c["GROUPS"] / 4, 0),
+        "i < SS_COUNT * SS_PATCH; i += 32": (-(-c["COUNT"] * c["PATCH"] // 32), 0),
+        "i < here * SS_PIXELS": (pixels, 0),
+    }
+    return [Role(trips)]
+
+
 def _landing(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     kept = case.search["topk"]
     return [Role({"int i = 1; i < count": (kept, 0), "to > 0 && numbers": (kept / 4, 0)})]
@@ -544,5 +556,6 @@ OWNERS = {
     "gather": Owner(_gather, load=4, planar=4),
     "warp": Owner(_warp, load=4, planar=4),
     "mean_down": Owner(_mean_down, load=2, planar=2),
+    "shrink": Owner(_shrink, load=2, planar=2),
     "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines
 }

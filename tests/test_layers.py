@@ -29,6 +29,7 @@ _RANKS = [
     "_types",
     "_source",
     "_geometry",
+    "_cosines",
     "_op",
     "_primitive",
     "_elsewhere",

@@ -30,7 +30,7 @@ def test_no_kernel_has_a_race(file, kinds):
 
 def test_no_tile_has_a_race():
     searches = ("search_tiles", "search_points", "search_subpixel", "search_windows", "search_weighed")
-    _has_no_race((*searches, "attend_best", "warp"), "race")
+    _has_no_race((*searches, "attend_best", "warp", "shrink"), "race")
 
 
 def _has_no_race(names: Sequence[str], chosen: str) -> None:

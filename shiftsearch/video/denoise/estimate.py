@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shiftsearch.video.denoise.cosines import dct
+from shiftsearch._cosines import dct
 from shiftsearch.video.denoise.model import SIDE
 from shiftsearch.video.denoise.paths import flow_at
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from shiftsearch.video.denoise.cosines import bases
+from shiftsearch import _arrays
+from shiftsearch._cosines import bases
 
 _ROUNDING = 1e-6  # of a group's largest variance: single precision does not resolve smaller components
 _EXACT = 0.02  # of the variance of noise: components that differ by less are not told apart
@@ -28,12 +29,7 @@ def variance(sigma: float) -> float:
 def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, factor: float) -> tuple[Any, Any]:
     """Keep the frequencies of a group that stand out of the noise."""
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
-    along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
-    spectrum = along @ (noisy @ within)
-    keep = xp.abs(spectrum) > factor * sigma * shape
-    keep[..., 0, 0] = True
-    spectrum *= keep
-    return (along_back @ spectrum) @ within_back, 1 / (keep * (shape * shape)).sum((-2, -1), dtype=np.float32)
+    return _arrays.computed("threshold", noisy, factor * sigma * shape, shape * shape)
 
 
 def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, share: float) -> tuple[Any, Any]:
@@ -42,16 +38,8 @@ def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, share: 
     The guide has lost some of the signal: only this `share` of the noise is set against it.
     """
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
-    along, within, along_back, within_back = bases(xp, *noisy.shape[-2:])
-    gain = along @ (guide @ within)
-    gain *= gain
     power = shape * shape
-    gain /= gain + share * variance(sigma) * power
-    spectrum = along @ (noisy @ within)
-    spectrum *= gain
-    gain *= gain
-    gain *= power
-    return (along_back @ spectrum) @ within_back, 1 / (1 + gain.sum((-2, -1)))
+    return _arrays.computed("wiener", noisy, guide, share * variance(sigma) * power, power)
 
 
 def principal(

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
+from shiftsearch._cosines import dct
 from shiftsearch.backends.cpu import simd
 from shiftsearch.backends.cpu.memory import aligned
-from shiftsearch.video.denoise.cosines import dct
 from shiftsearch.video.denoise.halves import SIDE, of_kind, single
 
 MOST = 17  # patches of a group: code grows with the square of it
