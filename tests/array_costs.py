@@ -73,11 +73,11 @@ def _found(launched: Any, on_cpu: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def count(name: str, reads: Any = (), writes: Any = (), *, launches: int = 1, waits: bool = False) -> None:
-    moved = _PASSES.get(name, 1) * (sum(map(_bytes, reads)) + sum(map(_bytes, writes)))
+    moved = _PASSES.get(name, 1) * (sum(map(nbytes, reads)) + sum(map(nbytes, writes)))
     _done.append(Operation(name, _where(), launches, moved, waits))
 
 
-def _bytes(array: Any) -> int:
+def nbytes(array: Any) -> int:
     """Return the bytes of memory that an array has: what is broadcast has them once."""
     if not isinstance(array, np.ndarray):
         return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_costs import LAUNCH, Operation, counted
+from array_costs import BANDWIDTH, LAUNCH, Operation, counted, nbytes
 from modelled import model
 
 import shiftsearch
@@ -48,7 +48,12 @@ class Cost:
 class Device(Recorder):
     """Also writes down the case of each launch, as far as its sizes tell."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: list[float] = []  # seconds of each launch until its arrays are read and written once
+
     def launch(self, program: kernels.Program, blocks: int, values: tuple[Any, ...], **options: Any) -> None:
+        self.moved.append(sum(map(nbytes, values)) / BANDWIDTH)
         structs = (value for value in values if getattr(value, "dtype", None) is not None and value.dtype.names)
         sizes = {name: int(struct[name]) for struct in structs for name in struct.dtype.names}
         before = self.launches[-1][2] if self.launches else None
@@ -77,8 +82,8 @@ def cost(device: Device, operations: list[Operation], share: float = 1) -> Cost:
     """Return a share of what kernels and operations take."""
     each: Counter[str] = Counter()
     kinds = dict.fromkeys(("kernels", "array code", "waits"), 0.0)
-    for launched in device.launches:
-        seconds = share * max(LAUNCH, model(*launched).ms / 1e3)
+    for launched, moved in zip(device.launches, device.moved, strict=True):
+        seconds = share * max(LAUNCH, moved, model(*launched).ms / 1e3)
         each[launched[0].kernel.name] += seconds
         kinds["kernels"] += seconds
     for operation in operations:
@@ -107,6 +112,7 @@ def denoise(quality: str, colours: int, height: int = HEIGHT, width: int = WIDTH
             next(clean)
         operations.clear()
         device.launches.clear()
+        device.moved.clear()
         for _ in range(_MORE):
             next(clean)
         return cost(device, operations, 1 / _MORE)

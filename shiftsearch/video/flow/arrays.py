@@ -60,9 +60,10 @@ def warped(target: Any, flow: Any) -> Any:
 
 def inside(xp: Any, flow: Any) -> Any:
     """Return where flow (T, 2, H, W) leads into the frame, as a mask (T, H, W)."""
-    H, W = flow.shape[-2:]
-    x, y = xp.arange(W) + flow[:, 0], xp.arange(H)[:, None] + flow[:, 1]
-    return (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
+    (x, y), (H, W) = (flow[:, 0], flow[:, 1]), flow.shape[-2:]
+    # where flow would lead to the first column and row
+    left, above = xp.arange(0, -W, -1, flow.dtype), xp.arange(0, -H, -1, flow.dtype)[:, None]
+    return (x >= left) & (x <= left + (W - 1)) & (y >= above) & (y <= above + (H - 1))
 
 
 def agreement(xp: Any, there: Any, back: Any, tolerance: float = 1.0) -> Any:
