@@ -518,6 +518,12 @@ def _warp(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     return [Role({"int c = 0; c < s.channels": (case.channels, 0)})]
 
 
+def _resample(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
+    return [
+        Role({"int a = 0": (c["PATCH"], 0), "int b = 0": (c["PATCH"], 0)}, lines=("multiply_add(weight, weight != 0",))
+    ]
+
+
 def _mean_down(c: dict[str, Any], case: Case, blocks: int) -> list[Role]:
     middle = 2 * case.search["window"] + 2 - c["RUN"]
     runs = {"int row = warp * SS_ROWS": (8 / c["RUN"], 0), "int row = max(first": (middle, 0)}
@@ -555,6 +561,7 @@ OWNERS = {
     "begin_cells": Owner(_no_loops, load=4, planar=4),
     "gather": Owner(_gather, load=4, planar=4),
     "warp": Owner(_warp, load=4, planar=4),
+    "resample": Owner(_resample, load=2, planar=2),  # neighbouring pixels, at most two lines
     "mean_down": Owner(_mean_down, load=2, planar=2),
     "shrink": Owner(_shrink, load=2, planar=2),
     "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines

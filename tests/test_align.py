@@ -301,8 +301,8 @@ def test_tiles_are_as_small_as_max_memory_requires():
     flow, frame = np.zeros((2, 480, 640)), Box(0, 480, 0, 640)
     for memory in ("1MB", "8MiB", "64MB"):
         options = spec.spec_of("align", None, max_memory=memory)
-        found = list(tiles(options, np, flow, 3, frame))
-        assert all(box.area * 4 * (8 * 3 + 110) <= options.max_memory or keep.area <= 128 * 64 for keep, box in found)
+        found = list(tiles(options, np, flow, 134, frame))
+        assert all(box.area * 4 * 134 <= options.max_memory or keep.area <= 128 * 64 for keep, box in found)
         seen = np.zeros((480, 640), int)
         for keep, _ in found:
             seen[keep.of] += 1
@@ -316,7 +316,7 @@ def test_a_tile_has_all_pixels_that_flow_leads_it_to(far, rng):
     options = spec.spec_of("align", None, window=1, patch=1, max_memory="1GiB")
     for _ in range(50):
         flow = rng.normal(0, far, (2, 1, 1)) + rng.normal(0, 0.1, (2, *size))
-        ((_, box),) = tiles(options, np, flow, 1, keep)
+        ((_, box),) = tiles(options, np, flow, 118, keep)
         for axis, n, (first, end) in ((1, 96, (box.top, box.bottom)), (0, 80, (box.left, box.right))):
             at = np.indices(size)[1 - axis] + flow[axis]
             at = reflect(at[keep.of], n)

@@ -39,6 +39,7 @@ _USEFUL = {  # share of arithmetic in the busiest loop, where loads or another p
     "attend_landed": 0.2,
     "settle": 0.35,
     "warp": 0.25,
+    "resample": 0.14,
     "mean_down": 0.1,
     "chain_flow": 0.01,
     "chain_flow_backward": 0.03,

@@ -57,7 +57,7 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
     seen = agreement(xp, both, both[::-1], _APART)[0]
     beyond = (xp.abs(far - flow) > spec.window // 2).any(0)  # what a window reaches, the search finds more exactly
     better = seen & beyond & (theirs + certain < (1 - _SHARE) * cost)
-    share = mean_around(better * 1.0, _WIDE) / (mean_around(seen * 1.0, _WIDE) + 1e-6)
+    share = mean_around(better.astype("float32"), _WIDE) / (mean_around(seen.astype("float32"), _WIDE) + 1e-6)
     replaced = xp.where(seen, better, share > 0.5)  # what is hidden goes with what is around it
     flow = xp.where(replaced, far, flow)
     return flow, seen & inside(xp, flow[None])[0]
@@ -65,7 +65,8 @@ def start(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
 
 def _difference(xp: Any, reference: Any, target: Any, flow: Any, level: float) -> Any:
     """Return the mean squared difference around each pixel (H, W), without the share that noise has in it."""
-    moved = warped(target[None], flow[None].astype("float32"))[0]
+    flow = flow.astype("float32")  # so that what follows is in the precision of the frames
+    moved = warped(target[None], flow[None])[0]
     squared = ((moved - reference) ** 2).mean(0)
     return mean_around(squared - level**2 * (1 + _noise_kept(xp, flow)), _AROUND)
 

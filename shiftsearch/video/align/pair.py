@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch import _arrays
 from shiftsearch._arrays import transform
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.ops.aggregate import aggregate
@@ -19,6 +20,8 @@ from shiftsearch.video.flow.measure import measure
 from shiftsearch.video.frames import DTYPES, planar, restored
 from shiftsearch.video.noise import noise_level
 
+_HELD = 30  # numbers for each pixel of a tile, beside those of each channel
+_WEIGHED = 110  # the same where there are weights and places of 16 pixels for one: a kernel has none in memory
 _FAR = 2.0**14  # pixels: any longer vector leads out of the frame
 
 
@@ -82,7 +85,8 @@ def _aligned(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any) -
         found = _searched(spec, xp, reference, target, found, level, led=flow is not None)
     offsets = (found if spec.subpixel else xp.rint(found)).astype("float32")
     out = xp.empty_like(target)
-    for keep, box in tiles(spec, xp, offsets, len(target), Box(0, size[0], 0, size[1])):
+    held = 8 * len(target) + (_WEIGHED if spec.interp == "bicubic" and xp is np else _HELD)
+    for keep, box in tiles(spec, xp, offsets, held, Box(0, size[0], 0, size[1])):
         out[keep.of] = _interpolated(spec, xp, target[box.of], offsets[box.of])[keep.within(box).of]
     return out, offsets
 
@@ -97,7 +101,7 @@ def _searched(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, 
         flow = _on_grid(spec, xp, flow, size)
     begun = (begun if spec.subpixel else xp.rint(begun)).astype("float32")
     found, differ = xp.empty_like(begun), xp.empty_like(begun)
-    for keep, box in tiles(spec, xp, flow, len(target), Box(0, size[0], 0, size[1])):
+    for keep, box in tiles(spec, xp, flow, 8 * len(target) + _HELD, Box(0, size[0], 0, size[1])):
         frames = reference[box.of], target[box.of]
         places = begun[box.of], _best(spec, xp, *frames, flow[box.of], level)
         for whole, part in ((found, places[1]), (differ, costs(spec, xp, *frames, places, level))):
@@ -151,27 +155,10 @@ def _best(spec: AlignSpec, xp: Any, reference: Any, target: Any, flow: Any, leve
 
 
 def _interpolated(spec: AlignSpec, xp: Any, target: Any, offsets: Any) -> Any:
-    """Return `target` (C, H, W) read at `offsets` (2, H, W) from each pixel, as means of overlapping patches.
-
-    `aggregate` reads a fractional place bilinearly; for cubic weights it gets 16 whole pixels around the place instead.
-    """
-    cubic, patch = spec.interp == "bicubic", spec.patch if spec.output == "patch" else 1
-    taps = np.arange(-1, 3, dtype=np.int32) if cubic else np.zeros(1, np.int32)
-    around = xp.zeros((*offsets.shape[1:], len(taps), len(taps), 3), "int32" if len(taps) > 1 else "float32")
-    weights = xp.ones(around.shape[:-1], target.dtype)
-    for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
-        at, steps = offsets[1 - axis, :, :, None, None], xp.asarray(taps.reshape(shape))
-        if cubic:
-            low = xp.floor(at)
-            weights *= _cubic(xp, at - low - steps.astype("float32"))
-            at = low.astype("int32")
-        around[..., axis + 1] = at + steps
-    around, weights = (x.reshape(1, 1, *offsets.shape[1:], len(taps) ** 2, *x.shape[4:]) for x in (around, weights))
-    return aggregate(target[None], weights, around, patch=patch)[0]
-
-
-def _cubic(xp: Any, x: Any) -> Any:
-    """Return Keys' cubic convolution kernel, a = -0.58: sharper than -0.5, and kinder to places that are a little off than -0.75."""
-    x = xp.abs(x)
-    far = -0.58 * (((x - 5) * x + 8) * x - 4)
-    return xp.where(x < 1, (1.42 * x - 2.42) * x**2 + 1, xp.where(x < 2, far, 0))
+    """Return `target` (C, H, W) read at `offsets` (2, H, W) from each pixel, as means of overlapping patches."""
+    patch = spec.patch if spec.output == "patch" else 1
+    if spec.interp == "bicubic":
+        return _arrays.computed("resample", target, offsets, patch=patch)
+    places = xp.zeros((1, 1, *offsets.shape[1:], 1, 3), "float32")
+    places[0, 0, ..., 0, 1], places[0, 0, ..., 0, 2] = offsets[1], offsets[0]
+    return aggregate(target[None], xp.ones(places.shape[:-1], target.dtype), places, patch=patch)[0]

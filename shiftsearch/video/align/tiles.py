@@ -60,23 +60,24 @@ class Box(NamedTuple):
         return self._replace(right=middle), self._replace(left=middle)
 
 
-def tiles(spec: AlignSpec, xp: Any, flow: Any, channels: int, keep: Box) -> Iterator[tuple[Box, Box]]:
+def tiles(spec: AlignSpec, xp: Any, flow: Any, held: int, keep: Box) -> Iterator[tuple[Box, Box]]:
     """Yield tiles that cover `keep`, each with the box of all pixels that its result depends on.
 
     The pixels of a tile are means over the patches of queries around them. Their windows lie where the flow leads, and
-    decide which part of the target is read.
+    decide which part of the target is read. Of each pixel about so many numbers are `held`.
     """
     size = flow.shape[-2:]
-    queries = keep.grown(spec.patch, size)
+    whole, queries = Box(0, size[0], 0, size[1]), keep.grown(spec.patch, size)
     margin = spec.window + spec.patch + 2  # a window may slide by its size; interpolation reads two more
-    box = queries.grown(spec.patch, size).joined(_reached(xp, flow, queries).grown(margin, size))
-    each = 4 * (8 * channels + (110 if spec.interp == "bicubic" else 30))  # bytes per pixel, roughly
+    box = queries.grown(spec.patch, size)
+    if box != whole:  # else nothing is beyond it, and a GPU need not wait for where flow leads
+        box = box.joined(_reached(xp, flow, queries).grown(margin, size))
     longest = max(keep.bottom - keep.top, keep.right - keep.left)
-    if box.area * each <= float(spec.max_memory) or longest <= _SMALLEST:
+    if box.area * 4 * held <= float(spec.max_memory) or longest <= _SMALLEST:
         yield keep, box
         return
     for half in keep.halves():
-        yield from tiles(spec, xp, flow, channels, half)
+        yield from tiles(spec, xp, flow, held, half)
 
 
 def _reached(xp: Any, flow: Any, queries: Box) -> Box:
