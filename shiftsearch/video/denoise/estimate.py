@@ -2,7 +2,8 @@
 
 Texture repeats along the motion, noise does not. Patches of one frame are compared with those of the next at the fraction
 of a pixel where flow leads. Those with least contrast count, as they suffer least where flow errs; and a frequency at
-which even these are nearly equal has more texture than noise, which then is at most that of a single frame.
+which even these are nearly equal has more texture than noise, which then is at most that of higher frequencies, or of a
+single frame. Where most shades have much less noise than one of them, that one has lost its motion.
 """
 
 from __future__ import annotations
@@ -36,10 +37,7 @@ _LOST = 1.2, 1.03  # what the best lack in variance
 _TEXTURE = 50.0, 100.0
 _GAUSSIAN = 1.27  # root mean square of differences, in the mean of their sizes; 1.2533 and what chance adds
 _MORE = 4.0, 0.5  # by how much noise with heavier tails is taken for more, for each unit above that, and at most
-_CODED = (
-    0.4,
-    0.6,
-)  # share of the patches that counts, from which on this is done: below, what differs may be lost texture
+_CODED = 0.4, 0.6  # share of the patches from which on this is done: below, what differs may be lost texture
 _STRONGER = 3.0  # variance of noise in one shade, in that of others
 _PHOTONS = 1.2  # the same for noise of photons, of which variances grow with brightness
 _DARK = 16.0  # shades below white divided by this count as much
@@ -218,7 +216,8 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]],
 def _without_texture(noise: np.ndarray, texture: np.ndarray, most: float) -> np.ndarray:
     """Return variances (8, 8) of noise, which at frequencies of texture are at most those at higher ones, or `most`."""
     noise = np.pad(noise, (0, 1))
-    for y, x in np.argwhere(noise[:SIDE, :SIDE] >= 0)[::-1]:
+    for n in reversed(range(SIDE * SIDE)):
+        y, x = divmod(n, SIDE)
         higher = max(noise[y + 1, x], noise[y, x + 1], noise[y + 1, x + 1], most)
         noise[y, x] *= (min(noise[y, x], higher) / max(noise[y, x], _TINY)) ** texture[y, x]
     noise[0, 0] = min(noise[0, 0], 1.2 * max(noise[0, 1], noise[1, 0]))  # means of patches also change with the light
