@@ -224,18 +224,19 @@ def test_chunks_find_the_same_noise():
     np.testing.assert_array_equal(np.concatenate(parts), ss.denoise(noisy, radius=1, flow=flow))
 
 
-def test_little_noise_counts_for_more_than_it_is():
-    """With less of it, more of what patches differ by is motion; with next to none, it may be all that was found."""
-    firm = Pass(lambda *_: None, lambda *_: None, window=1, guided=False, firm=True)
+def test_noise_counts_as_often_as_a_pass_says():
+    """Levels are those of white, whatever the planes; between those that are named, times change with their logarithm."""
 
-    def counts(level, pass_=firm, planes=1):
+    def times(level, planes=1, **options):
         noise = Noise.white([np.sqrt(planes) * level] * planes)
-        return pass_.firmness(Frame(np.zeros((planes, 8, 8), np.float32), noise, [False], white=np.sqrt(planes)))
+        frame = Frame(np.zeros((planes, 8, 8), np.float32), noise, [False], white=np.sqrt(planes))
+        return Pass(lambda *_: None, lambda *_: None, window=1, guided=False, **options).times_noise(frame)
 
-    assert [counts(level) for level in (0, 0.001, 0.015, 0.1, 1)] == [1, 1, 1.1, 1, 1]
-    assert 1 < counts(0.03) < counts(0.025) < 1.1
-    assert counts(0.03, planes=3) == pytest.approx(counts(0.03))
-    assert counts(0.015, Pass(lambda *_: None, lambda *_: None, window=1, guided=False)) == 1
+    options = {"times": ((0.01, 0.04), (1.2, 1.0))}
+    assert [times(level, **options) for level in (0, 0.01, 0.04, 1)] == [1.2, 1.2, 1, 1]
+    assert times(0.02, **options) == pytest.approx(1.1)
+    assert times(0.02, planes=3, **options) == pytest.approx(1.1)
+    assert times(0.02) == 1
 
 
 # --- noise that is known ----------------------------------------------------------------------------

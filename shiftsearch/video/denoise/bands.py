@@ -110,8 +110,8 @@ def _shrink(
     weights = xp.zeros(noisy.shape[:2], noisy.dtype)
     some = max(_LANES, _AT_ONCE[xp.__name__] // noisy.shape[2] // _LANES * _LANES)
     shrink = partial(differences, shrink=pass_.shrink) if pass_.temporal else pass_.shrink
-    firm = pass_.firmness(frame)
-    sigmas = [firm * s * sigma for s, sigma in zip(frame.strength, frame.noise.sigma, strict=True)]
+    times = pass_.times_noise(frame)
+    sigmas = [times * s * sigma for s, sigma in zip(frame.strength, frame.noise.sigma, strict=True)]
     for c, (sigma, shape) in enumerate(zip(sigmas, frame.noise.shapes, strict=True)):
         relative = frame.relative(xp, c, pass_)
         shape = None if shape is None else xp.asarray(resized(shape, pass_.patch), np.float32).ravel()

@@ -147,7 +147,10 @@ def _told(
 def _scales(frame: Frame, plane: int, pass_: Pass) -> np.ndarray:
     """Return the levels of the noise at each frequency, and its powers."""
     rule, options = _rule(pass_)
-    sigma, shape = pass_.firmness(frame) * frame.strength[plane] * frame.noise.sigma[plane], frame.noise.shapes[plane]
+    sigma, shape = (
+        pass_.times_noise(frame) * frame.strength[plane] * frame.noise.sigma[plane],
+        frame.noise.shapes[plane],
+    )
     shape = np.ones(pass_.patch**2) if shape is None else resized(shape, pass_.patch).ravel()
     levels = (
         options["factor"] * sigma * shape

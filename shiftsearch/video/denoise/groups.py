@@ -114,7 +114,7 @@ def worst(xp: Any, frame: Frame, pass_: Pass) -> Any:
 def _noise(xp: Any, frame: Frame, pass_: Pass) -> Any:
     """Return the sum of squares of the noise of a patch in the plane that is searched, a number or (h, w)."""
     relative = frame.relative(xp, 0, pass_)
-    level = pass_.firmness(frame) * frame.level * pass_.patch * (1 if relative is None else relative)
+    level = pass_.times_noise(frame) * frame.level * pass_.patch * (1 if relative is None else relative)
     return level * level
 
 

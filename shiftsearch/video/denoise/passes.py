@@ -15,7 +15,6 @@ from shiftsearch.video.denoise.margins import begun_later, has_halves, joined, p
 from shiftsearch.video.denoise.model import Noise
 from shiftsearch.video.light import Light
 
-_LEVELS, _FIRM = (0.004, 0.01, 0.02, 0.04), (1.0, 1.1, 1.1, 1.0)  # noise of white, and how many times it counts
 _TINY = 1e-30
 _LARGE = 2.0  # whole numbers of 16 bits reach so far
 
@@ -172,13 +171,9 @@ class Pass:
     depth: int = 1  # frames that a patch spans, where they show the same thing at the same place
     temporal: bool = False  # the patches of a group differ in their frames alone, and only what differs is filtered
     beside: Pass | None = None  # filters other groups of the same frames; the results of both are added up
-    firm: bool = False  # whether noise is taken for more where there is little, see `firmness`
+    times: tuple[tuple[float, ...], tuple[float, ...]] = (1.0,), (1.0,)  # noise of white, and how many times it counts
 
-    def firmness(self, frame: Frame) -> float:
-        """Return how many times the noise of a frame counts.
-
-        The less there is, the more of what patches of the same thing differ by is motion that was not found exactly. If
-        there is hardly any, what is found may be that alone.
-        """
-        level = frame.noise.sigma[0] / frame.white
-        return float(np.interp(np.log(max(level, _TINY)), np.log(_LEVELS), _FIRM)) if self.firm else 1.0
+    def times_noise(self, frame: Frame) -> float:
+        """Return how many times the noise of a frame counts."""
+        levels, times = self.times
+        return float(np.interp(np.log(max(frame.noise.sigma[0] / frame.white, _TINY)), np.log(levels), times))
