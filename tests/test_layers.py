@@ -138,7 +138,10 @@ def test_imports_do_not_go_round_in_a_circle():
 def test_optional_libraries_have_one_home(path):
     homes = {
         "numba": "backends.cpu",
-        "llvmlite": ("backends.cpu", *(f"video.denoise.{name}" for name in ("components", "nearest", "spectra"))),
+        "llvmlite": (
+            "backends.cpu",
+            *(f"video.denoise.{name}" for name in ("closest", "components", "nearest", "spectra")),
+        ),
         "cupy": "backends.cuda",
         "av": "video.io",
         "tqdm": "video.cli",

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 
 import shiftsearch as ss
-from shiftsearch.backends.cpu import simd
-from shiftsearch.video.denoise import Noise, direct, groups, memory, nearest, passes, qualities, spectra
+from shiftsearch.backends.cpu import pool, simd
+from shiftsearch.video.denoise import (
+    Noise,
+    closest,
+    direct,
+    groups,
+    halves,
+    memory,
+    nearest,
+    passes,
+    qualities,
+    spec,
+    spectra,
+)
 from shiftsearch.video.denoise.margins import with_margins, zeros_with_margins
 
 FLOWS = {
@@ -83,11 +95,68 @@ def test_margins_stay_with_the_planes_of_an_array_and_their_sums(rng):
     assert with_margins(np, frame.searched[None]).base is frame.searched.base
 
 
+def apart(monkeypatch):
+    """Have candidates of each frame listed, as where arrays are not in main memory."""
+    for module in (groups, memory):
+        monkeypatch.setattr(module, "at_once", lambda *_: False)
+
+
+def places(offsets):
+    """Return offsets (h, w, n, 3) as one number each, in order."""
+    return np.sort(offsets.astype(np.int64) @ [1_000_000, 1000, 1], axis=-1)
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+@pytest.mark.parametrize(("n", "here"), [(1, 0), (2, 1), (13, 6)])
+@pytest.mark.parametrize("size", [(11, 12), (30, 37)])
+def test_the_best_of_all_frames_are_those_of_each(kind, n, here, size, rng, monkeypatch):
+    """But for those that are worse by rounding only."""
+    monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "2")
+    monkeypatch.setattr(pool, "_SMALL", 0)
+    frames, one = clip_with_flow(rng, kind, n, size), qualities.PASSES["high"][2]
+    found = groups.of_all_frames(np, frames, here, one)
+    apart(monkeypatch)
+    wanted = groups.of_all_frames(np, frames, here, one)
+    assert found.shape == wanted.shape
+    assert (places(found) == places(wanted)).mean() > 0.999
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_candidates_that_are_equal_or_no_numbers_are_taken_once(value, rng):
+    frames, one = clip_with_flow(rng, "none", 4, (24, 31)), qualities.PASSES["high"][2]
+    for frame in frames:
+        frame.searched.base[...] = value
+    found = groups.of_all_frames(np, frames, 1, one)
+    at = np.stack(np.meshgrid(*(3 * np.arange(n) for n in found.shape[:2]), indexing="ij"), -1)[:, :, None]
+    assert np.isin(found[..., 0], range(-1, 3)).all()
+    assert (abs(found[..., 1:]) <= 10).all()
+    assert ((at + found[..., 1:] >= 0) & (at + found[..., 1:] < (24, 31))).all()
+    assert (np.diff(places(found)) > 0).all()
+
+
+def test_of_candidates_that_are_equal_none_takes_the_place_of_a_better_one():
+    """Two shades give few scores; those that are read first are not the best."""
+    planes = np.where(np.arange(40)[:, None] < [[[20]], [[14]]], 0.6, 0.5) + np.zeros((2, 40, 30))
+    frames = [passes.Frame(with_margins(np, np.float32(plane[None])), Noise.white([0.2]), [False]) for plane in planes]
+    found = groups.of_all_frames(np, frames, 0, qualities.PASSES["high"][2])
+    whole = np.pad(planes, ((0, 0), (3, 3), (3, 3)), mode="reflect")
+    patches = np.lib.stride_tricks.sliding_window_view(whole, (6, 6), (1, 2))
+    for y, x in np.ndindex(found.shape[:2]):
+        frame, down, across = (found[y, x] + [0, 3 * y, 3 * x]).T
+        top, left = (min(max(3 * at - 5, 0), n - 11) for at, n in ((y, 40), (x, 30)))
+        scores = ((patches - patches[0, 3 * y, 3 * x]) ** 2).sum((3, 4))[:, top : top + 11, left : left + 11]
+        taken = ((patches[frame, down, across] - patches[0, 3 * y, 3 * x]) ** 2).sum((1, 2))
+        np.testing.assert_allclose(np.sort(taken), np.sort(scores.ravel())[:50], atol=1e-6)
+
+
 @pytest.mark.full
-def test_candidates_of_large_groups_take_what_max_memory_counts(rng, monkeypatch):
+@pytest.mark.parametrize("together", [True, False])
+def test_candidates_of_large_groups_take_what_max_memory_counts(together, rng, monkeypatch):
     """However many frames they come from. What does not grow with the frame, as that of each thread, is counted elsewhere."""
     monkeypatch.setenv("SHIFTSEARCH_NUM_THREADS", "1")
     one, peaks = qualities.PASSES["high"][2], []
+    if not together:
+        apart(monkeypatch)
     for height in (96, 192):
         frames = clip_with_flow(rng, "none", 13, (height, 128))
         groups.of_all_frames(np, frames, 6, one)  # compiles
@@ -97,7 +166,8 @@ def test_candidates_of_large_groups_take_what_max_memory_counts(rng, monkeypatch
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    counted = 4 * memory._candidates(one) * 96 * 128
+    high = spec.spec_of("denoise", None, [20], quality="high", radius=6)
+    counted = 4 * memory._candidates(high, (np.zeros((192, 128)),), one) * 96 * 128
     assert 0.6 * counted < peaks[1] - peaks[0] <= counted
 
 
@@ -107,15 +177,18 @@ def test_vectors_of_any_length_give_the_same(register, monkeypatch, rng):
     """Groups lie side by side in long vectors, and alone in short ones, which any processor has."""
     clip = rng.random((5, 21, 27, 3), np.float32)
     monkeypatch.setattr(simd, "has_halves", lambda: False)
-    known = ss.denoise(clip, 0.1, flow=None, radius=2)
+    known, frames = ss.denoise(clip, 0.1, flow=None, radius=2), clip_with_flow(rng, "far", 5, (21, 27))
+    of_all = places(groups.of_all_frames(np, frames, 2, qualities.PASSES["high"][2]))
     if register > simd.register_bytes():
         pytest.skip("this processor has none as long")
     monkeypatch.setattr(simd, "register_bytes", lambda: register)
-    caches = spectra.compiled, nearest.compiled
+    caches = spectra.compiled, nearest.compiled, halves._compiled, halves._covering, closest._compiled
     try:
         for cache in caches:
             cache.cache_clear()
         np.testing.assert_allclose(ss.denoise(clip, 0.1, flow=None, radius=2), known, atol=1e-5)
+        found = groups.of_all_frames(np, frames, 2, qualities.PASSES["high"][2])
+        np.testing.assert_array_equal(places(found), of_all)
     finally:
         for cache in caches:
             cache.cache_clear()

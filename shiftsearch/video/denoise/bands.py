@@ -118,7 +118,7 @@ def _shrink(
         scale = None if relative is None else relative[part].ravel()
         for which in _some(xp, counts, some):
             few = c, which
-            groups = noisy[few], guide[few]
+            groups = (noisy[few],) * 2 if guide is noisy else (noisy[few], guide[few])
             if scale is not None:  # the noise of all groups becomes the same
                 each = scale[which]
                 groups = tuple(group / each[:, None, None] for group in groups)
@@ -126,8 +126,7 @@ def _shrink(
             found, weight = evenly(xp, *groups, sigma, shape)
             if scale is not None:
                 found, weight = found * each[:, None, None], weight / (each * each)
-            noisy[few] -= found
-            weights[few] = weight
+            noisy[few], weights[few] = found, weight
     return weights
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 
 from shiftsearch._geometry import query_grid
 from shiftsearch.ops.match import match
+from shiftsearch.video.denoise.margins import with_margins
 from shiftsearch.video.denoise.passes import Frame, Pass, of_patches
 from shiftsearch.video.denoise.paths import flow_at
 
@@ -16,6 +18,7 @@ MOST_EACH = 48  # candidates of each frame among which large groups are chosen
 NEARER = 2.0  # so many times as near are patches of a frame that take the place of those of others
 SPARES = 3  # patches of a frame that have to be nearer
 FLAT = 0.1  # of the score of those that are close: less is flat, where patches lie over each other and share noise
+_PIXELS = 64  # of a patch, which vector code holds
 _SPREAD = 0.618  # multiples of it, modulo 1, lie far apart: the golden ratio
 
 
@@ -51,10 +54,14 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
     """Return the offsets of the best `count` patches of all frames, (h, w, n, 3)."""
     there = list(range(len(frames) - pass_.depth + 1))
     each = min(pass_.count, MOST_EACH, pass_.window**2)
-    some, count = _at_once(xp, there), min(pass_.count, len(there) * each)
+    some, count = _together(xp, there), min(pass_.count, len(there) * each)
     height, width = frames[here].searched.shape
     grid = query_grid(height, width, pass_.stride)
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
+    if at_once(xp, frames[here].shape[1:], pass_):
+        planes = [with_margins(np, frame.seen_from(np, pass_.begin)[None]) for frame in frames]
+        closest = importlib.import_module("shiftsearch.video.denoise.closest")  # loads numba
+        return closest.best(planes, flow, here, pass_, count)
     least = _equal(xp, frames[here], pass_) if pass_.alike else None
     scores = xp.full((*grid, count + some * each), np.inf, np.float32)  # the best so far, and those of some frames
     offsets = xp.zeros((*scores.shape, 3), xp.int32)
@@ -66,6 +73,12 @@ def of_all_frames(xp: Any, frames: list[Frame], here: int, pass_: Pass) -> Any:
             _scatter(xp, found[0], first * each, least)
         _move_best(xp, scores, offsets, count)
     return xp.ascontiguousarray(offsets[:, :, :count])
+
+
+def at_once(xp: Any, size: tuple[int, ...], pass_: Pass) -> bool:
+    """Return whether vector code finds the best of all frames at once: patches of few pixels, in frames of (H, W)."""
+    fits = pass_.window <= min(size) and pass_.patch**2 <= _PIXELS
+    return xp is np and fits and pass_.depth == 1 and not pass_.alike
 
 
 def _move_best(xp: Any, scores: Any, offsets: Any, count: int) -> None:
@@ -140,14 +153,14 @@ def _candidates(xp: Any, frames: list[Frame], here: int, there: list[int], pass_
     flow = _flow_to(xp, frames, here, there, grid, pass_.stride)
     scores = xp.empty((*grid, len(there), topk), np.float32)
     offsets = xp.empty((*scores.shape, 3), xp.int32)
-    at_once = _at_once(xp, there)
-    for first in range(0, len(there), at_once):
-        some = slice(first, first + at_once)
+    many = _together(xp, there)
+    for first in range(0, len(there), many):
+        some = slice(first, first + many)
         _match(xp, frames, here, there[some], flow[some], pass_, scores[:, :, some], offsets[:, :, some])
     return scores, offsets
 
 
-def _at_once(xp: Any, there: list[int]) -> int:
+def _together(xp: Any, there: list[int]) -> int:
     return 1 if xp is np else len(there)  # a GPU is filled by many frames, and main memory by few
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from shiftsearch._homes import Cpu, home_of
 from shiftsearch.errors import ShiftsearchError
 from shiftsearch.video.denoise import direct
-from shiftsearch.video.denoise.groups import MOST_EACH
+from shiftsearch.video.denoise.groups import MOST_EACH, at_once
 from shiftsearch.video.denoise.passes import Pass
 from shiftsearch.video.denoise.qualities import passes_of
 from shiftsearch.video.denoise.spec import DenoiseSpec
@@ -22,6 +23,9 @@ _LOOSE = 1.08  # margins, and memory that is free in pieces only
 _TURNED = 10  # numbers for each number of a frame, while frames are taken and given
 _MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
 _CANDIDATE = 7  # numbers: its score, its offset, and what a search returns of some
+_WAY = (
+    10  # numbers for each frame that a large group may be in, if these are searched at once: flow, and where it leads
+)
 _BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
 
 
@@ -45,23 +49,31 @@ def held(spec: DenoiseSpec, frame: Planes) -> float:
     frames, numbers = 2 * spec.reach + 1, sum(planes)
     of_frames = frames * numbers * sum(_of_frame(spec, frame, pass_) for pass_ in passes)
     of_motion = (len(passes) * frames + 2) * _MOTION * planes[0]
-    of_candidates = max(_candidates(pass_) * planes[0] for pass_ in passes)
+    of_candidates = max(_candidates(spec, frame, pass_) * planes[0] for pass_ in passes)
     return _LOOSE * _NUMBER * (of_frames + of_motion + _TURNED * numbers + of_candidates) + _of_bands(passes, planes)
 
 
 def _of_frame(spec: DenoiseSpec, frame: Planes, pass_: Pass) -> float:
     """Return the numbers that a frame takes in a pass for each of its own: noisy and guide, sums and coverage."""
-    xp = np if isinstance(home_of(spec.caller, {"frames": frame[0]}), Cpu) else None
-    if not direct.covers(xp, frame[0].shape[:2], 2 * spec.reach + 1, pass_):
+    if not direct.covers(_module(spec, frame), frame[0].shape[:2], 2 * spec.reach + 1, pass_):
         return 4
     kept = np.dtype(direct.kept()).itemsize / _NUMBER
     parted = kept < 1 and "int" in str(frame[0].dtype)  # floats may be too large
     return 2 * kept + (2 if pass_.guided and not parted else 1)
 
 
-def _candidates(pass_: Pass) -> float:
+def _candidates(spec: DenoiseSpec, frame: Planes, pass_: Pass) -> float:
     """Return the numbers that candidates for large groups take, for each pixel of a frame."""
-    return _CANDIDATE * (pass_.count + MOST_EACH) / pass_.stride**2 if pass_.count else 0.0
+    if not pass_.count:
+        return 0.0
+    if at_once(_module(spec, frame), frame[0].shape[:2], pass_):
+        return (3 * pass_.count + _WAY * (2 * spec.reach + 1)) / pass_.stride**2
+    return _CANDIDATE * (pass_.count + MOST_EACH) / pass_.stride**2
+
+
+def _module(spec: DenoiseSpec, frame: Planes) -> Any:
+    """Return the module of arrays in main memory, or None for frames that are elsewhere."""
+    return np if isinstance(home_of(spec.caller, {"frames": frame[0]}), Cpu) else None
 
 
 def _planes(spec: DenoiseSpec, frame: Planes) -> list[int]:

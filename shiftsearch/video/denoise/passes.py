@@ -156,7 +156,7 @@ def _lit(planes: Any, gain: float, offsets: Sequence[float]) -> Any:
 class Pass:
     """How groups are found and how they are filtered."""
 
-    shrink: Callable[..., tuple[Any, Any]]  # (xp, noisy, guide, sigma) of groups to estimates and weights, see `shrink`
+    shrink: Callable[..., tuple[Any, Any]]  # of groups to their noise and weights, see `shrink`
     find: Callable[..., Any]  # (xp, frames, here, this) to offsets (h, w, n, 3) of groups of n patches, see `groups`
     window: int
     guided: bool  # whether the filter uses the guide, or only the search does

@@ -1,7 +1,8 @@
 """Filters of groups of patches (q, n, pixels).
 
-Each takes (xp, noisy, guide, sigma, shape) and returns estimates like `noisy` and weights (q). It may overwrite `noisy`.
-The noise has a standard deviation of sigma, and of sigma times shape (pixels) at each frequency; None is white noise.
+Each takes (xp, noisy, guide, sigma, shape) and returns the noise that it removes, like `noisy`, and weights (q). It may
+overwrite both groups, which may be the same. The noise has a standard deviation of sigma, and of sigma times shape (pixels)
+at each frequency; None is white noise.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ def variance(sigma: float) -> float:
 
 
 def threshold(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, factor: float) -> tuple[Any, Any]:
-    """Keep the frequencies of a group that stand out of the noise."""
+    """Remove the frequencies of a group that do not stand out of the noise."""
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
-    return _arrays.computed("threshold", noisy, factor * sigma * shape, shape * shape)
+    found, weights = _arrays.computed("threshold", noisy, factor * sigma * shape, shape * shape)
+    return noisy - found, weights
 
 
 def wiener(xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, share: float) -> tuple[Any, Any]:
-    """Weight each frequency of a group by the share of it that is signal, estimated from the guide.
+    """Remove the share of each frequency of a group that is no signal, estimated from the guide.
 
     The guide has lost some of the signal: only this `share` of the noise is set against it.
     """
     shape = xp.ones(noisy.shape[-1], np.float32) if shape is None else shape
     power = shape * shape
-    return _arrays.computed("wiener", noisy, guide, share * variance(sigma) * power, power)
+    found, weights = _arrays.computed("wiener", noisy, guide, share * variance(sigma) * power, power)
+    return noisy - found, weights
 
 
 def principal(
@@ -60,15 +63,18 @@ def principal(
     Patches span `depth` frames.
     """
     if sigma == 0:  # all is signal, and the smallest components are only made by rounding
-        return noisy, xp.ones(len(noisy), noisy.dtype)
+        return xp.zeros_like(noisy), xp.ones(len(noisy), noisy.dtype)
     if shape is not None:
         to_white, back = _whitening(xp, depth, shape)
-        groups = noisy @ to_white, guide @ to_white
+        white = noisy @ to_white
+        groups = white, white if guide is noisy else guide @ to_white
         found, weights = principal(xp, *groups, sigma, None, least=least, gain=gain, depth=depth)
         return found @ back, weights
     n, pixels = guide.shape[-2:]
     mean = guide.mean(-2, keepdims=True)
-    guide, noisy = guide - mean, noisy - mean
+    noisy -= mean  # in place, as groups are large
+    if guide is not noisy:
+        guide -= mean
     back = guide.swapaxes(-1, -2)
     few = pixels > n  # the components then follow from products of patches with each other
     products = (guide @ back if few else back @ guide) * np.float32(1 / n)
@@ -78,22 +84,23 @@ def principal(
     gains = xp.where(stands_out, gain(xp.maximum(relative, least)), 0)
     scaled = gains / xp.maximum(n * variances, _TINY) if few else gains
     axes = back @ axes if few else axes
-    shrunk = ((noisy @ axes) * scaled[:, None]) @ axes.swapaxes(-1, -2)
+    noisy -= ((noisy @ axes) * scaled[:, None]) @ axes.swapaxes(-1, -2)
     weights = 1 / (1 / n + gains.sum(-1) / pixels)  # by the variance of noise that is left in a pixel
     # clearing the mean counts where all other noise is gone; elsewhere it would only cost detail that some patches have
-    return shrunk + _clear(xp, mean, sigma * weights / n**1.5, depth), weights
+    noisy += _unclear(xp, mean, sigma * weights / n**1.5, depth)
+    return noisy, weights
 
 
-def _clear(xp: Any, means: Any, sigma: Any, depth: int) -> Any:
-    """Drop the frequencies of the means (q, 1, pixels) of groups that noise of a standard deviation `sigma` (q) explains.
+def _unclear(xp: Any, means: Any, sigma: Any, depth: int) -> Any:
+    """Return the frequencies of the means (q, 1, pixels) of groups that noise of a standard deviation `sigma` (q) explains.
 
-    Of a flat group, only its brightness and slopes are left.
+    Of a flat group, they leave only its brightness and slopes.
     """
     patches = means.reshape(len(means), depth, -1)
     along, within, along_back, within_back = bases(xp, *patches.shape[1:])
     dropped = along @ ((patches - patches.mean((-2, -1), keepdims=True)) @ within)
     dropped *= xp.abs(dropped) <= _OUTSTANDING * sigma[:, None, None]
-    return means - ((along_back @ dropped) @ within_back).reshape(means.shape)
+    return ((along_back @ dropped) @ within_back).reshape(means.shape)
 
 
 def _components(xp: Any, matrices: Any, least: float, exact: float) -> tuple[Any, Any]:
@@ -112,9 +119,9 @@ def differences(
     xp: Any, noisy: Any, guide: Any, sigma: float, shape: Any, *, shrink: Callable[..., tuple[Any, Any]]
 ) -> tuple[Any, Any]:
     """Filter how the patches of a group differ from their mean, which stays as it is."""
-    mean, guide_mean = (groups.mean(-2, keepdims=True) for groups in (noisy, guide))
-    found, weights = shrink(xp, noisy - mean, guide - guide_mean, sigma, shape)
-    return found + mean, 1 / (1 / weights + noisy.shape[-1])
+    groups = (groups - groups.mean(-2, keepdims=True) for groups in (noisy, guide))
+    found, weights = shrink(xp, *groups, sigma, shape)
+    return found, 1 / (1 / weights + noisy.shape[-1])
 
 
 def evened(
