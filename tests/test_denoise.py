@@ -411,9 +411,11 @@ def test_sums_in_half_precision_err_by_little_of_the_noise(unit, monkeypatch):
     assert np.sqrt((apart**2).mean()) < 1e-4
 
 
-@pytest.mark.parametrize("m", [1, 2, 5, 36])
-def test_components_are_those_of_numpy(m, rng):
-    """Also of matrices of nothing, of equal values, in blocks, and of less rank than they have rows."""
+@pytest.mark.parametrize(("m", "rotations"), [(1, 3), (2, 3), (5, 3), (36, 3), (36, 0.5)])
+def test_components_are_those_of_numpy(m, rotations, rng, monkeypatch):
+    """Also of matrices of nothing, of equal values, in blocks, of less rank than they have rows, and if rotations are many."""
+    monkeypatch.setattr(components, "_ROTATIONS", rotations)
+    monkeypatch.setattr(components, "_KEPT", threading.local())
     patches = rng.standard_normal((37, m, 50), np.float32)
     matrices = patches @ patches.swapaxes(1, 2) / 50
     matrices[1], matrices[2] = 0, np.eye(m)
