@@ -8,14 +8,15 @@
 // between pixels. In it, candidates are SS_BY pixels apart, and pixels of a patch SS_HOLE. Candidates that do not all
 // lie equally far behind a pixel, as far as doubles tell, are scored directly.
 //
-// Constants beside those of candidates.cuh: SS_THREADS, SS_DOWN and SS_ACROSS (candidates of a thread), SS_PACKS (16
-// bytes of channels each, of a staged pixel), SS_APART, SS_PITCH (packs of a staged row).
+// Constants beside those of candidates.cuh: SS_THREADS, SS_DOWN and SS_ACROSS (candidates of a thread), SS_PACKS (of a
+// staged pixel), SS_NARROW (1: a pack is a channel, of pixels that have few; 0: 16 bytes of channels), SS_APART, SS_PITCH
+// (packs of a staged row).
 #ifndef SS_WINDOW_SCORES_CUH
 #define SS_WINDOW_SCORES_CUH
 
 #include "candidates.cuh"
 
-#define SS_PACK (16 / (int)sizeof(SS_ACC))
+#define SS_PACK (SS_NARROW ? 1 : 16 / (int)sizeof(SS_ACC))
 #define SS_BY ((int)SS_STEP / SS_APART)
 #define SS_HOLE (SS_DILATION / SS_APART)
 // Rows and columns of the stage: of pixels that are compared, and of those that are staged, as pixels are blended with
@@ -31,7 +32,7 @@
 #define SS_PARTS (SS_VECTORS ? SS_PACKS * SS_PACK / SS_SOME : 1)  // of a pixel, which threads load
 #define SS_EACH (SS_PACKS * SS_PACK / SS_PARTS)
 
-struct alignas(16) Pack {
+struct alignas(SS_PACK * sizeof(SS_ACC)) Pack {
     SS_ACC of[SS_PACK];
 };
 

@@ -61,6 +61,10 @@ CASES = [
     case("patch 7, wild", 1, 3, 16, 7, 11, patch=7, topk=10, window=9, normal=True, wild="everywhere"),
     case("zeros", *_FEW, patch=4, window=(5, 8), even="before", border="zeros", normal=True, strange=True),
     case("steps and holes", 1, 3, 5, 9, 14, patch=3, window=(3, 5), step=2, dilation=2, stride=2, metric="dot"),
+    case("a channel, stride 4", 1, 3, 1, 13, 17, patch=8, window=5, stride=4, normal=True),
+    case(
+        "two channels, between pixels", 1, 3, 2, 9, 11, patch=3, window=(6, 3), subpixel=True, normal=True, strange=True
+    ),
     case("wide, half", 1, 3, 8, 9, 14, dtype="half", patch=4, step=2, dilation=3, border="zeros", slide=False),
     case("runs of channels", 1, 3, 37, 7, 11, patch=2, window=5, layout="planes", normal=True, dtype="bfloat"),
     case("ties, self, per frame", *_FEW, anchor="self", layout="mirrored", per_frame=True, penalty=0.3),
@@ -191,4 +195,4 @@ def test_threads_that_read_at_a_time_meet_in_no_bank():
     shape = plan_of(SEARCH.specify(patch=7, window=9), (1, 3, 16, 64, 64)).program.constants
     window, block = search_windows._Window(9, 9, 7, 1, 1, 0), search_windows._Block(shape["DOWN"], shape["ACROSS"], 1)
     places = [*search_windows._places(window, block, shape["PITCH"])]
-    assert search_windows._turns(places) == -(-len(places) // 8)
+    assert search_windows._turns(places, 8) == -(-len(places) // 8)

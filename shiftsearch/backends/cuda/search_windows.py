@@ -7,6 +7,7 @@ form, bit for bit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
@@ -57,6 +58,30 @@ class _Block(NamedTuple):
     warps: int
 
 
+class _Packs(NamedTuple):
+    """What a pixel has: so many packs of so many channels, each of which takes `itemsize` bytes."""
+
+    of_pixel: int
+    numbers: int
+    itemsize: int
+
+    @property
+    def bytes(self) -> int:
+        return self.numbers * self.itemsize
+
+    @property
+    def at_a_time(self) -> int:
+        """The threads that shared memory serves at a time."""
+        return 128 // self.bytes
+
+
+def _packs(channels: int, itemsize: int) -> _Packs:
+    """Return packs of 16 bytes, or of one channel if half of these, or more, would be empty."""
+    wide = 16 // itemsize
+    numbers = 1 if 2 * channels <= wide else wide
+    return _Packs(-(-min(channels, _RUN) // numbers), numbers, itemsize)
+
+
 def constants(direct: Constants, channels: int, itemsize: int, memory: int) -> Constants | None:
     """Return the constants of a search from those of its direct form, or None if it is to be direct.
 
@@ -70,30 +95,30 @@ def constants(direct: Constants, channels: int, itemsize: int, memory: int) -> C
     pixels = (window.tall - window.blended) * (window.wide - window.blended)
     if pixels > window.rows * window.columns * window.patch**2:  # more would be staged than is read
         return None
-    packs = -(-min(channels, _RUN) * itemsize // 16)
+    packs = _packs(channels, itemsize)
     beside = direct["SHARED"] * direct["ROOM"] * _CANDIDATE[itemsize]
-    shape = _shape(window, packs, itemsize, memory - _RESERVED - beside)
-    return shape and {**known, "PACKS": packs, **shape}
+    shape = _shape(window, packs, memory - _RESERVED - beside)
+    return shape and {**known, "PACKS": packs.of_pixel, "NARROW": int(packs.numbers == 1), **shape}
 
 
 @lru_cache(MOST_PLANS)
-def _shape(window: _Window, packs: int, itemsize: int, memory: int) -> Constants | None:
+def _shape(window: _Window, packs: _Packs, memory: int) -> Constants | None:
     """Return the constants of the block that is expected to take the fewest instructions, if any fits."""
-    most = _SUMS[itemsize] // window.patch
+    most = _SUMS[packs.itemsize] // window.patch
     down, across = (range(1, min(n, most) + 1) for n in (window.rows, window.columns))
     blocks = [_Block(*size) for size in product(down, across, _WARPS) if size[0] * size[1] <= most]
-    if not blocks or _bytes(window, packs, window.wide * packs, itemsize) > memory:
+    if not blocks or _bytes(window, packs, window.wide * packs.of_pixel) > memory:
         return None
-    best = min(blocks, key=lambda block: _expected(window, block, packs, itemsize, memory))
+    best = min(blocks, key=lambda block: _expected(window, block, packs, memory))
     pitch = _pitch(window, best, packs)
-    if _bytes(window, packs, pitch, itemsize) > memory:
-        pitch = window.wide * packs
+    if _bytes(window, packs, pitch) > memory:
+        pitch = window.wide * packs.of_pixel
     return {"DOWN": best.down, "ACROSS": best.across, "THREADS": 32 * best.warps, "PITCH": pitch}
 
 
-def _bytes(window: _Window, packs: int, pitch: int, itemsize: int) -> int:
-    of_scores = itemsize * window.patch * window.rows * window.columns
-    return 16 * (window.tall * pitch + packs * window.patch**2) + of_scores
+def _bytes(window: _Window, packs: _Packs, pitch: int) -> int:
+    of_scores = packs.itemsize * window.patch * window.rows * window.columns
+    return packs.bytes * (window.tall * pitch + packs.of_pixel * window.patch**2) + of_scores
 
 
 def _items(window: _Window, block: _Block) -> int:
@@ -101,21 +126,22 @@ def _items(window: _Window, block: _Block) -> int:
     return -(-window.rows // block.down) * -(-window.columns // block.across) * window.patch
 
 
-def _expected(window: _Window, block: _Block, packs: int, itemsize: int, memory: int) -> float:
+def _expected(window: _Window, block: _Block, packs: _Packs, memory: int) -> float:
     """Return about how many instructions the warps of a block take for a window."""
     candidates = block.down * block.across
     seen = {window.by * c + window.hole * j for c, j in product(range(block.across), range(window.patch))}
-    of_pack = 2 * 16 // itemsize * candidates * window.patch + 4 * (block.down * len(seen) + window.patch)
-    each = packs * of_pack + candidates * (window.patch + 3)
+    loads = packs.bytes // 4 * (block.down * len(seen) + window.patch)
+    of_pack = 2 * packs.numbers * candidates * window.patch + loads
+    each = packs.of_pixel * of_pack + candidates * (window.patch + 3)
     rounds = block.warps * -(-_items(window, block) // (32 * block.warps))
-    resident = block.warps * (memory // (_bytes(window, packs, window.wide * packs, itemsize) + _RESERVED))
+    resident = block.warps * (memory // (_bytes(window, packs, window.wide * packs.of_pixel) + _RESERVED))
     return (rounds * each + block.warps * _OF_WARP) * max(1, _ENOUGH / resident)
 
 
-def _pitch(window: _Window, block: _Block, packs: int) -> int:
+def _pitch(window: _Window, block: _Block, packs: _Packs) -> int:
     """Return the packs of a staged row with which threads that read at a time meet in the fewest banks."""
-    row = window.wide * packs
-    return min(range(row, row + 8), key=lambda pitch: _turns(_places(window, block, pitch)))
+    row, at_a_time = window.wide * packs.of_pixel, packs.at_a_time
+    return min(range(row, row + at_a_time), key=lambda pitch: _turns(_places(window, block, pitch), at_a_time))
 
 
 def _places(window: _Window, block: _Block, pitch: int) -> Iterable[int]:
@@ -124,11 +150,11 @@ def _places(window: _Window, block: _Block, pitch: int) -> Iterable[int]:
         yield (window.by * y * block.down + window.hole * i) * pitch + window.by * x * block.across
 
 
-def _turns(places: Iterable[int]) -> int:
-    """Return how often shared memory is read: eight threads at a time, each in one of eight groups of banks."""
+def _turns(places: Iterable[int], at_a_time: int) -> int:
+    """Return how often shared memory is read: by so many threads at a time, each in one of as many groups of banks."""
     found = list(places)
-    eights = ({*found[n : n + 8]} for n in range(0, len(found), 8))
-    return sum(max(sum(place % 8 == bank for place in eight) for bank in range(8)) for eight in eights)
+    parts = ({*found[n : n + at_a_time]} for n in range(0, len(found), at_a_time))
+    return sum(max(Counter(place % at_a_time for place in part).values()) for part in parts)
 
 
 def _window(constants: Constants) -> _Window:
@@ -141,21 +167,33 @@ def _window(constants: Constants) -> _Window:
 def _shared(constants: Constants) -> int:
     itemsize = 8 if constants["ACC"] == "double" else 4
     beside = constants["SHARED"] * constants["ROOM"] * _CANDIDATE[itemsize]
-    return _bytes(_window(constants), constants["PACKS"], constants["PITCH"], itemsize) + beside
+    packs = _Packs(constants["PACKS"], 1 if constants["NARROW"] else 16 // itemsize, itemsize)
+    return _bytes(_window(constants), packs, constants["PITCH"]) + beside
 
 
 # --- what tests compile -----------------------------------------------------------------------------
 _DIRECT = {"SEEDS": 0, "REGISTERS": 1, "ROOM": 0, "SHARED": 0, "TILE_X": 26, "TILE_Y": 26, "MARKED": 1, "VECTORS": 0}
-_SHAPE = {"APART": 1, "PACKS": 4, "DOWN": 1, "ACROSS": 9, "THREADS": 32, "PITCH": 61}
+_SHAPE = {"APART": 1, "PACKS": 4, "NARROW": 0, "DOWN": 1, "ACROSS": 9, "THREADS": 32, "PITCH": 61}
 _INSTANCE = {**search_tiles.INSTANCE, **_DIRECT, **_SHAPE}
 _BETWEEN = {"SUBPIXEL": 1, "WHOLE": 0, "PLACE": "float", "SEEDS": 1, "MARKED": 0, "VECTORS": 1, "PATCH": 5}
 _MANY = {"TOPK": 200, "REGISTERS": 0, "ROOM": 300, "SHARED": 1, "ZEROS": 1, "QUERY_ZEROS": 1, "L2": 0, "DILATION": 2}
 _LARGE = {"DOWN": 2, "ACROSS": 2, "THREADS": 64, "PITCH": 75, "PENALTY": 1, "WEIGHED": 1}
+_NARROW = {
+    "NARROW": 1,
+    "PACKS": 1,
+    "PATCH": 8,
+    "WINDOW_Y": 5,
+    "WINDOW_X": 5,
+    "ACROSS": 3,
+    "PITCH": 13,
+    "STRIDE": 4,
+    "MARKED": 0,
+}
 WINDOWS = Kernel(
     "search_windows",
     "search_windows.cu",
     registers=255,  # of doubles; 168 of others
     frame=64,  # outside of the loops over channels
     shared=_shared,
-    instances=(_INSTANCE, {**_INSTANCE, **_BETWEEN, **_MANY, **_LARGE}),
+    instances=(_INSTANCE, {**_INSTANCE, **_BETWEEN, **_MANY, **_LARGE}, {**_INSTANCE, **_NARROW}),
 )
