@@ -558,6 +558,7 @@ OWNERS = {
     "scatter": Owner(_pixels, load=8, planar=8),
     "fold": Owner(_fold, load=4, planar=4),  # of a patch, a warp reads rows behind one another
     **dict.fromkeys(("count_landings", "fill_cells", "sort_cells"), Owner(_landing, load=4, planar=4)),
+    **dict.fromkeys(("coarser", "fill_up"), Owner(_no_loops, load=2, planar=2)),
     "begin_cells": Owner(_no_loops, load=4, planar=4),
     "gather": Owner(_gather, load=4, planar=4),
     "warp": Owner(_warp, load=4, planar=4),

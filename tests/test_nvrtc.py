@@ -98,7 +98,13 @@ def test_hot_loops_use_no_local_memory_and_are_mostly_arithmetic(name):
     """At least half of the instructions of the first instance are arithmetic, except where listed."""
     program = sass.disassemble(cubin(programs(KERNELS[name], "float32")[0], 90))[name]
     assert not program.local()
-    few = ("attend_reach", "number_places", "fill_places")
+    few = (
+        "attend_reach",
+        "number_places",
+        "fill_places",
+        "coarser",
+        "fill_up",
+    )  # or only divide whole numbers in loops
     counts_and_sorts = KERNELS[name].file in ("landing.cu", "cells.cu", "weigh.cu") or name in few
     if not counts_and_sorts:
         assert program.useful() >= _USEFUL.get(name, 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shiftsearch import _arrays
 from shiftsearch.errors import warn
 from shiftsearch.video.denoise.estimate import Found, around, differences
 from shiftsearch.video.denoise.margins import apart
@@ -149,7 +150,7 @@ def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
 def _even(xp: Any, flow: Any, here: Any, there: Any) -> Any:
     """Return the flow, or the median of it for all of the frame if that misses hardly more: it has no errors of its own."""
     one = _median(xp, flow)
-    here, there = (halved(xp, halved(xp, plane[None], 1), 2)[0] for plane in (here, there))
+    here, there = _arrays.computed("coarser", xp.stack((here, there)))
     height, width = here.shape
     ways = flow[:, : 2 * height : 2, : 2 * width : 2] / 2, xp.broadcast_to(one / 2, (2, height, width))
     missed, missed_by_one = (((here - warped(xp, there, way)) ** 2).mean() for way in ways)
@@ -185,7 +186,7 @@ def _coarse(plane: np.ndarray) -> np.ndarray:
 
 def _small(xp: Any, frame: Frame) -> Any:
     """Return the first plane as a grey image (1, h, w) of half the resolution, which also halves the noise."""
-    return halved(xp, halved(xp, frame.noisy[:1] / frame.white, 1), 2)
+    return _arrays.computed("coarser", frame.noisy[:1] / frame.white)
 
 
 def _quantiles(xp: Any, small: Any) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from shiftsearch import _arrays
-from shiftsearch.video.frames import halved
 
 _KNOWN = 0.05  # mean weight of a square that tells what is found there
 _RENEWED = 4  # steps after which the pulls follow the flow again
@@ -32,24 +31,10 @@ def settled(flow: Any, data: Data, stiff: float, steps: int) -> Any:
     return _arrays.computed("settle", flow, *data, stiff=stiff, held=_HELD, steps=steps, renewed=_RENEWED)
 
 
-def filled(xp: Any, found: Any, weight: Any) -> Any:
+def filled(found: Any, weight: Any) -> Any:
     """Return found (n, 2, h, w) where there is weight, else the mean of what lies around, from as near as possible."""
-    levels = [xp.stack([weight * found, xp.broadcast_to(weight, found.shape)])]
-    while max(levels[-1].shape[3:]) > 1:
-        levels.append(halved(xp, halved(xp, levels[-1], 3), 4))
-    whole: Any = None
-    for total, share in reversed(levels):
-        mean = total / xp.maximum(share, 1e-12)
-        if whole is not None:
-            mean = xp.where(share > _KNOWN, mean, _doubled(xp, whole)[:, :, : mean.shape[2], : mean.shape[3]])
-        whole = mean
-    return xp.where(weight > 0, found, whole)
-
-
-def _doubled(xp: Any, planes: Any) -> Any:
-    """Return planes (n, C, h, w) with four pixels for each."""
-    n, channels, h, w = planes.shape
-    return xp.broadcast_to(planes[:, :, :, None, :, None], (n, channels, h, 2, w, 2)).reshape(n, channels, 2 * h, 2 * w)
+    planes = (each.reshape(-1, *found.shape[2:]) for each in (found, weight))
+    return _arrays.computed("fill", *planes, known=_KNOWN).reshape(found.shape)
 
 
 def mean_around(frames: Any, by: int) -> Any:

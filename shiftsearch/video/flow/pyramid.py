@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from shiftsearch import _arrays
 from shiftsearch.ops.flow import upsample_flow
 from shiftsearch.ops.match import match
 from shiftsearch.video.flow.arrays import agreement, inside, warped
 from shiftsearch.video.flow.field import Data, filled, mean_around, settled
-from shiftsearch.video.frames import halved
 
 _COARSEST = 12  # pixels of the shorter side of the coarsest level, or up to twice as many
 _LOCAL = 4  # pixels each way that share their light
@@ -55,7 +55,7 @@ def between(xp: Any, reference: Any, target: Any, level: float, finest: int = 1)
     grey = xp.stack([frame[:3].mean(0) for frame in (reference, target)]).astype("float32")
     levels = [xp.where(xp.isfinite(grey), xp.clip(grey, -_FAR, _FAR), 0)]
     while min(levels[-1].shape[1:]) > 2 * _COARSEST:
-        levels.append(halved(xp, halved(xp, levels[-1], 1), 2))
+        levels.append(_arrays.computed("coarser", levels[-1]))
     last = min(finest.bit_length() - 1, len(levels) - 1)
     flow = xp.zeros((2, 2, *levels[-1].shape[1:]), "float32")
     for n in reversed(range(last, len(levels))):
@@ -94,7 +94,7 @@ def _searched(xp: Any, grey: Any, start: Any, noise: float, *, slide: bool) -> A
     weight = xp.maximum(certain - _CHANCE, 0) * agreement(xp, found, found[::-1])[:, None]
     (x, y), (by_x, by_y) = ((one[:, 0], one[:, 1]) for one in (weight * found, weight))
     data = Data(by_x, xp.zeros_like(by_x), by_y, x, y)
-    return settled(filled(xp, found, weight), data, _STIFF, _STEPS)
+    return settled(filled(found, weight), data, _STIFF, _STEPS)
 
 
 def _even_light(xp: Any, grey: Any, noise: float) -> Any:
