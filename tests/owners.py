@@ -565,5 +565,6 @@ OWNERS = {
     "resample": Owner(_resample, load=2, planar=2),  # neighbouring pixels, at most two lines
     "mean_down": Owner(_mean_down, load=2, planar=2),
     "shrink": Owner(_shrink, load=2, planar=2),
+    "descent": Owner(_no_loops, load=2, planar=2),
     "settle": Owner(_no_loops, load=2, planar=2),  # neighbouring pixels, at most two lines
 }

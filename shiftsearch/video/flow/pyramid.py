@@ -118,11 +118,8 @@ def _descended(xp: Any, grey: Any, flow: Any, noise: float, moves: int) -> Any:
     there = _in_its_light(xp, grey, flow)
     for _ in range(moves):
         moved = warped(there[:, None], flow)[:, 0]
-        apart = moved - grey
-        across, down = slopes(xp, (moved + grey) / 2)
-        weight = inside(xp, flow) / (2 * noise**2 + _SAME**2 + apart**2)
-        products = (across * across, across * down, down * down, across * apart, down * apart)
-        xx, xy, yy, x, y = mean_around(weight * xp.stack(products), _AROUND)
+        products = _arrays.computed("descent", moved, grey, flow, same=2 * noise**2 + _SAME**2)
+        xx, xy, yy, x, y = mean_around(products, _AROUND)
         before = flow
         dx, dy = flow[:, 0], flow[:, 1]
         data = Data(xx, xy, yy, xx * dx + xy * dy - x, xy * dx + yy * dy - y)
