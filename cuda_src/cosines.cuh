@@ -37,7 +37,10 @@ template <int n> __device__ inline void transform(SS_ACC* x) {
     constexpr Cosines<n> cosines;
     SS_ACC sums[(n + 1) / 2], apart[(n + 1) / 2];
 #pragma unroll
-    for (int i = 0; i < (n + 1) / 2; ++i) sums[i] = i == n / 2 ? x[i] : x[i] + x[n - 1 - i], apart[i] = x[i] - x[n - 1 - i];
+    for (int i = 0; i < (n + 1) / 2; ++i) {
+        sums[i] = i == n / 2 ? x[i] : x[i] + x[n - 1 - i];
+        apart[i] = x[i] - x[n - 1 - i];
+    }
 #pragma unroll
     for (int k = 0; k < n; ++k) {
         x[k] = 0;

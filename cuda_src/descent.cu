@@ -1,5 +1,5 @@
-// out (5, n, h, w): what tells how far flow (n, 2, h, w) is off, by which frames `moved` (n, h, w) were moved to look like
-// `grey`. definition/descent.py has the formula. A thread has a pixel.
+// out (5, n, h, w): what tells how far flow (n, 2, h, w) is off, by which frames `moved` (n, h, w) were moved to look
+// like `grey`. definition/descent.py has the formula. A thread has a pixel.
 #include "number.cuh"
 
 #define SS_THREADS 128

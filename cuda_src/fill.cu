@@ -1,9 +1,9 @@
 // Planes of half the size, and gaps that are filled from them. definition/fill.py has the formulas.
 //
 //   coarser   planes (n, h, w), out (n, (h + 1) / 2, (w + 1) / 2)
-//   fill_up   levels (2, n, h, w), sums of what is found times weight, and of weight; coarse (n, (h + 1) / 2, (w + 1) / 2),
-//             filled before; out (n, h, w), what is found, or without `found` its mean, where there is more weight than
-//             `least`, else what is coarse, if it is there
+//   fill_up   levels (2, n, h, w), sums of what is found times weight, and of weight; coarse, filled before,
+//             (n, (h + 1) / 2, (w + 1) / 2); out (n, h, w), what is found, or without `found` its mean, where there is
+//             more weight than `least`, else what is coarse, if it is there
 #include "number.cuh"
 
 #define SS_THREADS 128

@@ -1,10 +1,10 @@
-// out (B, kT, G * F, kH, kW), to which patches (B, G, T, h, w, K, F, SS_PATCH, SS_PATCH) are added at whole places, times
-// weights if SS_WEIGHTED, and with SS_COVERS `coverage` (B, kT, G, kH, kW), how much weight arrives at each pixel of a
-// head. The same as scatter.cu, for frames that are larger than a patch. Other arrays: video.cuh.
+// out (B, kT, G * F, kH, kW), to which patches (B, G, T, h, w, K, F, SS_PATCH, SS_PATCH) are added at whole places,
+// times weights if SS_WEIGHTED, and with SS_COVERS `coverage` (B, kT, G, kH, kW), how much weight arrives at each
+// pixel of a head. The same as scatter.cu, for frames that are larger than a patch. Other arrays: video.cuh.
 //
 // A warp has a square of pixels. It asks each cell from which a patch reaches into the square for its candidates once,
-// where scatter.cu asks for each pixel of a patch, and its threads add what falls on their pixels. So the order of a sum
-// is that of the places, from below to above and from right to left, and then that of the candidates.
+// where scatter.cu asks for each pixel of a patch, and its threads add what falls on their pixels. So the order of a
+// sum is that of the places, from below to above and from right to left, and then that of the candidates.
 //
 // SS_SHARED: all heads have the places of the first, which alone is in the cells, weights or not. SS_HEADS: so many of
 // the heads that share places are summed by a thread, else 1.

@@ -1,5 +1,5 @@
-// out (SS_CHANNELS, h, w): target, likewise, read at offsets (2, h, w) of dx and dy from each pixel, the mean of all patches
-// that have it. definition/resample.py has the formula.
+// out (SS_CHANNELS, h, w): target, likewise, read at offsets (2, h, w) of dx and dy from each pixel, the mean of all
+// patches that have it. definition/resample.py has the formula.
 //
 // A thread has a pixel, and asks the queries whose patch has it.
 #include "grid.cuh"

@@ -1,13 +1,13 @@
-// Groups of patches, filtered in the spectrum of their cosine transform. definition/shrink.py has the formulas: those of
-// `wiener` with SS_GUIDED, else those of `threshold`.
+// Groups of patches, filtered in the spectrum of their cosine transform. definition/shrink.py has the formulas: those
+// of `wiener` with SS_GUIDED, else those of `threshold`.
 //
 //   groups, guide, found   (count, SS_COUNT, SS_PATCH * SS_PATCH)
 //   levels, powers         (SS_PATCH * SS_PATCH), levels or, with SS_GUIDED, variances of noise
 //   weights                (count)
 //
-// A block has SS_GROUPS groups, which stay in shared memory. Its threads transform them across their patches, then along
-// rows and down columns, in whose registers they are filtered, and back. Rows of shared memory have one number more than
-// those of patches, so that neither rows nor columns meet in its banks.
+// A block has SS_GROUPS groups, which stay in shared memory. Its threads transform them across their patches, then
+// along rows and down columns, in whose registers they are filtered, and back. Rows of shared memory have one number
+// more than those of patches, so that neither rows nor columns meet in its banks.
 #include "cosines.cuh"
 
 #define SS_THREADS 128
@@ -61,7 +61,8 @@ __device__ inline Gain gain_of(SS_ACC number, SS_ACC guide, SS_ACC level, SS_ACC
 }
 
 // Filters a column of a spectrum, and returns the noise that is left in it.
-__device__ inline SS_ACC filter(SS_ACC* column, const SS_ACC* guide, const SS_ACC* levels, const SS_ACC* powers, bool first) {
+__device__ inline SS_ACC filter(SS_ACC* column, const SS_ACC* guide, const SS_ACC* levels, const SS_ACC* powers,
+                                bool first) {
     SS_ACC x[SS_PATCH], g[SS_PATCH] = {}, noise = 0;
     load_line<SS_APART>(column, x);
     transform<SS_PATCH>(x);

@@ -9,7 +9,7 @@
 // lie equally far behind a pixel, as far as doubles tell, are scored directly.
 //
 // Constants beside those of candidates.cuh: SS_THREADS, SS_DOWN and SS_ACROSS (candidates of a thread), SS_PACKS (of a
-// staged pixel), SS_NARROW (1: a pack is a channel, of pixels that have few; 0: 16 bytes of channels), SS_APART, SS_PITCH
+// staged pixel), SS_NARROW (1: a pack is a channel, where pixels have few; 0: 16 bytes of channels), SS_APART, SS_PITCH
 // (packs of a staged row).
 #ifndef SS_WINDOW_SCORES_CUH
 #define SS_WINDOW_SCORES_CUH

@@ -46,7 +46,7 @@ def test_functions_and_lines_are_short_and_files_begin_with_a_comment():
 
 
 # Doubles that are no positions, or where nothing is rounded: weights of samples, flow and its gradients, the fraction
-# behind a pixel, how far a candidate is from the centre, and, by name, how many candidates come before it.
+# behind a pixel, how far a candidate is from the centre, cosines, and, by name, how many candidates come before it.
 _NO_POSITIONS = (
     "along",
     "sample",
@@ -57,6 +57,8 @@ _NO_POSITIONS = (
     "chain_flow_backward",
     "ranked",
     "penalize",
+    "root",
+    "cosine",
 )
 _COUNTS = {"before"}
 _FUNCTION = re.compile(r"^(?:[^(\n]*__device__[^(\n]*\b)?(\w+)\(", flags=re.M)
