@@ -228,17 +228,18 @@ def _upsample(xp: Any, flow: Native, spec: _SizeSpec) -> Native:
     _check_coarse(flow.shape)
     height, width = spec.height, spec.width
     check_room("upsample_flow", "the result", (*flow.shape[:-2], height, width), 24)  # in 64 bits and twice, on the way
-    (h, w), ratio = flow.shape[-2:], xp.asarray([width / flow.shape[-1], height / flow.shape[-2]])
-    y0, y1, fy = map(xp.asarray, _between(h, height))
-    x0, x1, fx = map(xp.asarray, _between(w, width))
+    (h, w), wide = flow.shape[-2:], np.result_type(flow.dtype, np.float32)
+    ratio = xp.asarray([width / w, height / h], wide)[:, None, None]
+    y0, y1, fy = map(xp.asarray, _between(h, height, wide))
+    x0, x1, fx = map(xp.asarray, _between(w, width, wide))
     with np.errstate(all="ignore"):  # flow that is not finite, or too long for its dtype
         rows = flow[..., y0, :] * (1 - fy)[:, None] + flow[..., y1, :] * fy[:, None]
         full = rows[..., x0] * (1 - fx) + rows[..., x1] * fx
-        return (full * ratio[:, None, None]).astype(flow.dtype)
+        return (full * ratio).astype(flow.dtype, copy=False)
 
 
-def _between(coarse: int, fine: int) -> tuple[Native, Native, Native]:
+def _between(coarse: int, fine: int, dtype: np.dtype[Any]) -> tuple[Native, Native, Native]:
     """Return, for each of `fine` pixel centres, the two `coarse` ones around it and the distance to the first."""
     x = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
     low = np.minimum(np.floor(x).astype(int), max(coarse - 2, 0))
-    return low, np.minimum(low + 1, coarse - 1), x - low
+    return low, np.minimum(low + 1, coarse - 1), (x - low).astype(dtype)
