@@ -12,22 +12,28 @@ from shiftsearch._types import Native
 
 @primitive
 def coarser(planes: Native) -> Native:
-    for axis in (1, 2):
-        before = (slice(None),) * axis
-        first, second = (planes[(*before, slice(at, None, 2))] for at in (0, 1))
-        pairs = (first[(*before, slice(second.shape[axis]))] + second) / 2
-        rest = first[(*before, slice(second.shape[axis], None))]
-        planes = np.concatenate([pairs, rest], axis) if rest.size else pairs
-    return planes
+    return _halved(_halved(planes, 1), 2)
+
+
+def _halved(planes: Native, axis: int) -> Native:
+    """Return the means of pairs of neighbours along an axis; an odd last element is unchanged."""
+    first, second = (planes[(slice(None),) * axis + (slice(at, None, 2),)] for at in (0, 1))
+    if first.shape == second.shape:
+        pairs = first + second
+        pairs /= 2
+        return pairs
+    pairs, rest = np.split(first, [second.shape[axis]], axis)
+    return np.concatenate([(pairs + second) / 2, rest], axis)
 
 
 @primitive
 def fill(found: Native, weight: Native, *, known: float) -> Native:
-    levels = [np.concatenate([weight * found, weight])]
+    n, levels = len(found), [np.concatenate([weight * found, weight])]
     while max(levels[-1].shape[1:]) > 1:
         levels.append(coarser(levels[-1]))
     whole: Any = None
-    for total, share in (np.split(level, 2) for level in reversed(levels)):
+    for level in reversed(levels):
+        total, share = level[:n], level[n:]
         mean = total / np.maximum(share, 1e-12)
         whole = mean if whole is None else np.where(share > known, mean, _doubled(whole, mean.shape))
     return np.where(weight > 0, found, whole)
