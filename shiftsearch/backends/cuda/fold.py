@@ -8,7 +8,16 @@ from typing import Any
 from shiftsearch._geometry import Patches
 from shiftsearch._primitive import primitive
 from shiftsearch._types import Native
-from shiftsearch.backends.cuda.call import MOST_PLANS, WHOLE, Call, Options, Pairs, channels_at_a_time, plan_of
+from shiftsearch.backends.cuda.call import (
+    MOST_PLANS,
+    MOST_SIDE,
+    WHOLE,
+    Call,
+    Options,
+    Pairs,
+    channels_at_a_time,
+    plan_of,
+)
 from shiftsearch.backends.cuda.kernels import Kernel, Plan
 from shiftsearch.backends.cuda.landing import LANDS, sort_by_landing
 from shiftsearch.backends.cuda.patches import collect
@@ -85,9 +94,13 @@ def _folded(call: Call, offsets: Native, coverage: Native) -> Native:
 
 
 def _in_squares(options: Options) -> bool:
-    """Return whether patches lie so that fold.cu can add them: each pixel is shown at most twice along an axis."""
+    """Return whether patches lie so that fold.cu can add them: each pixel is shown at most twice along an axis.
+
+    The threads of a row of squares are counted in 32 bits: four for each of its pixels.
+    """
     s, p = options.sizes, options.patches
-    return options.whole and p.dilation == 1 and p.patch <= _MOST_PATCH and min(s["kH"], s["kW"]) > p.patch
+    near = options.whole and p.dilation == 1 and p.patch <= _MOST_PATCH
+    return near and min(s["kH"], s["kW"]) > p.patch and s["kW"] < MOST_SIDE // 2
 
 
 @lru_cache(MOST_PLANS)
