@@ -82,10 +82,15 @@ def test_what_the_page_of_quality_says_is_in_the_results():
         }
         for ours in tables.PEERS
     }
-    car = losses["high"].pop((("grey", 10), "car"))
-    assert f"below it by {car:.2f} dB on car, which is nearly flat, with noise 10 in grey" in said
+    grey, colour = (losses["high"].pop(((kind, 10), "car")) for kind in ("grey", "colour"))
+    assert (
+        f"below it by {grey:.2f} dB on car, which is nearly flat, with noise 10 in grey, and in colour by {colour:.2f}"
+        in said
+    )
     assert {clip for _, clip in losses["high"]} == {"parkjoy", "seeking"}
     assert f"below it by at most {max(losses['high'].values()):.2f} dB on parkjoy and seeking" in said
+    seeking = losses["fast"].pop((("grey", 50), "seeking"))
+    assert f"and by {seeking:.2f} dB on seeking with noise 50 in grey" in said
     assert {clip for _, clip in losses["fast"]} == {"parkjoy", "teddy"}
     assert {kind for kind, _ in losses["fast"]} == {("grey", 10), ("colour", 10), ("grey", 20)}
     assert f"below it by at most {max(losses['fast'].values()):.2f} dB, on parkjoy and teddy, with noise 10 and" in said
