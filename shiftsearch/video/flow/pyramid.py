@@ -86,11 +86,10 @@ def _searched(xp: Any, grey: Any, start: Any, noise: float, *, slide: bool) -> A
     best = xp.moveaxis(offsets[:, 0, :, :, 0, ::-1], -1, 1)  # dx, dy
     scores, _ = match(q, k, best, window=3, topk=None, slide=False, **options)
     scores = scores[:, 0].reshape(2, *grey.shape[1:], 3, 3)
-    lines = scores[..., 1, :], scores[..., 1]  # along x and y
-    fraction, depth = zip(*(_parabola(xp, line) for line in lines), strict=True)
-    found = best + xp.stack(fraction, 1)
+    fraction, depth = _parabola(xp, xp.stack([scores[..., 1, :], scores[..., 1]], 1))  # along x and y
+    found = best + fraction
     middle = xp.where(xp.isfinite(scores[..., 1, 1]), scores[..., 1, 1], 0)
-    certain = xp.stack(depth, 1) / (middle + _FLOOR * _PATCH**2)[:, None]
+    certain = depth / (middle + _FLOOR * _PATCH**2)[:, None]
     weight = xp.maximum(certain - _CHANCE, 0) * agreement(xp, found, found[::-1])[:, None]
     (x, y), (by_x, by_y) = ((one[:, 0], one[:, 1]) for one in (weight * found, weight))
     data = Data(by_x, xp.zeros_like(by_x), by_y, x, y)
@@ -132,17 +131,17 @@ def _in_its_light(xp: Any, grey: Any, flow: Any) -> Any:
     """Return the other frame of each (2, h, w), with the mean and contrast of what shows the same here, if it had others."""
     there, within = grey[::-1], inside(xp, flow)
     count = xp.maximum(within.sum((1, 2), keepdims=True), 1)
-    (mean, spread), (its_mean, its_spread) = (
-        _moments(xp, frames, within, count) for frames in (grey, warped(there[:, None], flow)[:, 0])
+    (mean, its_mean), (spread, its_spread) = _moments(
+        xp, xp.stack([grey, warped(there[:, None], flow)[:, 0]]), within, count
     )
     lit = mean + (there - its_mean) * (spread / (its_spread + 1e-6))
     return xp.where(abs(lit - there).mean((1, 2), keepdims=True) > _SEEN, lit, there).astype("float32")
 
 
 def _moments(xp: Any, frames: Any, within: Any, count: Any) -> tuple[Any, Any]:
-    """Return the mean and the standard deviation of the pixels `within`, `count` of them, of frames (n, h, w)."""
-    mean = (within * frames).sum((1, 2), keepdims=True) / count
-    return mean, xp.sqrt((within * (frames - mean) ** 2).sum((1, 2), keepdims=True) / count)
+    """Return the mean and the standard deviation of the pixels `within`, `count` of them, of frames (..., n, h, w)."""
+    mean = (within * frames).sum((-2, -1), keepdims=True) / count
+    return mean, xp.sqrt((within * (frames - mean) ** 2).sum((-2, -1), keepdims=True) / count)
 
 
 def slopes(xp: Any, frames: Any) -> tuple[Any, Any]:
