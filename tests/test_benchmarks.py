@@ -119,3 +119,14 @@ def test_denoising_is_timed(tmp_path):
     assert {row["method"] for row in found["rows"]} == {"shiftsearch, fast", "OpenCV NLM multi", "scikit-image NLM"}
     assert set(found["peak_MiB"]) == {"8", "24", "48"}
     assert found["versions"]["numpy"] == np.__version__
+
+
+def test_the_true_flow_of_a_pan_leads_to_the_same_pixels(monkeypatch, rng):
+    for library in ("cv2", "skimage", "av"):
+        pytest.importorskip(library)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    pans = pytest.importorskip("pans")
+    clip, ways = pans.pan(rng.random((200, 600)), 60, 3), pans.true_flow(60, 3)
+    for before, after, flow in ((clip[1], clip[2], ways[0][1]), (clip[2], clip[1], ways[1][2])):
+        dx, dy = flow[:, 70, 90].astype(int)
+        assert (after[70 + dy, 90 + dx], after.shape) == (before[70, 90], (pans.HEIGHT, pans.WIDTH))

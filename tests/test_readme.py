@@ -103,6 +103,22 @@ def test_what_the_page_of_quality_says_is_in_the_results():
     assert f"{min(coarse):.1f} to {max(coarse):.1f} dB above" in said
 
 
+def test_what_the_page_of_quality_says_of_pans_is_in_the_results():
+    said = " ".join(PAGES["docs/quality.md"].split())
+    found = {(row["clip"], row["pan"], row["method"]): row["psnr"] for row in tables.read("pans")["rows"]}
+    clips = dict.fromkeys(key[:2] for key in found)
+    lost = {
+        (clip, ours): found[*clip, f"{ours}, true flow"] - found[*clip, ours] for clip in clips for ours in tables.PEERS
+    }
+    most = max(lost, key=lost.get)
+    others = max(loss for (clip, _), loss in lost.items() if clip[0] != most[0][0])
+    assert f"at most {lost[most]:.2f} dB below what it is with true flow, on {most[0][0]}" in said
+    assert f"elsewhere at most {others:.2f} dB" in said
+    for ours, theirs in tables.PEERS.items():
+        above = [found[*clip, ours] - found[*clip, theirs] for clip in clips]
+        assert f'"{ours}" {min(above):.1f} to {max(above):.1f} dB above {theirs}' in said.replace("is ", "")
+
+
 def test_what_the_page_of_quality_says_of_pairs_is_in_the_results():
     said = " ".join(PAGES["docs/quality.md"].split())
     gained = {

@@ -61,18 +61,22 @@ def file_of(folder: Path, repository: str, path: str, name: str | None = None) -
     return file
 
 
+def frames(folder: Path, repository: str, path: str, first: int, count: int) -> np.ndarray:
+    """Return some frames (count, H, W, 3) of a file of a repository, uint8."""
+    if "{}" not in path:
+        return np.stack(real_clips.frames(file_of(folder, repository, path), first, count, False))
+    files = [file_of(folder, repository, path.format(n)) for n in range(first, first + count)]
+    return np.stack([cv2.imread(str(file))[..., ::-1] for file in files])
+
+
 def clip(folder: Path, repository: str, path: str, first: int, scale: float) -> np.ndarray:
     """Return a clip (9, 96, 112, 3), uint8."""
-    if "{}" in path:
-        files = [file_of(folder, repository, path.format(n)) for n in range(first, first + FRAMES)]
-        frames = [cv2.imread(str(file))[..., ::-1] for file in files]
-    else:
-        frames = real_clips.frames(file_of(folder, repository, path), first, FRAMES, False)
+    whole = frames(folder, repository, path, first, FRAMES)
     if scale != 1:
-        size = tuple(round(n * scale) for n in frames[0].shape[1::-1])
-        frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
-    top, left = (frames[0].shape[0] - 144) // 2, (frames[0].shape[1] - 176) // 2
-    return np.stack([frame[top : top + HEIGHT, left : left + WIDTH] for frame in frames])
+        size = tuple(round(n * scale) for n in whole.shape[2:0:-1])
+        whole = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in whole]
+    top, left = (whole[0].shape[0] - 144) // 2, (whole[0].shape[1] - 176) // 2
+    return np.stack([frame[top : top + HEIGHT, left : left + WIDTH] for frame in whole])
 
 
 # --- methods: (noisy float32 0..255, sigma) to the result -------------------------------------------

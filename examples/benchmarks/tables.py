@@ -76,7 +76,9 @@ def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 # --- alignment ------------------------------------------------------------------------------------
 def align(methods: Iterable[str] = ALIGN) -> str:
     rows = read("align")["search in frames with noise of sigma 15"]
-    groups = {"five clips, tuned on": slice(0, 5), "five unseen scenes": slice(10, 15), "all fifteen": slice(None)}
+    unseen = slice(10, 15)
+    names = "; ".join(name for name in list(rows["align"])[unseen])
+    groups = {"five clips, tuned on": slice(0, 5), f"five unseen scenes: {names}": unseen, "all fifteen": slice(None)}
     heads = ["PSNR in dB of the aligned clean frame, noise 15 of 255", *groups]
     means = {name: [fmean(list(rows[name].values())[part]) for part in groups.values()] for name in methods}
     return markdown(heads, ([ALIGN[name], *(f"{mean:.2f}" for mean in found)] for name, found in means.items()))
@@ -192,6 +194,17 @@ def peers_ahead() -> str:
     return markdown(["dB", *above, "mean"], lines)
 
 
+def pans() -> str:
+    rows = read("pans")["rows"]
+    clips = list(dict.fromkeys((row["clip"], row["pan"]) for row in rows))
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        name, *flow = method.split(", ")
+        here = {(row["clip"], row["pan"]): row["psnr"] for row in rows if row["method"] == method}
+        lines.append([", ".join([DENOISE[name], *flow]), *(f"{here[clip]:.2f}" for clip in clips)])
+    return markdown(["PSNR in dB, grey, noise 20 of 255", *map(", ".join, clips)], lines)
+
+
 def noise() -> str:
     rows = [row for row in read("noise")["rows"] if row["clip"] != "texture"]
     lines = []
@@ -239,7 +252,9 @@ def denoised() -> str:
         if not method.startswith("fast,"):
             found = [of(rows, "grey", 20, method) for rows in (eight, twelve)]
             lines.append([DENOISE[method], *(f"{mean(here, 'psnr'):.2f}" if here else "" for here in found)])
-    return markdown(["mean PSNR in dB, grey, noise 20 of 255", "8 clips", "12 other clips"], lines)
+    half, none = ", ".join(STARRED.values()), ", ".join(of(twelve, "grey", 20, "fast"))
+    heads = f"8 clips, four not tuned on: {half}", f"12 clips, none tuned on: {none}"
+    return markdown(["mean PSNR in dB, grey, noise 20 of 255", *heads], lines)
 
 
 def speed() -> str:
@@ -279,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers by clip": lambda: by_clip("denoise_peers"),
     "peers means": peers_means,
     "peers ahead": peers_ahead,
+    "pans": pans,
     "noise": noise,
     "denoise speed": denoise_speed,
     "aligned": aligned,
