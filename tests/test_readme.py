@@ -101,6 +101,9 @@ def test_what_the_page_of_quality_says_is_in_the_results():
     coarse = [gain for (kind, _), gain in above.items() if kind in ("upscaled", "blurred", "film grain")]
     assert len(coarse) == 6
     assert f"{min(coarse):.1f} to {max(coarse):.1f} dB above" in said
+    photons = [row for row in tables.read("noise")["rows"] if row["noise"] == "Poisson" and row["clip"] != "texture"]
+    more = max(row["known"] - row["found"] for row in photons)
+    assert f"true parameters of the noise of photons give at most {more:.2f} dB more" in said
 
 
 def test_what_the_page_of_quality_says_of_pans_is_in_the_results():

@@ -4,9 +4,10 @@ python examples/benchmarks/noise.py [--quick] [--kinds KIND ...] [--quality fast
 
 Clips are those of `denoise.py` that nothing was tuned on: 8 frames of 176 x 144, grey or in colour. For each kind of noise
 the table has the PSNR in dB of the noisy clip, of the result with the strength that `denoise` finds, and of the best of
-several single strengths set by hand. "light" are clips with white noise of 20 whose brightness changes; their PSNR is that
-of the frames that changed, and they are compared with the same frames of a clip of constant brightness. A flash has 1.4
-times the contrast, and with the same noise: so frame 4 of that clip has less noise, and is then brightened as the flash.
+several single strengths set by hand. For noise of photons, JSON also has that of the true parameters. "light" are clips with
+white noise of 20 whose brightness changes; their PSNR is that of the frames that changed, and they are compared with the
+same frames of a clip of constant brightness. A flash has 1.4 times the contrast, and with the same noise: so frame 4 of that
+clip has less noise, and is then brightened as the flash.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import real_clips
 
 import shiftsearch
+from shiftsearch.video.denoise import Noise
 
 CLIPS = ("carphone80", "bikes150", "city")
 STRENGTHS = (2, 4, 6, 8, 11, 14, 18, 23, 29, 36)  # set by hand
@@ -99,6 +101,14 @@ def grain(clean, rng):
 def poisson(clean, rng):
     """Return frames with the noise of photons, whose variance is 3 per unit of 255, and of 5 by readout."""
     return np.float32(3 * rng.poisson(np.clip(clean, 0, None) / 3) + 5 * rng.standard_normal(clean.shape))
+
+
+def of_photons(clean):
+    """Return that noise, as `estimate_noise` would tell it that knew all."""
+    channels, shades = 1 if clean.ndim == 3 else clean.shape[-1], np.linspace(0, 1, 18)
+    strength = np.sqrt(3 * 255 * shades + 5**2) / 255
+    planes = [strength.mean()] * channels, [None] * channels, [strength / strength.mean()] * channels
+    return Noise(planes[0], planes[1], np.sqrt(channels) * shades, planes[2])
 
 
 def eight_bits(frame):
@@ -198,7 +208,11 @@ def rows(scenes, kinds, strengths, options):
             elif kind == "white 2":
                 found = row_of_noise(clean, white(2)(clean, rng), (1, 1.5, 2), options)
             else:
-                found = row_of_noise(clean, KINDS[kind](clean, rng), strengths, options)
+                noisy = KINDS[kind](clean, rng)
+                found = row_of_noise(clean, noisy, strengths, options)
+                if kind == "Poisson":
+                    known = shiftsearch.denoise(noisy / np.float32(255), of_photons(clean), **options)
+                    found["known"] = psnr(clean, 255 * known)
             yield {"noise": kind, "clip": name, **{k: v if v is None else round(v, 2) for k, v in found.items()}}
 
 
