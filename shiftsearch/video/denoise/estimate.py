@@ -42,6 +42,9 @@ _STRONGER = 3.0  # variance of noise in one shade, in that of others
 _PHOTONS = 1.2  # the same for noise of photons, of which variances grow with brightness
 _DARK = 16.0  # shades below white divided by this count as much
 _STILL = 1e-3  # of the largest variance: less is no noise
+_SURE = 0.1, 0.5  # share of all that patches show: what differs is hardly noise, and for sure
+_DOUBTED = 0.1  # of the variance that differs counts where it is hardly noise
+_ALIKE = 1.5  # times the variance of the median group: if none has more, it is noise
 _TINY = 1e-30  # avoids divisions by 0
 
 
@@ -198,7 +201,7 @@ def _of_plane(xp: Any, differ: Any, joint: Any, groups: list[tuple[float, Any]],
     for last in (False, True):
         pairs = [_flattest(xp, differ, joint, contrast, group, share) for _, group in groups]
         noise, all_, sizes = (np.stack(part) for part in zip(*pairs, strict=True))
-        lawful = _lawful(np.array([shade for shade, _ in groups]), noise.mean((1, 2)))
+        lawful = _lawful(np.array([shade for shade, _ in groups]), noise.mean((1, 2)), _contrast(all_) / SIDE**2)
         noise, sizes = lawful[:, None, None] * noise, np.sqrt(lawful)[:, None, None] * sizes
         if not last:
             share = float(np.clip(np.sqrt(noise.mean()) / _MUCH, share, _FLATTEST[1]))
@@ -224,17 +227,23 @@ def _without_texture(noise: np.ndarray, texture: np.ndarray, most: float) -> np.
     return noise[:SIDE, :SIDE]
 
 
-def _lawful(shades: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _lawful(shades: np.ndarray, noise: np.ndarray, all_: np.ndarray) -> np.ndarray:
     """Return the share of the variances of groups that may be noise: of what differs more, the rest is lost texture.
 
-    Groups in which next to nothing differs are black bars, clipped or copied.
+    Groups in which next to nothing differs are black bars, clipped or copied. Those of which most differs show noise for
+    sure. If there are none, and groups are unlike each other, even what all differ by may be texture.
     """
-    some = np.flatnonzero(noise > _STILL * noise.max())
-    if not len(some):
+    known = np.flatnonzero(noise > _STILL * noise.max())
+    if not len(known):
         return np.ones(len(noise))
-    middle = some[np.argsort(noise[some])[(len(some) - 1) // 2]]
-    most = np.maximum(_STRONGER, _PHOTONS * shades / max(shades[middle], shades.max() / _DARK, _TINY)) * noise[middle]
-    return np.minimum(1, most / np.maximum(noise, _TINY))
+    part, times = noise / np.maximum(all_, _TINY), 1.0
+    sure = known[part[known] > _SURE[1]]
+    known = sure if 2 * len(sure) >= len(noise) else known
+    middle = known[np.argsort(noise[known])[(len(known) - 1) // 2]]
+    if not len(sure) and noise.max() > _ALIKE * noise[middle]:
+        times = float(np.interp(part[known].max(), _SURE, (_DOUBTED, 1)))
+    most = np.maximum(_STRONGER, _PHOTONS * shades / max(shades[middle], shades.max() / _DARK, _TINY))
+    return np.minimum(1, times * most * noise[middle] / np.maximum(noise, _TINY))
 
 
 def _more(tails: np.ndarray, noise: np.ndarray, share: float) -> np.ndarray:
