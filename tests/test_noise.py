@@ -123,6 +123,15 @@ def test_foliage_that_twinkles_is_no_noise_of_bright_places(rng):
     assert found(with_noise(clip, 0.008))[0] < 0.015
 
 
+def test_what_differs_unlike_in_all_shades_is_doubted(rng):
+    """It is a tenth of the texture everywhere, and so much more in bright places: as where no motion was found well."""
+    f = np.hypot(np.fft.fftfreq(144)[:, None], np.fft.fftfreq(176))
+    texture, other = (np.fft.ifft2(np.fft.fft2(rng.standard_normal((144, 176))) * (f < 0.2)).real for _ in "ab")
+    shade = np.broadcast_to(np.linspace(0.1, 0.9, 176), (144, 176))
+    clip = np.stack([shade + 0.06 * shade * t / texture.std() for t in (texture, 0.95 * texture + 0.3 * other)])
+    assert found(with_noise(clip, 0.002), np.zeros((2, 144, 176), np.float32), 0.004)[0] < 0.003
+
+
 def test_black_bars_hide_no_noise():
     """They are half of the frame, and some of them do not quite repeat."""
     noisy = with_noise(scene(2), 0.04)

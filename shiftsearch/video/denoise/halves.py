@@ -75,8 +75,8 @@ def _run(
 ) -> None:
     """Run work(function, number, *vectors) to vectors on the numbers of arrays."""
     kinds = [array.dtype for array in (*given, *found)]
-    addresses = [array.ctypes.data for array in (np.full(1, number, np.float32), *given, *found)]
-    _compiled(work, tuple(kinds), len(given))(*addresses, given[0].size)
+    arrays = np.full(1, number, np.float32), *given, *found  # alive until the end
+    _compiled(work, tuple(kinds), len(given))(*(array.ctypes.data for array in arrays), given[0].size)
 
 
 @functools.cache
