@@ -23,9 +23,7 @@ _LOOSE = 1.08  # margins, and memory that is free in pieces only
 _TURNED = 10  # numbers for each number of a frame, while frames are taken and given
 _MOTION = 2  # numbers for each pixel of a frame: flow, where it leads, and the plane that is searched
 _CANDIDATE = 7  # numbers: its score, its offset, and what a search returns of some
-_WAY = (
-    10  # numbers for each frame that a large group may be in, if these are searched at once: flow, and where it leads
-)
+_WAY = 10  # numbers for each frame that is searched at once for large groups: flow, and where it leads
 _BAND = 24 << 20  # bytes for each plane: one band of groups of many patches
 
 

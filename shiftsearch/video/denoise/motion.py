@@ -66,14 +66,10 @@ class Motion:
             if self._method is not None:
                 flow = self._measured(xp, self._method, before[0], picture[0])
                 before[0].small = None
-            found = []
-            for one, other in zip(before, picture, strict=True):
-                one.forward, other.backward = flow or (None, None)
-                found.append(_compared(xp, one, other))
-            if self._method is not None:  # half precision tells pixels apart in any frame
-                flow = [apart(xp, way, np.float16) for way in flow]
-            for one, other in zip(before, picture, strict=True):
-                one.forward, other.backward = flow or (None, None)
+            _lead(before, picture, flow)
+            found = [_compared(xp, *parts) for parts in zip(before, picture, strict=True)]
+            if self._method is not None:  # what is kept need not be as exact: half precision tells pixels apart
+                _lead(before, picture, [apart(xp, way, np.float16) for way in flow])
             self._know(before, found)
             yield before
 
@@ -136,6 +132,12 @@ class Motion:
         pan = np.array(shift, np.float32)[:, None, None]
         beyond = measure(self._op, xp, method, a, shifted(b[0], shift)[None], level, _APART) + pan
         return _chosen(xp, [flow, beyond], [pan], *smooth)
+
+
+def _lead(before: Picture, after: Picture, flow: Any) -> None:
+    """Give the parts of two pictures the flow between them, forward and back, if there is any."""
+    for one, other in zip(before, after, strict=True):
+        one.forward, other.backward = flow or (None, None)
 
 
 def _pan(here: np.ndarray, there: np.ndarray) -> Shift:
